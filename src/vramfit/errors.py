@@ -1,0 +1,81 @@
+"""Every error that vramfit raises on purpose.
+
+::
+
+    VramfitError                 catch this one
+    ├── HeaderError              the bytes are no usable GGUF header
+    │   ├── Truncated            the bytes end too early; `.need` says how many are needed
+    │   └── InvalidHeader        the bytes can never become a header, however many follow
+    ├── SourceError              a reference cannot be read: not found, not reachable, not ours
+    ├── ModelError               the header is sound, but it does not describe a model we can plan for
+    │   └── UnknownArchitecture  `general.architecture` is not in the table
+    ├── SettingsError            a setting that no engine has, or a value that it cannot take
+    ├── EngineRefusal            sound settings that the engine will not run with this model
+    └── GpuError                 an unknown card, a malformed `--gpus`, a faulty catalogue
+
+A message names the file, the field, the value and the next step, so that `str(error)` is all a
+person needs. The command line turns any `VramfitError` into one line and exit status 1.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "EngineRefusal",
+    "GpuError",
+    "HeaderError",
+    "InvalidHeader",
+    "ModelError",
+    "SettingsError",
+    "SourceError",
+    "Truncated",
+    "UnknownArchitecture",
+    "VramfitError",
+]
+
+
+class VramfitError(Exception):
+    """The base of every error that vramfit raises on purpose."""
+
+
+class HeaderError(VramfitError):
+    """The bytes are no usable GGUF header."""
+
+
+class Truncated(HeaderError):
+    """The bytes end inside the header.
+
+    `need` is a number of bytes from the start of the file, larger than what was given, without
+    which parsing cannot go on. It is a lower bound: parsing may ask again.
+    """
+
+    def __init__(self, message: str, need: int) -> None:
+        super().__init__(message)
+        self.need = need
+
+
+class InvalidHeader(HeaderError):
+    """The bytes break the format, or one of the named limits; more bytes would not help."""
+
+
+class SourceError(VramfitError):
+    """A reference cannot be turned into bytes."""
+
+
+class ModelError(VramfitError):
+    """The header lacks or contradicts something that the engine needs to load the model."""
+
+
+class UnknownArchitecture(ModelError):
+    """The header names an architecture that vramfit does not know."""
+
+
+class SettingsError(VramfitError):
+    """A setting does not exist or its value is out of range."""
+
+
+class EngineRefusal(VramfitError):
+    """The engine refuses to create this context; the message gives its reason."""
+
+
+class GpuError(VramfitError):
+    """A card is unknown, a list of cards is malformed, or the catalogue is faulty."""

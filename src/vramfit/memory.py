@@ -1,0 +1,93 @@
+"""Weights and context of a placed model, in bytes: plain arithmetic, exact.
+
+In: `Model`, `Placement`, `Context` and the rules of the backends. Out: bytes for each device.
+Source: `ggml_backend_alloc_ctx_tensors_from_buft` (ggml-alloc.c:1168-1205) for padding,
+llama-kv-cache.cpp:186-215 for KV tensors, llama-memory-recurrent.cpp:86-113 for states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .backends import Backend
+from .context import Context, cells, pad
+from .ggml import BY_NAME, TensorType
+from .model import Cache, Layer, Model
+from .placement import HOST, Placement
+
+__all__ = ["DeviceBytes", "cache_rows", "context_bytes", "weight_bytes"]
+
+_F32 = BY_NAME["f32"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBytes:
+    """Bytes of one kind of memory: one figure for each device, and one for the host."""
+
+    gpus: tuple[int, ...]
+    host: int
+
+    @property
+    def total(self) -> int:
+        """Sum over all devices and the host."""
+        return sum(self.gpus) + self.host
+
+
+def weight_bytes(model: Model, placement: Placement, backends: Sequence[Backend], host: Backend) -> DeviceBytes:
+    """Weights by device. A duplicate costs nothing where the tensor already is.
+
+    `backends` gives the rules of each device in use, `host` those of host memory.
+    """
+    seen: set[tuple[str, int]] = set()
+    sums = [0] * (placement.n_devices + 1)  # the last is HOST
+    for weight, device in zip(model.weights, placement.weights, strict=True):
+        key = (weight.tensor.name, device)
+        if weight.duplicate and key in seen:
+            continue
+        seen.add(key)
+        sums[device] += _allocated(_rules(device, backends, host), weight.tensor.type, weight.tensor.shape)
+    return DeviceBytes(tuple(sums[:-1]), sums[HOST])
+
+
+def context_bytes(
+    model: Model, placement: Placement, context: Context, backends: Sequence[Backend], host: Backend
+) -> DeviceBytes:
+    """KV caches and recurrent states by device."""
+    sums = [0] * (placement.n_devices + 1)
+    for layer, device in zip(model.layers, placement.caches, strict=True):
+        rules = _rules(device, backends, host)
+        sums[device] += sum(_allocated(rules, kind, shape) for kind, shape in _tensors(model, layer, context))
+    return DeviceBytes(tuple(sums[:-1]), sums[HOST])
+
+
+def cache_rows(model: Model, cache: Cache, context: Context) -> tuple[tuple[TensorType, int], ...]:
+    """Type and row width (elements a cell) of the K tensor and, if there is one, the V tensor.
+
+    Without flash attention V is stored transposed and every layer gets the widest row of the model
+    (llama-kv-cache.cpp:197).
+    """
+    if not cache.has_v:
+        return ((context.type_k, cache.k_width),)
+    widest = cache.kind == "kv" and context.v_trans
+    return (
+        (context.type_k, cache.k_width),
+        (context.type_v, model.v_width_max if widest else cache.v_width),
+    )
+
+
+def _tensors(model: Model, layer: Layer, context: Context) -> Iterable[tuple[TensorType, tuple[int, ...]]]:
+    for cache in layer.caches:
+        n_stream = context.n_seq_max if cache.always_split else context.n_stream
+        for kind, width in cache_rows(model, cache, context):
+            yield kind, (width, cells(cache, context), n_stream)
+    for elements in layer.states:
+        yield _F32, (elements, context.n_seq_max)
+
+
+def _rules(device: int, backends: Sequence[Backend], host: Backend) -> Backend:
+    return host if device == HOST else backends[device]
+
+
+def _allocated(rules: Backend, kind: TensorType, shape: tuple[int, ...]) -> int:
+    return pad(rules.alloc_bytes(kind, shape), rules.alignment)

@@ -16,7 +16,7 @@ from typing import Final
 from .errors import GpuError
 from .ggml import BY_NAME, TensorType
 
-__all__ = ["BACKENDS", "Attention", "Backend", "HeadSize", "backend", "pad"]
+__all__ = ["BACKENDS", "HOST_BACKEND", "Attention", "Backend", "HeadSize", "backend", "pad"]
 
 _F16: Final = BY_NAME["f16"]
 _F16_BYTES: Final = _F16.block_bytes
@@ -101,6 +101,14 @@ class Backend:
         return not self.head_sizes or any(
             (h.k, h.v) == (k, v) and gqa >= h.gqa_min and not gqa % h.gqa_step for h in self.head_sizes
         )
+
+    def runs_mul_mat(self, a: TensorType, b: TensorType, is_hadamard: bool) -> bool:
+        """Whether `a` times `b` runs here. The CPU multiplies f32 activations, or pairs of one
+        unquantized type (ggml-cpu.cpp:453); devices take what graphs hold.
+        """
+        if not self.is_cpu or b.name == "f32" or a is b:
+            return True
+        return a.name == "f32" and (b.name == "bf16" or (is_hadamard and b.name == "f16"))
 
     def offloads(self, op: str, ne: Shape) -> bool:
         """Whether the backend takes over an operation whose weight stays on the host (offload_op)."""
@@ -222,9 +230,9 @@ _SYCL: Final = Backend(
     async_events=True,
     host_buffer=True,
 )
-_CPU: Final = Backend(name="cpu", alignment=32, exact=True, is_cpu=True)  # ggml-backend.cpp:2474
+HOST_BACKEND: Final = Backend(name="cpu", alignment=32, exact=True, is_cpu=True)  # ggml-backend.cpp:2474
 
-BACKENDS: Final[dict[str, Backend]] = {b.name: b for b in (_CUDA, _HIP, _VULKAN, _METAL, _SYCL, _CPU)}
+BACKENDS: Final[dict[str, Backend]] = {b.name: b for b in (_CUDA, _HIP, _VULKAN, _METAL, _SYCL, HOST_BACKEND)}
 
 
 def backend(name: str) -> Backend:

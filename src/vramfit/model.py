@@ -54,6 +54,7 @@ class Weight:
     tensor: Tensor
     home: Home | int
     duplicate: bool = False  # created with TENSOR_DUPLICATED: free where the first copy already is
+    lazy: bool = False  # read row by row from the mapped file, never resident (TENSOR_READ_LAZY)
 
 
 class Cells(Enum):
@@ -137,6 +138,7 @@ class Model:
     assumed: str | None = None  # the architecture that `assume=` put in place of the header's
     hparams: Mapping[str, object] = field(default_factory=dict)  # "<architecture>.*" without the prefix
     source: str = ""  # the reference it was read from, for messages
+    unknown_tensors: tuple[str, ...] = ()  # tensors that the engine has no use for, and refuses the file for
 
     @property
     def n_layer(self) -> int:

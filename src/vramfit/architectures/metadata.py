@@ -1,0 +1,131 @@
+"""The metadata of a header, read as the engine reads it: typed, ranged, with errors that name the key.
+
+In: a `Header`'s key-value pairs. Out: int, float, bool, str and tuples of them, or `ModelError`.
+Source: `llama_model_loader::get_key`, `get_arr` and `get_key_or_arr` (llama-model-loader.cpp:300-500).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from ..errors import ModelError
+
+__all__ = ["MAX_LAYERS", "Metadata", "elements"]
+
+MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS (llama-hparams.h:10)
+U32_MAX: Final = 2**32 - 1
+LONGEST_KEPT: Final = 1024  # elements of an array worth decoding
+
+
+def elements(value: object) -> tuple[Any, ...] | None:
+    """The elements of an array value, or None for a scalar. Vocabularies are not meant to come here."""
+    if isinstance(value, (int, float, str, bytes)):
+        return None
+    return tuple(value.values())  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Key-value pairs, and how the keys of one architecture begin."""
+
+    pairs: Mapping[str, Any]
+    prefix: str
+    source: str
+
+    def raw(self, key: str) -> Any:
+        """The value under `<prefix>.<key>`, or None."""
+        return self.pairs.get(f"{self.prefix}.{key}")
+
+    def fail(self, key: str, problem: str) -> NoReturn:
+        """Raise the `ModelError` of a value that cannot be right."""
+        where = f"{self.source}: " if self.source else ""
+        raise ModelError(
+            f"{where}{self.prefix}.{key} {problem}; convert the model again or take another file"
+        )
+
+    def require(self, key: str) -> int:
+        """An unsigned number that must be there."""
+        value = self.integer(key)
+        if value is None:
+            self.fail(key, "is missing")
+        return value
+
+    def number(self, key: str, default: int) -> int:
+        """An unsigned number with the engine's default."""
+        value = self.integer(key)
+        return default if value is None else value
+
+    def integer(self, key: str) -> int | None:
+        """An unsigned 32-bit number, or None."""
+        value = self.raw(key)
+        return None if value is None else self._u32(key, value)
+
+    def real(self, key: str, default: float) -> float:
+        """A floating-point number with the engine's default."""
+        value = self.raw(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            self.fail(key, f"= {value!r} is no number")
+        return float(value)
+
+    def text(self, key: str, default: str) -> str:
+        """A string with the engine's default."""
+        value = self.raw(key)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            self.fail(key, f"= {value!r} is no string")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """A truth value with the engine's default."""
+        value = self.raw(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.fail(key, f"= {value!r} is no truth value")
+        return value
+
+    def array(self, key: str) -> tuple[int, ...] | None:
+        """An array of numbers or truth values, of any length up to `MAX_LAYERS`; None without one."""
+        value = self.raw(key)
+        if value is None or isinstance(value, (int, float, str, bytes)):
+            return None
+        if len(value) > MAX_LAYERS:
+            self.fail(key, f"has {len(value)} elements; the engine takes at most {MAX_LAYERS}")
+        return tuple(self._u32(key, int(x) if isinstance(x, bool) else x) for x in elements(value) or ())
+
+    def per_layer(self, key: str, n: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """One number a layer: an array of exactly `n`, or one number for all. Without: `default`, or 0."""
+        value = self.raw(key)
+        if value is None:
+            return (0,) * n if default is None else default
+        values = self.array(key)
+        if values is None:
+            return (self._u32(key, value),) * n
+        if len(values) != n:
+            self.fail(key, f"has {len(values)} elements where {n} are needed, one a layer")
+        return values
+
+    def kept(self) -> dict[str, object]:
+        """All keys of the architecture without prefix, short arrays as tuples, long ones left out."""
+        start = self.prefix + "."
+        found: dict[str, object] = {}
+        for key, value in self.pairs.items():
+            if not key.startswith(start):
+                continue
+            if isinstance(value, (int, float, str)):
+                found[key[len(start) :]] = value
+            elif not isinstance(value, bytes) and len(value) <= LONGEST_KEPT:
+                found[key[len(start) :]] = elements(value)
+        return found
+
+    def _u32(self, key: str, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.fail(key, f"= {value!r} is no whole number")
+        if not 0 <= value <= U32_MAX:
+            self.fail(key, f"= {value} is not between 0 and {U32_MAX}")
+        return value

@@ -182,6 +182,7 @@ def _check_convertible(tensor: Tensor, kind: TensorType) -> None:
                 f"choose another type than {name}"
             )
     if tensor.shape[0] % kind.block:
+        # ggml asserts it when the type is written (gguf.cpp:1434).
         raise EngineRefusal(
             f"{tensor.name}: rows of {tensor.shape[0]} elements are no multiple of the {kind.block} of a {kind.name} "
             f"block, and a type that is asked for by option has no fallback; choose one with a smaller block"

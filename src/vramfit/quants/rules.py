@@ -137,10 +137,8 @@ def traits(model: Model, imatrix: bool) -> Traits:
 
 def _first(value: object, default: int) -> int:
     """A count that the header gives once or per layer: its value for layer 0."""
-    if isinstance(value, int):
-        return value
-    first = next(iter(value), default) if hasattr(value, "__iter__") else default
-    return first if isinstance(first, int) else default
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return values[0] if values and isinstance(values[0], int) else default
 
 
 # Parts of names of matrices that are never quantized (llama-quant.cpp:296-380): norms, expert

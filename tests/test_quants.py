@@ -21,10 +21,12 @@ from vramfit.quants import (
     file_type,
     needs_imatrix,
     parse_tensor_types,
+    recipe,
     requantize,
 )
 
 FROZEN = Path(__file__).parent / "data" / "quants" / "engine.jsonl.gz"
+SHARED = Path(__file__).parents[2] / "shared" / "engine-truth"
 QUANTIZED = sorted(name for name, kind in FILE_TYPES.items() if kind.base.is_quantized)
 MIXED = sorted(set(QUANTIZED) - {"Q1_0"})  # those that have a type for every row
 
@@ -82,6 +84,24 @@ def test_every_type_is_the_engines(row: dict[str, Any]) -> None:
             t.name: pair for t, *pair in zip(model.tensors, got, expected, strict=True) if pair[0] != pair[1]
         }
         assert not wrong, asked
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the measured rows are not here")
+def test_types_and_totals_of_published_models_are_the_engines() -> None:
+    """Whatever type the header at hand has, the answer for a file type is the same."""
+    from vramfit.load import read
+
+    models: dict[str, list[Model]] = {}
+    for path in sorted((SHARED / "models").glob("*.gguf")):
+        models.setdefault(path.stem.rpartition("-")[0], []).append(read(path))
+    with gzip.open(SHARED / "quant-types.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line in file]
+    for row in rows:
+        for model in models[row["model"]]:
+            result = requantize(model, row["ftype"])
+            assert row["types"].items() <= types(result).items(), (row["model"], row["ftype"])
+            assert result.tensor_bytes == row["tensor_bytes"], (row["model"], row["ftype"])
+    assert rows
 
 
 def test_the_frozen_answers_cover_every_file_type_and_option() -> None:
@@ -237,6 +257,13 @@ def test_overrides_are_read_as_the_tool_writes_them() -> None:
 def test_malformed_overrides_are_named(text: str) -> None:
     with pytest.raises(SettingsError, match="tensor_types"):
         parse_tensor_types(text)
+
+
+@given(models, st.sampled_from(MIXED), st.sampled_from(MIXED))
+def test_a_recipe_carries_every_type_over(model: Model, name: str, other: str) -> None:
+    """The recipe of one file makes the same types of any file type, however that would choose."""
+    wanted = requantize(model, name)
+    assert requantize(model, other, tensor_types=recipe(wanted)).tensors == wanted.tensors
 
 
 # Refusals.

@@ -7,7 +7,7 @@ In: a `Model`, from a file of any type. Out: a `Model` with the types that llama
 from __future__ import annotations
 
 from .file_types import FILE_TYPES, FileType, file_type
-from .requantize import bits_per_weight, file_bytes, needs_imatrix, parse_tensor_types, requantize
+from .requantize import bits_per_weight, file_bytes, needs_imatrix, parse_tensor_types, recipe, requantize
 
 __all__ = [
     "FILE_TYPES",
@@ -17,5 +17,6 @@ __all__ = [
     "file_type",
     "needs_imatrix",
     "parse_tensor_types",
+    "recipe",
     "requantize",
 ]

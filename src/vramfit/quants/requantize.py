@@ -14,7 +14,7 @@ from ..model import Model, Tensor
 from .file_types import FileType, file_type
 from .rules import Category, Traits, allows_quantization, category, choose, layer_of, traits
 
-__all__ = ["bits_per_weight", "file_bytes", "needs_imatrix", "parse_tensor_types", "requantize"]
+__all__ = ["bits_per_weight", "file_bytes", "needs_imatrix", "parse_tensor_types", "recipe", "requantize"]
 
 ALIGNMENT: Final = 32  # GGUF_DEFAULT_ALIGNMENT, which the quantizer always writes (llama-quant.cpp:1013)
 
@@ -226,6 +226,17 @@ def parse_tensor_types(text: str) -> tuple[tuple[str, str], ...]:
         _ggml_type("tensor_types", name)
         result.append((pattern, name))
     return tuple(result)
+
+
+def recipe(model: Model) -> tuple[tuple[str, str], ...]:
+    """The types of `model` as `tensor_types`: one pattern for each tensor that the quantizer may change.
+
+    This is how a published mix is carried over: take the recipe from the header of a file that has it,
+    and give it to `requantize` with any quantized file type and a model of the same layers.
+    """
+    known = traits(model, imatrix=False)
+    allowed = (t for t in model.tensors if allows_quantization(t, known))
+    return tuple((f"^{re.escape(t.name)}$", t.type.name) for t in allowed)
 
 
 # Types that are garbage without an importance matrix (llama-quant.cpp:856-875).

@@ -11,7 +11,8 @@ from typing import Final
 from ..errors import EngineRefusal, SettingsError, VramfitError
 from ..ggml import BY_NAME, TensorType, tensor_type
 from ..model import Model, Tensor
-from .file_types import FileType, file_type
+from .file_types import FileType
+from .file_types import file_type as find_file_type
 from .rules import Category, Traits, allows_quantization, category, choose, layer_of, traits
 
 __all__ = ["bits_per_weight", "file_bytes", "needs_imatrix", "parse_tensor_types", "recipe", "requantize"]
@@ -67,14 +68,14 @@ def requantize(
     Shapes, names and order do not change. Raises `SettingsError` for an unknown file type, an unknown
     tensor type or a malformed pattern. Source: `llama_tensor_get_type` (llama-quant.cpp:717-773).
     """
-    kind = _file_type(file_type)
+    kind = find_file_type(file_type)
     if kind.copies:
         return model
     request = _Request(
         file_type=kind,
         imatrix=imatrix,
-        output=_ggml_type("output_tensor_type", output_tensor_type),
-        token_embedding=_ggml_type("token_embedding_type", token_embedding_type),
+        output=_optional("output_tensor_type", output_tensor_type),
+        token_embedding=_optional("token_embedding_type", token_embedding_type),
         overrides=_overrides(tensor_types),
         pure=pure,
         leave_output_tensor=leave_output_tensor,
@@ -86,9 +87,6 @@ def requantize(
     if not (dry_run or imatrix):
         _refuse_without_imatrix(result)
     return result
-
-
-_file_type = file_type  # `requantize` has a parameter of that name
 
 
 def _retyped(model: Model, request: _Request, keep_split: bool) -> dict[str, Tensor]:
@@ -189,14 +187,17 @@ def _check_convertible(tensor: Tensor, kind: TensorType) -> None:
         )
 
 
-def _ggml_type(option: str, name: str | None) -> TensorType | None:
+def _ggml_type(option: str, name: str) -> TensorType:
     """The tensor type that `option` names."""
-    if name is None:
-        return None
     try:
         return tensor_type(name)
     except VramfitError as error:
         raise SettingsError(f"{option}={name!r}: {error}") from error
+
+
+def _optional(option: str, name: str | None) -> TensorType | None:
+    """The tensor type that `option` names, if it names one."""
+    return None if name is None else _ggml_type(option, name)
 
 
 def _overrides(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[re.Pattern[str], TensorType], ...]:
@@ -207,9 +208,7 @@ def _overrides(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[re.Pattern[str],
             compiled = re.compile(pattern.lower(), re.ASCII)
         except re.error as error:
             raise SettingsError(f"tensor_types: {pattern!r} is no regular expression: {error}") from error
-        kind = _ggml_type("tensor_types", name)
-        assert kind is not None
-        result.append((compiled, kind))
+        result.append((compiled, _ggml_type("tensor_types", name)))
     return tuple(result)
 
 

@@ -1,0 +1,35 @@
+"""Cards: what one offers, how a person names it, which ones this machine has.
+
+| module      | one responsibility                                   |
+|-------------|------------------------------------------------------|
+| `noun`      | `Gpu`                                                |
+| `catalogue` | `data/gpus.yaml` → `Card`, its rules, the size a driver reports |
+| `names`     | what people type → the cards it can mean             |
+| `spec`      | "2x4090,3090ti:22GiB" → `Gpu`s                       |
+| `detection` | this machine → `Gpu`s                                |
+| `check`     | every fault of a catalogue in one error              |
+"""
+
+from __future__ import annotations
+
+from .catalogue import Card, Rules, all_cards, rules
+from .check import validate_catalogue
+from .detection import detect
+from .names import find
+from .noun import BACKENDS, MAX_GPUS, Gpu
+from .spec import all_gpus, parse_gpus
+
+__all__ = [
+    "BACKENDS",
+    "MAX_GPUS",
+    "Card",
+    "Gpu",
+    "Rules",
+    "all_cards",
+    "all_gpus",
+    "detect",
+    "find",
+    "parse_gpus",
+    "rules",
+    "validate_catalogue",
+]

@@ -1,0 +1,78 @@
+"""`Gpu`: one device with the memory that a plan may count on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..errors import GpuError
+
+__all__ = ["BACKENDS", "MAX_GPUS", "Gpu", "check_count"]
+
+BACKENDS: Final = ("cuda", "hip", "vulkan", "metal", "sycl", "cpu")
+MAX_GPUS: Final = 16  # GGML_CUDA_MAX_DEVICES and llama_max_devices, llama.cpp:86
+MAX_BYTES: Final = 2**53  # JSON readers keep whole numbers up to here
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One device. Sizes are bytes, bandwidth is 10^9 bytes a second.
+
+    `total_bytes` is what the engine's backend reports as the size of the device, which is less
+    than the size on the box. `free_bytes` is what a process finds free just before it loads a
+    model; left out, it is `total_bytes - overhead_bytes` and `free_measured` is False.
+
+    Raises `GpuError` for a value that no device has.
+    """
+
+    name: str
+    total_bytes: int
+    free_bytes: int | None = None
+    backend: str = "cuda"
+    bandwidth_gbs: float | None = None
+    compute_capability: str | None = None  # "8.6", or "gfx1100"
+    overhead_bytes: int = 0  # set aside for the process's own driver context; already out of `free`
+    free_measured: bool | None = None  # None: whether `free_bytes` was given
+    unified: bool = False  # shares the system's memory
+    id: str | None = None  # of the catalogue
+
+    def __post_init__(self) -> None:
+        """Check each field, then resolve the two that may be left out."""
+        if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
+            raise GpuError(f"name={self.name!r}: give the card a printable name")
+        if self.backend not in BACKENDS:
+            raise GpuError(f"{self.name}: backend={self.backend!r}: give one of {', '.join(BACKENDS)}")
+        self._check_bytes("total_bytes", self.total_bytes, 1, MAX_BYTES)
+        self._check_bytes("overhead_bytes", self.overhead_bytes, 0, self.total_bytes)
+        if self.bandwidth_gbs is not None and not (_is_number(self.bandwidth_gbs) and self.bandwidth_gbs > 0):
+            raise GpuError(f"{self.name}: bandwidth_gbs={self.bandwidth_gbs!r}: give GB/s above 0, or None")
+        if self.free_measured is None:
+            object.__setattr__(self, "free_measured", self.free_bytes is not None)
+        if self.free_bytes is None:
+            object.__setattr__(self, "free_bytes", self.total_bytes - self.overhead_bytes)
+        self._check_bytes("free_bytes", self.free_bytes, 0, self.total_bytes)
+
+    @property
+    def free(self) -> int:
+        """Bytes that a process finds free before it loads a model."""
+        assert self.free_bytes is not None  # set by __post_init__
+        return self.free_bytes
+
+    def _check_bytes(self, field: str, value: object, low: int, high: int) -> None:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise GpuError(f"{self.name}: {field}={value!r}: give a whole number of bytes")
+        if not low <= value <= high:
+            hint = ", the size of the card" if field != "total_bytes" else ""
+            raise GpuError(f"{self.name}: {field}={value}: give {low} to {high} bytes{hint}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value < float("inf")
+
+
+def check_count(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """The same cards as a tuple; raises `GpuError` for more than the engine takes."""
+    if len(gpus) > MAX_GPUS:
+        raise GpuError(f"{len(gpus)} cards; the engine takes at most {MAX_GPUS}")
+    return tuple(gpus)

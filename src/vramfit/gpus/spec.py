@@ -1,0 +1,110 @@
+"""The words of `--gpus` → `Gpu`s: "2x4090", "24GiB", "3090ti:22000MiB", "m3-ultra-512gb", "none"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from ..errors import GpuError
+from .catalogue import MIB, Card, all_cards, rules
+from .names import find
+from .noun import MAX_GPUS, Gpu, check_count
+
+__all__ = ["all_gpus", "from_card", "parse_gpus"]
+
+_COUNT: Final = re.compile(r"\s*(\d{1,6})\s*[x×*]\s*(?=\S)(.*)", re.IGNORECASE | re.DOTALL)
+_SIZE: Final = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(GiB|GB|G|MiB|MB|M)\s*", re.IGNORECASE)
+_NOTHING: Final = frozenset({"none", "cpu"})
+_EXAMPLE: Final = "such as 3090ti, 2x4090, 24GiB or 3090ti:22000MiB"
+
+
+def parse_gpus(spec: str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
+    """The cards that `spec` names, in its order; "none" or "cpu" names no card.
+
+    A string holds items behind commas; a sequence holds strings and ready `Gpu`s. An item is
+    [COUNT x] CARD [: FREE], CARD a name of the catalogue or a size. GB and MB mean GiB and MiB,
+    as they do on the box of a card.
+
+    Raises `GpuError` for an unknown or ambiguous card, a malformed item, more free memory than the
+    card has, or more cards than the engine takes.
+    """
+    if not isinstance(spec, (str, Sequence)) or isinstance(spec, (bytes, bytearray)):
+        raise GpuError(f"--gpus: {spec!r} is no list of cards; give names {_EXAMPLE}")
+    items: list[Gpu] = []
+    parts = spec.split(",") if isinstance(spec, str) else spec
+    for part in parts:
+        if isinstance(part, Gpu):
+            items.append(part)
+        elif not isinstance(part, str):
+            raise GpuError(f"--gpus: {part!r} is no card; give a name {_EXAMPLE}, or a Gpu")
+        elif isinstance(spec, str):
+            items += _parse_item(part, alone=len(parts) == 1)
+        else:
+            items += parse_gpus(part)
+    return check_count(items)
+
+
+def _parse_item(item: str, alone: bool) -> list[Gpu]:
+    if item.strip().lower() in _NOTHING:
+        if alone:
+            return []
+        raise GpuError(f"--gpus: {item.strip()!r} stands alone or not at all")
+    count = 1
+    if match := _COUNT.fullmatch(item):
+        count, item = int(match[1]), match[2]
+        if not 1 <= count <= MAX_GPUS:
+            raise GpuError(f"--gpus: {count} x {item.strip()}: give 1 to {MAX_GPUS} cards")
+    name, colon, free = item.partition(":")
+    if not name.strip():
+        raise GpuError(f"--gpus: {item.strip()!r} names no card; give names {_EXAMPLE}")
+    free_bytes = _parse_size(free, item) if colon else None
+    size = _SIZE.fullmatch(name)
+    gpu = _anonymous(name, free_bytes) if size else from_card(find(name), free_bytes)
+    return [gpu] * count
+
+
+def _parse_size(text: str, item: str) -> int:
+    """Bytes, rounded down."""
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise GpuError(f"--gpus: {item.strip()!r}: {text.strip()!r} is no size; give one such as 22GiB or 22000MiB")
+    whole, _, part = match[1].partition(".")
+    unit = MIB << 10 if match[2][0] in "gG" else MIB
+    return int(whole + part) * unit // 10 ** len(part)
+
+
+def _anonymous(name: str, free_bytes: int | None) -> Gpu:
+    """A card of a stated size: taken at the word, all of it free unless told otherwise."""
+    return Gpu(name=name.strip(), total_bytes=_parse_size(name, name), free_bytes=free_bytes)
+
+
+def from_card(card: Card, free_bytes: int | None = None) -> Gpu:
+    """A card of the catalogue, with the least memory that its driver is known to offer.
+
+    A measured `free_bytes` may prove that the driver offers more: up to the size on the box.
+    Raises `GpuError` beyond that, and where the card's memory is the system's and not known.
+    """
+    total_mib = rules().total_mib(card)
+    most = max((card.memory_gib or 0) * 1024, total_mib or 0) * MIB
+    if total_mib is None and free_bytes is None:
+        raise GpuError(f"--gpus: {card.id} uses the system's memory; say how much is free, such as {card.id}:16GiB")
+    if free_bytes is not None and most and free_bytes > most:
+        raise GpuError(f"--gpus: {card.id}:{free_bytes // MIB}MiB free is more than the card's {most // MIB} MiB")
+    return Gpu(
+        name=card.name,
+        total_bytes=max((total_mib or 0) * MIB, free_bytes or 0),
+        free_bytes=free_bytes,
+        backend=card.backend,
+        bandwidth_gbs=card.bandwidth_gbs,
+        compute_capability=card.compute_capability,
+        overhead_bytes=rules().context_mib(card, total_mib) * MIB if free_bytes is None and total_mib else 0,
+        unified=card.unified,
+        id=card.id,
+    )
+
+
+def all_gpus() -> tuple[Gpu, ...]:
+    """Every card of the catalogue whose memory is known, least memory first."""
+    gpus = [from_card(c) for c in all_cards() if rules().total_mib(c) is not None]
+    return tuple(sorted(gpus, key=lambda g: (g.total_bytes, g.name)))

@@ -1,3 +1,103 @@
-"""What a GGUF model will allocate on your GPUs, to the byte, and the largest context that is still safe."""
+"""What a GGUF model will allocate on your GPUs, to the byte, and the largest context that is still safe.
 
-__version__ = "0.1.0"
+    model = vramfit.read("model.gguf")
+    gpus = vramfit.parse_gpus("3090ti,3060")
+    plan = vramfit.plan(model, gpus, vramfit.Settings(flash_attn="on"))
+    plan.n_ctx, plan.tensor_split, plan.estimate.gpus[0].compute
+
+Every error that a caller can cause is a `VramfitError`. Names are imported when they are first used,
+so that a program that needs one of them does not pay for all.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+__version__: Final = "0.1.0"
+
+_WHERE: Final = {
+    "DeviceEstimate": "estimates",
+    "EngineRefusal": "errors",
+    "Estimate": "estimates",
+    "Gpu": "gpus",
+    "GpuError": "errors",
+    "HeaderError": "errors",
+    "InvalidHeader": "errors",
+    "Model": "model",
+    "ModelError": "errors",
+    "Plan": "solve",
+    "Settings": "settings",
+    "SettingsError": "errors",
+    "SourceError": "errors",
+    "Tensor": "model",
+    "Truncated": "errors",
+    "UnknownArchitecture": "errors",
+    "VramfitError": "errors",
+    "detect_gpus": "gpus",
+    "estimate": "estimates",
+    "parse_gpus": "gpus",
+    "plan": "solve",
+    "read": "load",
+    "requantize": "quants",
+}
+
+__all__ = [
+    "__version__",
+    "DeviceEstimate",
+    "EngineRefusal",
+    "Estimate",
+    "Gpu",
+    "GpuError",
+    "HeaderError",
+    "InvalidHeader",
+    "Model",
+    "ModelError",
+    "Plan",
+    "Settings",
+    "SettingsError",
+    "SourceError",
+    "Tensor",
+    "Truncated",
+    "UnknownArchitecture",
+    "VramfitError",
+    "detect_gpus",
+    "estimate",
+    "parse_gpus",
+    "plan",
+    "read",
+    "requantize",
+]
+
+if TYPE_CHECKING:
+    from .errors import (
+        EngineRefusal,
+        GpuError,
+        HeaderError,
+        InvalidHeader,
+        ModelError,
+        SettingsError,
+        SourceError,
+        Truncated,
+        UnknownArchitecture,
+        VramfitError,
+    )
+    from .estimates import DeviceEstimate, Estimate, estimate
+    from .gpus import Gpu, detect_gpus, parse_gpus
+    from .load import read
+    from .model import Model, Tensor
+    from .quants import requantize
+    from .settings import Settings
+    from .solve import Plan, plan
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

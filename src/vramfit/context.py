@@ -10,19 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from .backends import pad
 from .errors import EngineRefusal
 from .ggml import TensorType, tensor_type
 from .model import Cache, Cells, Model
 from .settings import Settings
 
-__all__ = ["CONTEXT_STEP", "Context", "cells", "pad", "resolve"]
+__all__ = ["CONTEXT_STEP", "Context", "cells", "resolve"]
 
 CONTEXT_STEP: Final = 256  # llama-context.cpp:288: n_ctx is padded to a multiple of this
-
-
-def pad(n: int, step: int) -> int:
-    """The smallest multiple of `step` that is not below `n` (GGML_PAD)."""
-    return (n + step - 1) // step * step
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .backends import Backend
-from .context import Context, cells, pad
+from .backends import Backend, pad
+from .context import Context, cells
 from .ggml import BY_NAME, TensorType
-from .model import Cache, Layer, Model
+from .model import Cache, Layer, Model, Weight
 from .placement import HOST, Placement
 
-__all__ = ["DeviceBytes", "cache_rows", "context_bytes", "weight_bytes"]
+__all__ = ["DeviceBytes", "cache_rows", "context_bytes", "layer_context_bytes", "weight_bytes", "weight_size"]
 
 _F32 = BY_NAME["f32"]
 
@@ -34,7 +34,9 @@ class DeviceBytes:
         return sum(self.gpus) + self.host
 
 
-def weight_bytes(model: Model, placement: Placement, backends: Sequence[Backend], host: Backend) -> DeviceBytes:
+def weight_bytes(
+    model: Model, placement: Placement, backends: Sequence[Backend], host: Backend
+) -> DeviceBytes:
     """Weights by device. A duplicate costs nothing where the tensor already is.
 
     `backends` gives the rules of each device in use, `host` those of host memory.
@@ -46,7 +48,7 @@ def weight_bytes(model: Model, placement: Placement, backends: Sequence[Backend]
         if weight.duplicate and key in seen:
             continue
         seen.add(key)
-        sums[device] += _allocated(_rules(device, backends, host), weight.tensor.type, weight.tensor.shape)
+        sums[device] += weight_size(weight, _rules(device, backends, host))
     return DeviceBytes(tuple(sums[:-1]), sums[HOST])
 
 
@@ -56,9 +58,16 @@ def context_bytes(
     """KV caches and recurrent states by device."""
     sums = [0] * (placement.n_devices + 1)
     for layer, device in zip(model.layers, placement.caches, strict=True):
-        rules = _rules(device, backends, host)
-        sums[device] += sum(_allocated(rules, kind, shape) for kind, shape in _tensors(model, layer, context))
+        sums[device] += layer_context_bytes(model, layer, context, _rules(device, backends, host))
     return DeviceBytes(tuple(sums[:-1]), sums[HOST])
+
+
+def layer_context_bytes(model: Model, layer: Layer, context: Context, rules: Backend) -> int:
+    """KV cache and recurrent state of one layer."""
+    return sum(
+        pad(rules.alloc_bytes(kind, shape), rules.alignment)
+        for kind, shape in _tensors(model, layer, context)
+    )
 
 
 def cache_rows(model: Model, cache: Cache, context: Context) -> tuple[tuple[TensorType, int], ...]:
@@ -89,5 +98,6 @@ def _rules(device: int, backends: Sequence[Backend], host: Backend) -> Backend:
     return host if device == HOST else backends[device]
 
 
-def _allocated(rules: Backend, kind: TensorType, shape: tuple[int, ...]) -> int:
-    return pad(rules.alloc_bytes(kind, shape), rules.alignment)
+def weight_size(weight: Weight, rules: Backend) -> int:
+    """Bytes that one weight takes in a buffer, padding included."""
+    return pad(rules.alloc_bytes(weight.tensor.type, weight.tensor.shape), rules.alignment)

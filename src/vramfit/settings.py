@@ -16,7 +16,17 @@ from .ggml import BY_NAME
 
 __all__ = ["CACHE_TYPES", "MAX_SEQUENCES", "Settings"]
 
-CACHE_TYPES: Final = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")  # common/arg.cpp
+CACHE_TYPES: Final = (
+    "f32",
+    "f16",
+    "bf16",
+    "q8_0",
+    "q4_0",
+    "q4_1",
+    "iq4_nl",
+    "q5_0",
+    "q5_1",
+)  # common/arg.cpp
 FLASH_ATTN: Final = ("on", "off", "auto")
 SPLIT_MODES: Final = ("layer", "none")
 MAX_SEQUENCES: Final = 256  # LLAMA_MAX_SEQ

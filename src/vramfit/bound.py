@@ -1,0 +1,168 @@
+"""A compute buffer that is never too low, for models whose graph vramfit does not have.
+
+In: `Model`, `Placement`, `Context`, `Settings`. Out: bytes for each device, larger than what the
+engine reserves. It adds up what one layer can keep alive at once as if nothing were reused, takes
+the worst layer of a device, and adds what lives through all of them. The terms follow
+`llm_graph_context` (llama-graph.cpp) and the scheduler's copies (ggml-backend.cpp:1009-1390).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+from .backends import pad
+from .context import Context, cells
+from .memory import DeviceBytes, cache_rows
+from .model import Home, Layer, Model, Tensor
+from .placement import HOST, Placement
+from .settings import Settings
+
+__all__ = ["compute_bound", "pipeline_copies", "reserve_tokens"]
+
+PIPELINE_COPIES: Final = 4  # GGML_SCHED_MAX_COPIES
+OFFLOAD_MIN_BATCH: Final = 32  # GGML_OP_OFFLOAD_MIN_BATCH, op_offload_min_batch_size
+F32: Final = 4
+F16: Final = 2
+# Each product of a layer can be alive as itself and once more: normalised, rotated, gated or permuted.
+PRODUCT_COPIES: Final = 3
+SCORE_COPIES: Final = 4  # raw, soft-capped, masked, softmax
+STATE_COPIES: Final = 6  # read, convolved, updated, written, and slack for chunked scans
+RESIDUALS: Final = 8
+ALIGNMENT_SLACK: Final = 16 << 20
+
+
+def reserve_tokens(context: Context) -> int:
+    """Tokens of the reserved prompt batch (llama-context.cpp:613-760): a multiple of the sequences."""
+    return pad(min(context.n_ctx, context.n_ubatch), context.n_seq_max)
+
+
+def pipeline_copies(model: Model, placement: Placement, settings: Settings) -> int:
+    """Copies of each crossing input: four with pipeline parallelism (llama-context.cpp:430-455)."""
+    all_layers = settings.n_gpu_layers < 0 or settings.n_gpu_layers > model.n_layer
+    on = placement.n_devices > 1 and all_layers and settings.offload_kqv and not settings.cpu_tensors
+    return PIPELINE_COPIES if on else 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Reserve:
+    """What every term needs to know of the reserved batch."""
+
+    model: Model
+    context: Context
+    n_tokens: int
+    flash_attn: tuple[bool, ...]  # what flash attention may turn out to be
+
+
+def compute_bound(model: Model, placement: Placement, context: Context, settings: Settings) -> DeviceBytes:
+    """Bytes that no reservation of this context exceeds, for each device and the host."""
+    resolved = {"on": (True,), "off": (False,), "auto": (True, False)}[context.flash_attn]
+    reserve = _Reserve(model, context, reserve_tokens(context), resolved)
+    copies = pipeline_copies(model, placement, settings)
+    shared = copies * _inputs(reserve)
+    tensors = _tensors_by_layer(model)
+    peaks = [_layer(reserve, layer, tensors[layer.index]) for layer in model.layers]
+    shared += _crossing_caches(reserve, settings)
+    output = _output(reserve, tensors[model.n_layer])
+    offloaded = settings.op_offload and reserve.n_tokens >= OFFLOAD_MIN_BATCH
+    copied = _host_weights(model, placement) if offloaded else 0
+    gpus = []
+    for device in range(placement.n_devices):
+        # any card may be handed the work of host layers, or the cache's share of its own
+        here = [p for p, at in zip(peaks, placement.layers, strict=False) if at in (device, HOST)]
+        last = output if placement.output in (device, HOST) else 0
+        used = bool(here or last) and (device in placement.layers or offloaded)
+        gpus.append(shared + copied + max([0, *here]) + last + ALIGNMENT_SLACK if used else 0)
+    host = shared + max(peaks) + output + ALIGNMENT_SLACK
+    return DeviceBytes(tuple(gpus), host)
+
+
+def _inputs(r: _Reserve) -> int:
+    """Token rows, residual streams and one mask for each kind of cache."""
+    width = F32 if False in r.flash_attn else F16
+    kinds = {(c.kind, cells(c, r.context)) for layer in r.model.layers for c in layer.caches}
+    rows = sum(n for _, n in kinds) if r.model.has_cache else r.n_tokens
+    masks = rows * r.n_tokens * width * 2
+    return masks + RESIDUALS * r.n_tokens * r.model.n_embd * F32
+
+
+def _layer(r: _Reserve, layer: Layer, tensors: Iterable[Tensor]) -> int:
+    products = sum(_product(layer, t) for t in tensors) * r.n_tokens * F32 * PRODUCT_COPIES
+    attention = _scores(r, layer) * F32 * SCORE_COPIES
+    states = sum(layer.states) * F32 * r.context.n_seq_max * STATE_COPIES
+    return products + attention + states + sum(_cast(r, layer))
+
+
+def _scores(r: _Reserve, layer: Layer) -> int:
+    """Elements of the attention scores of a layer: every token against every cell, for each head.
+
+    Flash attention keeps none, but an indexer does, and latent heads have kernels for few sizes only.
+    """
+    if not r.model.has_cache:
+        return r.n_tokens * r.n_tokens * max(1, layer.n_head)
+    if _is_plain(layer) and False not in r.flash_attn:
+        return 0
+    heads = max([1, layer.n_head, *(int(n) for k, n in r.model.hparams.items() if _counts_heads(k, n))])
+    return sum(cells(c, r.context) for c in layer.caches) * r.n_tokens * heads
+
+
+def _counts_heads(key: str, value: object) -> bool:
+    return key.endswith("head_count") and isinstance(value, int)
+
+
+def _product(layer: Layer, tensor: Tensor) -> int:
+    """Elements that a token's product with a weight has; a stack of experts gives one for each used."""
+    if len(tensor.shape) < 2:
+        return tensor.shape[0]
+    return prod(tensor.shape[1:2]) * (layer.n_expert_used if len(tensor.shape) > 2 else 1)
+
+
+def _cast(r: _Reserve, layer: Layer) -> Iterable[int]:
+    """Copies of the cache of one layer: f16 for flash attention, f32 where it is made contiguous."""
+    for cache in layer.caches:
+        streams = r.context.n_seq_max if cache.always_split else r.context.n_stream
+        for _, width in cache_rows(r.model, cache, r.context):
+            yield width * cells(cache, r.context) * streams * F32
+
+
+def _crossing_caches(r: _Reserve, settings: Settings) -> int:
+    """Caches that attention may read on another device than theirs: copied whole, layer by layer.
+
+    That is so for caches kept on the host, and for heads that a card has no kernel for. Copies of
+    different sizes leave gaps: all of them are counted.
+    """
+    plain = all(_is_plain(layer) for layer in r.model.layers)
+    if plain and settings.offload_kqv:
+        return 0
+    return 4 * sum(sum(_cast(r, layer)) for layer in r.model.layers)
+
+
+def _is_plain(layer: Layer) -> bool:
+    return all(c.kind == "kv" and c.has_v for c in layer.caches)
+
+
+def _output(r: _Reserve, tensors: Iterable[Tensor]) -> int:
+    n_outputs = min(r.n_tokens, r.context.n_outputs_max)
+    widest = max([r.model.n_vocab, *(t.shape[1] for t in tensors if len(t.shape) > 1)])
+    return 2 * n_outputs * (widest + RESIDUALS * r.model.n_embd) * F32
+
+
+def _host_weights(model: Model, placement: Placement) -> int:
+    """The largest stack of weights that one layer keeps on the host: offloading copies them."""
+    sums: dict[object, int] = {}
+    for weight, device in zip(model.weights, placement.weights, strict=True):
+        if device == HOST and weight.home is not Home.INPUT:
+            sums[weight.home] = sums.get(weight.home, 0) + weight.tensor.n_bytes
+    return max(sums.values(), default=0)
+
+
+def _tensors_by_layer(model: Model) -> list[list[Tensor]]:
+    """Tensors of each layer, and last those of the output."""
+    found: list[list[Tensor]] = [[] for _ in range(model.n_layer + 1)]
+    for weight in model.weights:
+        if weight.home is not Home.INPUT:
+            index = model.n_layer if isinstance(weight.home, Home) else weight.home
+            found[index].append(weight.tensor)
+    return found

@@ -1,0 +1,190 @@
+"""What a header says of a model, as a page and as JSON: `vramfit inspect`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..context import resolve
+from ..memory import cache_rows
+from ..model import Cells, Layer, Model
+from ..settings import Settings
+from ..units import format_bytes
+from .tables import render_table
+
+if TYPE_CHECKING:
+    from .schema import ModelJson
+
+__all__ = ["LayerKind", "layer_kinds", "model_json", "model_text"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """Layers that share one attention geometry, and what a token of context costs in them (bytes)."""
+
+    name: str
+    layers: tuple[Layer, ...]
+    window: int
+    cache_bytes_per_token: int  # all layers of this kind, f16, one slot
+    state_bytes_per_slot: int
+
+    @property
+    def example(self) -> Layer:
+        """One of the layers: they are alike."""
+        return self.layers[0]
+
+
+def layer_kinds(model: Model) -> tuple[LayerKind, ...]:
+    """The kinds of layer that a model has, in the order of their first layer."""
+    groups: dict[tuple[object, ...], list[Layer]] = {}
+    for layer in model.layers:
+        key = (
+            _kind_name(layer),
+            layer.n_head,
+            layer.n_head_kv,
+            layer.head_k,
+            layer.head_v,
+            layer.caches,
+            layer.states,
+        )
+        groups.setdefault(key, []).append(layer)
+    return tuple(_kind(model, tuple(layers)) for layers in groups.values())
+
+
+def _kind(model: Model, layers: tuple[Layer, ...]) -> LayerKind:
+    layer = layers[0]
+    context = resolve(model, Settings(n_ctx=256, flash_attn="on" if model.flash_attn else "off"))
+    full = [c for c in layer.caches if c.cells is Cells.FULL]
+    token = sum(kind.row_bytes(width) for c in full for kind, width in cache_rows(model, c, context))
+    return LayerKind(
+        name=_kind_name(layer),
+        layers=layers,
+        window=max((c.window for c in layer.caches), default=0),
+        cache_bytes_per_token=token * len(layers),
+        state_bytes_per_slot=sum(layer.states) * 4 * len(layers),
+    )
+
+
+def _kind_name(layer: Layer) -> str:
+    if layer.is_nextn:
+        return "next-token prediction"
+    names = []
+    if layer.is_recurrent or layer.states:
+        names.append("recurrent")
+    if layer.shares_kv_with is not None:
+        names.append("shared cache")
+    elif any(c.cells is Cells.WINDOW for c in layer.caches):
+        names.append("sliding window")
+    elif any(c.cells is Cells.COMPRESSED for c in layer.caches):
+        names.append("compressed")
+    elif layer.caches:
+        names.append("latent" if not layer.caches[0].has_v else "full attention")
+    return " + ".join(names) or "no cache"
+
+
+def model_text(model: Model) -> str:
+    """Identity, size, context, attention by kind of layer, tensor types."""
+    facts = [
+        ("name", model.name or "(none)"),
+        ("architecture", model.architecture + (f" (assumed: {model.assumed})" if model.assumed else "")),
+        ("file type", model.file_type or "(not said)"),
+        ("parameters", f"{model.n_params:,}"),
+        (
+            "tensors",
+            f"{len(model.tensors)}, {format_bytes(model.tensor_bytes)} ({model.tensor_bytes:,} bytes)",
+        ),
+        ("layers", str(model.n_layer)),
+        ("embedding", str(model.n_embd)),
+        ("vocabulary", f"{model.n_vocab:,}"),
+        ("trained context", f"{model.n_ctx_train:,}"),
+        ("RoPE scaling", _rope(model)),
+    ]
+    if model.n_expert:
+        facts.append(("experts", f"{model.n_expert}, {max(x.n_expert_used for x in model.layers)} used"))
+    kinds = layer_kinds(model)
+    per_token = sum(k.cache_bytes_per_token for k in kinds)
+    facts.append(("cache a token", f"{per_token:,} bytes (f16)" if model.has_cache else "none"))
+    return "\n\n".join((_facts(facts), _kinds_table(kinds), _types_table(model)))
+
+
+def _facts(facts: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in facts)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)
+
+
+def _rope(model: Model) -> str:
+    rope = model.rope
+    if rope.scaling == "none" or (rope.factor == 1.0 and rope.scaling == "linear"):
+        return "none"
+    original = f", original context {rope.original_context:,}" if rope.original_context else ""
+    return f"{rope.scaling}, factor {rope.factor:g}{original}"
+
+
+def _kinds_table(kinds: tuple[LayerKind, ...]) -> str:
+    rows = [
+        [
+            kind.name,
+            str(len(kind.layers)),
+            str(kind.example.n_head),
+            str(kind.example.n_head_kv),
+            f"{kind.example.head_k}/{kind.example.head_v}",
+            str(kind.window or ""),
+            f"{kind.cache_bytes_per_token:,}",
+            format_bytes(kind.state_bytes_per_slot) if kind.state_bytes_per_slot else "",
+        ]
+        for kind in kinds
+    ]
+    return render_table(
+        ["layers", "count", "heads", "KV heads", "K/V size", "window", "bytes/token", "state"], rows
+    )
+
+
+def _types_table(model: Model) -> str:
+    count = Counter(t.type.name for t in model.tensors)
+    size = Counter[str]()
+    for tensor in model.tensors:
+        size[tensor.type.name] += tensor.n_bytes
+    rows = [[name, str(count[name]), format_bytes(n)] for name, n in size.most_common()]
+    return render_table(["tensor type", "tensors", "size"], rows)
+
+
+def model_json(model: Model) -> str:
+    """The JSON object of `vramfit inspect --json` (see docs/json.md)."""
+    return _as_schema(model).model_dump_json(indent=2)
+
+
+def _as_schema(model: Model) -> ModelJson:
+    from .schema import LayerKindJson, ModelJson, RopeJson
+
+    kinds = layer_kinds(model)
+    rope = model.rope
+    return ModelJson(
+        source=model.source,
+        name=model.name,
+        architecture=model.architecture,
+        assumed=model.assumed,
+        file_type=model.file_type,
+        n_params=model.n_params,
+        tensor_bytes=model.tensor_bytes,
+        n_layer=model.n_layer,
+        n_embd=model.n_embd,
+        n_vocab=model.n_vocab,
+        n_expert=model.n_expert,
+        n_ctx_train=model.n_ctx_train,
+        rope=RopeJson(
+            scaling=rope.scaling, factor=rope.factor, original_context=rope.original_context,
+            freq_base=rope.freq_base, dimensions=rope.dimensions,
+        ),
+        layer_kinds=[
+            LayerKindJson(
+                kind=k.name, layers=[x.index for x in k.layers], n_head=k.example.n_head,
+                n_head_kv=k.example.n_head_kv, head_k=k.example.head_k, head_v=k.example.head_v,
+                window=k.window, cache_bytes_per_token=k.cache_bytes_per_token,
+                state_bytes_per_slot=k.state_bytes_per_slot,
+            )
+            for k in kinds
+        ],
+        cache_bytes_per_token=sum(k.cache_bytes_per_token for k in kinds),
+        tensor_types=dict(Counter(t.type.name for t in model.tensors)),
+    )  # fmt: skip

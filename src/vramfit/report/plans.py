@@ -1,0 +1,119 @@
+"""A `Plan` as a table and as JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..estimates import DeviceEstimate, Estimate
+from ..solve import Plan
+from ..units import format_bytes, format_mib
+from .tables import render_table
+
+if TYPE_CHECKING:
+    from .schema import PlanJson
+
+__all__ = ["plan_as_schema", "plan_json", "plan_text"]
+
+
+def plan_text(plan: Plan) -> str:
+    """The cards side by side, the context, what limits it and the settings used."""
+    parts = [_title(plan), device_table(plan.estimate), _verdict(plan), _settings_line(plan)]
+    parts += [f"Warning: {w}" for w in plan.warnings]
+    if not plan.estimate.exact:
+        parts.append(f"Compute buffers are an upper bound, not exact: {plan.estimate.compute_note}.")
+    return "\n\n".join(parts)
+
+
+def _title(plan: Plan) -> str:
+    model = plan.model
+    known = [model.name or "unnamed model", model.architecture, model.file_type]
+    known.append(format_bytes(model.tensor_bytes))
+    known.append(f"trained for {model.n_ctx_train:,} tokens")
+    return " · ".join(k for k in known if k)
+
+
+def device_table(estimate: Estimate) -> str:
+    """Devices as columns, the engine's three terms as rows, in MiB."""
+    devices = [*estimate.gpus, estimate.host]
+    rows: list[list[str]] = [["layers", *(str(d.layers) for d in devices)]]
+    for name, attribute in (
+        ("weights", "model"),
+        ("context", "context"),
+        ("compute", "compute"),
+        ("total", "total"),
+    ):
+        rows.append([name, *(format_mib(getattr(d, attribute)) for d in devices)])
+    rows.append(["free", *(format_mib(d.free_bytes) for d in estimate.gpus), ""])
+    rows.append(["left", *(_left(d) for d in estimate.gpus), ""])
+    return render_table(["MiB", *(d.name for d in devices)], rows)
+
+
+def _left(device: DeviceEstimate) -> str:
+    return format_mib(device.left)
+
+
+def _verdict(plan: Plan) -> str:
+    slots = plan.settings.n_seq_max
+    each = f" ({plan.estimate.n_ctx_seq:,} for each of {slots} slots)" if slots > 1 else ""
+    margin = format_bytes(plan.margin_bytes)
+    if plan.fits:
+        return f"Context {plan.n_ctx:,} tokens{each} fits with {margin} left on every card; limited by {plan.limited_by}."
+    return (
+        f"Context {plan.n_ctx:,} tokens{each} does not fit: {plan.limited_by} is short of"
+        f" {format_bytes(plan.shortfall)} (with {margin} to be left on every card)."
+    )
+
+
+def _settings_line(plan: Plan) -> str:
+    s = plan.settings
+    words = [
+        f"flash attention {s.flash_attn}"
+        + (f" ({_on(plan.estimate.flash_attn)})" if s.flash_attn == "auto" else ""),
+        f"cache {s.type_k}/{s.type_v}",
+        f"batch {s.n_batch}/{s.n_ubatch}",
+        f"slots {s.n_seq_max}",
+    ]
+    if len(plan.tensor_split) > 1:
+        words.append("--tensor-split " + ",".join(map(str, plan.tensor_split)))
+    return "Settings: " + ", ".join(words)
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def plan_json(plan: Plan) -> str:
+    """The JSON object of `vramfit plan --json` (see docs/json.md)."""
+    return plan_as_schema(plan).model_dump_json(indent=2)
+
+
+def plan_as_schema(plan: Plan) -> PlanJson:
+    """The pydantic object behind `plan_json`."""
+    from .schema import DeviceJson, PlanJson, settings_json
+
+    def device(d: DeviceEstimate) -> DeviceJson:
+        return DeviceJson(
+            name=d.name, layers=d.layers, model=d.model, context=d.context, compute=d.compute,
+            total=d.total, free=d.free_bytes or None, left=d.left if d.free_bytes else None,
+            compute_exact=d.compute_exact,
+        )  # fmt: skip
+
+    return PlanJson(
+        model=plan.model.source or plan.model.name,
+        architecture=plan.model.architecture,
+        n_ctx=plan.n_ctx,
+        n_ctx_seq=plan.estimate.n_ctx_seq,
+        n_ctx_train=plan.model.n_ctx_train,
+        fits=plan.fits,
+        limited_by=plan.limited_by,
+        shortfall=plan.shortfall,
+        margin=plan.margin_bytes,
+        tensor_split=list(plan.tensor_split),
+        gpus=[device(d) for d in plan.estimate.gpus],
+        host=device(plan.estimate.host),
+        settings=settings_json(plan.settings),
+        flash_attn=plan.estimate.flash_attn,
+        exact=plan.estimate.exact,
+        compute_note=plan.estimate.compute_note,
+        warnings=list(plan.warnings),
+    )

@@ -1,0 +1,121 @@
+"""The JSON that the commands print, as pydantic models. Fields are added, never renamed.
+
+Every size is a whole number of bytes, every context a number of tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Literal, Optional
+
+from pydantic import BaseModel, ConfigDict
+
+from ..settings import Settings
+
+__all__ = ["DeviceJson", "GpuJson", "LayerKindJson", "ModelJson", "PlanJson", "RopeJson", "settings_json"]
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DeviceJson(_Frozen):
+    """One card, or the host."""
+
+    name: str
+    layers: int
+    model: int
+    context: int
+    compute: int
+    total: int
+    free: Optional[int]  # noqa: UP045 - pydantic evaluates it, on 3.10 too
+    left: Optional[int]  # noqa: UP045
+    compute_exact: bool
+
+
+class PlanJson(_Frozen):
+    """What `vramfit plan --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    architecture: str
+    n_ctx: int
+    n_ctx_seq: int
+    n_ctx_train: int
+    fits: bool
+    limited_by: str
+    shortfall: int
+    margin: int
+    tensor_split: list[int]
+    gpus: list[DeviceJson]
+    host: DeviceJson
+    settings: dict[str, Any]
+    flash_attn: bool
+    exact: bool
+    compute_note: str
+    warnings: list[str]
+
+
+class RopeJson(_Frozen):
+    """RoPE scaling as the header states it."""
+
+    scaling: str
+    factor: float
+    original_context: int
+    freq_base: float
+    dimensions: int
+
+
+class LayerKindJson(_Frozen):
+    """Layers that share one attention geometry."""
+
+    kind: str
+    layers: list[int]
+    n_head: int
+    n_head_kv: int
+    head_k: int
+    head_v: int
+    window: int
+    cache_bytes_per_token: int
+    state_bytes_per_slot: int
+
+
+class ModelJson(_Frozen):
+    """What `vramfit inspect --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    source: str
+    name: str
+    architecture: str
+    assumed: Optional[str]  # noqa: UP045
+    file_type: str
+    n_params: int
+    tensor_bytes: int
+    n_layer: int
+    n_embd: int
+    n_vocab: int
+    n_expert: int
+    n_ctx_train: int
+    rope: RopeJson
+    layer_kinds: list[LayerKindJson]
+    cache_bytes_per_token: int
+    tensor_types: dict[str, int]
+
+
+class GpuJson(_Frozen):
+    """One card of `vramfit gpus --json`."""
+
+    id: str
+    name: str
+    backend: str
+    total: int
+    free: int
+    bandwidth_gbs: Optional[float]  # noqa: UP045
+    compute_capability: Optional[str]  # noqa: UP045
+
+
+def settings_json(settings: Settings) -> dict[str, Any]:
+    """The settings by the engine's parameter names."""
+    return asdict(settings)

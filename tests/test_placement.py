@@ -1,0 +1,104 @@
+"""Layers, weights and caches land where the engine puts them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small import dense, gpu
+
+from vramfit.errors import GpuError, SettingsError
+from vramfit.placement import HOST, devices, place
+from vramfit.settings import Settings
+
+
+def engine_split(shares: list[float], n: int) -> list[int]:
+    """The engine's arithmetic on real float32 values: the device of each of n layers."""
+    sums, total = [], np.float32(0)
+    for share in shares:
+        total = np.float32(total + np.float32(share))
+        sums.append(total)
+    points = np.array([np.float32(x / total) for x in sums], dtype=np.float32)
+    return [int(np.searchsorted(points, np.float32(np.float32(i) / np.float32(n)), side="right")) for i in range(n)]
+
+
+@given(st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=8).filter(any), st.integers(1, 200))
+def test_layers_split_as_float32_says(shares: list[float], n_layer: int) -> None:
+    """Layers go to the first card whose cumulative share exceeds theirs, in float32."""
+    model = replace(dense(1), layers=dense(1).layers * n_layer)
+    placed = place(model, [gpu()] * len(shares), Settings(tensor_split=tuple(shares)))
+    assert list(placed.layers) == engine_split(shares, n_layer + 1)
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(any))
+def test_counts_of_layers_are_a_split(counts: list[int]) -> None:
+    """Giving the number of layers of each card as the split puts exactly so many there."""
+    model = dense(1)
+    model = replace(model, layers=model.layers * (sum(counts) - 1))
+    placed = place(model, [gpu()] * len(counts), Settings(tensor_split=tuple(map(float, counts))))
+    assert [placed.count(i) for i in range(len(counts))] == counts
+
+
+def test_default_split_follows_free_memory() -> None:
+    """Without a split, shares are the free memory of the cards."""
+    placed = place(dense(7), [gpu(8192, 6000), gpu(8192, 2000)], Settings())
+    assert [placed.count(0), placed.count(1)] == [6, 2]
+
+
+@given(st.integers(0, 12))
+def test_the_last_layers_go_to_the_cards(n_gpu_layers: int) -> None:
+    """n_gpu_layers counts from the output layer backwards."""
+    placed = place(dense(4), [gpu()], Settings(n_gpu_layers=n_gpu_layers))
+    on_gpu = min(n_gpu_layers, 5)
+    assert placed.layers == (HOST,) * (5 - on_gpu) + (0,) * on_gpu
+
+
+def test_input_stays_on_the_host_and_output_follows_the_last_layer() -> None:
+    """Token embeddings are read on the host; the output matrix lives with the output layer."""
+    model = dense(3)
+    placed = place(model, [gpu(), gpu()], Settings(tensor_split=(1, 1)))
+    at = {w.tensor.name: d for w, d in zip(model.weights, placed.weights, strict=True)}
+    assert at["token_embd.weight"] == HOST
+    assert at["output.weight"] == placed.output == 1
+    assert at["blk.0.attn_q.weight"] == placed.layers[0] == 0
+
+
+def test_overrides_keep_tensors_on_the_host_but_not_caches() -> None:
+    """A pattern moves the weights that it finds; the cache follows the layer."""
+    model = dense(2)
+    placed = place(model, [gpu()], Settings(cpu_tensors=(r"ffn_(up|down)",)))
+    moved = {w.tensor.name for w, d in zip(model.weights, placed.weights, strict=True) if d == HOST}
+    assert moved == {"token_embd.weight"} | {f"blk.{i}.ffn_{x}.weight" for i in range(2) for x in ("up", "down")}
+    assert placed.caches == (0, 0)
+
+
+def test_cache_stays_on_the_host_without_offload() -> None:
+    """offload_kqv=False keeps every cache in host memory."""
+    assert place(dense(2), [gpu()], Settings(offload_kqv=False)).caches == (HOST, HOST)
+
+
+def test_split_mode_none_uses_one_card() -> None:
+    """The main card alone is used, and a card that is not there is an error."""
+    cards = [gpu(), gpu(), gpu()]
+    assert devices(cards, Settings(split_mode="none", main_gpu=2)) == (2,)
+    assert devices(cards, Settings(split_mode="none", main_gpu=-1)) == ()
+    assert devices(cards, Settings()) == (0, 1, 2)
+    with pytest.raises(SettingsError, match="main_gpu=3"):
+        devices(cards, Settings(split_mode="none", main_gpu=3))
+
+
+def test_no_cards_means_host() -> None:
+    """Without cards everything is on the host, whatever n_gpu_layers says."""
+    placed = place(dense(2), [], Settings())
+    assert set(placed.layers) | set(placed.weights) | set(placed.caches) == {HOST}
+
+
+def test_limits_are_named() -> None:
+    """More cards than the engine takes, and cards without memory, are errors a person can act on."""
+    with pytest.raises(GpuError, match="at most 16"):
+        place(dense(1), [gpu()] * 17, Settings())
+    with pytest.raises(GpuError, match="free"):
+        place(dense(1), [gpu(8192, 0)], Settings())

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vramfit.architectures import describe
 from vramfit.errors import EngineRefusal, SettingsError
 from vramfit.ggml import BY_NAME
+from vramfit.header import parse
 from vramfit.model import Home, Layer, Model, Tensor, Weight
 from vramfit.quants import (
     FILE_TYPES,
@@ -89,11 +91,9 @@ def test_every_type_is_the_engines(row: dict[str, Any]) -> None:
 @pytest.mark.skipif(not SHARED.exists(), reason="the measured rows are not here")
 def test_types_and_totals_of_published_models_are_the_engines() -> None:
     """Whatever type the header at hand has, the answer for a file type is the same."""
-    from vramfit.load import read
-
     models: dict[str, list[Model]] = {}
     for path in sorted((SHARED / "models").glob("*.gguf")):
-        models.setdefault(path.stem.rpartition("-")[0], []).append(read(path))
+        models.setdefault(path.stem.rpartition("-")[0], []).append(describe(parse(path.read_bytes())))
     with gzip.open(SHARED / "quant-types.jsonl.gz", "rt") as file:
         rows = [json.loads(line) for line in file]
     for row in rows:

@@ -148,7 +148,7 @@ def _sizes(entry: dict[str, Any]) -> list[int | None]:
 
 
 def _card(entry: dict[str, Any], memory_gib: int | None) -> Card:
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if v is not None}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if v is not None}
     if isinstance(entry.get("memory_gib"), list):
         values["id"] += f"-{memory_gib}gb"
         values["name"] += f" {memory_gib}GB"
@@ -159,7 +159,9 @@ def _card(entry: dict[str, Any], memory_gib: int | None) -> Card:
 
 def all_cards() -> tuple[Card, ...]:
     """Every card, least memory first; those of unknown size come before."""
-    return tuple(sorted(_catalogue()[0], key=lambda c: (c.memory_gib or 0, rules().total_mib(c) or 0, c.name)))
+    return tuple(
+        sorted(_catalogue()[0], key=lambda c: (c.memory_gib or 0, rules().total_mib(c) or 0, c.name))
+    )
 
 
 def rules() -> Rules:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import GpuError
 from .catalogue import catalogue_path, load
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 __all__ = ["validate_catalogue"]
 
@@ -22,11 +19,13 @@ def validate_catalogue(path: Path | None = None) -> int:
     """
     from pydantic import ValidationError
 
+    from .schema import CatalogueSchema
+
     path = path or catalogue_path()
     data = load(path)
     faults: list[str] = []
     try:
-        _schema().model_validate(data)
+        CatalogueSchema.model_validate(data)
     except ValidationError as e:
         faults = [_sentence(data, error["loc"], error["msg"], error.get("input")) for error in e.errors()]
     cards = data.get("cards")
@@ -35,14 +34,6 @@ def validate_catalogue(path: Path | None = None) -> int:
     if faults:
         raise GpuError(f"{path}: {len(faults)} faults\n  " + "\n  ".join(faults))
     return len(entries)
-
-
-def _schema() -> type[BaseModel]:
-    from pydantic import create_model
-
-    from .schema import CatalogueSchema
-
-    return create_model("Catalogue", __base__=CatalogueSchema)
 
 
 def _sentence(data: dict[str, Any], loc: tuple[int | str, ...], message: str, value: object) -> str:
@@ -57,12 +48,16 @@ def _sentence(data: dict[str, Any], loc: tuple[int | str, ...], message: str, va
 
 def _cross_check(entries: list[dict[str, Any]], sources: object) -> list[str]:
     """What one card alone cannot show: ids twice, names of fields and sources that do not exist."""
-    faults = [f"{i}: id given {n} times" for i, n in Counter(str(c.get("id")) for c in entries).items() if n > 1]
+    faults = [
+        f"{i}: id given {n} times" for i, n in Counter(str(c.get("id")) for c in entries).items() if n > 1
+    ]
     known = sources if isinstance(sources, dict) else {}
     for card in entries:
         for field, allowed in (("sources", known), ("unverified", card)):
             named = card.get(field)
             for x in named if isinstance(named, list) else ():
                 if isinstance(x, str) and x not in allowed:
-                    faults.append(f"{card.get('id')}: {field} = {x!r}: there is no such {field[:-1] if field == 'sources' else 'field'}")
+                    faults.append(
+                        f"{card.get('id')}: {field} = {x!r}: give one of {', '.join(map(str, allowed))}"
+                    )
     return faults

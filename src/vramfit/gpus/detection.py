@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import platform
+import sys
 from typing import Final
 
 from ..errors import GpuError
@@ -26,7 +26,7 @@ def detect() -> tuple[Gpu, ...]:
 
     Free memory is measured now, less what a process's own context will take. Never raises.
     """
-    if platform.system() == "Darwin":
+    if sys.platform == "darwin":
         return parse_sysctl(_run(SYSCTL))
     return (parse_nvidia_smi(_run(NVIDIA_SMI)) or parse_rocm_smi(_run(ROCM_SMI)))[:MAX_GPUS]
 
@@ -57,7 +57,7 @@ def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
         if len(cells) < 4 or not cells[0]:
             continue
         total, free, cc = cells[-3:]
-        known = _known(cells[0], "nvidia")
+        known = _known(cells[0], "nvidia", int(total) if total.isdigit() else 0)
         if total.isdigit() and free.isdigit() and int(total) > 0:
             gpus.append(_measured(cells[0], known, int(total), int(free), cc))
         elif known and (mib := rules().total_mib(known)):
@@ -89,8 +89,8 @@ def parse_rocm_smi(text: str) -> tuple[Gpu, ...]:
         if not total.isdigit() or int(total) < MIB:
             continue
         name = str(values.get("Card Series") or values.get("Card series") or "AMD GPU")
-        known = _known(name, "amd")
         mib = int(total) // MIB
+        known = _known(name, "amd", mib)
         nobody = Card(id="", name=name, vendor="amd", backend="hip", arch="")
         taken = -(-int(used) // MIB) if used.isdigit() else 0
         free = mib - taken - rules().context_mib(nobody, mib) if used.isdigit() else None
@@ -114,15 +114,21 @@ def parse_sysctl(text: str) -> tuple[Gpu, ...]:
     return (_gpu(card.name, card, total, None, None, "metal"),)
 
 
-def _known(name: str, vendor: str) -> Card | None:
-    try:
-        card = find(name)
-    except GpuError:
-        return None
-    return card if card.vendor == vendor else None
+def _known(name: str, vendor: str, mib: int = 0) -> Card | None:
+    """The catalogue's card of this name; drivers leave out the size that tells versions apart."""
+    for full in (f"{name} {round(mib / 1024)}GB", name):
+        try:
+            card = find(full)
+        except GpuError:
+            continue
+        if card.vendor == vendor:
+            return card
+    return None
 
 
-def _gpu(name: str, known: Card | None, total_mib: int, free_mib: int | None, cc: str | None, backend: str = "cuda") -> Gpu:
+def _gpu(
+    name: str, known: Card | None, total_mib: int, free_mib: int | None, cc: str | None, backend: str = "cuda"
+) -> Gpu:
     card = known or Card(id="", name=name, vendor="", backend=backend, arch="")
     return Gpu(
         name=name if name.isprintable() else "GPU",

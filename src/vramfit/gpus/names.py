@@ -17,9 +17,9 @@ from .catalogue import Card, all_cards
 __all__ = ["find"]
 
 _BRANDS: Final = re.compile(
-    r"(nvidia|geforce|quadro|tesla|amd|radeon|instinct|intel|arc|apple|rtx|gtx|rx|laptop gpu(?=.)|generation)"
+    "nvidia|geforce|tesla|amd|radeon|instinct|intel|arc|apple|rtx|gtx|rx|generation|edition"
 )
-_SIZE: Final = re.compile(r"(.*?)(\d+)g(?:i?b)?$")
+_SIZE: Final = re.compile(r"(.+?)(?: |(?<=[a-z]))(\d{1,4}) ?g(?:i?b)?")  # of spaced words
 
 
 def find(name: str) -> Card:
@@ -28,57 +28,68 @@ def find(name: str) -> Card:
     Raises `GpuError`: for an unknown name with the nearest known ones, for a name that several
     cards share with the names that tell them apart.
     """
-    cards = _lookup(_key(name))
+    cards = _lookup(name)
     if not cards:
-        raise GpuError(f"--gpus: no card is called {name.strip()!r}; {_nearest(name)}")
+        raise GpuError(f"no card is called {name.strip()!r}; {_nearest(name)}")
     if len(cards) > 1:
         ids = ", ".join(c.id for c in cards)
-        raise GpuError(f"--gpus: {name.strip()!r} can be {len(cards)} cards; give one of {ids}")
+        raise GpuError(f"{name.strip()!r} can be {len(cards)} cards; give one of {ids}")
     return cards[0]
 
 
 def _key(name: str) -> str:
     """Letters and digits alone, without brands: of "RTX 3090 Ti", "3090ti"."""
-    text = name.lower().replace("laptop gpu", "laptop").replace("nvidia ", "")
-    text = re.sub(r"[^a-z0-9]+", " ", text)
-    bare = " ".join(w for w in text.split() if not _BRANDS.fullmatch(w))
-    joined = (bare or text).replace(" ", "")
-    return re.sub(r"^(rtx|gtx|rx)(?=\d)", "", joined)
+    words = _words(name)
+    bare = "".join(w for w in words if not _BRANDS.fullmatch(w))
+    return re.sub(r"^(rtx|gtx|rx)(?=\d)", "", bare or "".join(words))
+
+
+def _words(name: str) -> list[str]:
+    return re.sub(r"[^a-z0-9]+", " ", name.lower().replace("laptop gpu", "laptop")).split()
+
+
+def _stem(name: str) -> tuple[str, int | None]:
+    """The key before a memory size at the end, and that size in GiB."""
+    sized = _SIZE.fullmatch(" ".join(_words(name)))
+    return (_key(sized[1]), int(sized[2])) if sized else (_key(name), None)
 
 
 @lru_cache(maxsize=1)
 def _index() -> tuple[dict[str, list[Card]], dict[str, list[Card]]]:
-    """Cards by exact key and by key without memory size."""
+    """Cards by key, and by key without memory size."""
     exact: dict[str, list[Card]] = {}
     stems: dict[str, list[Card]] = {}
     for card in all_cards():
-        for key in dict.fromkeys(_key(x) for x in (card.id, card.name, *card.aliases)):
-            exact.setdefault(key, []).append(card)
-            sized = _SIZE.fullmatch(key)
-            stem = sized[1] if sized and int(sized[2]) == card.memory_gib else key
-            bucket = stems.setdefault(stem, [])
-            if card not in bucket:
-                bucket.append(card)
+        for name in (card.id, card.name, *card.aliases):
+            stem, _ = _stem(name)
+            for index, key in ((exact, _key(name)), (stems, stem)):
+                found = index.setdefault(key, [])
+                if card not in found:
+                    found.append(card)
     return exact, stems
 
 
-def _lookup(key: str) -> list[Card]:
+def _lookup(name: str) -> list[Card]:
     exact, stems = _index()
-    if key in exact:
-        return exact[key]
-    if (sized := _SIZE.fullmatch(key)) and sized[1] in stems:
-        return [c for c in stems[sized[1]] if c.memory_gib == int(sized[2])]
-    return stems.get(key, [])
+    if found := exact.get(_key(name)):
+        return found
+    stem, gib = _stem(name)
+    return [c for c in stems.get(stem, ()) if gib in (None, c.memory_gib)]
 
 
 def _nearest(name: str) -> str:
     import difflib
 
-    key = _key(name)
-    sized = _SIZE.fullmatch(key)
     exact, stems = _index()
-    if sized and sized[1] in stems:
-        return "known sizes: " + ", ".join(c.id for c in stems[sized[1]])
-    close = difflib.get_close_matches(key, exact, n=3, cutoff=0.6)
+    stem, _ = _stem(name)
+    if stem in stems:
+        return "known sizes: " + ", ".join(c.id for c in stems[stem])
+    key = _key(name)
+    longer = [k for k in exact if key in k] if len(key) > 3 else []
+    close = longer + difflib.get_close_matches(key, exact, n=5, cutoff=0.65)
     ids = dict.fromkeys(c.id for k in close for c in exact[k][:2])
-    return f"did you mean {' or '.join(ids)}?" if ids else "`vramfit gpus` lists them; a size such as 24GiB will do"
+    return (
+        f"did you mean {' or '.join(list(ids)[:4])}?"
+        if ids
+        else "`vramfit gpus` lists them; a size such as 24GiB will do"
+    )

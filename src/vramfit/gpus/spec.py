@@ -14,7 +14,7 @@ from .noun import MAX_GPUS, Gpu, check_count
 __all__ = ["all_gpus", "from_card", "parse_gpus"]
 
 _COUNT: Final = re.compile(r"\s*(\d{1,6})\s*[x×*]\s*(?=\S)(.*)", re.IGNORECASE | re.DOTALL)
-_SIZE: Final = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(GiB|GB|G|MiB|MB|M)\s*", re.IGNORECASE)
+_SIZE: Final = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(GiB|GB|G|MiB|MB)\s*", re.IGNORECASE)
 _NOTHING: Final = frozenset({"none", "cpu"})
 _EXAMPLE: Final = "such as 3090ti, 2x4090, 24GiB or 3090ti:22000MiB"
 
@@ -30,14 +30,14 @@ def parse_gpus(spec: str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
     card has, or more cards than the engine takes.
     """
     if not isinstance(spec, (str, Sequence)) or isinstance(spec, (bytes, bytearray)):
-        raise GpuError(f"--gpus: {spec!r} is no list of cards; give names {_EXAMPLE}")
+        raise GpuError(f"{spec!r} is no list of cards; give names {_EXAMPLE}")
     items: list[Gpu] = []
     parts = spec.split(",") if isinstance(spec, str) else spec
     for part in parts:
         if isinstance(part, Gpu):
             items.append(part)
         elif not isinstance(part, str):
-            raise GpuError(f"--gpus: {part!r} is no card; give a name {_EXAMPLE}, or a Gpu")
+            raise GpuError(f"{part!r} is no card; give a name {_EXAMPLE}, or a Gpu")
         elif isinstance(spec, str):
             items += _parse_item(part, alone=len(parts) == 1)
         else:
@@ -49,15 +49,15 @@ def _parse_item(item: str, alone: bool) -> list[Gpu]:
     if item.strip().lower() in _NOTHING:
         if alone:
             return []
-        raise GpuError(f"--gpus: {item.strip()!r} stands alone or not at all")
+        raise GpuError(f"{item.strip()!r} stands alone or not at all")
     count = 1
     if match := _COUNT.fullmatch(item):
         count, item = int(match[1]), match[2]
         if not 1 <= count <= MAX_GPUS:
-            raise GpuError(f"--gpus: {count} x {item.strip()}: give 1 to {MAX_GPUS} cards")
+            raise GpuError(f"{count} x {item.strip()}: give 1 to {MAX_GPUS} cards")
     name, colon, free = item.partition(":")
     if not name.strip():
-        raise GpuError(f"--gpus: {item.strip()!r} names no card; give names {_EXAMPLE}")
+        raise GpuError(f"{item.strip()!r} names no card; give names {_EXAMPLE}")
     free_bytes = _parse_size(free, item) if colon else None
     size = _SIZE.fullmatch(name)
     gpu = _anonymous(name, free_bytes) if size else from_card(find(name), free_bytes)
@@ -68,10 +68,10 @@ def _parse_size(text: str, item: str) -> int:
     """Bytes, rounded down."""
     match = _SIZE.fullmatch(text)
     if not match:
-        raise GpuError(f"--gpus: {item.strip()!r}: {text.strip()!r} is no size; give one such as 22GiB or 22000MiB")
+        raise GpuError(f"{item.strip()!r}: {text.strip()!r} is no size; give one such as 22GiB or 22000MiB")
     whole, _, part = match[1].partition(".")
     unit = MIB << 10 if match[2][0] in "gG" else MIB
-    return int(whole + part) * unit // 10 ** len(part)
+    return int(whole + part) * unit // int("1" + "0" * len(part))
 
 
 def _anonymous(name: str, free_bytes: int | None) -> Gpu:
@@ -88,9 +88,12 @@ def from_card(card: Card, free_bytes: int | None = None) -> Gpu:
     total_mib = rules().total_mib(card)
     most = max((card.memory_gib or 0) * 1024, total_mib or 0) * MIB
     if total_mib is None and free_bytes is None:
-        raise GpuError(f"--gpus: {card.id} uses the system's memory; say how much is free, such as {card.id}:16GiB")
+        raise GpuError(f"{card.id} uses the system's memory; say how much is free, such as {card.id}:16GiB")
     if free_bytes is not None and most and free_bytes > most:
-        raise GpuError(f"--gpus: {card.id}:{free_bytes // MIB}MiB free is more than the card's {most // MIB} MiB")
+        raise GpuError(
+            f"{card.id}:{free_bytes // MIB}MiB free is more than the card's {most // MIB} MiB; "
+            f"for a modified board give its size instead, such as 48GiB:{free_bytes // MIB}MiB"
+        )
     return Gpu(
         name=card.name,
         total_bytes=max((total_mib or 0) * MIB, free_bytes or 0),

@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, UnknownArchitecture
+from ..header import Header, Value
 from ..model import Model, Tensor
 from . import geometry, identity, layers, weights
 from .metadata import Metadata
 from .table import NOT_MODELS, TABLE, Architecture, Memory
-
-if TYPE_CHECKING:
-    from ..header import Header
 
 __all__ = ["NAMES", "describe"]
 
@@ -36,18 +33,27 @@ def describe(headers: Header | Sequence[Header], *, assume: str | None = None, s
     parts = headers if isinstance(headers, Sequence) else (headers,)
     if not parts:
         raise ModelError("no header given; give at least one")
-    pairs = parts[0].metadata
+    pairs, source = parts[0].metadata, source or parts[0].name
+    _check_kind(pairs, source)
     own = _own_name(pairs, source)
     name = assume or own
     arch = _entry(name, assume, source)
     meta = Metadata(pairs, own if f"{own}.block_count" in pairs else name, source)
     if arch.variant and meta.number(arch.variant[0], 0):
         arch = replace(arch, **arch.variant[1])
-    tensors = tuple(Tensor(t.name, tuple(t.shape) or (1,), t.type) for part in parts for t in part.tensors)
+    tensors = tuple(Tensor(t.name, t.shape, t.type) for part in parts for t in part.tensors)
     return _model(arch, meta, tensors, name, assume)
 
 
-def _own_name(pairs: Mapping[str, Any], source: str) -> str:
+def _check_kind(pairs: Mapping[str, Value], source: str) -> None:
+    kind = pairs.get("general.type", "model")
+    if kind in ("adapter", "mmproj", "imatrix"):
+        raise ModelError(
+            f"{_where(source)}general.type = {kind!r}: not a model; give the model it belongs to"
+        )
+
+
+def _own_name(pairs: Mapping[str, Value], source: str) -> str:
     own = pairs.get("general.architecture", "")
     if not isinstance(own, str):
         raise ModelError(f"{_where(source)}general.architecture = {own!r} is no string; take another file")
@@ -60,6 +66,10 @@ def _entry(name: str, assume: str | None, source: str) -> Architecture:
     entry = TABLE.get(name)
     if entry is not None:
         return entry
+    if not name:
+        raise UnknownArchitecture(
+            f"{_where(source)}general.architecture is missing; say what it is with --assume NAME"
+        )
     near = ", ".join(get_close_matches(name, TABLE, n=3, cutoff=0.5))
     known = f"the nearest known are {near}" if near else f"{len(TABLE)} others are known"
     what = "assumed architecture" if assume else "architecture"

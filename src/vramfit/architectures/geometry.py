@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from .metadata import MAX_LAYERS, Metadata
-from .table import Architecture, Memory, Mla, Pattern, Recurrent, Window
+from .table import Architecture, Indexer, Memory, Mla, Pattern, Recurrent, Window
 
 __all__ = ["Geometry", "read"]
 
@@ -89,8 +89,8 @@ def _layer_counts(arch: Architecture, meta: Metadata, tensors: Collection[str]) 
 def _experts(arch: Architecture, meta: Metadata, n_layer: int) -> tuple[int, tuple[int, ...]]:
     n_expert = meta.number("expert_count", 0)
     used = meta.per_layer("expert_used_count", n_layer)
-    if n_expert < arch.min_experts:
-        n_expert, used = (0, (0,) * n_layer) if arch.min_experts > 1 else (n_expert, used)
+    if n_expert <= 1 and arch.lone_expert_is_dense:
+        return 0, (0,) * n_layer
     if n_expert > MAX_EXPERTS:
         meta.fail("expert_count", f"= {n_expert}; the engine takes at most {MAX_EXPERTS}")
     if max(used) > n_expert:
@@ -142,9 +142,15 @@ def _window(arch: Architecture, meta: Metadata, g: Geometry) -> tuple[int, tuple
     if rule.can_be_off and size == 0:
         return none
     is_swa = _windowed(rule, meta, g)
-    if not any(is_swa) and arch.recurrent is Recurrent.NEVER and arch.memory is not Memory.NONE:
+    if not any(is_swa) and _wants_window(arch):
         meta.fail(f"{key}_pattern", "leaves no layer with a window, which the engine refuses")
     return (size if rule.fixed is None else rule.fixed), is_swa
+
+
+def _wants_window(arch: Architecture) -> bool:
+    """Whether the engine aborts when it has a window for no layer (llama-model.cpp:2813)."""
+    plain = arch.recurrent is Recurrent.NEVER and arch.indexer is Indexer.NEVER
+    return plain and arch.memory is not Memory.NONE
 
 
 def _windowed(rule: Window, meta: Metadata, g: Geometry) -> tuple[bool, ...]:
@@ -159,7 +165,7 @@ def _windowed(rule: Window, meta: Metadata, g: Geometry) -> tuple[bool, ...]:
         return tuple(il < len(given) and given[il] != 0 for il in layers)
     if rule.layers is Pattern.ARRAY:
         meta.fail(key, "is missing or no array")
-    period = meta.number(key, int(rule.layers))  # type: ignore[call-overload]
+    period = meta.number(key, rule.layers)
     dense = 0 if rule.dense_first else period - 1
     return tuple(il < g.n_trunk and (period == 0 or il % period != dense) for il in layers)
 

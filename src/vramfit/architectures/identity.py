@@ -7,8 +7,9 @@ llama-model.cpp:1395-1420.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
+from ..header import Array, Value
 from ..model import Rope, Tensor
 from .metadata import Metadata
 
@@ -56,13 +57,13 @@ FILE_TYPES: Final[Mapping[int, str]] = {
 SCALINGS: Final = ("none", "linear", "yarn", "longrope")
 
 
-def name(pairs: Mapping[str, Any]) -> str:
+def name(pairs: Mapping[str, Value]) -> str:
     """general.name, or "" when it is absent or no string."""
     value = pairs.get("general.name", "")
     return value if isinstance(value, str) else ""
 
 
-def file_type(pairs: Mapping[str, Any]) -> str:
+def file_type(pairs: Mapping[str, Value]) -> str:
     """general.file_type by name; "" when it is absent or not known."""
     value = pairs.get("general.file_type")
     if isinstance(value, bool) or not isinstance(value, int):
@@ -82,7 +83,7 @@ def vocabulary(meta: Metadata, tensors: Mapping[str, Tensor], is_draft: bool) ->
         for key in ("token_embd.weight", "output.weight")
         if (t := tensors.get(key)) and len(t.shape) > 1
     ]
-    if model in ("no_vocab", "none") or tokens is None or isinstance(tokens, (int, float, str, bytes)):
+    if model in ("no_vocab", "none") or not isinstance(tokens, Array):
         n_vocab = meta.number("vocab_size", rows[0] if rows else 0)
     else:
         n_vocab = len(tokens)

@@ -78,7 +78,7 @@ def _caches(arch: Architecture, meta: Metadata, g: Geometry) -> list[tuple[Cache
     if arch.memory is Memory.COMPRESSED:
         return _compressed(meta, g)
     attends = [_attends(arch, g, il) for il in range(g.n_layer)]
-    main = [(_main_cache(g, il),) if attends[il] else () for il in range(g.n_layer)]
+    main: list[tuple[Cache, ...]] = [(_main_cache(g, il),) if attends[il] else () for il in range(g.n_layer)]
     if arch.indexer is Indexer.NEVER:
         return main
     indexed = _indexed(arch, meta, g)

@@ -8,33 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from math import isfinite
+from typing import Final, NoReturn
 
 from ..errors import ModelError
+from ..header import Array, Value
 
-__all__ = ["MAX_LAYERS", "Metadata", "elements"]
+__all__ = ["MAX_LAYERS", "U32_MAX", "Metadata"]
 
 MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS (llama-hparams.h:10)
 U32_MAX: Final = 2**32 - 1
 LONGEST_KEPT: Final = 1024  # elements of an array worth decoding
 
 
-def elements(value: object) -> tuple[Any, ...] | None:
-    """The elements of an array value, or None for a scalar. Vocabularies are not meant to come here."""
-    if isinstance(value, (int, float, str, bytes)):
-        return None
-    return tuple(value.values())  # type: ignore[attr-defined]
-
-
 @dataclass(frozen=True, slots=True)
 class Metadata:
     """Key-value pairs, and how the keys of one architecture begin."""
 
-    pairs: Mapping[str, Any]
+    pairs: Mapping[str, Value]
     prefix: str
     source: str
 
-    def raw(self, key: str) -> Any:
+    def raw(self, key: str) -> Value | None:
         """The value under `<prefix>.<key>`, or None."""
         return self.pairs.get(f"{self.prefix}.{key}")
 
@@ -67,8 +62,8 @@ class Metadata:
         value = self.raw(key)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            self.fail(key, f"= {value!r} is no number")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+            self.fail(key, f"= {value!r} is no finite number")
         return float(value)
 
     def text(self, key: str, default: str) -> str:
@@ -92,11 +87,11 @@ class Metadata:
     def array(self, key: str) -> tuple[int, ...] | None:
         """An array of numbers or truth values, of any length up to `MAX_LAYERS`; None without one."""
         value = self.raw(key)
-        if value is None or isinstance(value, (int, float, str, bytes)):
+        if not isinstance(value, Array):
             return None
         if len(value) > MAX_LAYERS:
             self.fail(key, f"has {len(value)} elements; the engine takes at most {MAX_LAYERS}")
-        return tuple(self._u32(key, int(x) if isinstance(x, bool) else x) for x in elements(value) or ())
+        return tuple(self._u32(key, int(x) if isinstance(x, bool) else x) for x in value)
 
     def per_layer(self, key: str, n: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
         """One number a layer: an array of exactly `n`, or one number for all. Without: `default`, or 0."""
@@ -113,15 +108,11 @@ class Metadata:
     def kept(self) -> dict[str, object]:
         """All keys of the architecture without prefix, short arrays as tuples, long ones left out."""
         start = self.prefix + "."
-        found: dict[str, object] = {}
-        for key, value in self.pairs.items():
-            if not key.startswith(start):
-                continue
-            if isinstance(value, (int, float, str)):
-                found[key[len(start) :]] = value
-            elif not isinstance(value, bytes) and len(value) <= LONGEST_KEPT:
-                found[key[len(start) :]] = elements(value)
-        return found
+        return {
+            key[len(start) :]: value.values() if isinstance(value, Array) else value
+            for key, value in self.pairs.items()
+            if key.startswith(start) and not (isinstance(value, Array) and len(value) > LONGEST_KEPT)
+        }
 
     def _u32(self, key: str, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):

@@ -13,21 +13,53 @@ from ..model import Home
 
 __all__ = ["Name", "parse"]
 
-_INPUT: Final = frozenset("token_embd position_embd token_types per_layer_token_embd".split())
+_INPUT: Final = frozenset(["token_embd", "position_embd", "token_types", "per_layer_token_embd"])
 _OUTPUT: Final = frozenset(
-    "output output_norm cls cls.output cls.norm enc.output_norm dec.output_norm output_res_score output_hc_fn"
-    " output_hc_base output_hc_scale output_hc_norm output_hc_down output_hc_up altup_unembd_proj altup_proj"
-    " dense_2 dense_3 nextn.post_projection fc d2t markov_w1 markov_w2 conf_proj selector_predecessor"
-    " selector_successor selector_hidden".split()
+    [
+        "output",
+        "output_norm",
+        "cls",
+        "cls.output",
+        "cls.norm",
+        "enc.output_norm",
+        "dec.output_norm",
+        "output_res_score",
+        "output_hc_fn",
+        "output_hc_base",
+        "output_hc_scale",
+        "output_hc_norm",
+        "output_hc_down",
+        "output_hc_up",
+        "altup_unembd_proj",
+        "altup_proj",
+        "dense_2",
+        "dense_3",
+        "nextn.post_projection",
+        "fc",
+        "d2t",
+        "markov_w1",
+        "markov_w2",
+        "conf_proj",
+        "selector_predecessor",
+        "selector_successor",
+        "selector_hidden",
+    ]
 )
 # without a number, and yet with the first layer
 _FIRST_LAYER: Final = frozenset(
-    "token_embd_norm hrm.z_l_init conv1d per_layer_model_proj per_layer_proj_norm nextn.pre_projection".split()
+    [
+        "token_embd_norm",
+        "hrm.z_l_init",
+        "conv1d",
+        "per_layer_model_proj",
+        "per_layer_proj_norm",
+        "nextn.pre_projection",
+    ]
 )
 # created by every layer that uses them, once a buffer type
-_SHARED: Final = frozenset("rope_freqs rope_factors_long rope_factors_short".split())
+_SHARED: Final = frozenset(["rope_freqs", "rope_factors_long", "rope_factors_short"])
 # in files, and never created
-_UNUSED: Final = frozenset("masked_embd_centroids masked_embd_ordering dec.blk.cross_attn_rel_b".split())
+_UNUSED: Final = frozenset(["masked_embd_centroids", "masked_embd_ordering", "dec.blk.cross_attn_rel_b"])
 
 _ENCODER_BLOCK: Final = "attn_k attn_norm attn_o attn_q attn_rel_b attn_v ffn_down ffn_gate ffn_norm ffn_up"
 _BLOCKS: Final = {
@@ -69,7 +101,7 @@ _IN_BLOCK: Final = frozenset(
     f"{family}.{name}" for family, names in _BLOCKS.items() for name in names.split()
 )
 
-_NUMBERED: Final = re.compile(r"(blk|enc\.blk|dec\.blk|convnext|posnet)\.(\d{1,4})\.(.+)")
+_NUMBERED: Final = re.compile(r"(blk|enc\.blk|dec\.blk|convnext|posnet)\.(0|[1-9][0-9]{0,3})\.(.+)")
 _SUFFIX: Final = re.compile(r"\.(weight|bias|scale|scales|input_scale|lora_a|lora_b)$")
 
 

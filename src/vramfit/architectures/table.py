@@ -10,7 +10,7 @@ Source: `LLM_ARCH_NAMES` (llama-arch.cpp:6-158), `create_memory` (llama-model.cp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
@@ -159,7 +159,7 @@ class Architecture:
     is_encoder: bool = False
     is_draft: bool = False  # embeddings may be another model's
     flash_attn: bool = True
-    min_experts: int = 1  # fewer count as none
+    lone_expert_is_dense: bool = False  # expert_count = 1 counts as none
     variant: tuple[str, Mapping[str, Any]] | None = None  # changes when a key is above zero
 
 
@@ -198,7 +198,7 @@ TABLE: Final[Mapping[str, Architecture]] = {
     ),
     **_same("apertus phimoe", **_OWN, **_ROPED),
     **_same("command-r gemma openelm pockettts plm", output=Output.ALWAYS_TIED),
-    **_same("hunyuan-dense hunyuan_vl", min_experts=2),
+    **_same("hunyuan-dense hunyuan_vl", lone_expert_is_dense=True),
     **_same("glm4 glm4moe", **_NEXTN),
     **_same("bailingmoe2", **_OWN, **_NEXTN),
     **_same("hy_v3", **_NEXTN, nextn_loaded=rf"ffn_(?!norm)|exp_probs_b|{_SHARED_HEAD}"),

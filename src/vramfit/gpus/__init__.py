@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from .catalogue import Card, Rules, all_cards, rules
 from .check import validate_catalogue
-from .detection import detect
+from .detection import detect_gpus
 from .names import find
 from .noun import BACKENDS, MAX_GPUS, Gpu
 from .spec import all_gpus, parse_gpus
@@ -27,7 +27,7 @@ __all__ = [
     "Rules",
     "all_cards",
     "all_gpus",
-    "detect",
+    "detect_gpus",
     "find",
     "parse_gpus",
     "rules",

@@ -148,7 +148,9 @@ def _sizes(entry: dict[str, Any]) -> list[int | None]:
 
 
 def _card(entry: dict[str, Any], memory_gib: int | None) -> Card:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if v is not None}
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if v is not None
+    }
     if isinstance(entry.get("memory_gib"), list):
         values["id"] += f"-{memory_gib}gb"
         values["name"] += f" {memory_gib}GB"

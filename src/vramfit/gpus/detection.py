@@ -11,7 +11,7 @@ from .catalogue import MIB, Card, rules
 from .names import find
 from .noun import MAX_GPUS, Gpu
 
-__all__ = ["detect", "parse_nvidia_smi", "parse_rocm_smi", "parse_sysctl"]
+__all__ = ["detect_gpus", "parse_nvidia_smi", "parse_rocm_smi", "parse_sysctl"]
 
 TIMEOUT_S: Final = 5.0
 NVIDIA_SMI: Final = (
@@ -21,7 +21,7 @@ ROCM_SMI: Final = ("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--
 SYSCTL: Final = ("sysctl", "machdep.cpu.brand_string", "hw.memsize", "iogpu.wired_limit_mb")
 
 
-def detect() -> tuple[Gpu, ...]:
+def detect_gpus() -> tuple[Gpu, ...]:
     """The cards of this machine, the engine's choice of backend first; none where no tool answers.
 
     Free memory is measured now, less what a process's own context will take. Never raises.

@@ -13,7 +13,7 @@ from .noun import MAX_GPUS, Gpu, check_count
 
 __all__ = ["all_gpus", "from_card", "parse_gpus"]
 
-_COUNT: Final = re.compile(r"\s*(\d{1,6})\s*[x×*]\s*(?=\S)(.*)", re.IGNORECASE | re.DOTALL)
+_COUNT: Final = re.compile(r"\s*(\d{1,2})\s*[x×*]\s*(?=\S)(.*)", re.IGNORECASE | re.DOTALL)
 _SIZE: Final = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(GiB|GB|G|MiB|MB)\s*", re.IGNORECASE)
 _NOTHING: Final = frozenset({"none", "cpu"})
 _EXAMPLE: Final = "such as 3090ti, 2x4090, 24GiB or 3090ti:22000MiB"

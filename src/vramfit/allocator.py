@@ -16,7 +16,7 @@ from .backends import Backend
 from .graph import INPUT, NONE, OUTPUT, Tensor, n_bytes
 from .scheduler import Schedule, attention
 
-__all__ = ["Arena", "Live", "allocate", "fullest", "reserve"]
+__all__ = ["Arena", "Live", "Walk", "allocate", "fullest", "reserve"]
 
 # Operations that may write over a source (ggml_op_can_inplace, 20-52).
 _IN_PLACE: Final = frozenset(
@@ -142,6 +142,11 @@ class Arena:
         """The high-water mark of each chunk."""
         return tuple(c.peak for c in self.chunks)
 
+    @property
+    def blocks(self) -> tuple[tuple[int, int], ...]:
+        """The free blocks: address and size, by address."""
+        return tuple(b for c in self.chunks for b in zip(c.starts, c.sizes, strict=True))
+
     def alloc(self, size: int) -> int:
         """Take `size` bytes and return their address."""
         chosen, block = None, -1
@@ -178,10 +183,10 @@ class Arena:
         return chunk
 
 
-OnAlloc = Callable[["_Walk", int], None]
+OnAlloc = Callable[["Walk", int], None]
 
 
-class _Walk:
+class Walk:
     """One pass of the allocator over a schedule (ggml_gallocr_alloc_graph_impl, 701-810)."""
 
     __slots__ = (
@@ -192,6 +197,7 @@ class _Walk:
         "flags",
         "on_alloc",
         "owner",
+        "plan",
         "size",
         "src",
         "tensors",
@@ -200,6 +206,7 @@ class _Walk:
 
     def __init__(self, plan: Schedule, on_alloc: OnAlloc | None = None) -> None:
         n = len(plan.tensors)
+        self.plan = plan
         self.backends = plan.backends
         self.tensors = plan.tensors
         self.src = plan.src
@@ -212,12 +219,16 @@ class _Walk:
         self.size = [0] * n
         self.on_alloc = on_alloc
 
-    def run(self, plan: Schedule) -> None:
-        for i, backend in plan.leafs:
+    def begin(self) -> None:
+        """Place what must be there before the first node."""
+        for i, backend in self.plan.leafs:
             self._place(i, backend)
-        self._count(plan)
+        self._count()
+
+    def advance(self, start: int, end: int) -> None:
+        """Compute the nodes at `start` up to `end`, in order (753-810)."""
         src, owner = self.src, self.owner
-        for i, backend in plan.nodes:
+        for i, backend in self.plan.nodes[start:end]:
             for s in src[i]:
                 if owner[s] == NONE:
                     self._place(s, backend)
@@ -225,10 +236,16 @@ class _Walk:
             for s in src[i]:
                 self._read(s)
 
-    def _count(self, plan: Schedule) -> None:
+    def run(self) -> Walk:
+        """The whole graph."""
+        self.begin()
+        self.advance(0, len(self.plan.nodes))
+        return self
+
+    def _count(self) -> None:
         """Count readers and views; place what the caller fills in before anything else (719-751)."""
         tensors, flags, children, views = self.tensors, self.flags, self.children, self.views
-        for i, backend in plan.nodes:
+        for i, backend in self.plan.nodes:
             t = tensors[i]
             # A view without an op is a dependency that the scheduler added: it reads nothing.
             if t.view != NONE and t.op != "NONE":
@@ -303,9 +320,7 @@ class _Walk:
 
 def allocate(plan: Schedule) -> tuple[tuple[int, ...], ...]:
     """Bytes of each backend's compute buffer for one graph, chunk by chunk."""
-    walk = _Walk(plan)
-    walk.run(plan)
-    return tuple(arena.peaks for arena in walk.arenas)
+    return tuple(arena.peaks for arena in Walk(plan).run().arenas)
 
 
 def reserve(plans: Sequence[Schedule]) -> tuple[int, ...]:
@@ -329,7 +344,7 @@ def fullest(plan: Schedule, backend: int) -> tuple[Live, ...]:
     peak = 0
     live: tuple[Live, ...] = ()
 
-    def look(walk: _Walk, where: int) -> None:
+    def look(walk: Walk, where: int) -> None:
         nonlocal peak, live
         now = sum(walk.arenas[backend].peaks)
         if where == backend and now > peak:
@@ -338,5 +353,5 @@ def fullest(plan: Schedule, backend: int) -> tuple[Live, ...]:
             held.sort(key=lambda i: -walk.size[i])
             live = tuple(Live(plan.tensors[i].name, plan.tensors[i].op, walk.size[i]) for i in held)
 
-    _Walk(plan, look).run(plan)
+    Walk(plan, look).run()
     return live

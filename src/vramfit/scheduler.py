@@ -52,6 +52,7 @@ class Schedule:
     leafs: list[tuple[int, int]]  # index, backend
     nodes: list[tuple[int, int]]
     splits: list[Split]
+    copies: dict[tuple[int, int], list[int]]  # a tensor and the backend it is copied to: its copies
 
 
 def schedule(
@@ -231,7 +232,6 @@ class _Splitter:
         self.on = on
         self.n_copies = n_copies
         self.home = _homes(graph, len(backends) - 1)
-        self.copies: dict[tuple[int, int], list[int]] = {}  # (source, backend) -> its copies
         self.out = Schedule(
             backends,
             list(graph.tensors),
@@ -240,7 +240,9 @@ class _Splitter:
             [],
             [],
             [],
+            {},
         )
+        self.copies = self.out.copies
 
     def run(self) -> Schedule:
         self._cut()

@@ -44,7 +44,10 @@ def test_outputs_default_to_the_batch() -> None:
     """n_outputs_max 0, encoders and embeddings keep a logit row for every token of a batch."""
     assert resolve(dense(), Settings(n_ctx=4096, n_outputs_max=3)).n_outputs_max == 3
     assert resolve(dense(), Settings(n_ctx=4096)).n_outputs_max == 2048
-    assert resolve(replace(dense(), is_encoder=True), Settings(n_ctx=4096, n_outputs_max=3)).n_outputs_max == 2048
+    assert (
+        resolve(replace(dense(), is_encoder=True), Settings(n_ctx=4096, n_outputs_max=3)).n_outputs_max
+        == 2048
+    )
 
 
 @pytest.mark.parametrize("type_v", [t for t in CACHE_TYPES if t not in ("f16", "f32", "bf16")])

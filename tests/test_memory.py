@@ -68,19 +68,37 @@ def test_quantized_rows_are_padded_on_cuda() -> None:
 
 
 @given(
-    st.integers(1, 40_000), st.integers(0, 5000), st.integers(1, 16), st.booleans(), st.booleans(), st.booleans()
+    st.integers(1, 40_000),
+    st.integers(0, 5000),
+    st.integers(1, 16),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
 )
-def test_context_never_falls(n_ctx: int, more: int, slots: int, unified: bool, swa_full: bool, fa: bool) -> None:
-    """More tokens, more slots, a full-size window never take less memory."""
+def test_context_never_falls(
+    n_ctx: int, more: int, slots: int, unified: bool, swa_full: bool, fa: bool
+) -> None:
+    """More tokens, more slots of the same context, a full-size window never take less memory.
+
+    At the same total, more slots can take less: padding is by slot (513 tokens are 2 x 512 or 3 x 256).
+    """
     model = dense(window=300, swa_layers=2)
-    base = Settings(n_ctx=n_ctx, n_seq_max=slots, kv_unified=unified, swa_full=swa_full, flash_attn="on" if fa else "off")
+    base = Settings(
+        n_ctx=n_ctx * slots,
+        n_seq_max=slots,
+        kv_unified=unified,
+        swa_full=swa_full,
+        flash_attn="on" if fa else "off",
+    )
     size = sum(context_of(model, base))
-    assert sum(context_of(model, replace(base, n_ctx=n_ctx + more))) >= size
-    assert sum(context_of(model, replace(base, n_seq_max=slots + 1))) >= size
+    assert sum(context_of(model, replace(base, n_ctx=base.n_ctx + more))) >= size
+    assert sum(context_of(model, replace(base, n_ctx=n_ctx * (slots + 1), n_seq_max=slots + 1))) >= size
     assert sum(context_of(model, replace(base, swa_full=True))) >= size
 
 
-@given(st.sampled_from(["q4_0", "iq4_nl", "q4_1", "q5_0", "q5_1", "q8_0", "f16", "f32"]), st.integers(1, 20_000))
+@given(
+    st.sampled_from(["q4_0", "iq4_nl", "q4_1", "q5_0", "q5_1", "q8_0", "f16", "f32"]), st.integers(1, 20_000)
+)
 def test_wider_cache_types_take_more(name: str, n_ctx: int) -> None:
     """A cache type with more bits an element never takes less memory."""
     order = ["q4_0", "iq4_nl", "q4_1", "q5_0", "q5_1", "q8_0", "f16", "f32"]

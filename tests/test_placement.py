@@ -22,7 +22,10 @@ def engine_split(shares: list[float], n: int) -> list[int]:
         total = np.float32(total + np.float32(share))
         sums.append(total)
     points = np.array([np.float32(x / total) for x in sums], dtype=np.float32)
-    return [int(np.searchsorted(points, np.float32(np.float32(i) / np.float32(n)), side="right")) for i in range(n)]
+    return [
+        int(np.searchsorted(points, np.float32(np.float32(i) / np.float32(n)), side="right"))
+        for i in range(n)
+    ]
 
 
 @given(st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=8).filter(any), st.integers(1, 200))
@@ -71,7 +74,9 @@ def test_overrides_keep_tensors_on_the_host_but_not_caches() -> None:
     model = dense(2)
     placed = place(model, [gpu()], Settings(cpu_tensors=(r"ffn_(up|down)",)))
     moved = {w.tensor.name for w, d in zip(model.weights, placed.weights, strict=True) if d == HOST}
-    assert moved == {"token_embd.weight"} | {f"blk.{i}.ffn_{x}.weight" for i in range(2) for x in ("up", "down")}
+    assert moved == {"token_embd.weight"} | {
+        f"blk.{i}.ffn_{x}.weight" for i in range(2) for x in ("up", "down")
+    }
     assert placed.caches == (0, 0)
 
 

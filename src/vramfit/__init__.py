@@ -43,7 +43,6 @@ _WHERE: Final = {
 }
 
 __all__ = [
-    "__version__",
     "DeviceEstimate",
     "EngineRefusal",
     "Estimate",
@@ -61,6 +60,7 @@ __all__ = [
     "Truncated",
     "UnknownArchitecture",
     "VramfitError",
+    "__version__",
     "detect_gpus",
     "estimate",
     "parse_gpus",

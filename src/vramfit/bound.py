@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import prod
 from typing import Final
 
 from .backends import pad
@@ -104,19 +103,16 @@ def _scores(r: _Reserve, layer: Layer) -> int:
         return r.n_tokens * r.n_tokens * max(1, layer.n_head)
     if _is_plain(layer) and False not in r.flash_attn:
         return 0
-    heads = max([1, layer.n_head, *(int(n) for k, n in r.model.hparams.items() if _counts_heads(k, n))])
+    counts = [n for key, n in r.model.hparams.items() if key.endswith("head_count") and isinstance(n, int)]
+    heads = max(1, layer.n_head, *counts)
     return sum(cells(c, r.context) for c in layer.caches) * r.n_tokens * heads
-
-
-def _counts_heads(key: str, value: object) -> bool:
-    return key.endswith("head_count") and isinstance(value, int)
 
 
 def _product(layer: Layer, tensor: Tensor) -> int:
     """Elements that a token's product with a weight has; a stack of experts gives one for each used."""
     if len(tensor.shape) < 2:
         return tensor.shape[0]
-    return prod(tensor.shape[1:2]) * (layer.n_expert_used if len(tensor.shape) > 2 else 1)
+    return tensor.shape[1] * (layer.n_expert_used if len(tensor.shape) > 2 else 1)
 
 
 def _cast(r: _Reserve, layer: Layer) -> Iterable[int]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from .. import __version__
-from ..errors import SettingsError, VramfitError
-from .options import Size, settings_options, to_settings
+from ..errors import GpuError, SettingsError, VramfitError
+from .options import settings_options, size, to_settings
+
+if TYPE_CHECKING:
+    from ..gpus import Gpu
 
 __all__ = ["main"]
 
@@ -21,6 +24,7 @@ class _Commands(click.Group):
     """Turns every `VramfitError` into one line on standard error and exit status 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except VramfitError as e:
@@ -57,11 +61,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
     "-g",
     "--gpus",
     "gpus",
-    required=True,
+    default=None,
     metavar="CARDS",
-    help="Cards: 3090ti,3060 or 2x4090 or 24GiB or 3090ti:22000MiB (free memory) or none.",
+    help="Cards: 3090ti,3060 or 2x4090 or 24GiB or 3090ti:22000MiB (free memory) or none. Default: the cards of this machine.",
 )
-@click.option("--margin", type=Size(), default="1GiB", show_default=True, help="Left free on every card.")
+@click.option("--margin", type=size, default="1GiB", show_default=True, help="Left free on every card.")
 @click.option(
     "--max-ctx", type=int, default=None, metavar="N", help="Largest context. Default: the trained one."
 )
@@ -78,13 +82,12 @@ def plan(model_argument: str | None, model_option: str | None, gpus: str, margin
     vramfit plan model.gguf --gpus 24GiB --ctx 32768
     """
     from .. import report
-    from ..gpus import parse_gpus
     from ..load import read
     from ..solve import plan as solve
 
     settings = to_settings(options)
     model = read(_reference(model_argument, model_option), assume=assume)
-    result = solve(model, parse_gpus(gpus), settings, margin_bytes=margin, max_ctx=max_ctx)
+    result = solve(model, _cards(gpus), settings, margin_bytes=margin, max_ctx=max_ctx)
     click.echo(report.plan_json(result) if as_json else report.plan_text(result))
     if not result.fits:
         sys.exit(EXIT_DOES_NOT_FIT)
@@ -122,6 +125,17 @@ def gpus(name: str | None, as_json: bool) -> None:
     from .. import report
 
     click.echo(report.gpus_json(name) if as_json else report.gpus_text(name))
+
+
+def _cards(spec: str | None) -> tuple[Gpu, ...]:
+    from ..gpus import detect_gpus, parse_gpus
+
+    if spec is not None:
+        return parse_gpus(spec)
+    found = detect_gpus()
+    if not found:
+        raise GpuError("no cards found on this machine; name them, as in --gpus 3090ti,3060, or --gpus none")
+    return found
 
 
 def _reference(argument: str | None, option: str | None) -> str:

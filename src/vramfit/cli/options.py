@@ -15,7 +15,7 @@ from ..errors import SettingsError, VramfitError
 from ..settings import CACHE_TYPES, FLASH_ATTN, SPLIT_MODES, Settings
 from ..units import parse_size
 
-__all__ = ["Size", "settings_options", "to_settings"]
+__all__ = ["settings_options", "size", "to_settings"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,35 +23,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 EXPERTS: Final = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 
 
-class Size(click.ParamType):
-    """A size such as 24GiB or 512MiB, in bytes; a bare number counts MiB."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Bytes, or a usage error that says what is accepted."""
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_size(value)
-        except VramfitError as e:
-            self.fail(str(e), param, ctx)
+def size(text: str) -> int:
+    """Bytes of a size such as 24GiB or 512MiB; a bare number counts MiB."""
+    try:
+        return parse_size(text)
+    except VramfitError as e:
+        raise click.BadParameter(str(e)) from None
 
 
-class _Layers(click.ParamType):
+def layers(text: str) -> int:
     """A number of layers, or llama.cpp's `auto` and `all`: every layer, which is what we plan for."""
-
-    name = "n"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        if value in ("auto", "all"):
-            return -1
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{value!r}: give a number, `auto` or `all`", param, ctx)
+    if text in ("auto", "all"):
+        return -1
+    try:
+        return int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: give a number, `auto` or `all`") from None
 
 
 _OPTIONS: Final = (
@@ -73,7 +60,7 @@ _OPTIONS: Final = (
                  show_default=True, help="Type of the K cache."),
     click.option("-ctv", "--cache-type-v", "type_v", type=click.Choice(CACHE_TYPES), default="f16",
                  show_default=True, help="Type of the V cache."),
-    click.option("-ngl", "--gpu-layers", "--n-gpu-layers", "n_gpu_layers", type=_Layers(), default=-1,
+    click.option("-ngl", "--gpu-layers", "--n-gpu-layers", "n_gpu_layers", type=layers, default="all",
                  metavar="N", help="Layers on the cards, the output layer included. Default: all."),
     click.option("-ts", "--tensor-split", "tensor_split", metavar="N0,N1,...",
                  help="Shares of the layers. Default: the best split."),

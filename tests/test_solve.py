@@ -1,0 +1,159 @@
+"""The plan is the optimum: it fits, no larger context does, and better cards never shrink it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from small import dense, gpu
+
+from vramfit.errors import SettingsError
+from vramfit.estimates import estimate
+from vramfit.gpus import Gpu
+from vramfit.model import Model
+from vramfit.settings import Settings
+from vramfit.solve import plan
+
+MARGIN = 8 << 20
+MODEL = dense(5, n_embd=512, n_ff=1024, n_vocab=4096, n_head=8, n_head_kv=4, n_ctx_train=1 << 17)
+SMALL_MODELS = st.sampled_from([MODEL, dense(6, tied=True, n_ctx_train=1 << 16), dense(8, window=1000, swa_layers=5)])
+CARDS = st.lists(st.integers(100, 1500), min_size=1, max_size=3)
+SETTINGS = st.builds(
+    Settings,
+    flash_attn=st.sampled_from(["on", "off"]),
+    type_k=st.sampled_from(["f16", "q8_0"]),
+    n_ubatch=st.sampled_from([64, 512]),
+    n_outputs_max=st.just(1),
+)
+
+
+def cards(mib: list[int]) -> list[Gpu]:
+    return [gpu(n, name=f"card {i}") for i, n in enumerate(mib)]
+
+
+def splits(layers: int, n: int) -> Iterator[tuple[int, ...]]:
+    if n == 1:
+        yield (layers,)
+        return
+    for first in range(layers + 1):
+        for rest in splits(layers - first, n - 1):
+            yield (first, *rest)
+
+
+def fits_somehow(model: Model, gpus: list[Gpu], settings: Settings) -> bool:
+    """Whether any split of the layers leaves the margin, tried one by one."""
+    for split in splits(model.n_layer + 1, len(gpus)):
+        result = estimate(model, gpus, replace(settings, tensor_split=tuple(map(float, split))))
+        if all(g.left >= MARGIN for g in result.gpus if g.total):
+            return True
+    return False
+
+
+@hypothesis_settings(max_examples=25)
+@given(SMALL_MODELS, CARDS, SETTINGS)
+def test_the_answer_fits_and_the_next_step_does_not(model: Model, mib: list[int], settings: Settings) -> None:
+    """Every split tried by hand agrees: the context fits, 256 tokens more fit under none."""
+    gpus = cards(mib)
+    found = plan(model, gpus, settings, margin_bytes=MARGIN)
+    step = replace(settings, n_ctx=found.n_ctx)
+    assert fits_somehow(model, gpus, step) == found.fits
+    if found.fits:
+        assert all(g.left >= MARGIN for g in found.estimate.gpus if g.total)
+        if found.n_ctx < model.n_ctx_train:
+            assert not fits_somehow(model, gpus, replace(settings, n_ctx=found.n_ctx + 256))
+
+
+@given(CARDS, st.integers(0, 2), st.integers(1, 200))
+def test_more_memory_never_shrinks_it(mib: list[int], which: int, more: int) -> None:
+    """A larger card carries at least the same context."""
+    larger = [n + more * (i == which % len(mib)) for i, n in enumerate(mib)]
+    settings = Settings(flash_attn="on", n_outputs_max=1)
+    before = plan(MODEL, cards(mib), settings, margin_bytes=MARGIN)
+    after = plan(MODEL, cards(larger), settings, margin_bytes=MARGIN)
+    assert (after.fits, after.n_ctx) >= (before.fits, before.n_ctx)
+
+
+@given(CARDS)
+def test_a_smaller_cache_type_never_shrinks_it(mib: list[int]) -> None:
+    """K in q8_0 takes no more than K in f16 does, on kernels that need no copy of it."""
+    settings = Settings(flash_attn="off", n_outputs_max=1)
+    wide = plan(MODEL, cards(mib), settings, margin_bytes=MARGIN)
+    narrow = plan(MODEL, cards(mib), replace(settings, type_k="q8_0"), margin_bytes=MARGIN)
+    assert (narrow.fits, narrow.n_ctx) >= (wide.fits, wide.n_ctx)
+
+
+@given(st.integers(100, 1000), st.integers(100, 1000), SETTINGS)
+def test_equal_cards_can_be_permuted(a: int, b: int, settings: Settings) -> None:
+    """Swapping two equal cards changes nothing."""
+    first = plan(MODEL, cards([a, b, b]), settings, margin_bytes=MARGIN)
+    gpus = cards([a, b, b])
+    second = plan(MODEL, [gpus[0], gpus[2], gpus[1]], settings, margin_bytes=MARGIN)
+    assert (first.n_ctx, first.fits, first.tensor_split) == (second.n_ctx, second.fits, second.tensor_split)
+
+
+def test_trained_context_is_the_limit_unless_told_otherwise() -> None:
+    """max_ctx replaces the trained context, both ways; contexts are multiples of 256."""
+    model, gpus = dense(n_ctx_train=5000), [gpu(8192)]
+    assert plan(model, gpus).n_ctx == 4864
+    assert plan(model, gpus).limited_by == "the trained context"
+    assert plan(model, gpus, max_ctx=1000).n_ctx == 768
+    assert plan(model, gpus, max_ctx=20_000).n_ctx == 19_968
+    assert plan(model, gpus, max_ctx=20_000).limited_by == "max_ctx"
+    assert plan(model, gpus, max_ctx=20_000).warnings
+
+
+def test_slots_share_the_context() -> None:
+    """With split slots the context is a multiple of 256 a slot, and each may reach the trained length."""
+    found = plan(dense(n_ctx_train=2048), [gpu(8192)], Settings(n_seq_max=3))
+    assert (found.n_ctx, found.estimate.n_ctx_seq) == (3 * 2048, 2048)
+
+
+def test_one_context_can_be_asked_about() -> None:
+    """n_ctx other than 0 asks about that context: yes with a split, or no with what is missing."""
+    yes = plan(MODEL, cards([700, 600]), Settings(n_ctx=4096), margin_bytes=MARGIN)
+    assert yes.fits
+    assert yes.n_ctx == 4096
+    assert sum(yes.tensor_split) == 6
+    no = plan(MODEL, cards([60, 60]), Settings(n_ctx=100_000), margin_bytes=MARGIN)
+    assert not no.fits
+    assert no.shortfall > 0
+    assert no.shortfall == MARGIN - min(g.left for g in no.estimate.gpus)
+
+
+def test_the_shortfall_is_shared_as_evenly_as_layers_allow() -> None:
+    """When nothing fits, the split shown is one whose worst card lacks least (to a MiB)."""
+    no = plan(MODEL, cards([60, 60]), Settings(n_ctx=100_000), margin_bytes=MARGIN)
+    worst = []
+    for split in splits(6, 2):
+        settings = Settings(n_ctx=100_000, tensor_split=tuple(map(float, split)))
+        result = estimate(MODEL, cards([60, 60]), settings)
+        worst.append(MARGIN - min(g.left for g in result.gpus if g.total))
+    assert no.shortfall <= min(worst) + (1 << 20)
+
+
+def test_a_given_split_is_kept() -> None:
+    """A tensor_split of the caller's own is not improved."""
+    found = plan(MODEL, cards([900, 900]), Settings(tensor_split=(5, 1)), margin_bytes=MARGIN)
+    assert found.tensor_split == (5, 1)
+    assert found.settings.tensor_split == (5, 1)
+
+
+def test_no_cards_is_a_plan_for_the_host() -> None:
+    """Without cards the trained context is the only limit."""
+    found = plan(MODEL, [])
+    assert found.fits
+    assert found.n_ctx == MODEL.n_ctx_train
+    assert found.estimate.host.layers == 6
+
+
+@pytest.mark.parametrize("bad", [{"margin_bytes": -1}, {"max_ctx": 0}])
+def test_bad_limits_are_errors(bad: dict[str, int]) -> None:
+    """A negative margin and an empty range are the caller's mistakes."""
+    with pytest.raises(SettingsError):
+        plan(MODEL, [gpu()], **bad)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="max_ctx"):
+        plan(replace(MODEL, n_ctx_train=0), [gpu()])

@@ -363,6 +363,12 @@ def test_a_catalogue_in_another_yaml_style_loads(tmp_path: Path) -> None:
     assert validate_catalogue(path) == 213
 
 
+def test_a_faulty_catalogue_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "catalogue_path", lambda: _broken(tmp_path, colour="red"))
+    with pytest.raises(GpuError, match=r"colour.*validate_catalogue"):
+        catalogue._catalogue.__wrapped__()
+
+
 def test_unknown_memory_has_to_be_stated() -> None:
     with pytest.raises(GpuError, match="say how much"):
         from_card(find("890m"))

@@ -136,10 +136,14 @@ def _load_yaml(path: Path, text: str) -> Any:
 
 @lru_cache(maxsize=1)
 def _catalogue() -> tuple[tuple[Card, ...], Rules]:
-    data = load(catalogue_path())
-    cards = [_card(entry, gib) for entry in data["cards"] for gib in _sizes(entry)]
+    path = catalogue_path()
+    data = load(path)
     known = {f.name for f in fields(Rules)}
-    return tuple(cards), Rules(**{k: v for k, v in data["rules"].items() if k in known})
+    try:
+        cards = [_card(entry, gib) for entry in data["cards"] for gib in _sizes(entry)]
+        return tuple(cards), Rules(**{k: v for k, v in data["rules"].items() if k in known})
+    except (AttributeError, KeyError, TypeError) as e:
+        raise GpuError(f"{path}: faulty ({e}); vramfit.gpus.validate_catalogue() lists every fault") from None
 
 
 def _sizes(entry: dict[str, Any]) -> list[int | None]:

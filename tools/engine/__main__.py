@@ -1,0 +1,3 @@
+import sys
+from .measure import serve
+serve(sys.stdin, sys.stdout)

@@ -1,0 +1,155 @@
+"""One model and one context in the engine, without memory.
+
+`load(header, gpus_mib, **settings)` takes the settings of engine-truth rows by their names and returns a
+`Context`; use it as a context manager. What the engine refuses raises `Refused` with the engine's words.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from .binding import ContextSettings, EngineError, GraphCallback, engine
+
+MIB = 1 << 20
+MAX_DEVICES = 16  # of the shim, and of the engine's tensor splits
+_HOLE = 1 << 44  # bytes: no header's tensors reach beyond, and a hole costs nothing
+_FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
+_SPLIT_MODES = {"none": 0, "layer": 1}
+_MODEL_SETTINGS = frozenset({"n_gpu_layers", "split_mode", "tensor_split", "cpu_tensors"})
+_DEFAULTS: dict[str, Any] = {
+    "n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_outputs_max": 0, "flash_attn": "auto",
+    "type_k": "f16", "type_v": "f16", "pooling_type": -1, "kv_unified": False, "offload_kqv": True,
+    "swa_full": False, "op_offload": True, "embeddings": False,
+}  # fmt: skip
+
+
+class Refused(EngineError):
+    """The engine will not make this model or context; the text is its reason."""
+
+
+@dataclass(slots=True)
+class Context:
+    """A loaded model with a context. Handles are addresses in the engine."""
+
+    model: int
+    handle: int
+    n_gpus: int
+    keep: object  # the callback that the engine may still call
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens, after the engine's padding."""
+        return int(engine().llama_n_ctx(self.handle))
+
+    def breakdown(self) -> list[dict[str, int]]:
+        """Bytes of each device, then of the host."""
+        cells = (ctypes.c_int64 * (3 * (MAX_DEVICES + 1)))()
+        engine().vf_breakdown(self.handle, cells)
+        rows = [dict(zip(("model", "context", "compute"), cells[3 * i : 3 * i + 3], strict=True)) for i in range(MAX_DEVICES + 1)]
+        return [*rows[: self.n_gpus], rows[-1]]
+
+    def close(self) -> None:
+        """Free both."""
+        engine().llama_free(self.handle)
+        engine().llama_model_free(self.model)
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def load(
+    header: str | os.PathLike[str],
+    gpus_mib: Sequence[int] = (),
+    on_graph: Callable[[int], None] | None = None,
+    **settings: Any,
+) -> Context:
+    """Load a GGUF header and make a context.
+
+    With `on_graph`, nothing is reserved: it is called with the address of every graph that would be.
+    Raises Refused, or EngineError on an unknown setting.
+    """
+    chosen = {k: settings.pop(k) for k in _MODEL_SETTINGS & settings.keys()}
+    unknown = settings.keys() - _DEFAULTS.keys()
+    if unknown:
+        raise EngineError(f"unknown settings: {', '.join(sorted(unknown))}")
+    model = load_model(header, gpus_mib, **chosen)
+    callback = GraphCallback(on_graph) if on_graph else GraphCallback()
+    handle = engine().vf_context(model, ctypes.byref(_context_settings(settings)), callback)
+    if not handle:
+        reason = complaint()
+        engine().llama_model_free(model)
+        raise Refused(reason)
+    return Context(model, handle, len(gpus_mib), callback)
+
+
+def _context_settings(settings: dict[str, Any]) -> ContextSettings:
+    values = _DEFAULTS | settings
+    values["flash_attn"] = _FLASH_ATTN[values["flash_attn"]]
+    values["type_k"], values["type_v"] = type_id(values["type_k"]), type_id(values["type_v"])
+    return ContextSettings(**values)
+
+
+def load_model(
+    header: str | os.PathLike[str],
+    gpus_mib: Sequence[int] = (),
+    n_gpu_layers: int = -1,
+    split_mode: str = "layer",
+    tensor_split: Sequence[float] = (),
+    cpu_tensors: Sequence[str] = (),
+) -> int:
+    """The address of a model loaded from a header that ends after its tensor table. Raises Refused."""
+    lib = engine()
+    for i, mib in enumerate(gpus_mib):
+        lib.vf_device(i, mib * MIB)
+    split = (ctypes.c_float * MAX_DEVICES)(*tensor_split) if tensor_split else None
+    patterns = (ctypes.c_char_p * (len(cpu_tensors) + 1))(*(p.encode() for p in cpu_tensors), None)
+    file = os.memfd_create("header")
+    try:
+        os.write(file, pathlib.Path(header).read_bytes())
+        os.truncate(file, _HOLE)
+        path = f"/proc/self/fd/{file}".encode()
+        model = lib.vf_model(path, None, len(gpus_mib), n_gpu_layers, _SPLIT_MODES[split_mode], split, patterns)
+    finally:
+        os.close(file)
+    if not model:
+        raise Refused(complaint())
+    return int(model)
+
+
+def complaint() -> str:
+    """The engine's last error, without the function that printed it."""
+    text = engine().vf_complaint().decode(errors="replace").strip()
+    for prefix in ("error loading model: ", "failed to initialize the context: "):
+        _, found, rest = text.partition(prefix)
+        if found:
+            return str(rest)
+    return str(text.partition(": ")[2] or text)
+
+
+def type_id(name: str) -> int:
+    """A tensor type's number in the engine. Raises EngineError on an unknown name."""
+    types = _types()
+    if name not in types:
+        raise EngineError(f"the engine has no tensor type {name!r}")
+    return types[name]
+
+
+def _types() -> dict[str, int]:
+    if not _TYPES:
+        for i in range(engine().vf_n_types()):
+            raw = engine().ggml_type_name(i)
+            if raw:
+                _TYPES.setdefault(raw.decode().lower(), i)
+    return _TYPES
+
+
+_TYPES: dict[str, int] = {}

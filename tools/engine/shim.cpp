@@ -1,0 +1,429 @@
+// What the tool adds to the engine at run time, compiled against the headers of the engine's own build:
+//
+// 1. memory-only accelerators: devices that answer every question of size and support the way the CUDA
+//    backend does (ggml-cuda.cu, fattn.cu) and compute nothing;
+// 2. a few functions of ggml's scheduler under their own names. The shim is loaded before libllama, so the
+//    engine calls these, and they pass on: a dry-run reservation becomes a real one, whose sizes can be read
+//    afterwards, and every graph that is reserved can be looked at before the scheduler touches it;
+// 3. plain C access to what the engine exports as C++ (memory breakdown, tensors of a model).
+#include "ggml-backend-impl.h"
+#include "ggml-impl.h"
+#include "llama-ext.h"
+
+#include <dlfcn.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+// declared in llama-model.h, which drags in the whole engine
+const std::vector<std::pair<std::string, ggml_tensor *>> & llama_internal_get_tensor_map(const llama_model * model);
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// ---------------------------------------------------------------------------------------------- devices
+
+namespace {
+
+constexpr int    MAX_DEVICES = 16;
+constexpr size_t ALIGNMENT   = 128;
+constexpr size_t ROW_PADDING = 512;
+constexpr size_t HOST_ALIGNMENT = 32;  // of the CPU backend, as CUDA's pinned buffers have it
+constexpr int    OFFLOAD_BATCH  = 32;
+
+struct device {
+    std::string name;
+    size_t memory = 0;
+    ggml_backend_device dev = {};
+    ggml_backend_buffer_type buft = {};
+};
+
+device devices[MAX_DEVICES];
+ggml_backend_buffer_type host_buft = {};
+ggml_backend_reg registry = {};
+
+device & of(ggml_backend_dev_t dev) { return *static_cast<device *>(dev->context); }
+
+bool has_kernel(const ggml_tensor * node) {
+    const int64_t k = node->src[1]->ne[0], v = node->src[2]->ne[0], gqa = node->src[0]->ne[2] / node->src[1]->ne[2];
+    switch (k) {
+        case 40: case 64: case 72: case 80: case 96: case 112: case 128: case 256: return v == k;
+        case 192: return v == 128 && gqa % 8 == 0;
+        case 320: return v == 256 && gqa % 32 == 0;
+        case 512: return v == 512 && gqa >= 2;
+        case 576: return v == 512 && gqa >= 2;
+        default:  return false;
+    }
+}
+
+size_t attention_size(const ggml_tensor * node) {
+    const ggml_tensor * k = node->src[1], * v = node->src[2];
+    const bool v_in_k = v->view_src && (v->view_src == k || (v->view_src == k->view_src && v->view_offs == k->view_offs));
+    size_t size = ggml_nbytes(node);
+    if (node->src[0]->ne[1] <= 2) {
+        return size;  // the vector kernel reads every cache type as it is
+    }
+    if (k->type != GGML_TYPE_F16) {
+        size = GGML_PAD(size, 128) + ggml_nelements(k) * sizeof(ggml_fp16_t);
+    }
+    if (v->type != GGML_TYPE_F16 && !v_in_k) {
+        size = GGML_PAD(size, 128) + ggml_nelements(v) * sizeof(ggml_fp16_t);
+    }
+    return size;
+}
+
+int64_t batch_size(const ggml_tensor * op) {
+    switch (op->op) {
+        case GGML_OP_GET_ROWS:   return 0;
+        case GGML_OP_MUL_MAT:    return op->ne[1];
+        case GGML_OP_MUL_MAT_ID:
+        case GGML_OP_ROPE:
+        case GGML_OP_ROPE_BACK:  return op->ne[2];
+        default:                 return ggml_nrows(op);
+    }
+}
+
+// buffers: device memory is an address that nobody reads; host memory is mapped, and stays untouched
+
+void   buffer_free(ggml_backend_buffer_t) {}
+void   mapped_free(ggml_backend_buffer_t b) { munmap(b->context, std::max<size_t>(b->size, 1)); }
+void * device_base(ggml_backend_buffer_t) { return reinterpret_cast<void *>(uintptr_t(1) << 40); }
+void * mapped_base(ggml_backend_buffer_t b) { return b->context; }
+void   no_memset(ggml_backend_buffer_t, ggml_tensor *, uint8_t, size_t, size_t) {}
+void   no_set(ggml_backend_buffer_t, ggml_tensor *, const void *, size_t, size_t) {}
+void   no_get(ggml_backend_buffer_t, const ggml_tensor *, void *, size_t, size_t) {}
+void   no_clear(ggml_backend_buffer_t, uint8_t) {}
+
+ggml_backend_buffer_i buffer_iface(bool on_host) {
+    ggml_backend_buffer_i i = {};
+    i.free_buffer   = on_host ? mapped_free : buffer_free;
+    i.get_base      = on_host ? mapped_base : device_base;
+    i.memset_tensor = no_memset;
+    i.set_tensor    = no_set;
+    i.get_tensor    = no_get;
+    i.clear         = no_clear;
+    return i;
+}
+
+ggml_backend_buffer_t device_alloc(ggml_backend_buffer_type_t buft, size_t size) {
+    return ggml_backend_buffer_init(buft, buffer_iface(false), nullptr, size);
+}
+
+ggml_backend_buffer_t mapped_alloc(ggml_backend_buffer_type_t buft, size_t size) {
+    void * p = mmap(nullptr, std::max<size_t>(size, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? nullptr : ggml_backend_buffer_init(buft, buffer_iface(true), p, size);
+}
+
+size_t device_alloc_size(ggml_backend_buffer_type_t, const ggml_tensor * t) {
+    size_t size = t->op == GGML_OP_FLASH_ATTN_EXT ? attention_size(t) : ggml_nbytes(t);
+    if (ggml_is_quantized(t->type) && t->ne[0] % ROW_PADDING != 0) {
+        size += ggml_row_size(t->type, ROW_PADDING - t->ne[0] % ROW_PADDING);
+    }
+    return size;
+}
+
+// backends: a queue that is always empty
+
+void nop(ggml_backend_t) {}
+void free_backend(ggml_backend_t b) { delete b; }
+void async_set(ggml_backend_t, ggml_tensor *, const void *, size_t, size_t) {}
+void async_get(ggml_backend_t, const ggml_tensor *, void *, size_t, size_t) {}
+bool async_copy(ggml_backend_t, ggml_backend_t, const ggml_tensor *, ggml_tensor *) { return true; }
+enum ggml_status compute(ggml_backend_t, ggml_cgraph *) { return GGML_STATUS_FAILED; }
+void on_event(ggml_backend_t, ggml_backend_event_t) {}
+
+ggml_guid guid = { 0x76, 0x72, 0x61, 0x6d, 0x66, 0x69, 0x74, 0x20, 0x6d, 0x65, 0x6d, 0x6f, 0x72, 0x79, 0x20, 0x31 };
+
+ggml_backend_t new_backend(ggml_backend_dev_t dev, const char *) {
+    auto * b = new ggml_backend();
+    b->guid = &guid;
+    b->device = dev;
+    b->iface.get_name = [](ggml_backend_t self) { return of(self->device).name.c_str(); };
+    b->iface.free = free_backend;
+    b->iface.set_tensor_async = async_set;
+    b->iface.get_tensor_async = async_get;
+    b->iface.cpy_tensor_async = async_copy;
+    b->iface.synchronize = nop;
+    b->iface.graph_compute = compute;
+    b->iface.event_record = on_event;
+    b->iface.event_wait = on_event;
+    return b;
+}
+
+void describe(ggml_backend_dev_t dev, ggml_backend_dev_props * p) {
+    *p = {};
+    p->name = of(dev).name.c_str();
+    p->description = "memory only";
+    p->memory_free = p->memory_total = of(dev).memory;
+    p->type = GGML_BACKEND_DEVICE_TYPE_GPU;
+    p->caps.async = p->caps.host_buffer = p->caps.events = true;
+}
+
+void fill_device(device & d) {
+    auto & i = d.dev.iface;
+    i.get_name = [](ggml_backend_dev_t dev) { return of(dev).name.c_str(); };
+    i.get_description = [](ggml_backend_dev_t) { return "memory only"; };
+    i.get_memory = [](ggml_backend_dev_t dev, size_t * free, size_t * total) { *free = *total = of(dev).memory; };
+    i.get_type = [](ggml_backend_dev_t) { return GGML_BACKEND_DEVICE_TYPE_GPU; };
+    i.get_props = describe;
+    i.init_backend = new_backend;
+    i.get_buffer_type = [](ggml_backend_dev_t dev) { return &of(dev).buft; };
+    i.get_host_buffer_type = [](ggml_backend_dev_t) { return &host_buft; };
+    i.supports_op = [](ggml_backend_dev_t, const ggml_tensor * op) { return op->op != GGML_OP_FLASH_ATTN_EXT || has_kernel(op); };
+    i.supports_buft = [](ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft) { return buft == &of(dev).buft; };
+    i.offload_op = [](ggml_backend_dev_t, const ggml_tensor * op) { return batch_size(op) >= OFFLOAD_BATCH; };
+    i.event_new = [](ggml_backend_dev_t dev) { return new ggml_backend_event{ dev, nullptr }; };
+    i.event_free = [](ggml_backend_dev_t, ggml_backend_event_t event) { delete event; };
+    i.event_synchronize = [](ggml_backend_dev_t, ggml_backend_event_t) {};
+    d.dev.reg = &registry;
+    d.dev.context = &d;
+    d.buft.device = &d.dev;
+    d.buft.context = &d;
+    d.buft.iface.get_name = [](ggml_backend_buffer_type_t b) { return static_cast<device *>(b->context)->name.c_str(); };
+    d.buft.iface.alloc_buffer = device_alloc;
+    d.buft.iface.get_alignment = [](ggml_backend_buffer_type_t) { return ALIGNMENT; };
+    d.buft.iface.get_alloc_size = device_alloc_size;
+}
+
+}  // namespace
+
+EXPORT ggml_backend_reg_t vf_registry() {
+    if (registry.api_version) {
+        return &registry;
+    }
+    registry.api_version = GGML_BACKEND_API_VERSION;
+    registry.iface.get_name = [](ggml_backend_reg_t) { return "GPU"; };
+    registry.iface.get_device_count = [](ggml_backend_reg_t) { return size_t(MAX_DEVICES); };
+    registry.iface.get_device = [](ggml_backend_reg_t, size_t i) { return &devices[i].dev; };
+    registry.iface.get_proc_address = [](ggml_backend_reg_t, const char *) -> void * { return nullptr; };
+    for (int i = 0; i < MAX_DEVICES; i++) {
+        devices[i].name = "GPU" + std::to_string(i);
+        fill_device(devices[i]);
+    }
+    host_buft.device = &devices[0].dev;
+    host_buft.iface.get_name = [](ggml_backend_buffer_type_t) { return "GPU_Host"; };
+    host_buft.iface.alloc_buffer = mapped_alloc;
+    host_buft.iface.get_alignment = [](ggml_backend_buffer_type_t) { return HOST_ALIGNMENT; };
+    host_buft.iface.is_host = [](ggml_backend_buffer_type_t) { return true; };
+    return &registry;
+}
+
+EXPORT ggml_backend_dev_t vf_device(int i, size_t bytes) {
+    devices[i].memory = bytes;
+    return &devices[i].dev;
+}
+
+static int device_index(ggml_backend_dev_t dev) {
+    for (int i = 0; i < MAX_DEVICES; i++) {
+        if (dev == &devices[i].dev) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+// -------------------------------------------------------------------------------------------- scheduler
+
+typedef void (*graph_callback)(ggml_cgraph *);
+
+static bool probing = true;              // before the first reservation the engine only asks who supports what
+static bool busy = false;                // the engine's own functions call each other by name, too
+static graph_callback on_graph = nullptr;
+static ggml_backend_sched_t last_sched = nullptr;
+static std::unordered_map<const ggml_tensor *, int> pins;
+
+template <typename F> static F next(const char * name, F) {
+    return reinterpret_cast<F>(dlsym(RTLD_NEXT, name));
+}
+#define NEXT(f) static const auto real = next(#f, &f)
+
+static void take(ggml_backend_sched_t sched, ggml_cgraph * graph) {
+    last_sched = sched;
+    if (on_graph) {
+        on_graph(graph);
+        return;
+    }
+    busy = true;
+    ggml_backend_sched_reserve(sched, graph);
+    busy = false;
+}
+
+// The first of the three passes of a context's start. The original resets the scheduler first, and
+// so forgets what the caller has pinned: the reservation that follows it in earnest does not.
+EXPORT void ggml_backend_sched_reserve_size(ggml_backend_sched_t sched, ggml_cgraph * graph, size_t * sizes) {
+    probing = false;
+    take(sched, graph);
+    std::fill_n(sizes, ggml_backend_sched_get_n_backends(sched), 0);
+}
+
+EXPORT void ggml_backend_sched_split_graph(ggml_backend_sched_t sched, ggml_cgraph * graph) {
+    NEXT(ggml_backend_sched_split_graph);
+    if (busy || probing) {
+        real(sched, graph);
+    } else {
+        take(sched, graph);
+    }
+}
+
+EXPORT void ggml_backend_sched_reset(ggml_backend_sched_t sched) {
+    NEXT(ggml_backend_sched_reset);
+    pins.clear();
+    real(sched);
+}
+
+EXPORT void ggml_backend_sched_set_tensor_backend(ggml_backend_sched_t sched, ggml_tensor * node, ggml_backend_t backend) {
+    NEXT(ggml_backend_sched_set_tensor_backend);
+    pins[node] = device_index(ggml_backend_get_device(backend));
+    real(sched, node, backend);
+}
+
+// Large host buffers are mapped without reserving memory: nothing is ever written to them.
+EXPORT void * ggml_aligned_malloc(size_t size) {
+    NEXT(ggml_aligned_malloc);
+    if (size < (size_t(64) << 20)) {
+        return real(size);
+    }
+    void * p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? nullptr : p;
+}
+
+EXPORT void ggml_aligned_free(void * p, size_t size) {
+    NEXT(ggml_aligned_free);
+    if (p && size >= (size_t(64) << 20)) {
+        munmap(p, size);
+    } else {
+        real(p, size);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ access
+
+// The device of a buffer type: its index, or -1 for any host memory.
+static int home(ggml_backend_buffer_type_t buft) {
+    return buft == &host_buft ? -1 : device_index(ggml_backend_buft_get_device(buft));
+}
+
+// out: (MAX_DEVICES + 1) x (model, context, compute); the last row is the host.
+EXPORT void vf_breakdown(const llama_context * ctx, int64_t * out) {
+    auto row = [&](ggml_backend_buffer_type_t buft) { int i = home(buft); return out + 3 * (i < 0 ? MAX_DEVICES : i); };
+    for (const auto & [buft, data] : llama_get_memory_breakdown(ctx)) {
+        row(buft)[0] += data.model;
+        row(buft)[1] += data.context;
+    }
+    for (int i = 0; last_sched && i < ggml_backend_sched_get_n_backends(last_sched); i++) {
+        ggml_backend_t backend = ggml_backend_sched_get_backend(last_sched, i);
+        row(ggml_backend_sched_get_buffer_type(last_sched, backend))[2] += ggml_backend_sched_get_buffer_size(last_sched, backend);
+    }
+}
+
+// What a graph's tensor needs beside its plain structure: home << 8 | pin << 16 | usage.
+// home: 0 none, 1 plain host memory, 2 pinned host buffer, 3 + i device i; pin: 0 none, 1 host, 2 + i device i.
+EXPORT int vf_place(const ggml_tensor * t) {
+    int place = 0;
+    if (t->buffer) {
+        const int i = home(t->buffer->buft);
+        place = t->buffer->usage | (t->buffer->buft == &host_buft ? 2 : i < 0 ? 1 : 3 + i) << 8;
+    }
+    const auto pin = pins.find(t);
+    return place | (pin == pins.end() ? 0 : 2 + pin->second) << 16;
+}
+
+// --------------------------------------------------------------------------------------------- one load
+
+static std::string complaint;  // the engine's last error
+
+EXPORT const char * vf_complaint() { return complaint.c_str(); }
+
+EXPORT void vf_start() {
+    llama_log_set([](ggml_log_level level, const char * text, void *) {
+        if (level == GGML_LOG_LEVEL_ERROR) {
+            complaint = text;
+        }
+    }, nullptr);
+    llama_backend_init();
+    ggml_backend_register(vf_registry());
+}
+
+// A model from a file or from metadata, without memory. `patterns`: tensors to keep on the host, NULL-terminated.
+EXPORT llama_model * vf_model(const char * path, gguf_context * metadata, int n_devices, int n_gpu_layers, int split_mode,
+                              const float * tensor_split, const char * const * patterns) {
+    static std::vector<ggml_backend_dev_t> devs;
+    static std::vector<llama_model_tensor_buft_override> overrides;
+    complaint.clear();
+    devs.clear();
+    overrides.clear();
+    for (int i = 0; i < n_devices; i++) {
+        devs.push_back(&devices[i].dev);
+    }
+    devs.push_back(nullptr);
+    for (; *patterns; patterns++) {
+        overrides.push_back({ *patterns, ggml_backend_cpu_buffer_type() });
+    }
+    const bool any = !overrides.empty();
+    overrides.push_back({ nullptr, nullptr });
+    llama_model_params p = llama_model_default_params();
+    p.devices = devs.data();
+    p.tensor_buft_overrides = any ? overrides.data() : nullptr;
+    p.n_gpu_layers = n_gpu_layers;
+    p.split_mode = llama_split_mode(split_mode);
+    p.tensor_split = tensor_split;
+    p.load_mode = LLAMA_LOAD_MODE_NONE;
+    p.no_alloc = true;
+    p.progress_callback = [](float, void *) { return true; };
+    return metadata ? llama_model_init_from_user(metadata, [](ggml_tensor *, void *) {}, nullptr, p)
+                    : llama_model_load_from_file(path, p);
+}
+
+struct vf_settings {
+    uint32_t n_ctx, n_batch, n_ubatch, n_seq_max, n_outputs_max;
+    int32_t flash_attn, type_k, type_v, pooling_type;
+    int32_t kv_unified, offload_kqv, swa_full, op_offload, embeddings;
+};
+
+EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, graph_callback callback) {
+    complaint.clear();
+    probing = true;
+    on_graph = callback;
+    last_sched = nullptr;
+    pins.clear();
+    llama_context_params p = llama_context_default_params();
+    p.n_ctx = s->n_ctx;
+    p.n_batch = s->n_batch;
+    p.n_ubatch = s->n_ubatch;
+    p.n_seq_max = s->n_seq_max;
+    p.n_outputs_max = s->n_outputs_max;
+    p.flash_attn_type = (enum llama_flash_attn_type) s->flash_attn;
+    p.type_k = ggml_type(s->type_k);
+    p.type_v = ggml_type(s->type_v);
+    p.pooling_type = (enum llama_pooling_type) s->pooling_type;
+    p.kv_unified = s->kv_unified;
+    p.offload_kqv = s->offload_kqv;
+    p.swa_full = s->swa_full;
+    p.op_offload = s->op_offload;
+    p.embeddings = s->embeddings;
+    p.n_threads = p.n_threads_batch = 1;
+    return llama_init_from_model(model, p);
+}
+
+// The graph of one ubatch, as the architecture builds it, shown to the callback of `vf_context`.
+EXPORT void vf_graph(llama_context * ctx, uint32_t n_tokens, uint32_t n_seqs, uint32_t n_outputs) {
+    llama_graph_reserve(ctx, n_tokens, n_seqs, n_outputs);
+}
+
+EXPORT int vf_n_types() { return GGML_TYPE_COUNT; }
+
+EXPORT int vf_tensors(const llama_model * model, const ggml_tensor ** out, int n_max) {
+    int n = 0;
+    for (const auto & [name, tensor] : llama_internal_get_tensor_map(model)) {
+        if (n < n_max) {
+            out[n] = tensor;
+        }
+        n++;
+    }
+    return n;
+}

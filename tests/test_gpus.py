@@ -14,6 +14,7 @@ from vramfit.gpus import (
     Gpu,
     all_cards,
     all_gpus,
+    catalogue,
     detect_gpus,
     detection,
     find,

@@ -86,8 +86,8 @@ def _tied(arch: Architecture, tensors: dict[str, Tensor], source: str) -> tuple[
         _missing(OUTPUT, source)
     if arch.output is Output.EMBEDS:
         return () if embedding or output is None else (Weight(output, Home.OUTPUT, duplicate=True),)
-    tied = arch.output in (Output.TIED, Output.TIED_FIRST, Output.ALWAYS_TIED)
-    if tied and output is None and embedding is not None:
+    ties = arch.output in (Output.TIED, Output.TIED_FIRST) and output is None
+    if embedding is not None and (ties or arch.output is Output.ALWAYS_TIED):
         return (Weight(embedding, Home.OUTPUT, duplicate=True),)
     return ()
 

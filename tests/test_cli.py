@@ -104,6 +104,7 @@ def test_gpus() -> None:
     assert json.loads(run("gpus", "3090ti", "--json").output)[0]["id"] == "rtx-3090-ti"
     assert len(json.loads(run("gpus", "--json").output)) > 150
     assert run("gpus", "3090tii").exit_code == 1
+    assert "no faults" in run("gpus", "--check").output
 
 
 def test_cards_of_this_machine_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,8 +114,9 @@ def inspect(model_argument: str | None, model_option: str | None, assume: str | 
 
 @main.command()
 @click.argument("name", required=False)
+@click.option("--check", is_flag=True, help="Check the catalogue and report every fault at once.")
 @_json
-def gpus(name: str | None, as_json: bool) -> None:
+def gpus(name: str | None, check: bool, as_json: bool) -> None:
     """The cards that vramfit knows, or what it knows of one.
 
     \b
@@ -123,7 +124,11 @@ def gpus(name: str | None, as_json: bool) -> None:
     vramfit gpus "rtx 3090 Ti"
     """
     from .. import report
+    from ..gpus import validate_catalogue
 
+    if check:
+        click.echo(f"{validate_catalogue()} cards, no faults")
+        return
     click.echo(report.gpus_json(name) if as_json else report.gpus_text(name))
 
 

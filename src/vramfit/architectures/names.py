@@ -13,53 +13,26 @@ from ..model import Home
 
 __all__ = ["Name", "parse"]
 
-_INPUT: Final = frozenset(["token_embd", "position_embd", "token_types", "per_layer_token_embd"])
-_OUTPUT: Final = frozenset(
-    [
-        "output",
-        "output_norm",
-        "cls",
-        "cls.output",
-        "cls.norm",
-        "enc.output_norm",
-        "dec.output_norm",
-        "output_res_score",
-        "output_hc_fn",
-        "output_hc_base",
-        "output_hc_scale",
-        "output_hc_norm",
-        "output_hc_down",
-        "output_hc_up",
-        "altup_unembd_proj",
-        "altup_proj",
-        "dense_2",
-        "dense_3",
-        "nextn.post_projection",
-        "fc",
-        "d2t",
-        "markov_w1",
-        "markov_w2",
-        "conf_proj",
-        "selector_predecessor",
-        "selector_successor",
-        "selector_hidden",
-    ]
-)
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_INPUT: Final = _words("token_embd position_embd token_types per_layer_token_embd")
+_OUTPUT: Final = _words("""
+    altup_proj altup_unembd_proj cls cls.norm cls.output conf_proj d2t dec.output_norm dense_2 dense_3
+    enc.output_norm fc markov_w1 markov_w2 nextn.post_projection output output_hc_base output_hc_down
+    output_hc_fn output_hc_norm output_hc_scale output_hc_up output_norm output_res_score
+    selector_hidden selector_predecessor selector_successor
+""")
 # without a number, and yet with the first layer
-_FIRST_LAYER: Final = frozenset(
-    [
-        "token_embd_norm",
-        "hrm.z_l_init",
-        "conv1d",
-        "per_layer_model_proj",
-        "per_layer_proj_norm",
-        "nextn.pre_projection",
-    ]
-)
+_FIRST_LAYER: Final = _words("""
+    conv1d hrm.z_l_init nextn.pre_projection per_layer_model_proj per_layer_proj_norm token_embd_norm
+""")
 # created by every layer that uses them, once a buffer type
-_SHARED: Final = frozenset(["rope_freqs", "rope_factors_long", "rope_factors_short"])
+_SHARED: Final = _words("rope_freqs rope_factors_long rope_factors_short")
 # in files, and never created
-_UNUSED: Final = frozenset(["masked_embd_centroids", "masked_embd_ordering", "dec.blk.cross_attn_rel_b"])
+_UNUSED: Final = _words("masked_embd_centroids masked_embd_ordering dec.blk.cross_attn_rel_b")
 
 _ENCODER_BLOCK: Final = "attn_k attn_norm attn_o attn_q attn_rel_b attn_v ffn_down ffn_gate ffn_norm ffn_up"
 _BLOCKS: Final = {
@@ -98,7 +71,7 @@ _BLOCKS: Final = {
     "posnet": "conv1 conv2 norm norm1 norm2 attn_norm attn_q attn_k attn_v attn_output",
 }
 _IN_BLOCK: Final = frozenset(
-    f"{family}.{name}" for family, names in _BLOCKS.items() for name in names.split()
+    f"{family}.{name}" for family, names in _BLOCKS.items() for name in _words(names)
 )
 
 _NUMBERED: Final = re.compile(r"(blk|enc\.blk|dec\.blk|convnext|posnet)\.(0|[1-9][0-9]{0,3})\.(.+)")

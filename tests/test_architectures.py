@@ -30,6 +30,7 @@ KEYS: Mapping[str, Any] = {
     "block_count": N_LAYER,
     "context_length": 4096,
     "embedding_length": 64,
+    "features_length": 48,
     "feed_forward_length": 128,
     "vocab_size": 100,
     "attention.head_count": 4,
@@ -583,12 +584,23 @@ def test_the_tokenizer_counts_before_the_vocab_size() -> None:
         ({"rope.scaling.factor": 4.0}, "linear", 4.0),
         ({"rope.scale_linear": 2.0}, "linear", 2.0),
         ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, "yarn", 4.0),
-        ({"rope.scaling.type": "longrope"}, "longrope", 1.0),
+        ({"rope.scaling.type": "longrope"}, "longrope", 4.0),
     ],
 )
 def test_rope_scaling(keys: dict[str, Any], scaling: str, factor: float) -> None:
     rope = model("llama", {**keys, "rope.scaling.original_context_length": 1024}).rope
     assert (rope.scaling, rope.factor, rope.original_context) == (scaling, factor, 1024)
+
+
+def test_long_factors_stretch_the_original_context() -> None:
+    tensors = (EMBEDDING, ("rope_factors_long.weight", (8,)), ("rope_factors_short.weight", (8,)))
+    rope = model("phi3", {"rope.scaling.original_context_length": 1024}, tensors=tensors).rope
+    assert (rope.scaling, rope.factor, rope.original_context) == ("longrope", 4.0, 1024)
+    assert model("phi3", tensors=tensors).rope.factor == 1.0
+
+
+def test_the_width_of_wavtokenizer_is_its_features_length() -> None:
+    assert model("wavtokenizer-dec").n_embd == 48
 
 
 def test_hparams_keep_short_arrays_and_leave_long_ones() -> None:

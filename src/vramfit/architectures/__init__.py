@@ -100,7 +100,7 @@ def _model(
         n_vocab=identity.vocabulary(meta, by_name, arch.is_draft),
         n_expert=g.n_expert,
         file_type=identity.file_type(meta.pairs),
-        rope=identity.rope(meta, g.head_k[0]),
+        rope=identity.rope(meta, g.head_k[0], by_name),
         v_width_max=max(size * heads for size, heads in zip(g.head_v, g.n_head_kv, strict=True)),
         has_cache=arch.memory is not Memory.NONE,
         is_causal=arch.is_causal and meta.flag("attention.causal", True),

@@ -50,7 +50,7 @@ def read(arch: Architecture, meta: Metadata, tensors: Collection[str]) -> Geomet
     n_head = meta.per_layer("attention.head_count", n_layer)
     n_expert, n_expert_used = _experts(arch, meta, n_layer)
     plain = Geometry(
-        n_embd=meta.require("embedding_length"),
+        n_embd=meta.require(arch.width),
         n_trunk=n_trunk,
         n_head=n_head,
         n_head_kv=meta.per_layer("attention.head_count_kv", n_layer, n_head),
@@ -63,7 +63,7 @@ def read(arch: Architecture, meta: Metadata, tensors: Collection[str]) -> Geomet
         is_mla=_is_mla(arch, meta),
     )
     if plain.n_embd == 0:
-        meta.fail("embedding_length", "= 0 is no width")
+        meta.fail(arch.width, "= 0 is no width")
     recurrent = replace(plain, is_recurrent=_recurrent(arch, meta, plain))
     window, is_swa = _window(arch, meta, recurrent)
     windowed = replace(recurrent, window=window, is_swa=is_swa)

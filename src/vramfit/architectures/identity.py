@@ -6,7 +6,7 @@ llama-model.cpp:1395-1420.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from ..header import Array, Value
@@ -55,6 +55,7 @@ FILE_TYPES: Final[Mapping[int, str]] = {
     41: "Q2_0",
 }
 SCALINGS: Final = ("none", "linear", "yarn", "longrope")
+LONG_FACTORS: Final = "rope_factors_long.weight"
 
 
 def name(pairs: Mapping[str, Value]) -> str:
@@ -92,18 +93,25 @@ def vocabulary(meta: Metadata, tensors: Mapping[str, Tensor], is_draft: bool) ->
     return n_vocab
 
 
-def rope(meta: Metadata, head_k: int) -> Rope:
-    """The RoPE scaling of the header. Without a factor `linear` (the engine's default) scales nothing."""
+def rope(meta: Metadata, head_k: int, tensors: Collection[str]) -> Rope:
+    """The RoPE scaling of the header. Without a factor `linear` (the engine's default) scales nothing.
+
+    A file with long RoPE factors (Phi-3) is stretched by them whether its header says so or not, from
+    the original context to the trained one.
+    """
     scaling = meta.text("rope.scaling.type", "linear")
     if scaling not in SCALINGS:
         meta.fail("rope.scaling.type", f"= {scaling!r} is none of {', '.join(SCALINGS)}")
-    factor = meta.real("rope.scaling.factor", 0.0) or meta.real("rope.scale_linear", 0.0) or 1.0
-    if scaling == "linear" and factor == 1.0:
-        scaling = "none"
+    given = meta.real("rope.scaling.factor", 0.0) or meta.real("rope.scale_linear", 0.0)
+    original = meta.number("rope.scaling.original_context_length", 0)
+    if scaling == "linear" and given in (0.0, 1.0):
+        scaling = "longrope" if LONG_FACTORS in tensors else "none"
+    if scaling == "longrope" and not given and original:
+        given = max(1.0, meta.require("context_length") / original)
     return Rope(
         scaling=scaling,
-        factor=factor,
-        original_context=meta.number("rope.scaling.original_context_length", 0),
+        factor=given or 1.0,
+        original_context=original,
         freq_base=meta.real("rope.freq_base", 10000.0),
         dimensions=meta.number("rope.dimension_count", head_k),
     )

@@ -132,6 +132,7 @@ class Architecture:
     """How one architecture differs from the plain case."""
 
     memory: Memory = Memory.ATTENTION
+    width: str = "embedding_length"  # key of n_embd
     window: Window | None = None
     recurrent: Recurrent = Recurrent.NEVER
     interval: int = 0  # default of full_attention_interval
@@ -225,7 +226,7 @@ TABLE: Final[Mapping[str, Architecture]] = {
     **_same("bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert", **_ENCODER),
     **_same("modern-bert", **_ENCODER, window=Window(3, dense_first=True, **_OPTIONAL)),
     **_same("gemma-embedding", **_DIFFUSION, window=Window(6)),
-    **_same("wavtokenizer-dec", memory=Memory.NONE, **_OWN),
+    **_same("wavtokenizer-dec", memory=Memory.NONE, width="features_length", **_OWN),
     **_same("dream rnd1", **_DIFFUSION),
     **_same("llada", **_DIFFUSION, **_ROPED),
     **_same("llada-moe", **_DIFFUSION, **_OWN),

@@ -26,7 +26,7 @@ def attention(
 def test_names_are_found_in_any_case() -> None:
     """A backend is named in any case; an unknown one is an error that lists the known."""
     assert backend("CUDA") is CUDA
-    with pytest.raises(GpuError, match="'cude'.*cuda, hip"):
+    with pytest.raises(GpuError, match=r"'cude'.*cuda, hip"):
         backend("cude")
 
 

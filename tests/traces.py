@@ -141,7 +141,7 @@ class Maker:
         return index
 
 
-OPS = ("ADD", "MUL_MAT", "CPY", "RMS_NORM", "SOFT_MAX", "VIEW")
+OPS = ("ADD", "CONT", "GLU", "RMS_NORM", "SOFT_MAX", "VIEW")
 
 
 @st.composite

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import tracemalloc
 from pathlib import Path
 
 import gguf
@@ -89,14 +90,21 @@ def test_the_window_grows(tmp_path: Path, n_strings: int) -> None:
     assert len(found.metadata["a"]) == n_strings
 
 
-def test_a_pipe(tmp_path: Path) -> None:
-    """A file that has no size and cannot be sought is read as well."""
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_pipe(tmp_path: Path, missing: int) -> None:
+    """A file that has no size and cannot be sought is read as well; one that ends early is truncated."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     data = (EXAMPLES / "gemma-3-12b-q4_k_m.gguf").read_bytes()
-    writer = threading.Thread(target=path.write_bytes, args=(data,))
+    header_bytes = source.read_header(data).header_bytes
+    writer = threading.Thread(target=path.write_bytes, args=(data[: header_bytes - missing],))
     writer.start()
-    assert source.read_header(path).header_bytes == len(data)
+    need = 0
+    try:
+        assert source.read_header(path).header_bytes == header_bytes
+    except Truncated as truncated:
+        need = truncated.need
+    assert need == (header_bytes if missing else 0)
     writer.join()
 
 
@@ -231,6 +239,31 @@ def _copy(path: Path, other: str) -> Path:
     copy = folder / other
     copy.write_bytes(path.read_bytes())
     return copy
+
+
+def test_a_shard_beyond_the_last(tmp_path: Path) -> None:
+    path = tmp_path / name(4, 3)
+    path.write_bytes(shard(4, 3, [], 3))
+    with pytest.raises(SourceError, match="says it is shard 5 of 3"):
+        source.open_headers(path)
+
+
+def test_what_is_no_reference() -> None:
+    with pytest.raises(SourceError, match="named by a path or given as bytes, not by 7"):
+        source.open_headers(7)  # type: ignore[arg-type]
+
+
+def test_bytes_are_not_copied() -> None:
+    """A view of a whole file may be given: nothing but its header is touched."""
+    data = bytearray(64 << 20)
+    head = raw.file((), [raw.tensor("t", (8,))])
+    data[: len(head)] = head
+    tracemalloc.start()
+    try:
+        assert source.read_header(memoryview(data)).n_tensors == 1
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_bytes_of_a_shard_have_no_others(tmp_path: Path) -> None:

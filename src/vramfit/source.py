@@ -14,7 +14,6 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
@@ -29,6 +28,9 @@ Reference: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
 # The window grows by this much: small beside a header with a vocabulary, so that little is read
 # and held beyond it, and large enough for a header without one to take a single read.
 STEP_BYTES: Final = 256 << 10
+
+# What is looked at to tell which format a file is of.
+MAGIC_BYTES: Final = 64
 
 # A shard's name as llama.cpp writes it (llama.cpp, LLAMA_SPLIT_PATH "%s-%05d-of-%05d.gguf").
 _SHARD_NAME: Final = re.compile(r"(?P<stem>.*)-(?P<number>\d{5,})-of-(?P<count>\d{5,})\.gguf", re.DOTALL)
@@ -67,15 +69,23 @@ def reference_name(reference: Reference) -> str:
     """What messages call `reference`."""
     if isinstance(reference, bytes | bytearray | memoryview):
         return f"<{len(reference)} bytes>"
-    return os.fspath(reference)
+    if isinstance(reference, str | os.PathLike):
+        return str(os.fspath(reference))
+    raise SourceError(f"a model is named by a path or given as bytes, not by {reference!r}")
 
 
 def read_header(reference: Reference) -> Header:
     """The header of the one file that `reference` names; no byte of the tensor data is needed.
 
     Raises `SourceError` when the file cannot be read or is no GGUF, `InvalidHeader` when its header
-    is damaged or ends with the file, `Truncated` when bytes were given and end inside the header.
+    is damaged or ends with the file, `Truncated` when bytes or a pipe end inside the header.
+    Bytes are not copied: the arrays of their header read them later.
     """
+    if isinstance(reference, bytes | bytearray | memoryview):
+        data, name = memoryview(reference).cast("B"), reference_name(reference)
+        _check_magic(bytes(data[:MAGIC_BYTES]), name)
+        # The caller may hand over just the start of a file, so their length is not the file's size.
+        return header.parse(data, name=name)
     with _open(reference) as origin:
         return _read(origin)
 
@@ -102,12 +112,8 @@ def open_headers(reference: Reference) -> tuple[Header, ...]:
 
 
 @contextmanager
-def _open(reference: Reference) -> Iterator[_Origin]:
+def _open(reference: str | os.PathLike[str]) -> Iterator[_Origin]:
     name = reference_name(reference)
-    if isinstance(reference, bytes | bytearray | memoryview):
-        # The caller may hand over just the start of a file, so their length is not the file's size.
-        yield _Origin(name, BytesIO(reference), None)
-        return
     path = Path(reference)
     try:
         if path.is_dir():
@@ -129,7 +135,7 @@ def _read(origin: _Origin) -> Header:
     need = STEP_BYTES
     while True:
         ended = not _fill(window, max(need, len(window) + STEP_BYTES), origin)
-        _check_magic(window, origin, ended)
+        _check_magic(bytes(window[:MAGIC_BYTES]), origin.name)
         try:
             return parser.parse(window)
         except Truncated as truncated:
@@ -151,11 +157,10 @@ def _fill(window: bytearray, size: int, origin: _Origin) -> bool:
     return True
 
 
-def _check_magic(window: bytearray, origin: _Origin, ended: bool) -> None:
-    """Refuse what is no GGUF, saying what it is where its first bytes tell."""
-    start = bytes(window[:64])
+def _check_magic(start: bytes, name: str) -> None:
+    """Refuse a file that starts as no GGUF does, saying what it is where that tells."""
     if not start:
-        raise SourceError(f"{origin.name}: is empty; its download may not have begun")
+        raise SourceError(f"{name}: is empty; its download may not have begun")
     if header.MAGIC.startswith(start[:4]):
         return
     known = next((what for magic, what in _OTHER_FORMATS if start.lstrip().startswith(magic)), None)
@@ -163,13 +168,15 @@ def _check_magic(window: bytearray, origin: _Origin, ended: bool) -> None:
         known = "zeros so far: a download that reserved its space and has not begun"
     elif start[8:10] == b'{"':
         known = "a safetensors file: convert it with llama.cpp's convert_hf_to_gguf.py"
-    raise SourceError(f"{origin.name}: is not a GGUF file but {known or f'starts with {start[:8]!r}'}")
+    raise SourceError(f"{name}: is not a GGUF file but {known or f'starts with {start[:8]!r}'}")
 
 
 def _shard_paths(path: Path, given: Header) -> Sequence[Path]:
     """The paths of all shards of the model that `path` is a shard of; all exist."""
     match = _SHARD_NAME.fullmatch(path.name)
     number, count = given.split_no + 1, given.split_count
+    if number > count:
+        raise SourceError(f"{path}: says it is shard {number} of {count}; it is damaged: fetch it again")
     if not match or (int(match["number"]), int(match["count"])) != (number, count):
         raise SourceError(
             f"{path}: is shard {number} of {count}, but is not called "

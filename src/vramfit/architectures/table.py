@@ -138,9 +138,8 @@ class Architecture:
     interval: int = 0  # default of full_attention_interval
     state: State | None = None
     indexer: Indexer = Indexer.NEVER
-    indexer_default: tuple[int, ...] | None = (
-        1,
-    )  # types when the header has none, last repeated; None: required
+    # attention.indexer.types when the header has none, the last repeated; None: it must have them
+    indexer_default: tuple[int, ...] | None = (1,)
     mla: Mla = Mla.NEVER
     output: Output = Output.TIED
     rope: Rope = Rope.NONE

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -335,13 +336,20 @@ EXPORT int vf_place(const ggml_tensor * t) {
 
 // --------------------------------------------------------------------------------------------- one load
 
-static std::string complaint;  // the engine's last error
+static std::string complaint;  // the first error of a load: the later ones say less
 
 EXPORT const char * vf_complaint() { return complaint.c_str(); }
 
+// A failed assertion would end the process. As an exception it ends the load: libllama reports it like any
+// other (what the C frames between hold is leaked, which a tool can bear).
+[[noreturn]] static void on_abort(const char * message) {
+    throw std::runtime_error(std::string("aborted: ") + message);
+}
+
 EXPORT void vf_start() {
+    ggml_set_abort_callback(on_abort);
     llama_log_set([](ggml_log_level level, const char * text, void *) {
-        if (level == GGML_LOG_LEVEL_ERROR) {
+        if (level == GGML_LOG_LEVEL_ERROR && complaint.empty()) {
             complaint = text;
         }
     }, nullptr);
@@ -411,8 +419,13 @@ EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, gr
 }
 
 // The graph of one ubatch, as the architecture builds it, shown to the callback of `vf_context`.
-EXPORT void vf_graph(llama_context * ctx, uint32_t n_tokens, uint32_t n_seqs, uint32_t n_outputs) {
-    llama_graph_reserve(ctx, n_tokens, n_seqs, n_outputs);
+EXPORT bool vf_graph(llama_context * ctx, uint32_t n_tokens, uint32_t n_seqs, uint32_t n_outputs) {
+    try {
+        return llama_graph_reserve(ctx, n_tokens, n_seqs, n_outputs) != nullptr;
+    } catch (const std::exception & e) {
+        complaint = e.what();
+        return false;
+    }
 }
 
 EXPORT int vf_n_types() { return GGML_TYPE_COUNT; }

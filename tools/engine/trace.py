@@ -11,8 +11,8 @@
 A graph is a `Dump`: plain tuples, ready for JSON (`json.dumps(dump)`) and cheap to make: a model of
 thirty layers takes a few hundredths of a second. Settings are those of `load`. Nothing is reserved. Without
 `gpus_mib` everything is at home on the CPU and automatic flash attention is resolved there; with one
-device or more, homes and pins tell the devices. The engine ends the process on a failed assertion: trace
-in a process that may die.
+device or more, homes and pins tell the devices. A failed assertion of
+the engine raises Refused, too ("aborted: ...").
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .binding import engine
-from .load import Context, load
+from .load import Context, Refused, complaint, load
 
 if TYPE_CHECKING:
     from vramfit.graph import Graph
@@ -83,7 +83,8 @@ class Tracer:
     def graph(self, n_tokens: int, n_seqs: int, n_outputs: int) -> Dump:
         """The graph of an ubatch; `n_tokens` is rounded up to a multiple of `n_seqs`."""
         self._seen.clear()
-        engine().vf_graph(self._context.handle, n_tokens, n_seqs, n_outputs)
+        if not engine().vf_graph(self._context.handle, n_tokens, n_seqs, n_outputs):
+            raise Refused(complaint())
         return self._seen[-1]
 
     def close(self) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
 
-
 from .ggml import TensorType
 
 __all__ = ["Cache", "Cells", "Home", "Layer", "Model", "Rope", "Tensor", "Weight"]
@@ -154,5 +153,3 @@ class Model:
     def n_params(self) -> int:
         """Number of elements of all tensors of the file."""
         return sum(t.n_elements for t in self.tensors)
-
-

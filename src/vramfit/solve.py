@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Final
 
 from .context import CONTEXT_STEP
@@ -17,7 +18,7 @@ from .estimates import Estimate, estimate
 from .gpus import Gpu
 from .model import Model
 from .placement import devices
-from .segments import Segments
+from .segments import Segments, chain
 from .settings import Settings
 
 __all__ = ["DEFAULT_MARGIN", "Plan", "plan"]
@@ -66,14 +67,12 @@ def plan(
     if max_ctx is not None and max_ctx < 1:
         raise SettingsError(f"max_ctx={max_ctx}: give 1 or more")
     candidates = _contexts(model, settings, max_ctx)
-    split_for = _splitter(model, gpus, settings, margin_bytes)
-    found = _bisect(candidates, split_for)
-    n_ctx, split = found if found else (candidates[0], None)
-    chosen = _with(settings, n_ctx, split)
-    result = estimate(model, gpus, chosen)
+    question = _Question(model, gpus, settings, margin_bytes)
+    found = _answer(question, candidates)
     fits = found is not None
-    if not fits:
-        chosen, result = _least_short(model, gpus, chosen, margin_bytes)
+    n_ctx, split = found or (candidates[0], _least_short(question, candidates[0]))
+    chosen = _with(question, n_ctx, split)
+    result = estimate(model, gpus, chosen)
     shortest = min((g for g in result.gpus if g.total), key=lambda g: g.left, default=None)
     short = 0 if fits or shortest is None else margin_bytes - shortest.left
     return Plan(
@@ -102,94 +101,138 @@ def _contexts(model: Model, settings: Settings, max_ctx: int | None) -> range:
     return range(step, max(step, most // step * step) + 1, step)
 
 
-Splitter = Callable[[int], "tuple[int, ...] | None"]
+Split = tuple[int, ...]  # layers on each card in use
+Splitter = Callable[[int], "Split | None"]  # a context -> a split that leaves the margin, if there is one
 
 
-def _splitter(model: Model, gpus: Sequence[Gpu], settings: Settings, margin: int) -> Splitter:
-    """A function from a context to layers on each card that leave the margin, or None."""
-    used = devices(gpus, settings)
-    free = [gpus[i].free - margin for i in used]
-    if len(used) < 2 or any(settings.tensor_split):
+def _search(
+    candidates: range, split_for: Splitter, guess: Callable[[int, int], int]
+) -> tuple[int, Split] | None:
+    """The largest candidate that fits, and its split; memory never falls as the context grows.
 
-        def as_given(n_ctx: int) -> tuple[int, ...] | None:
-            result = estimate(model, gpus, replace(settings, n_ctx=n_ctx))
-            ok = all(g.left >= margin for g in result.gpus if g.total)
-            return tuple(g.layers for g in result.gpus) if ok else None
-
-        return as_given
-    segments = Segments(model, [gpus[i] for i in used], settings)
-
-    def best(n_ctx: int) -> tuple[int, ...] | None:
-        return _chain(segments, n_ctx, free)
-
-    return best
-
-
-def _chain(segments: Segments, n_ctx: int, free: Sequence[int]) -> tuple[int, ...] | None:
-    """Layers on each card such that every segment fits, or None if there is no such chain.
-
-    Reaches are explored card by card: from every layer that the cards before can end at.
+    `guess` proposes where between two positions the answer lies; bisection takes over when guesses
+    do not converge.
     """
-    first, last = segments.first, segments.last
-    reached: dict[int, tuple[int, ...]] = {first: ()}
-    for device, room in enumerate(free):
-        further: dict[int, tuple[int, ...]] = {}
-        for start, taken in reached.items():
-            further.setdefault(start, (*taken, 0))
-            ends = (last,) if device == len(free) - 1 else range(last, start, -1)
-            for end in ends:
-                if end not in further and segments.bytes(device, start, end, n_ctx) <= room:
-                    further[end] = (*taken, end - start)
-        reached = further
-    return reached.get(last)
-
-
-def _bisect(candidates: range, split_for: Splitter) -> tuple[int, tuple[int, ...]] | None:
-    """The largest candidate that fits and its split; memory never falls as the context grows."""
-    low, high, best = 0, len(candidates) - 1, None
-    split = split_for(candidates[high])
-    if split is not None:
-        return candidates[high], split
-    while low < high:
-        middle = (low + high) // 2
-        split = split_for(candidates[middle])
+    top = len(candidates) - 1
+    low, high, best = -1, top + 1, None
+    probe = top
+    for attempt in count():
+        split = split_for(candidates[probe])
         if split is None:
+            high = probe
+        else:
+            low, best = probe, (candidates[probe], split)
+        if high - low <= 1:
+            return best
+        probe = (low + high) // 2 if attempt >= _GUESSES else guess(low, high)
+    raise AssertionError("unreachable")
+
+
+_GUESSES: Final = 8
+
+
+def _bisecting(low: int, high: int) -> int:
+    return (low + high) // 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What stays the same while contexts and splits are tried."""
+
+    model: Model
+    gpus: Sequence[Gpu]
+    settings: Settings
+    margin: int
+
+    @property
+    def used(self) -> tuple[int, ...]:
+        """Indexes of the cards in use."""
+        return devices(self.gpus, self.settings)
+
+    @property
+    def split_is_free(self) -> bool:
+        """Whether there is a split to choose."""
+        return len(self.used) > 1 and not any(self.settings.tensor_split)
+
+    def room(self, shortfall: int = 0) -> list[int]:
+        """Bytes that may be taken on each card in use."""
+        return [self.gpus[i].free - self.margin + shortfall for i in self.used]
+
+
+def _answer(q: _Question, candidates: range) -> tuple[int, Split] | None:
+    if not q.split_is_free:
+        return _search(candidates, lambda n_ctx: _as_given(q, n_ctx), _bisecting)
+    segments = Segments(q.model, [q.gpus[i] for i in q.used], q.settings)
+    room = q.room()
+
+    def guess(low: int, high: int) -> int:
+        return _guess(segments, candidates, room, low, high)
+
+    return _search(candidates, lambda n_ctx: _proven(segments, n_ctx, room), guess)
+
+
+def _as_given(q: _Question, n_ctx: int) -> Split | None:
+    """The split that the settings say, if it fits."""
+    result = estimate(q.model, q.gpus, replace(q.settings, n_ctx=n_ctx))
+    fits = all(g.left >= q.margin for g in result.gpus if g.total)
+    return tuple(result.gpus[i].layers for i in q.used) if fits else None
+
+
+def _proven(segments: Segments, n_ctx: int, room: Sequence[int]) -> Split | None:
+    """A split that fits, every figure computed; or None when not even lower bounds leave one.
+
+    Each split that the bounds allow is computed, which replaces the bounds it rested on.
+    """
+    while True:
+        split = chain(segments, segments.at_least, n_ctx, room)
+        if split is None:
+            return None
+        sizes = segments.learn(split, n_ctx)
+        if all(size <= free or not size for size, free in zip(sizes, room, strict=True)):
+            return split
+
+
+def _guess(segments: Segments, candidates: range, room: Sequence[int], low: int, high: int) -> int:
+    """The last position between `low` and `high` where a split would fit if compute grew in a line."""
+    floor = low
+    while high - low > 1:
+        middle = (low + high) // 2
+        if chain(segments, segments.probably, candidates[middle], room) is None:
             high = middle
         else:
-            best, low = (candidates[middle], split), middle + 1
-    return best
+            low = middle
+    return max(low, floor + 1)
 
 
-def _with(settings: Settings, n_ctx: int, split: tuple[int, ...] | None) -> Settings:
-    """`settings` for one context and the split found; a split given by the caller stays."""
-    if split is None or any(settings.tensor_split) or len(split) < 2:
-        return replace(settings, n_ctx=n_ctx)
-    return replace(settings, n_ctx=n_ctx, tensor_split=tuple(float(n) for n in split))
+def _with(q: _Question, n_ctx: int, split: Split | None) -> Settings:
+    """The settings for one context and the split found; a split given by the caller stays."""
+    if split is None or not q.split_is_free:
+        return replace(q.settings, n_ctx=n_ctx)
+    return replace(q.settings, n_ctx=n_ctx, tensor_split=tuple(map(float, split)))
 
 
-def _least_short(
-    model: Model, gpus: Sequence[Gpu], settings: Settings, margin: int
-) -> tuple[Settings, Estimate]:
-    """The split under which the shortest card lacks least, when no split fits.
+def _least_short(q: _Question, n_ctx: int) -> Split | None:
+    """The split under which the shortest card lacks least, when no split fits (to a MiB).
 
-    The margin is raised in bisection until some chain of segments fits into it: a negative margin is
-    a shortfall that every card shares.
+    Cards are given the same bytes more until some split fits into them.
     """
-    used = devices(gpus, settings)
-    if len(used) < 2 or any(settings.tensor_split):
-        return settings, estimate(model, gpus, settings)
-    segments = Segments(model, [gpus[i] for i in used], settings)
-    low, high = 0, max(segments.bytes(0, segments.first, segments.last, settings.n_ctx), 1)
+    if not q.split_is_free:
+        return None
+    segments = Segments(q.model, [q.gpus[i] for i in q.used], q.settings)
     best = None
+    low, high = 0, segments.learn(_all_on_one(segments, len(q.used)), n_ctx)[0] + q.margin
     while high - low > _SHORTFALL_STEP:
         middle = (low + high) // 2
-        split = _chain(segments, settings.n_ctx, [gpus[i].free - margin + middle for i in used])
+        split = _proven(segments, n_ctx, q.room(middle))
         if split is None:
             low = middle
         else:
             best, high = split, middle
-    chosen = _with(settings, settings.n_ctx, best)
-    return chosen, estimate(model, gpus, chosen)
+    return best
+
+
+def _all_on_one(segments: Segments, n_cards: int) -> Split:
+    return (segments.last - segments.first, *[0] * (n_cards - 1))
 
 
 _SHORTFALL_STEP: Final = 1 << 20

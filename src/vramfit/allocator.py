@@ -195,6 +195,7 @@ class Walk:
         "backends",
         "children",
         "flags",
+        "loose",
         "on_alloc",
         "owner",
         "plan",
@@ -212,6 +213,7 @@ class Walk:
         self.src = plan.src
         self.flags = plan.flags
         self.arenas = [Arena(b.max_buffer) for b in plan.backends]
+        self.loose = [t.view == NONE and t.home == NONE for t in plan.tensors]  # takes memory of its own
         self.children = [0] * n  # readers to come
         self.views = [0] * n  # views that still have readers
         self.owner = [NONE] * n  # the backend while a tensor holds memory
@@ -227,14 +229,19 @@ class Walk:
 
     def advance(self, start: int, end: int) -> None:
         """Compute the nodes at `start` up to `end`, in order (753-810)."""
-        src, owner = self.src, self.owner
+        src, owner, loose = self.src, self.owner, self.loose
+        children, views = self.children, self.views
         for i, backend in self.plan.nodes[start:end]:
-            for s in src[i]:
-                if owner[s] == NONE:
+            sources = src[i]
+            for s in sources:
+                if owner[s] == NONE and loose[s]:
                     self._place(s, backend)
-            self._place(i, backend)
-            for s in src[i]:
-                self._read(s)
+            if owner[i] == NONE and loose[i]:
+                self._place(i, backend)
+            for s in sources:
+                children[s] -= 1
+                if not children[s] and not views[s]:
+                    self._release(s)
 
     def run(self) -> Walk:
         """The whole graph."""
@@ -259,9 +266,9 @@ class Walk:
 
     def _place(self, i: int, backend: int) -> None:
         """Give tensor `i` memory, unless it has some (ggml_gallocr_allocate_node, 597-669)."""
-        t = self.tensors[i]
-        if self.owner[i] != NONE or t.view != NONE or t.home != NONE:
+        if self.owner[i] != NONE or not self.loose[i]:
             return
+        t = self.tensors[i]
         if t.op in _IN_PLACE and self._reuse(i, t):
             return
         size = self._bytes(i, t, self.backends[backend])
@@ -301,11 +308,8 @@ class Walk:
         step = backend.alignment
         return (size + step - 1) // step * step
 
-    def _read(self, i: int) -> None:
-        """One reader of `i` is done; the last one frees it, or the root that it views (783-808)."""
-        self.children[i] -= 1
-        if self.children[i] or self.views[i]:
-            return
+    def _release(self, i: int) -> None:
+        """Free a tensor that nobody will read, or the root that it was the last to view (783-808)."""
         root = self.tensors[i].view
         if root != NONE:
             self.views[root] -= 1

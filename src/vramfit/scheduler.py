@@ -63,8 +63,9 @@ def schedule(
     `n_copies` is `PIPELINE_COPIES` when pipeline parallelism is on, else 1.
     """
     backends = (*devices, HOST_BACKEND)
-    on = _assign(graph, backends, op_offload)
-    return _Splitter(graph, backends, on, n_copies).run()
+    home = _homes(graph, len(devices))
+    on = _assign(graph, backends, home, op_offload)
+    return _Splitter(graph, backends, home, on, n_copies).run()
 
 
 def attention(tensors: Sequence[Tensor], src: Sequence[int]) -> Attention:
@@ -78,11 +79,10 @@ def attention(tensors: Sequence[Tensor], src: Sequence[int]) -> Attention:
 # --- passes 1 to 4: every tensor gets a backend
 
 
-def _assign(graph: Graph, backends: tuple[Backend, ...], op_offload: bool) -> list[int]:
+def _assign(graph: Graph, backends: tuple[Backend, ...], home: list[int], op_offload: bool) -> list[int]:
     """The backend of every tensor."""
     tensors = graph.tensors
     cpu = len(backends) - 1
-    home = _homes(graph, cpu)
     refused = _refusals(graph, backends)
     on = [_UNSET] * len(tensors)
     for i in graph.leafs:
@@ -227,11 +227,13 @@ def _follow(graph: Graph, on: list[int], refused: dict[int, frozenset[int]], n_b
 class _Splitter:
     """Cuts an assigned graph and writes the graph that the allocator walks."""
 
-    def __init__(self, graph: Graph, backends: tuple[Backend, ...], on: list[int], n_copies: int) -> None:
+    def __init__(
+        self, graph: Graph, backends: tuple[Backend, ...], home: list[int], on: list[int], n_copies: int
+    ) -> None:
         self.graph = graph
         self.on = on
         self.n_copies = n_copies
-        self.home = _homes(graph, len(backends) - 1)
+        self.home = home
         self.out = Schedule(
             backends,
             list(graph.tensors),

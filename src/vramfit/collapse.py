@@ -20,7 +20,7 @@ MAX_PERIOD: Final = 8  # layers of a pattern that repeats (one dense in six, one
 
 
 def layer_kinds(model: Model, on_host: Sequence[bool]) -> tuple[int, ...]:
-    """A number for each layer; layers with the same number are alike in everything but their index.
+    """A number for each layer; layers with the same number need the same compute buffer.
 
     `on_host` says for each of `model.weights` whether it stays in host memory.
     """
@@ -28,7 +28,8 @@ def layer_kinds(model: Model, on_host: Sequence[bool]) -> tuple[int, ...]:
     for weight, host in zip(model.weights, on_host, strict=True):
         if isinstance(weight.home, int):
             suffix = weight.tensor.name.removeprefix(f"blk.{weight.home}.")
-            weights[weight.home].append((suffix, weight.tensor.shape, weight.tensor.type, host))
+            copied = weight.tensor.type if host else None  # a weight of a card is never in a compute buffer
+            weights[weight.home].append((suffix, weight.tensor.shape, copied))
     numbers: dict[object, int] = {}
     kinds = []
     for layer, tensors in zip(model.layers, weights, strict=True):

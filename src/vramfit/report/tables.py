@@ -1,26 +1,28 @@
-"""One way to draw a table, so that all commands look alike."""
+"""One way to draw a table, so that all commands look alike.
+
+Plain columns, drawn here: a table library takes longer to import than a whole plan takes to compute.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 __all__ = ["render_table"]
 
-PLAIN_WIDTH = 200  # of a table that goes to a file or a pipe: nothing is cut
+GAP: Final = "   "
 
 
 def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     """`rows` under `head` as text; the first `left` columns are names, the others numbers."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for i, title in enumerate(head):
-        table.add_column(title, justify="left" if i < left else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(width=PLAIN_WIDTH, color_system=None, highlight=False, markup=False)
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return GAP.join(padded).rstrip()
+
+    rule = "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
+    return "\n".join([line(head), rule, *map(line, rows)])

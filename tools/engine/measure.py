@@ -49,10 +49,10 @@ def measure_all(jobs: Iterable[Row]) -> Iterator[Row]:
         if line:
             yield json.loads(line)
         else:
-            words = worker.stderr.read() if worker.stderr else ""
+            words = worker.stderr.read().strip() if worker.stderr else ""
             _end(worker)
             worker = None
-            yield {"died": words.strip().splitlines()[0] if words.strip() else "no last words"}
+            yield {"died": words.splitlines()[-1] if words else "no last words"}
     _end(worker)
 
 
@@ -70,6 +70,11 @@ def serve(jobs: TextIO, results: TextIO) -> None:
     """The worker's side: one JSON job a line in, one JSON result a line out."""
     for line in jobs:
         job = json.loads(line)
-        row = measure(job["file"], job["gpus_mib"], job["settings"])
+        if "draw" in job:
+            from .sample import draw_architecture
+
+            row = draw_architecture(job)
+        else:
+            row = measure(job["file"], job["gpus_mib"], job["settings"])
         results.write(json.dumps(row) + "\n")
         results.flush()

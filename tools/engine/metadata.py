@@ -166,26 +166,27 @@ def _latent(d: Dims) -> Metadata:
         "attention.key_length": d.kv_lora + d.mla_rot,
         "attention.value_length": d.kv_lora,
         "rope.dimension_count": d.mla_rot,
+        "attention.head_count_kv": 1,
         "attention.key_length_mla": d.mla_k,
         "attention.value_length_mla": d.mla_v,
     }
 
 
 def _recurrent_by_heads(d: Dims) -> Metadata:
-    """Layers without KV heads are recurrent."""
-    return {
-        "attention.head_count": d.every(0, d.n_head),
-        "attention.head_count_kv": d.every(0, d.n_head_kv),
-    }
+    """Layers without KV heads are recurrent; the first is not, its numbers are taken for all."""
+    return {"attention.head_count_kv": d.every(d.n_head_kv, 0)}
+
+
+def _recurrent_latent(d: Dims) -> Metadata:
+    return {"attention.head_count_kv": d.every(1, 0)}
 
 
 def _nemotron_h(d: Dims) -> Metadata:
-    """Three kinds of layers: recurrent, attention, feed-forward; each has only its own part."""
+    """Three kinds of layers: attention, recurrent, feed-forward; each has only its own part."""
     kinds = [i % 3 for i in range(d.n_layer)]
     return {
         "feed_forward_length": [d.n_ff if k == 2 else 0 for k in kinds],
-        "attention.head_count": [d.n_head if k == 1 else 0 for k in kinds],
-        "attention.head_count_kv": [d.n_head_kv if k == 1 else 0 for k in kinds],
+        "attention.head_count_kv": [0 if k == 1 else d.n_head_kv for k in kinds],
     }
 
 
@@ -207,6 +208,7 @@ def _dots3note(d: Dims) -> Metadata:
         "attention.key_length_mla_swa": d.mla_k,
         "attention.value_length_mla_swa": d.mla_v,
         "rope.dimension_count_swa": d.mla_rot,
+        "rope.freq_base_swa": 10000.0,
         "attention.indexer.types": d.every(0, 1),
         "attention.sliding_window_pattern": d.every(1, 0),
     }
@@ -295,6 +297,7 @@ _SPECIAL: tuple[tuple[frozenset[str], _Special], ...] = tuple(
     for names, special in (
         ("nemotron_h nemotron_h_moe", _nemotron_h),
         ("cohere2moe mimo2 step35 spark2_5 muse-glimmer granite_swa maple laguna", _window_list),
+        ("kimi-linear bailingmoe3 kimi-k3 glm5-next", _recurrent_latent),
         ("dots3note", _dots3note),
         ("qwen4exp glm5-next", _engram),
         ("qwen4exp", lambda d: {"attention.indexer.key_length": d.head_k}),
@@ -321,6 +324,21 @@ _SPECIAL: tuple[tuple[frozenset[str], _Special], ...] = tuple(
         ("maple", lambda d: {"swiglu_clamp_exp": 7.0}),
         ("wavtokenizer-dec", lambda d: {"features_length": d.n_embd}),
         ("t5 t5encoder", lambda d: {"decoder_start_token_id": 0, "decoder_block_count": d.n_layer}),
-        ("apertus", lambda d: {}),
+        ("rwkv6 rwkv7 rwkv6qwen2 arwkv7", lambda d: {"attention.head_count": 0, "attention.head_count_kv": 0}),
+        ("rwkv6qwen2", lambda d: {"attention.head_count_kv": d.n_embd // d.head_k}),
+        ("rwkv6 rwkv7", lambda d: {"token_shift_count": 2}),
+        ("llama4", lambda d: {"expert_feed_forward_length": d.n_ff_exp}),
+        ("rwkv6qwen2 arwkv7", lambda d: {"token_shift_count": 1}),
+        ("minicpm3 t5 t5encoder olmoe chameleon", lambda d: {"attention.head_count_kv": d.n_head}),
+        ("minicpm3", lambda d: {"rope.dimension_count": d.mla_rot}),
+        ("qwen3tts", lambda d: {"vocab_size": max(d.n_vocab, 3072)}),
+        ("chameleon", lambda d: {"vocab_size": max(d.n_vocab, 10240)}),
+        ("graniteswitch", lambda d: {
+            "adapters.count": 3,
+            "adapters.lora_rank": d.lora,
+            "adapters.router_gain": 1.0,
+            "adapters.token_ids_activate": [1, 2, 3],
+            "adapters.token_ids_substitute": [4, 5, 6],
+        }),
     )
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -11,7 +12,7 @@ from traces import NAMES, Maker, graphs, trace
 
 from vramfit.backends import BACKENDS
 from vramfit.graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, Graph
-from vramfit.scheduler import PIPELINE_COPIES, Schedule, schedule
+from vramfit.scheduler import PIPELINE_COPIES, Schedule, copies_of_inputs, schedule
 
 CUDA = BACKENDS["cuda"]
 COPIES = st.sampled_from((1, PIPELINE_COPIES))
@@ -138,6 +139,17 @@ def test_attention_without_a_kernel_runs_on_the_cpu() -> None:
     assert (on[q], on[fa], on[out]) == (0, 1, 0)
     assert {s for s, b in plan.copies if b == 1} == {q, k, v}
     check_reach(plan)
+
+
+FULL = {"all_layers": True, "split_by_layer": True, "offload_kqv": True, "overrides": False}
+
+
+@pytest.mark.parametrize("but", [{}, *({name: not value} for name, value in FULL.items())])
+def test_pipelines_need_everything_on_the_devices(but: dict[str, bool]) -> None:
+    """Inputs are kept four times if several devices hold all there is; once if anything is missing."""
+    assert copies_of_inputs((CUDA, CUDA), **(FULL | but)) == (1 if but else 4)
+    assert copies_of_inputs((CUDA,), **(FULL | but)) == 1
+    assert copies_of_inputs((CUDA, replace(CUDA, async_events=False)), **(FULL | but)) == 1
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))

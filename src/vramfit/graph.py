@@ -73,7 +73,7 @@ class Tensor:
     usage: int = COMPUTE
     home: int = NONE  # where the buffer of a leaf is: device index, HOST or CPU; NONE: not placed yet
     pinned: int = NONE  # the backend the caller chose for a node: device index or HOST
-    params: tuple[int, ...] = ()  # operation parameters, where a rule of a backend reads them
+    params: tuple[int, ...] = ()  # the first words of op_params, as far as a rule of a backend reads them
 
 
 @dataclass(slots=True, eq=False)

@@ -18,10 +18,11 @@ from typing import Final
 from .backends import HOST_BACKEND, Attention, Backend
 from .graph import INPUT, NONE, OUTPUT, VIEW_OPS, WEIGHT, Graph, Tensor
 
-__all__ = ["PIPELINE_COPIES", "Schedule", "Split", "attention", "schedule"]
+__all__ = ["PIPELINE_COPIES", "Schedule", "Split", "attention", "copies_of_inputs", "schedule"]
 
 PIPELINE_COPIES: Final = 4  # GGML_SCHED_MAX_COPIES
 _UNSET: Final = -1
+_HADAMARD: Final = 1  # GGML_HINT_SRC0_IS_HADAMARD, the second parameter of MUL_MAT
 # Too small a weight to draw the node to its backend: RoPE factors, attention sinks (951-955).
 _UNMOVED: Final = frozenset({"ROPE", "FLASH_ATTN_EXT"})
 _RESTRICTED: Final = frozenset({"FLASH_ATTN_EXT", "MUL_MAT"})
@@ -53,6 +54,25 @@ class Schedule:
     nodes: list[tuple[int, int]]
     splits: list[Split]
     copies: dict[tuple[int, int], list[int]]  # a tensor and the backend it is copied to: its copies
+
+
+def copies_of_inputs(
+    devices: Sequence[Backend], *, all_layers: bool, split_by_layer: bool, offload_kqv: bool, overrides: bool
+) -> int:
+    """How many copies of each input the scheduler keeps: several with pipeline parallelism, else one.
+
+    It needs several devices that compute asynchronously and hold everything: `all_layers` with the output
+    layer, the cache too, and no tensor kept back (llama-context.cpp:430-455).
+    """
+    pipeline = (
+        len(devices) > 1
+        and all_layers
+        and split_by_layer
+        and offload_kqv
+        and not overrides
+        and all(d.async_events for d in devices)
+    )
+    return PIPELINE_COPIES if pipeline else 1
 
 
 def schedule(
@@ -116,7 +136,7 @@ def _refusals(graph: Graph, backends: tuple[Backend, ...]) -> dict[int, frozense
             a, b = (tensors[s].type for s in t.src[:2])
             if b.name == "f32":  # the usual case: everyone can
                 continue
-            hint = bool(t.params and t.params[-1])
+            hint = len(t.params) > 1 and t.params[1] == _HADAMARD
             bad = frozenset(n for n, be in enumerate(backends) if not be.runs_mul_mat(a, b, hint))
         else:
             node = attention(tensors, t.src)

@@ -21,8 +21,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .allocator import Walk
+from .backends import Attention
 from .graph import NONE, Graph, Tensor
-from .scheduler import Schedule
+from .scheduler import Schedule, attention
 
 __all__ = ["cycles"]
 
@@ -126,7 +127,11 @@ class _Pairing:
                 t.view == u.view == NONE or (t.view != NONE and u.view != NONE and self.same(t.view, u.view))
             )
             and all(self.same(x, y) for x, y in zip(src[a], src[b], strict=True))
+            and (t.op != "FLASH_ATTN_EXT" or self._attention(a) == self._attention(b))
         )
+
+    def _attention(self, i: int) -> Attention:
+        return attention(self.plan.tensors, self.plan.src[i])
 
     def same(self, a: int, b: int) -> bool:
         """Whether `b` is to the later repeat what `a` is to the earlier one."""
@@ -148,4 +153,4 @@ class _Pairing:
 
 
 def _alike(t: Tensor, u: Tensor) -> bool:
-    return t.type is u.type and t.ne == u.ne and t.nb == u.nb and t.params == u.params
+    return t.type is u.type and t.ne == u.ne and t.nb == u.nb

@@ -16,7 +16,7 @@ SRC = Path(vramfit.__file__).parent
 # Each module (or package) imports only what stands before it.
 ORDER = [
     "errors", "units", "ggml", "header", "model", "architectures", "settings", "gpus", "backends", "context",
-    "placement", "memory", "collapse", "graph", "scheduler", "allocator", "bound", "graphs", "compute",
+    "placement", "memory", "collapse", "graph", "scheduler", "allocator", "steady", "bound", "graphs", "compute",
     "estimates", "segments", "quants", "safety", "solve", "engines", "source", "load", "modelfile", "report", "cli",
 ]  # fmt: skip
 OUTSIDE = {"subprocess", "socket", "urllib", "http", "requests", "huggingface_hub", "httpx"}
@@ -25,7 +25,7 @@ HEAVY = ["numpy", "pydantic", "yaml", "huggingface_hub", "gguf", "matplotlib"]
 
 
 def modules() -> list[Path]:
-    return sorted(p for p in SRC.rglob("*.py") if p.name != "__init__.py" or p.parent != SRC)
+    return sorted(p for p in SRC.rglob("*.py") if p.parent != SRC or not p.name.startswith("__"))
 
 
 def room(path: Path) -> str:

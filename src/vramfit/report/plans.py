@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from ..estimates import DeviceEstimate, Estimate
@@ -26,7 +27,7 @@ def plan_text(plan: Plan) -> str:
 
 def _title(plan: Plan) -> str:
     model = plan.model
-    known = [model.name or "unnamed model", model.architecture, model.file_type]
+    known = [model.name or PurePath(model.source).stem or "unnamed model", model.architecture, model.file_type]
     known.append(format_bytes(model.tensor_bytes))
     known.append(f"trained for {model.n_ctx_train:,} tokens")
     return " · ".join(k for k in known if k)

@@ -101,6 +101,17 @@ def test_scratch_never_shrinks_a_result(b: Backend, head: int, n: int, kind: Ten
         assert b.attention_bytes(4 * head * n, node) >= CUDA.attention_bytes(4 * head * n, node)
 
 
+def test_metal_nodes_carry_more() -> None:
+    """On Metal, sorting and the choice of experts need room beside the result."""
+    expand = BACKENDS["metal"].expand
+    assert expand is not None
+    experts = [(64, 32, 16, 1), (64, 1, 512, 1), (4, 512, 1, 1)]
+    assert expand("MUL_MAT_ID", 1000, experts) == 1000 + 4 * 16 * 513 + 8 + 1024
+    assert expand("ARGSORT", 1000, [(250, 1, 1, 1)]) == 2000
+    assert expand("TOP_K", 40, [(250, 2, 1, 1)]) == 4000
+    assert expand("ADD", 1000, [(250, 1, 1, 1)]) == 1000
+
+
 def test_offload_counts_rows() -> None:
     """From 32 rows on an operation moves to its copy of the weight; looking rows up never does."""
     assert CUDA.offloads("MUL_MAT", (4096, 32, 1, 1))

@@ -9,8 +9,8 @@ from traces import Maker, follow, steps, trace
 from vramfit.allocator import allocate
 from vramfit.backends import BACKENDS
 from vramfit.graph import HOST, INPUT, OUTPUT, Graph
-from vramfit.scheduler import PIPELINE_COPIES, schedule
-from vramfit.steady import cycles
+from vramfit.scheduler import PIPELINE_COPIES, Schedule, schedule
+from vramfit.steady import Run, walk_repeats
 
 CUDA = BACKENDS["cuda"]
 Recipe = list[tuple[str, int, list[int]]]
@@ -33,6 +33,13 @@ def repeat(recipe: Recipe, count: int, home: int, own_input: bool = False) -> tu
     starts.append(len(make.graph.nodes))
     make.node("MUL_MAT", (500,), make.weight((1000, 500), 0), last, flags=OUTPUT)
     return make.graph, starts
+
+
+def cycles(graph: Graph, plan: Schedule, runs: list[Run]) -> tuple[int, ...]:
+    """The cycles of the runs; the walk that finds them allocates what any walk does."""
+    found = walk_repeats(graph, plan, runs)
+    assert found.needs == allocate(plan)
+    return found.cycles
 
 
 def measure(graph: Graph, n_copies: int) -> tuple[tuple[int, ...], ...]:

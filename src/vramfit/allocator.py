@@ -16,7 +16,7 @@ from .backends import Backend
 from .graph import INPUT, NONE, OUTPUT, Tensor, n_bytes
 from .scheduler import Schedule, attention
 
-__all__ = ["Arena", "Live", "Walk", "allocate", "fullest", "reserve"]
+__all__ = ["Arena", "Live", "Walk", "allocate", "fullest", "held", "reserve"]
 
 # Operations that may write over a source (ggml_op_can_inplace, 20-52).
 _IN_PLACE: Final = frozenset(
@@ -301,6 +301,8 @@ class Walk:
     def _bytes(self, i: int, t: Tensor, backend: Backend) -> int:
         """What a tensor asks of the backend's buffer type, padded to its alignment."""
         size = n_bytes(t)
+        if backend.expand is not None:
+            size = backend.expand(t.op, size, [self.tensors[s].ne for s in self.src[i]])
         if t.op == "FLASH_ATTN_EXT":
             size = backend.attention_bytes(size, attention(self.tensors, self.src[i]))
         if t.type.block > 1:
@@ -330,21 +332,32 @@ def allocate(plan: Schedule) -> tuple[tuple[int, ...], ...]:
 def reserve(plans: Sequence[Schedule]) -> tuple[int, ...]:
     """Bytes of each backend's compute buffer after reserving `plans` one after the other.
 
+    A plan that is given again (contexts reserve for a prompt twice) is walked once.
+    """
+    walked = {id(plan): allocate(plan) for plan in plans}
+    return held([walked[id(plan)] for plan in plans])
+
+
+def held(needs: Sequence[Sequence[tuple[int, ...]]]) -> tuple[int, ...]:
+    """Bytes of each backend's buffer after reservations that need these chunks (see `allocate`).
+
     A buffer is replaced when any of its chunks must grow (ggml_gallocr_reserve_n_impl, 906-953).
     """
-    held: list[tuple[int, ...]] = [()] * len(plans[0].backends) if plans else []
-    for plan in plans:
-        for b, new in enumerate(allocate(plan)):
-            if any(n > (held[b][c] if c < len(held[b]) else 0) for c, n in enumerate(new)):
-                held[b] = new
-    return tuple(map(sum, held))
+    buffers: list[tuple[int, ...]] = [()] * len(needs[0]) if needs else []
+    for need in needs:
+        for b, chunks in enumerate(need):
+            now = buffers[b] + (0,) * len(chunks)
+            if any(n > now[c] for c, n in enumerate(chunks)):
+                buffers[b] = chunks
+    return tuple(map(sum, buffers))
 
 
-def fullest(plan: Schedule, backend: int) -> tuple[Live, ...]:
+def fullest(plans: Sequence[Schedule], backend: int) -> tuple[Live, ...]:
     """The tensors alive on `backend` when its buffer first reaches its high-water mark, largest first.
 
-    Their sum can stay below the mark: the rest is gaps between them.
+    Of several plans it is the one that needs most. The sum can stay below the mark: the rest is gaps.
     """
+    plan = max(plans, key=lambda p: sum(allocate(p)[backend]))
     peak = 0
     live: tuple[Live, ...] = ()
 
@@ -353,9 +366,9 @@ def fullest(plan: Schedule, backend: int) -> tuple[Live, ...]:
         now = sum(walk.arenas[backend].peaks)
         if where == backend and now > peak:
             peak = now
-            held = [i for i, owner in enumerate(walk.owner) if owner == backend and walk.size[i]]
-            held.sort(key=lambda i: -walk.size[i])
-            live = tuple(Live(plan.tensors[i].name, plan.tensors[i].op, walk.size[i]) for i in held)
+            alive = [i for i, owner in enumerate(walk.owner) if owner == backend and walk.size[i]]
+            alive.sort(key=lambda i: -walk.size[i])
+            live = tuple(Live(plan.tensors[i].name, plan.tensors[i].op, walk.size[i]) for i in alive)
 
     Walk(plan, look).run()
     return live

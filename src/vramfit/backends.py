@@ -8,7 +8,7 @@ answer depends on the device. Source: ggml/src/ggml-<backend>/, as each rule say
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Final
@@ -56,6 +56,7 @@ class HeadSize:
 
 
 Scratch = Callable[[int, Attention], int]  # bytes of the result, node -> bytes with scratch
+Expand = Callable[[str, int, Sequence[Shape]], int]  # op, bytes of the result, sources -> bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Backend:
     head_step: int = 1  # flash attention: head sizes are multiples of it
     same_kv_type: bool = False  # flash attention: K and V must share a type
     scratch: Scratch | None = None  # what a flash-attention node carries beside its result
+    expand: Expand | None = None  # what other nodes carry beside their result
     offload_batch: int = 0  # rows from which operations on host weights move here; 0: never
     offload_ops: frozenset[str] = frozenset()  # only these; empty: all
     async_events: bool = False  # asynchronous compute and events: pipeline parallelism can switch on
@@ -164,6 +166,16 @@ def _metal_scratch(n_bytes: int, node: Attention) -> int:
     return n_bytes + tail + blocks + partial + copies
 
 
+def _metal_expand(op: str, n_bytes: int, sources: Sequence[Shape]) -> int:
+    """Maps of tokens to experts, and second halves of sorts (ggml-metal.cpp:220-252)."""
+    if op == "MUL_MAT_ID":
+        n_expert, n_tokens = sources[0][2], sources[2][1]
+        return n_bytes + 4 * n_expert * (1 + n_tokens) + 8 + 4 * 256
+    if op in ("CUMSUM", "ARGSORT"):
+        return 2 * n_bytes
+    return 8 * prod(sources[0]) if op == "TOP_K" else n_bytes
+
+
 # fattn.cu:577-620
 _CUDA_HEADS: Final = (
     *(HeadSize(n, n) for n in (40, 64, 72, 80, 96, 112, 128, 256)),
@@ -216,6 +228,7 @@ _METAL: Final = Backend(
     head_sizes=_METAL_HEADS,
     same_kv_type=True,
     scratch=_metal_scratch,
+    expand=_metal_expand,
     offload_batch=32,
     offload_ops=frozenset({"MUL_MAT", "MUL_MAT_ID"}),
     async_events=True,

@@ -1,7 +1,7 @@
 """Proof that more repeats of a block change no compute buffer.
 
-In: a `Graph`, its `Schedule`, where two repeats of a block lie. Out: after how many repeats the
-allocator is back where it was. Models repeat a block of layers many times; a graph with a few repeats
+In: a `Graph`, its `Schedule`, where two repeats of a block lie. Out: `Repeats`: the bytes, and after how
+many repeats the allocator is back where it was. Models repeat a block of layers many times; a graph with a few repeats
 stands for all of them if the last ones only bring back what was there before them:
 
 * the nodes of one repeat are those of the repeat before it, one for one, and so are their backends,
@@ -19,22 +19,31 @@ they leave every high-water mark, and everything that follows, as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from .allocator import Walk
 from .backends import Attention
 from .graph import NONE, Graph, Tensor
 from .scheduler import Schedule, attention
 
-__all__ = ["cycles"]
+__all__ = ["Repeats", "Run", "walk_repeats"]
 
 Run = tuple[int, int, int]  # positions in Graph.nodes: one repeat is [0]:[1], the next is [1]:[2]
 
 
-def cycles(graph: Graph, plan: Schedule, runs: Sequence[Run]) -> tuple[int, ...]:
-    """For each run: how many repeats bring the allocator back to where it was: 1, 2, or 0 for neither.
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """A walk of the allocator, and what it says of each run."""
 
-    Any multiple of that number of repeats may stand between the two that are given, with the same
-    compute buffers. `runs` are in the order of the nodes; a walk of the allocator is part of the answer.
+    needs: tuple[tuple[int, ...], ...]  # bytes of each backend, chunk by chunk, as of `allocate`
+    cycles: tuple[int, ...]  # how many repeats bring the allocator back to where it was: 1, 2; 0: neither
+
+
+def walk_repeats(graph: Graph, plan: Schedule, runs: Sequence[Run]) -> Repeats:
+    """Allocate a schedule that holds a few repeats of each run.
+
+    Any multiple of a run's cycle of repeats may stand between the two that are given, with the same
+    compute buffers; with a cycle of 0 nothing is promised. `runs` are in the order of the nodes.
     """
     places = {i: at for at, (i, _) in enumerate(plan.nodes)}
     pairing = _Pairing(graph, plan)
@@ -50,7 +59,8 @@ def cycles(graph: Graph, plan: Schedule, runs: Sequence[Run]) -> tuple[int, ...]
             states.append(_State(walk))
             at = cut
         found.append(_cycle(run, cuts, states, plan, pairing))
-    return tuple(found)
+    walk.advance(at, len(plan.nodes))
+    return Repeats(tuple(arena.peaks for arena in walk.arenas), tuple(found))
 
 
 def _cycle(run: Run, cuts: Sequence[int], states: Sequence[_State], plan: Schedule, pairing: _Pairing) -> int:

@@ -157,6 +157,24 @@ def test_chunks_take_no_less_than_the_live_tensors(graph: Graph) -> None:
     check_walk(schedule(graph, (VULKAN, VULKAN)))
 
 
+@given(graphs())
+def test_metal_tensors_never_overlap(graph: Graph) -> None:
+    """The same holds where the backend asks for more than the result."""
+    check_walk(schedule(graph, (BACKENDS["metal"],) * 2))
+
+
+def test_a_cast_reads_itself() -> None:
+    """A node that names itself as a source is placed once and freed after its last reader."""
+    make = Maker()
+    x = make.node("MUL_MAT", (1024,), make.weight((1, 1024), 0), make.leaf((1,), flags=INPUT))
+    cast = make.node("CPY", (1024,), x)
+    make.graph.tensors[cast].src = (x, cast)
+    make.node("MUL_MAT", (1024,), make.weight((1, 1024), 0), cast)
+    walk = Walk(schedule(make.graph, (CUDA,))).run()
+    assert walk.owner[cast] == NONE
+    assert walk.arenas[0].peaks == (128 + 2 * 4096,)
+
+
 def test_in_place_writes_over_a_source() -> None:
     """An operation writes over a source that nobody else reads, and not over one that lives on."""
     for flags, readers, in_place in ((0, 1, True), (OUTPUT, 1, False), (0, 2, False)):

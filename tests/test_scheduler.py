@@ -141,6 +141,28 @@ def test_attention_without_a_kernel_runs_on_the_cpu() -> None:
     check_reach(plan)
 
 
+def test_a_product_the_cpu_cannot_run_leaves_its_weight() -> None:
+    """A weight draws no node to a backend that cannot run it, such as f16 activations to the CPU."""
+    make = Maker()
+    x = make.cache((64, 8), 0)
+    node = make.node("MUL_MAT", (64, 8), make.weight((64, 64), HOST, "q8_0"), x)
+    plan = schedule(make.graph, (CUDA,), op_offload=False)
+    assert dict(plan.nodes)[node] == 0
+    check_reach(plan)
+
+
+def test_views_are_where_their_root_is() -> None:
+    """A view runs on the backend of what it views, even as the first node of a graph."""
+    make = Maker()
+    loose = make.leaf((64, 8))
+    view = make.view(loose)
+    cached = make.view(make.cache((64, 8), 1))
+    node = make.node("ADD", (64, 8), view, cached)
+    on = dict(schedule(make.graph, (CUDA, CUDA)).nodes)
+    assert (on[view], on[cached]) == (0, 1)
+    assert on[node] in (0, 1)
+
+
 FULL = {"all_layers": True, "split_by_layer": True, "offload_kqv": True, "overrides": False}
 
 

@@ -105,24 +105,18 @@ class _Chunk:
             if start + sizes[i] == address:
                 sizes[i] += size
                 if i + 1 < len(starts) and starts[i + 1] == start + sizes[i]:
-                    self._join(i)
+                    sizes[i] += sizes[i + 1]
+                    del starts[i + 1], sizes[i + 1]
                 return
             if start == end:
                 starts[i] = address
                 sizes[i] += size
-                if i and starts[i - 1] + sizes[i - 1] == address:
-                    self._join(i - 1)
                 return
         i = 0
         while i < len(starts) and starts[i] < address:
             i += 1
         starts.insert(i, address)
         sizes.insert(i, size)
-
-    def _join(self, i: int) -> None:
-        """Merge block `i` with the next."""
-        self.sizes[i] += self.sizes[i + 1]
-        del self.starts[i + 1], self.sizes[i + 1]
 
 
 class Arena:

@@ -19,6 +19,7 @@ __all__ = ["find"]
 _BRANDS: Final = re.compile(
     "nvidia|geforce|tesla|amd|radeon|instinct|intel|arc|apple|rtx|gtx|rx|generation|edition"
 )
+_NUMBER: Final = re.compile(r"\d+")
 _SIZE: Final = re.compile(r"(.+?)(?: |(?<=[a-z]))(\d{1,4}) ?g(?:i?b)?")  # of spaced words
 
 
@@ -54,13 +55,18 @@ def _stem(name: str) -> tuple[str, int | None]:
     return (_key(sized[1]), int(sized[2])) if sized else (_key(name), None)
 
 
-@lru_cache(maxsize=1)
-def _index() -> tuple[dict[str, list[Card]], dict[str, list[Card]]]:
-    """Cards by key, and by key without memory size."""
+@lru_cache(maxsize=64)
+def _index(number: str = "") -> tuple[dict[str, list[Card]], dict[str, list[Card]]]:
+    """Cards by key, and by key without memory size: those with a name that holds `number`.
+
+    Keys take longer to make than the catalogue takes to read; a number leaves few to make.
+    """
     exact: dict[str, list[Card]] = {}
     stems: dict[str, list[Card]] = {}
     for card in all_cards():
         for name in (card.id, card.name, *card.aliases):
+            if number not in name:
+                continue
             stem, _ = _stem(name)
             for index, key in ((exact, _key(name)), (stems, stem)):
                 found = index.setdefault(key, [])
@@ -70,7 +76,8 @@ def _index() -> tuple[dict[str, list[Card]], dict[str, list[Card]]]:
 
 
 def _lookup(name: str) -> list[Card]:
-    exact, stems = _index()
+    number = _NUMBER.search(name)
+    exact, stems = _index(number[0] if number else "")
     if found := exact.get(_key(name)):
         return found
     stem, gib = _stem(name)

@@ -4,6 +4,8 @@
     python -m tools.engine rows FOLDER --seed 1 --match 'qwen|llama'
     python -m tools.engine trace x.gguf n_ctx=8192 > graph.txt
     python -m tools.engine make qwen3moe x.gguf n_embd=512 n_layer=24 --types q4_k
+
+Settings and dimensions are given as name=value, the values as JSON or plain words.
 """
 
 from __future__ import annotations
@@ -17,42 +19,53 @@ from typing import Any
 
 from .measure import measure, serve
 from .metadata import Dims
-from .models import make_model
-from .sample import ARCHITECTURES, write_rows
+from .models import ARCHITECTURES, make_model
+from .sample import write_rows
 from .trace import to_text, trace
 
 
 def main() -> None:
     """Parse the command line and run one command."""
-    args = _parser().parse_args()
+    parser = _parser()
+    args, pairs = parser.parse_known_args()
+    if odd := [pair for pair in pairs if "=" not in pair or pair.startswith("-")]:
+        parser.error(f"not understood: {' '.join(odd)}")
+    values = _values(pairs)
     if args.command == "worker":
         serve(sys.stdin, sys.stdout)
     elif args.command == "measure":
-        print(json.dumps(measure(args.file, args.gpus, _values(args.settings)), indent=1))
+        print(json.dumps(measure(args.file, args.gpus, values), indent=1))
     elif args.command == "trace":
-        print(to_text(trace(args.file, args.gpus, **_values(args.settings))[args.reservation]), end="")
+        print(to_text(trace(args.file, args.gpus, **values)[args.reservation]), end="")
     elif args.command == "make":
-        make_model(args.architecture, args.file, Dims(**_values(args.dims)), types=args.types)
+        make_model(args.architecture, args.file, Dims(**values), types=args.types)
     else:
         architectures = [a for a in ARCHITECTURES if re.search(args.match, a)]
-        for architecture, reason in write_rows(args.folder, architectures, args.seed, args.models, args.rows).items():
+        for architecture, reason in write_rows(
+            args.folder, architectures, args.seed, args.models, args.rows
+        ).items():
             print(f"{architecture}: {reason}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.engine",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("worker", help="measure jobs from standard input (JSON lines)")
-    for name, words in (("measure", "bytes of one model and context"), ("trace", "the graph of one reservation")):
+    for name, words in (
+        ("measure", "bytes of one model and context"),
+        ("trace", "the graph of one reservation"),
+    ):
         command = commands.add_parser(name, help=words)
         command.add_argument("file")
         command.add_argument("--gpus", type=_numbers, default=[], help="MiB of each device: 24564,12288")
-        command.add_argument("settings", nargs="*", help="name=value, values as JSON or words")
     command.add_argument("--reservation", type=int, default=0, help="0 prompt, 1 generation, 2 prompt again")
     make = commands.add_parser("make", help="a header of a small model")
     make.add_argument("architecture")
     make.add_argument("file")
-    make.add_argument("dims", nargs="*", help="name=value: n_embd=512")
     make.add_argument("--types", default="f32")
     rows = commands.add_parser("rows", help="random models and rows for compare.py --base FOLDER")
     rows.add_argument("folder", type=pathlib.Path)

@@ -30,7 +30,9 @@ def library_dir() -> pathlib.Path:
     """Where the installed `llama_cpp` keeps its shared libraries."""
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
-        raise EngineError("llama_cpp is not installed in this environment; docs/engine.md says how to build it")
+        raise EngineError(
+            "llama_cpp is not installed in this environment; docs/engine.md says how to build it"
+        )
     return pathlib.Path(spec.origin).with_name("lib")
 
 
@@ -39,7 +41,9 @@ def source_dir() -> pathlib.Path:
     for path in _source_candidates():
         if (path / "ggml/src/ggml-backend-impl.h").is_file():
             return path
-    raise EngineError(f"no llama.cpp source found; set {SOURCE_VARIABLE} to the tree that llama_cpp was built from")
+    raise EngineError(
+        f"no llama.cpp source found; set {SOURCE_VARIABLE} to the tree that llama_cpp was built from"
+    )
 
 
 def _source_candidates() -> Iterator[pathlib.Path]:
@@ -92,7 +96,10 @@ class ContextSettings(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_uint32) for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_outputs_max")),
         *((name, ctypes.c_int32) for name in ("flash_attn", "type_k", "type_v", "pooling_type")),
-        *((name, ctypes.c_int32) for name in ("kv_unified", "offload_kqv", "swa_full", "op_offload", "embeddings")),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("kv_unified", "offload_kqv", "swa_full", "op_offload", "embeddings")
+        ),
     ]
 
 

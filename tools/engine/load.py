@@ -51,7 +51,10 @@ class Context:
         """Bytes of each device, then of the host."""
         cells = (ctypes.c_int64 * (3 * (MAX_DEVICES + 1)))()
         engine().vf_breakdown(self.handle, cells)
-        rows = [dict(zip(("model", "context", "compute"), cells[3 * i : 3 * i + 3], strict=True)) for i in range(MAX_DEVICES + 1)]
+        rows = [
+            dict(zip(("model", "context", "compute"), cells[3 * i : 3 * i + 3], strict=True))
+            for i in range(MAX_DEVICES + 1)
+        ]
         return [*rows[: self.n_gpus], rows[-1]]
 
     def close(self) -> None:
@@ -62,7 +65,9 @@ class Context:
     def __enter__(self) -> Context:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -117,7 +122,9 @@ def load_model(
         os.write(file, pathlib.Path(header).read_bytes())
         os.truncate(file, _HOLE)
         path = f"/proc/self/fd/{file}".encode()
-        model = lib.vf_model(path, None, len(gpus_mib), n_gpu_layers, _SPLIT_MODES[split_mode], split, patterns)
+        model = lib.vf_model(
+            path, None, len(gpus_mib), n_gpu_layers, _SPLIT_MODES[split_mode], split, patterns
+        )
     finally:
         os.close(file)
     if not model:

@@ -42,7 +42,8 @@ def measure_all(jobs: Iterable[Row]) -> Iterator[Row]:
             _end(worker)
             worker, left = _start(), RECYCLE
         left -= 1
-        assert worker.stdin and worker.stdout
+        assert worker.stdin
+        assert worker.stdout
         worker.stdin.write(json.dumps(job) + "\n")
         worker.stdin.flush()
         line = worker.stdout.readline()
@@ -58,7 +59,9 @@ def measure_all(jobs: Iterable[Row]) -> Iterator[Row]:
 
 def _start() -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tools.engine", "worker"]
-    return subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def _end(worker: subprocess.Popen[str] | None) -> None:
@@ -71,9 +74,9 @@ def serve(jobs: TextIO, results: TextIO) -> None:
     for line in jobs:
         job = json.loads(line)
         if "draw" in job:
-            from .sample import draw_architecture
+            from .sample import draw_rows_of_model
 
-            row = draw_architecture(job)
+            row = draw_rows_of_model(job)
         else:
             row = measure(job["file"], job["gpus_mib"], job["settings"])
         results.write(json.dumps(row) + "\n")

@@ -63,10 +63,6 @@ def metadata(architecture: str, dims: Dims, experts: bool) -> Metadata:
     values = _common(dims)
     if experts:
         values |= _mixture(dims)
-    if architecture in _LATENT:
-        values |= _latent(dims)
-    if architecture in _ZERO_KV_HEADS:
-        values |= _recurrent_by_heads(dims)
     for names, special in _SPECIAL:
         if architecture in names:
             values |= special(dims)
@@ -152,12 +148,10 @@ def _mixture(d: Dims) -> Metadata:
     }
 
 
-_LATENT = frozenset(
-    "deepseek2 deepseek32 glm-dsa dots3note kimi-linear bailingmoe3 kimi-k3 glm5-next mistral4 hy_v4".split()
+_LATENT_NAMES = (
+    "deepseek2 deepseek32 glm-dsa dots3note kimi-linear bailingmoe3 kimi-k3 glm5-next mistral4 hy_v4"
 )
-_ZERO_KV_HEADS = frozenset(
-    "plamo2 jamba nemotron_h nemotron_h_moe granitehybrid lfm2 lfm2moe kimi-linear bailingmoe3 kimi-k3 glm5-next".split()
-)
+_HYBRID_NAMES = "plamo2 jamba granitehybrid lfm2 lfm2moe"
 
 
 def _latent(d: Dims) -> Metadata:
@@ -295,6 +289,8 @@ _Special = Callable[[Dims], Metadata]
 _SPECIAL: tuple[tuple[frozenset[str], _Special], ...] = tuple(
     (frozenset(names.split()), special)
     for names, special in (
+        (_LATENT_NAMES, _latent),
+        (_HYBRID_NAMES, _recurrent_by_heads),
         ("nemotron_h nemotron_h_moe", _nemotron_h),
         ("cohere2moe mimo2 step35 spark2_5 muse-glimmer granite_swa maple laguna", _window_list),
         ("kimi-linear bailingmoe3 kimi-k3 glm5-next", _recurrent_latent),
@@ -325,7 +321,10 @@ _SPECIAL: tuple[tuple[frozenset[str], _Special], ...] = tuple(
         ("wavtokenizer-dec", lambda d: {"features_length": d.n_embd}),
         ("t5 t5encoder", lambda d: {"decoder_start_token_id": 0, "decoder_block_count": d.n_layer}),
         ("rwkv6 rwkv7 rwkv6qwen2 arwkv7", lambda d: {"attention.head_count": 0, "attention.head_count_kv": 0}),
-        ("rwkv6qwen2", lambda d: {"attention.head_count_kv": d.n_embd // d.head_k}),
+        ("rwkv6qwen2", lambda d: {
+            "attention.head_count": d.n_embd // d.head_k,
+            "attention.head_count_kv": d.n_embd // d.head_k // (1 + (d.n_embd // d.head_k + 1) % 2),
+        }),
         ("rwkv6 rwkv7", lambda d: {"token_shift_count": 2}),
         ("llama4", lambda d: {"expert_feed_forward_length": d.n_ff_exp}),
         ("rwkv6qwen2 arwkv7", lambda d: {"token_shift_count": 1}),

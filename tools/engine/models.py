@@ -21,15 +21,37 @@ from .binding import EngineError, engine
 from .load import Refused, complaint, load_model, type_id
 from .metadata import Dims, Long, metadata
 
-DENSE_OR_MIXTURE = frozenset("llama refact minicpm granite granitemoe mistral3 llama-embed".split())
-MIXTURES = frozenset(
-    """llama4 cohere2moe grok qwen2moe qwen3moe qwen3next qwen3vlmoe qwen35moe qwen4exp phimoe dbrx olmoe
+_MIXTURES = """
+    llama4 cohere2moe grok qwen2moe qwen3moe qwen3next qwen3vlmoe qwen35moe qwen4exp phimoe dbrx olmoe
     arctic deepseek deepseek2 deepseek32 dots3note deepseek4 glm4moe glm-dsa exaone-moe bailingmoe
     bailingmoe2 bailingmoe3 dots1 afmoe ernie4_5 ernie4_5-moe hunyuan-moe hy_v3 hy_v4 gpt-oss lfm2moe
     smallthinker llada-moe grovemoe minimax-01 minimax-m2 minimax-m3 rnd1 paddleocr mimo2 kimi-linear
     kimi-k3 glm5-next step35 mistral4 mellum laguna maple granitemoe nomic-bert-moe deepseek2-ocr
-    nemotron_h_moe""".split()
-)
+    nemotron_h_moe
+"""
+_DENSE_OR_MIXTURE = "llama refact minicpm granite granitemoe mistral3 llama-embed"
+_ALL = """
+    afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bailingmoe3 bert bitnet bloom
+    chameleon chatglm codeshell cogvlm cohere2 cohere2moe command-r dbrx deci deepseek deepseek2
+    deepseek2-ocr deepseek32 deepseek4 dots1 dots3note dream ernie4_5 ernie4_5-moe eurobert exaone
+    exaone-moe exaone4 falcon falcon-h1 gemma gemma-embedding gemma2 gemma3 gemma3n gemma4 glm-dsa glm4
+    glm4moe glm5-next gpt-oss gpt2 gptneox granite granite_swa granitehybrid granitemoe graniteswitch
+    grok grovemoe hrm_text hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 hy_v4 internlm2 jais jais2 jamba
+    jina-bert-v2 jina-bert-v3 kimi-k3 kimi-linear laguna lfm2 lfm2moe llada llada-moe llama llama-embed
+    llama4 maincoder mamba mamba2 maple mellum mimo2 minicpm minicpm3 minimax-01 minimax-m2 minimax-m3
+    mistral3 mistral4 modern-bert mpt muse-glimmer nanbeige nemotron nemotron_h nemotron_h_moe neo-bert
+    nomic-bert nomic-bert-moe olmo olmo2 olmoe openelm orion paddleocr pangu-embedded phi2 phi3 phimoe
+    plamo plamo2 plamo3 pockettts qwen qwen2 qwen2moe qwen2vl qwen3 qwen35 qwen35moe qwen3moe qwen3next
+    qwen3tts qwen3vl qwen3vlmoe qwen4exp refact rnd1 rwkv6 rwkv6qwen2 rwkv7 seed_oss smallthinker
+    smollm3 spark2_5 stablelm starcoder starcoder2 step35 t5 t5encoder talkie xverse
+"""
+ARCHITECTURES = tuple(_ALL.split())  # all that a model can be made of
+MIXTURES = frozenset(_MIXTURES.split())  # with experts only
+DENSE_OR_MIXTURE = frozenset(_DENSE_OR_MIXTURE.split())
+_SMALL = Dims()
+
+# A tensor that the engine reads as optional although the architecture's graph cannot bear it.
+_NEVER = {"rwkv6qwen2": "time_mix_first"}
 
 # The matrices that a quantizer converts; all else stays as the engine made it (src/llama-quant.cpp).
 _QUANTIZED = re.compile(
@@ -42,7 +64,7 @@ _FALLBACKS = ("q8_0", "f16")  # where a row is no multiple of a type's block
 def make_model(
     architecture: str,
     path: str | os.PathLike[str],
-    dims: Dims = Dims(),
+    dims: Dims = _SMALL,
     overrides: dict[str, Any] | None = None,
     types: str | Callable[[str], str] = "f32",
     experts: bool | None = None,
@@ -53,6 +75,7 @@ def make_model(
     `overrides`: metadata over what `dims` give. `types`: of the matrices, by name or as a function of the
     tensor's name. `without`: a pattern of optional tensors to leave out. Raises Refused.
     """
+    without = "|".join(filter(None, (without, _NEVER.get(architecture))))
     experts = architecture in MIXTURES if experts is None else experts
     values = metadata(architecture, dims, experts) | (overrides or {})
     lib = engine()
@@ -117,4 +140,3 @@ def _set_list(gguf: int, name: bytes, values: list[Any]) -> None:
     kind, letter = _U64 if isinstance(values, Long) else _F32 if isinstance(values[0], float) else _U32
     data = array.array(letter, values)
     engine().gguf_set_arr_data(gguf, name, kind, data.buffer_info()[0], len(data))
-

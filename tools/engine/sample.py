@@ -20,21 +20,6 @@ from .measure import Row, measure, measure_all
 from .metadata import Dims
 from .models import DENSE_OR_MIXTURE, MIXTURES, make_model
 
-ARCHITECTURES = tuple(
-    """afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bailingmoe3 bert bitnet bloom chameleon
-    chatglm codeshell cogvlm cohere2 cohere2moe command-r dbrx deci deepseek deepseek2 deepseek2-ocr deepseek32
-    deepseek4 dots1 dots3note dream ernie4_5 ernie4_5-moe eurobert exaone exaone-moe exaone4 falcon falcon-h1
-    gemma gemma-embedding gemma2 gemma3 gemma3n gemma4 glm-dsa glm4 glm4moe glm5-next gpt-oss gpt2 gptneox
-    granite granite_swa granitehybrid granitemoe graniteswitch grok grovemoe hrm_text hunyuan-dense hunyuan-moe
-    hunyuan_vl hy_v3 hy_v4 internlm2 jais jais2 jamba jina-bert-v2 jina-bert-v3 kimi-k3 kimi-linear laguna lfm2
-    lfm2moe llada llada-moe llama llama-embed llama4 maincoder mamba mamba2 maple mellum mimo2 minicpm minicpm3
-    minimax-01 minimax-m2 minimax-m3 mistral3 mistral4 modern-bert mpt muse-glimmer nanbeige nemotron nemotron_h
-    nemotron_h_moe neo-bert nomic-bert nomic-bert-moe olmo olmo2 olmoe openelm orion paddleocr pangu-embedded
-    phi2 phi3 phimoe plamo plamo2 plamo3 pockettts qwen qwen2 qwen2moe qwen2vl qwen3 qwen35 qwen35moe qwen3moe
-    qwen3next qwen3tts qwen3vl qwen3vlmoe qwen4exp refact rnd1 rwkv6 rwkv6qwen2 rwkv7 seed_oss smallthinker
-    smollm3 spark2_5 stablelm starcoder starcoder2 step35 t5 t5encoder talkie xverse""".split()
-)
-
 # Groups of tensors that a file may lack; one that the engine needs makes it refuse, and is kept.
 OPTIONAL = (
     r"\.(?:input_)?scale$", r"\.bias$", r"attn_[qk]_norm", r"^output\.weight$", r"^rope_f|\.rope_f",
@@ -47,6 +32,7 @@ GPUS_MIB = (
 )  # fmt: skip
 CACHE_TYPES = ("f16", "f32", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
 FREEDOMS = 4
+ATTEMPTS = 4  # at a model, with other draws; some end the process
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +124,22 @@ def _leaner(rng: random.Random) -> Iterator[tuple[str, ...]]:
 
 def _write(model: Model, types: str) -> None:
     make_model(
-        model.architecture, model.path, model.dims, types=types, experts=model.experts, without="|".join(model.without)
+        model.architecture,
+        model.path,
+        model.dims,
+        types=types,
+        experts=model.experts,
+        without="|".join(model.without),
     )
 
 
 def draw_settings(rng: random.Random, gpus_mib: Sequence[int], dims: Dims, experts: bool) -> dict[str, Any]:
     """Settings of a row; only what differs from the engine's defaults."""
-    s: dict[str, Any] = {"n_ctx": rng.choice((512, 2048, 4096, 8192, 12345, 16384, 32768, 43008, 65536, rng.randrange(256, 140000)))}
+    s: dict[str, Any] = {
+        "n_ctx": rng.choice(
+            (512, 2048, 4096, 8192, 12345, 16384, 32768, 43008, 65536, rng.randrange(256, 140000))
+        )
+    }
     if rng.random() < 0.4:
         s["n_ubatch"] = rng.choice((16, 32, 64, 128, 256, 300, 1024, 2048))
     if rng.random() < 0.15:
@@ -159,7 +154,11 @@ def draw_settings(rng: random.Random, gpus_mib: Sequence[int], dims: Dims, exper
         s["type_k"] = rng.choice(CACHE_TYPES)
     if rng.random() < 0.3 and s.get("flash_attn") == "on":
         s["type_v"] = rng.choice((s.get("type_k", "f16"), rng.choice(CACHE_TYPES)))
-    for name, value, share in (("swa_full", True, 0.1), ("offload_kqv", False, 0.08), ("op_offload", False, 0.06)):
+    for name, value, share in (
+        ("swa_full", True, 0.1),
+        ("offload_kqv", False, 0.08),
+        ("op_offload", False, 0.06),
+    ):
         if rng.random() < share:
             s[name] = value
     if len(gpus_mib) and rng.random() < 0.25:
@@ -185,35 +184,47 @@ def draw_rows(rng: random.Random, folder: pathlib.Path, model: Model, n: int) ->
             settings = draw_settings(rng, gpus, model.dims, model.experts)
             row = measure(model.path, gpus, settings)
             if not row.get("refused", "").startswith("aborted"):
-                yield {"file": str(model.path.relative_to(folder)), "gpus_mib": gpus, "settings": settings, **row}
+                yield {
+                    "file": str(model.path.relative_to(folder)),
+                    "gpus_mib": gpus,
+                    "settings": settings,
+                    **row,
+                }
                 break
 
 
-def write_rows(folder: pathlib.Path, architectures: Sequence[str], seed: int, models: int, rows: int) -> dict[str, str]:
-    """Fill `folder`; the architectures that no draw could make, with the engine's reason."""
+def write_rows(
+    folder: pathlib.Path, architectures: Sequence[str], seed: int, models: int, rows: int
+) -> dict[str, str]:
+    """Fill `folder`; the architectures that a model is missing of, with the engine's reason."""
     (folder / "arch").mkdir(parents=True, exist_ok=True)
-    jobs = ({"draw": a, "folder": str(folder), "seed": seed, "models": models, "rows": rows} for a in architectures)
+    jobs = [
+        {"draw": a, "folder": str(folder), "seed": f"{seed} {a} {i}", "number": i, "rows": rows}
+        for a in architectures
+        for i in range(models)
+    ]
     failed = {}
     with gzip.open(folder / "rows-arch.jsonl.gz", "wt") as out:
-        for architecture, result in zip(architectures, measure_all(jobs), strict=True):
-            for row in result.get("rows", ()):
-                out.write(json.dumps(row, separators=(",", ":")) + "\n")
-            if reason := result.get("failed") or result.get("died"):
-                failed[architecture] = reason
-    return failed
+        for attempt in range(ATTEMPTS):
+            left = []
+            for job, result in zip(jobs, measure_all(jobs), strict=True):
+                for row in result.get("rows", ()):
+                    out.write(json.dumps(row, separators=(",", ":")) + "\n")
+                if reason := result.get("failed") or result.get("died"):
+                    failed[job["draw"]] = reason
+                    left.append(job | {"seed": f"{job['seed']} {attempt}"})
+            jobs = left
+    return {job["draw"]: failed[job["draw"]] for job in jobs}
 
 
-def draw_architecture(job: Row) -> Row:
-    """All rows of one architecture: what a worker does for `write_rows`."""
+def draw_rows_of_model(job: Row) -> Row:
+    """One model with its rows: what a worker does for `write_rows`."""
     folder = pathlib.Path(job["folder"])
-    rows: list[Row] = []
-    for i in range(job["models"]):
-        rng = random.Random(f"{job['seed']} {job['draw']} {i}")
-        path = folder / "arch" / f"{job['draw']}-{i}.gguf"
-        try:
-            model = draw_model(rng, job["draw"], path)
-        except Refused as refused:
-            path.unlink(missing_ok=True)
-            return {"rows": rows, "failed": str(refused)}
-        rows += draw_rows(rng, folder, model, job["rows"])
-    return {"rows": rows}
+    rng = random.Random(job["seed"])
+    path = folder / "arch" / f"{job['draw']}-{job['number']}.gguf"
+    try:
+        model = draw_model(rng, job["draw"], path)
+    except Refused as refused:
+        path.unlink(missing_ok=True)
+        return {"failed": str(refused)}
+    return {"rows": list(draw_rows(rng, folder, model, job["rows"]))}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # vramfit.graph's numbers for places
 NONE, HOST, CPU = -1, -2, -3
 COMPUTE, WEIGHT, CACHE = 0, 1, 2
+INPUT, OUTPUT = 1, 2  # of flags
 
 # struct ggml_tensor (ggml.h): type, buffer, ne, nb, op, op_params, flags, src, view_src, view_offs, data, name
 _TENSOR = struct.Struct("<i4xQ4q4Qi16ii10QQQQ64s16x")
@@ -113,7 +114,21 @@ def to_graph(dump: Dump) -> Graph:
     finally:
         sys.path.pop()
     tensors = [
-        Tensor(t.name, t.op, BY_NAME[t.type], t.ne, t.nb, t.src, t.view, t.offset, t.flags & 3, t.usage, t.home, t.pinned, t.params)  # type: ignore[arg-type]
+        Tensor(
+            t.name,
+            t.op,
+            BY_NAME[t.type],
+            t.ne,
+            t.nb,
+            t.src,
+            t.view,
+            t.offset,
+            t.flags & (INPUT | OUTPUT),
+            t.usage,
+            t.home,
+            t.pinned,
+            t.params,
+        )  # type: ignore[arg-type]
         for t in dump.tensors
     ]
     return Graph(tensors, list(dump.leafs), list(dump.nodes))

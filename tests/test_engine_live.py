@@ -1,0 +1,123 @@
+"""The tool that drives the engine, where the engine is installed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pathlib
+import random
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+TRUTH = ROOT.parent / "shared" / "engine-truth"
+
+sys.path.insert(0, str(ROOT))  # the tools are no part of the distribution
+
+from tools.engine.binding import is_available  # noqa: E402
+
+if not is_available():
+    pytest.skip("the engine is not installed here (docs/engine.md)", allow_module_level=True)
+
+from tools.engine.load import EngineError, Refused, load  # noqa: E402
+from tools.engine.measure import measure, measure_all  # noqa: E402
+from tools.engine.metadata import Dims  # noqa: E402
+from tools.engine.models import make_model  # noqa: E402
+from tools.engine.trace import COMPUTE, INPUT, WEIGHT, Tracer, to_graph, to_text, trace  # noqa: E402
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A small model with grouped heads, quantized."""
+    path = tmp_path / "model.gguf"
+    make_model(
+        "llama",
+        path,
+        Dims(n_embd=320, n_layer=5, n_head=6, n_head_kv=3, head_k=64, n_vocab=1000),
+        types="q8_0",
+    )
+    return path
+
+
+@pytest.mark.skipif(not TRUTH.is_dir(), reason="no engine-truth rows here")
+def test_frozen_rows_are_measured_again_to_the_byte():
+    rows = []
+    for name in ("rows-arch.jsonl.gz", "rows-models.jsonl.gz"):
+        with gzip.open(TRUTH / name, "rt") as file:
+            rows += map(json.loads, file)
+    rows = random.Random(1).sample(rows, 150)
+    jobs = [
+        {"file": str(TRUTH / r["file"]), "gpus_mib": r["gpus_mib"], "settings": r["settings"]} for r in rows
+    ]
+    keys = ("n_ctx", "gpus", "host", "refused")
+    wanted = [{k: r[k] for k in keys if k in r} for r in rows]
+    assert list(measure_all(jobs)) == wanted
+
+
+def test_what_the_engine_refuses_is_refused_with_its_reason(model):
+    row = measure(model, [1000], {"flash_attn": "off", "type_v": "q8_0"})
+    assert row == {"refused": "quantized V cache requires flash_attn to be enabled"}
+
+
+def test_a_failed_assertion_leaves_the_process_alive(tmp_path):
+    with pytest.raises(Refused, match=r"aborted: .*GGML_ASSERT"):
+        make_model("llama", tmp_path / "x.gguf", overrides={"block_count": 0})
+    make_model("llama", tmp_path / "x.gguf")
+
+
+def test_unknown_settings_are_named(model):
+    with pytest.raises(EngineError, match="n_cxt"):
+        load(model, n_cxt=5)
+
+
+def test_the_cache_is_what_its_shape_says(model):
+    row = measure(model, [10_000], {"n_ctx": 1024})
+    assert (
+        row["gpus"][0]["context"] == 2 * 5 * 1024 * 3 * 64 * 2
+    )  # K and V, layers, cells, heads, head size, bytes
+
+
+def test_a_trace_shows_the_graphs_of_the_three_reservations(model):
+    prompt, generation, again = trace(model, n_ctx=2048, n_ubatch=128, n_outputs_max=7, n_seq_max=2)
+    assert to_text(prompt) == to_text(again)
+    logits = [g.tensors[g.nodes[-1]].ne[:2] for g in (prompt, generation)]
+    assert logits == [(1000, 7), (1000, 2)]
+
+
+def test_a_trace_tells_weights_inputs_and_the_devices_of_all(model):
+    with Tracer(model, [10_000, 10_000], n_ctx=512, offload_kqv=False) as tracer:
+        graph = tracer.graph(n_tokens=4, n_seqs=1, n_outputs=1)
+    tensors = {t.name: t for t in graph.tensors}
+    assert (tensors["blk.0.attn_q.weight"].usage, tensors["blk.0.attn_q.weight"].home) == (WEIGHT, 0)
+    assert tensors["output.weight"].home == 1
+    assert tensors["inp_tokens"].flags & INPUT
+    assert tensors["inp_tokens"].usage == COMPUTE
+    assert {t.pinned for t in graph.tensors if t.name.startswith("norm-")} == {0, 1}
+
+
+def test_a_dump_loads_into_the_nouns_of_the_library(model):
+    dump = trace(model)[0]
+    graph = to_graph(dump)
+    assert [t.name for t in graph.tensors] == [t.name for t in dump.tensors]
+    assert all(graph.tensors[i].op == "NONE" for i in graph.leafs)
+    assert all(s < i for i in graph.nodes for s in graph.tensors[i].src if s != i)
+
+
+def test_the_command_line_measures(model):
+    command = [
+        sys.executable,
+        "-m",
+        "tools.engine",
+        "measure",
+        str(model),
+        "--gpus",
+        "8192,8192",
+        "n_ctx=1000",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    row = json.loads(done.stdout)
+    assert row["n_ctx"] == 1024
+    assert len(row["gpus"]) == 2
+    assert done.stderr == ""

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vramfit import source
+from vramfit.source import origin
 from vramfit.errors import InvalidHeader, SourceError, Truncated
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -73,8 +74,8 @@ def test_a_file_that_is_mostly_a_hole(tmp_path: Path) -> None:
     found = source.read_header(path)
     assert found.tensors[0].n_bytes == 15 << 30
     with path.open("rb", buffering=0) as stream:
-        source._read(source._Origin("hole", stream, 16 << 30))
-        assert stream.tell() <= source.STEP_BYTES
+        origin.read_header(origin.Origin("hole", stream, 16 << 30))
+        assert stream.tell() <= origin.STEP_BYTES
 
 
 @pytest.mark.parametrize("n_strings", [10, 40_000, 400_000])
@@ -85,8 +86,8 @@ def test_the_window_grows(tmp_path: Path, n_strings: int) -> None:
     path.write_bytes(raw.file([raw.key("a", "arr", raw.array("str", n_strings, body))]))
     os.truncate(path, 1 << 30)
     with path.open("rb", buffering=0) as stream:
-        found = source._read(source._Origin("long", stream, None))
-        assert stream.tell() < found.header_bytes + source.STEP_BYTES
+        found, _ = origin.read_header(origin.Origin("long", stream, None))
+        assert stream.tell() < found.header_bytes + origin.STEP_BYTES
     assert len(found.metadata["a"]) == n_strings
 
 
@@ -180,7 +181,7 @@ def test_a_read_that_fails(tmp_path: Path) -> None:
             raise OSError(5, "Input/output error")
 
     with pytest.raises(SourceError, match="m: cannot be read: Input/output error"):
-        source._read(source._Origin("m", Broken(), None))  # type: ignore[arg-type]
+        origin.read_header(origin.Origin("m", Broken(), None))  # type: ignore[arg-type]
 
 
 def test_names_of_references() -> None:

@@ -1,6 +1,7 @@
 """What the engine makes of the settings for one model: padded, clamped, resolved, or refused.
 
-In: `Model` and `Settings`. Out: a `Context`, or `EngineRefusal` with the engine's own reason.
+In: `Model` and `Settings`. Out: a `Context`, or `EngineRefusal` with the engine's own reason. Counts may
+as well be int64 arrays of one shape: the arithmetic is the same, point by point.
 Source: the constructor of `llama_context` (llama-context.cpp:225-311) and
 `llama_init_from_model` (llama-context.cpp:3798-3880).
 """
@@ -16,7 +17,7 @@ from .ggml import TensorType, tensor_type
 from .model import Cache, Cells, Model
 from .settings import Settings
 
-__all__ = ["CONTEXT_STEP", "Context", "cells", "resolve"]
+__all__ = ["CONTEXT_STEP", "Context", "cells", "resolve", "resolve_counts"]
 
 CONTEXT_STEP: Final = 256  # llama-context.cpp:288: n_ctx is padded to a multiple of this
 
@@ -46,22 +47,27 @@ class Context:
 
 def resolve(model: Model, settings: Settings) -> Context:
     """The context that the engine creates. Raises `EngineRefusal` where it would not."""
-    type_k, type_v = tensor_type(settings.type_k), tensor_type(settings.type_v)
-    flash_attn = _flash_attn(model, settings, type_k, type_v)
     wanted = settings.n_ctx or model.n_ctx_train
     if not wanted:
         raise EngineRefusal("n_ctx and the trained context length cannot both be zero; set n_ctx")
-    n_ctx = pad(wanted, CONTEXT_STEP)
-    n_ctx_seq = n_ctx if settings.kv_unified else pad(n_ctx // settings.n_seq_max, CONTEXT_STEP)
-    n_stream = 1 if settings.kv_unified else settings.n_seq_max
-    n_batch = min(wanted, settings.n_batch) if model.is_causal else settings.n_batch
-    n_ubatch = min(n_batch, settings.n_ubatch or n_batch)
+    return resolve_counts(model, settings, wanted, settings.n_seq_max, settings.n_ubatch or settings.n_batch)
+
+
+def resolve_counts(model: Model, settings: Settings, n_ctx: int, n_seq_max: int, n_ubatch: int) -> Context:
+    """`resolve` for counts above 0 that take the place of those in `settings`; ints or int64 arrays."""
+    type_k, type_v = tensor_type(settings.type_k), tensor_type(settings.type_v)
+    flash_attn = _flash_attn(model, settings, type_k, type_v)
+    wanted, n_ctx = n_ctx, pad(n_ctx, CONTEXT_STEP)
+    n_ctx_seq = n_ctx if settings.kv_unified else pad(n_ctx // n_seq_max, CONTEXT_STEP)
+    n_stream = 1 if settings.kv_unified else n_seq_max
+    n_batch = least(wanted, settings.n_batch) if model.is_causal else settings.n_batch
+    n_ubatch = least(n_batch, n_ubatch)
     all_outputs = settings.n_outputs_max == 0 or model.is_encoder or settings.embeddings
     return Context(
         n_ctx=n_ctx if settings.kv_unified else n_ctx_seq * n_stream,
         n_ctx_seq=n_ctx_seq,
         n_stream=n_stream,
-        n_seq_max=settings.n_seq_max,
+        n_seq_max=n_seq_max,
         n_batch=n_batch,
         n_ubatch=n_ubatch,
         n_outputs_max=n_batch if all_outputs else settings.n_outputs_max,
@@ -71,6 +77,11 @@ def resolve(model: Model, settings: Settings) -> Context:
         kv_unified=settings.kv_unified,
         swa_full=settings.swa_full,
     )
+
+
+def least(a: int, b: int) -> int:
+    """The smaller of two counts, for arrays point by point: arithmetic that both kinds of number have."""
+    return b + (a - b) * (a < b)
 
 
 def _flash_attn(model: Model, settings: Settings, type_k: TensorType, type_v: TensorType) -> str:
@@ -117,5 +128,5 @@ def cells(cache: Cache, context: Context) -> int:
     if cache.cells is Cells.WINDOW and not context.swa_full:
         unified = context.kv_unified and not cache.always_split
         sequences = context.n_seq_max if unified else 1
-        return pad(min(size, cache.window * sequences + context.n_ubatch), CONTEXT_STEP)
+        return pad(least(size, cache.window * sequences + context.n_ubatch), CONTEXT_STEP)
     return size

@@ -1,12 +1,14 @@
 """Weights and context of a placed model, in bytes: plain arithmetic, exact.
 
-In: `Model`, `Placement`, `Context` and the rules of the backends. Out: bytes for each device.
+In: `Model`, `Placement`, `Context` and the rules of the backends. Out: bytes for each device; arrays of
+them when the counts of the context are arrays.
 Source: `ggml_backend_alloc_ctx_tensors_from_buft` (ggml-alloc.c:1168-1205) for padding,
 llama-kv-cache.cpp:186-215 for KV tensors, llama-memory-recurrent.cpp:86-113 for states.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +21,7 @@ from .placement import HOST, Placement
 __all__ = ["DeviceBytes", "cache_rows", "context_bytes", "layer_context_bytes", "weight_bytes", "weight_size"]
 
 _F32 = BY_NAME["f32"]
+_Tensor = tuple[TensorType, tuple[int, ...]]  # type and shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +60,20 @@ def context_bytes(
 ) -> DeviceBytes:
     """KV caches and recurrent states by device."""
     sums = [0] * (placement.n_devices + 1)
-    for layer, device in zip(model.layers, placement.caches, strict=True):
-        sums[device] += layer_context_bytes(model, layer, context, _rules(device, backends, host))
+    alike = Counter((x.caches, x.states, at) for x, at in zip(model.layers, placement.caches, strict=True))
+    for (caches, states, device), count in alike.items():
+        sizes = _sizes(_tensors(model, caches, states, context), _rules(device, backends, host))
+        sums[device] += count * sum(sizes)
     return DeviceBytes(tuple(sums[:-1]), sums[HOST])
 
 
 def layer_context_bytes(model: Model, layer: Layer, context: Context, rules: Backend) -> int:
     """KV cache and recurrent state of one layer."""
-    return sum(
-        pad(rules.alloc_bytes(kind, shape), rules.alignment)
-        for kind, shape in _tensors(model, layer, context)
-    )
+    return sum(_sizes(_tensors(model, layer.caches, layer.states, context), rules))
+
+
+def _sizes(tensors: Iterable[_Tensor], rules: Backend) -> Iterable[int]:
+    return (pad(rules.alloc_bytes(kind, shape), rules.alignment) for kind, shape in tensors)
 
 
 def cache_rows(model: Model, cache: Cache, context: Context) -> tuple[tuple[TensorType, int], ...]:
@@ -85,12 +91,14 @@ def cache_rows(model: Model, cache: Cache, context: Context) -> tuple[tuple[Tens
     )
 
 
-def _tensors(model: Model, layer: Layer, context: Context) -> Iterable[tuple[TensorType, tuple[int, ...]]]:
-    for cache in layer.caches:
+def _tensors(
+    model: Model, caches: Sequence[Cache], states: Sequence[int], context: Context
+) -> Iterable[_Tensor]:
+    for cache in caches:
         n_stream = context.n_seq_max if cache.always_split else context.n_stream
         for kind, width in cache_rows(model, cache, context):
             yield kind, (width, cells(cache, context), n_stream)
-    for elements in layer.states:
+    for elements in states:
         yield _F32, (elements, context.n_seq_max)
 
 

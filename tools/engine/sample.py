@@ -26,7 +26,7 @@ OPTIONAL = (
     r"exp_probs_b", r"attn_sinks", r"_shexp", r"ffn_gate\.weight", r"attn_norm_2", r"^cls", r"post_.*norm",
 )  # fmt: skip
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k", "iq4_xs")
-GPUS_MIB = (
+GPUS_MIB: tuple[list[int], ...] = (
     [], [1000000], [1000000], [1000000], [24564, 12288], [12288, 24564], [8192, 16384], [24564, 24564],
     [24564, 12288, 8192], [16384] * 4, [24564, 24564, 12288, 12288], [10240, 24564, 8192, 6144, 16384],
 )  # fmt: skip
@@ -198,7 +198,7 @@ def write_rows(
 ) -> dict[str, str]:
     """Fill `folder`; the architectures that a model is missing of, with the engine's reason."""
     (folder / "arch").mkdir(parents=True, exist_ok=True)
-    jobs = [
+    jobs: list[Row] = [
         {"draw": a, "folder": str(folder), "seed": f"{seed} {a} {i}", "number": i, "rows": rows}
         for a in architectures
         for i in range(models)

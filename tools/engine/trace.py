@@ -49,8 +49,8 @@ class Node(NamedTuple):
     name: str
     op: str
     type: str
-    ne: tuple[int, ...]
-    nb: tuple[int, ...]
+    ne: tuple[int, int, int, int]
+    nb: tuple[int, int, int, int]
     src: tuple[int, ...]
     view: int
     offset: int
@@ -128,7 +128,7 @@ def to_graph(dump: Dump) -> Graph:
             t.home,
             t.pinned,
             t.params,
-        )  # type: ignore[arg-type]
+        )
         for t in dump.tensors
     ]
     return Graph(tensors, list(dump.leafs), list(dump.nodes))
@@ -184,8 +184,8 @@ def _node(address: int, f: tuple[Any, ...], at: dict[int, int]) -> Node:
         name=f[41].split(b"\0", 1)[0].decode(),
         op=_name("ggml_op_name", f[10]),
         type=_name("ggml_type_name", f[0]),
-        ne=f[2:6],
-        nb=f[6:10],
+        ne=(f[2], f[3], f[4], f[5]),
+        nb=(f[6], f[7], f[8], f[9]),
         src=tuple(at[p] for p in f[28:38] if p),
         view=at[f[38]] if f[38] else NONE,
         offset=f[39],

@@ -51,12 +51,16 @@ def test_it_never_falls(n_ctx: int, more: int, n_ubatch: int, flash: bool) -> No
     base = Settings(n_ctx=n_ctx, n_ubatch=n_ubatch, flash_attn="on" if flash else "off", n_outputs_max=1)
     size = bound(dense(), [gpu()], base)
     for larger in ({"n_ctx": n_ctx + more}, {"n_ubatch": n_ubatch * 2}, {"n_outputs_max": 64}):
-        assert all(a <= b for a, b in zip(size, bound(dense(), [gpu()], replace(base, **larger)), strict=True))
+        assert all(
+            a <= b for a, b in zip(size, bound(dense(), [gpu()], replace(base, **larger)), strict=True)
+        )
 
 
 def test_auto_covers_both_answers() -> None:
     """While flash attention is undecided the bound holds for on and for off."""
-    on, off, auto = (bound(dense(), [gpu()], Settings(n_ctx=8192, flash_attn=f)) for f in ("on", "off", "auto"))
+    on, off, auto = (
+        bound(dense(), [gpu()], Settings(n_ctx=8192, flash_attn=f)) for f in ("on", "off", "auto")
+    )
     assert all(z >= max(x, y) for x, y, z in zip(on, off, auto, strict=True))
 
 
@@ -70,7 +74,13 @@ def test_pipeline_parallelism_needs_everything_on_several_cards() -> None:
 
     assert copies(2) == 4
     assert copies(2, n_gpu_layers=5) == 4
-    assert copies(1) == copies(2, n_gpu_layers=4) == copies(2, offload_kqv=False) == copies(2, cpu_tensors=["x"]) == 1
+    assert (
+        copies(1)
+        == copies(2, n_gpu_layers=4)
+        == copies(2, offload_kqv=False)
+        == copies(2, cpu_tensors=["x"])
+        == 1
+    )
 
 
 def test_the_reserved_batch_is_a_multiple_of_the_slots() -> None:

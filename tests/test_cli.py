@@ -36,7 +36,16 @@ def test_plan_prints_the_cards_side_by_side() -> None:
     """A fitting plan names cards, terms, context and limit, and exits with 0."""
     result = run("plan", QWEN, "--gpus", "3090ti,3060", "-fa", "on")
     assert result.exit_code == 0, result.output
-    for word in ("RTX 3090 Ti", "RTX 3060", "host", "weights", "context", "compute", "limited by", "--tensor-split"):
+    for word in (
+        "RTX 3090 Ti",
+        "RTX 3060",
+        "host",
+        "weights",
+        "context",
+        "compute",
+        "limited by",
+        "--tensor-split",
+    ):
         assert word in result.output
 
 
@@ -122,7 +131,9 @@ def test_llama_cpp_flags_can_be_pasted() -> None:
         n_ctx=32768, n_gpu_layers=99, flash_attn="on", type_k="q8_0", type_v="q4_0", n_batch=1024, n_ubatch=256,
         n_seq_max=2, kv_unified=True, n_outputs_max=2, tensor_split=(3, 1), offload_kqv=False, swa_full=True,
     )  # fmt: skip
-    long = "--ctx-size 32768 --n-gpu-layers all --flash-attn off --cache-type-k f32 --batch-size 64 --parallel 1"
+    long = (
+        "--ctx-size 32768 --n-gpu-layers all --flash-attn off --cache-type-k f32 --batch-size 64 --parallel 1"
+    )
     assert settings(*long.split()) == Settings(
         n_ctx=32768, flash_attn="off", type_k="f32", n_batch=64, n_outputs_max=1
     )

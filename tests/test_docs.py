@@ -52,7 +52,7 @@ def test_python_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert not result.failed
             namespace |= parsed.globs
         else:
-            exec(compile(body, f"{page.name}[{i}]", "exec"), namespace)  # noqa: S102
+            exec(compile(body, f"{page.name}[{i}]", "exec"), namespace)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -20,7 +20,9 @@ from vramfit.solve import plan
 
 MARGIN = 8 << 20
 MODEL = dense(5, n_embd=512, n_ff=1024, n_vocab=4096, n_head=8, n_head_kv=4, n_ctx_train=1 << 17)
-SMALL_MODELS = st.sampled_from([MODEL, dense(6, tied=True, n_ctx_train=1 << 16), dense(8, window=1000, swa_layers=5)])
+SMALL_MODELS = st.sampled_from(
+    [MODEL, dense(6, tied=True, n_ctx_train=1 << 16), dense(8, window=1000, swa_layers=5)]
+)
 CARDS = st.lists(st.integers(100, 1500), min_size=1, max_size=3)
 SETTINGS = st.builds(
     Settings,

@@ -1,0 +1,62 @@
+"""A segment weighs what an estimate of the whole split says of its card."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+from small import dense, gpu
+
+from vramfit.estimates import estimate
+from vramfit.segments import Segments, chain
+from vramfit.settings import Settings
+
+MODELS = [dense(6), dense(6, tied=True), dense(6, window=700, swa_layers=4)]
+SPLITS = st.lists(st.integers(0, 3), min_size=3, max_size=3).filter(any)
+
+
+def as_split(parts: list[int], layers: int) -> tuple[int, ...]:
+    first, second = (layers * sum(parts[:i]) // sum(parts) for i in (1, 2))
+    return (first, second - first, layers - second)
+
+
+@given(st.sampled_from(MODELS), SPLITS, st.integers(1, 40), st.sampled_from([-1, 5]), st.booleans())
+def test_learned_totals_are_those_of_an_estimate(model, parts, steps, n_gpu_layers, offload) -> None:  # type: ignore[no-untyped-def]
+    """Bytes of every card, learned through segments, equal the estimate of that split."""
+    settings = Settings(n_ctx=256 * steps, n_gpu_layers=n_gpu_layers, offload_kqv=offload)
+    segments = Segments(model, [gpu()] * 3, settings)
+    split = as_split(parts, segments.last - segments.first)
+    found = estimate(model, [gpu()] * 3, replace(settings, tensor_split=tuple(map(float, split))))
+    assert segments.learn(split, settings.n_ctx) == tuple(g.total for g in found.gpus)
+
+
+@given(st.sampled_from(MODELS), SPLITS, st.integers(1, 40), st.integers(0, 40))
+def test_what_is_known_at_less_context_is_a_lower_bound(model, parts, steps, more) -> None:  # type: ignore[no-untyped-def]
+    """`at_least` never exceeds what the same segment is found to need at a larger context."""
+    segments = Segments(model, [gpu()] * 3, Settings())
+    split = as_split(parts, 7)
+    segments.learn(split, 256 * steps)
+    known = segments.at_least(0, 0, split[0], 256 * (steps + more))
+    total = segments.learn(split, 256 * (steps + more))[0]
+    assert known <= total - segments.fixed(0, 0, split[0], 256 * (steps + more))
+
+
+def test_guesses_lie_on_the_line() -> None:
+    """Between and beyond two known contexts a guess is linear."""
+    segments = Segments(dense(6), [gpu()] * 2, Settings())
+    assert segments.probably(0, 0, 3, 512) == 0
+    for n_ctx in (1024, 4096):
+        segments.learn((3, 4), n_ctx)
+    low, middle, high = (segments.probably(0, 0, 3, n) for n in (1024, 2560, 4096))
+    assert abs((low + high) // 2 - middle) <= 1
+
+
+def test_a_chain_uses_no_card_beyond_its_room() -> None:
+    """Layers go only where they fit; a card without room stays empty; nothing fits nowhere."""
+    segments = Segments(dense(6), [gpu()] * 3, Settings())
+    nothing = lambda *_: 0  # noqa: E731
+    big = 1 << 40
+    assert chain(segments, nothing, 1024, [big, big, big]) is not None
+    assert chain(segments, nothing, 1024, [-1, big, -1]) == (0, 7, 0)
+    assert chain(segments, nothing, 1024, [0, 0, 0]) is None

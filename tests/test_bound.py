@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 
+from vramfit.backends import BACKENDS
 from vramfit.bound import compute_bound, pipeline_copies, reserve_tokens
 from vramfit.context import resolve
 from vramfit.errors import EngineRefusal
@@ -24,7 +25,9 @@ from vramfit.settings import Settings
 
 
 def bound(model: Model, gpus: list[Gpu], settings: Settings) -> tuple[int, ...]:
-    found = compute_bound(model, place(model, gpus, settings), resolve(model, settings), settings)
+    found = compute_bound(
+        model, place(model, gpus, settings), resolve(model, settings), settings, [BACKENDS["cuda"]]
+    )
     return (*found.gpus, found.host)
 
 

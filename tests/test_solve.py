@@ -116,7 +116,7 @@ def test_slots_share_the_context() -> None:
 
 def test_one_context_can_be_asked_about() -> None:
     """n_ctx other than 0 asks about that context: yes with a split, or no with what is missing."""
-    yes = plan(MODEL, cards([700, 600]), Settings(n_ctx=4096), margin_bytes=MARGIN)
+    yes = plan(MODEL, cards([1200, 1100]), Settings(n_ctx=4096), margin_bytes=MARGIN)
     assert yes.fits
     assert yes.n_ctx == 4096
     assert sum(yes.tensor_split) == 6
@@ -139,7 +139,7 @@ def test_the_shortfall_is_shared_as_evenly_as_layers_allow() -> None:
 
 def test_a_given_split_is_kept() -> None:
     """A tensor_split of the caller's own is not improved."""
-    found = plan(MODEL, cards([900, 900]), Settings(tensor_split=(5, 1)), margin_bytes=MARGIN)
+    found = plan(MODEL, cards([1500, 1500]), Settings(tensor_split=(5, 1)), margin_bytes=MARGIN)
     assert found.tensor_split == (5, 1)
     assert found.settings.tensor_split == (5, 1)
 

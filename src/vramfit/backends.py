@@ -78,10 +78,17 @@ class Backend:
     host_buffer: bool = False  # has a pinned host buffer type
     max_buffer: int = 0  # largest single buffer; 0: no limit
     is_cpu: bool = False
+    repacked: frozenset[str] = (
+        frozenset()
+    )  # types whose matrices are kept in another order, in a buffer apart
 
     def alloc_bytes(self, type_: TensorType, shape: Shape) -> int:
         """Bytes that a weight or cache tensor asks for, before alignment (get_alloc_size)."""
         return type_.row_bytes(shape[0]) * prod(shape[1:]) + self.padding_bytes(type_, shape[0])
+
+    def repacks(self, type_: TensorType, shape: Shape) -> bool:
+        """Whether a matrix is stored eight rows interleaved, where single rows cannot be read from."""
+        return type_.name in self.repacked and len(shape) > 1 and not shape[1] % 8
 
     def padding_bytes(self, type_: TensorType, ne0: int) -> int:
         """Bytes that complete the last row of a quantized tensor (ggml-cuda.cu:911-916)."""
@@ -243,7 +250,10 @@ _SYCL: Final = Backend(
     async_events=True,
     host_buffer=True,
 )
-HOST_BACKEND: Final = Backend(name="cpu", alignment=32, exact=True, is_cpu=True)  # ggml-backend.cpp:2474
+# x86 with AVX2 (ggml-cpu/repack.cpp:4974-5096); q2_K with AVX-512 only, which is the larger answer
+_REPACKED: Final = frozenset({"q4_0", "q4_K", "iq4_nl", "mxfp4", "q2_K"})
+# alignment: ggml-backend.cpp:2474
+HOST_BACKEND: Final = Backend(name="cpu", alignment=32, exact=True, is_cpu=True, repacked=_REPACKED)
 
 BACKENDS: Final[dict[str, Backend]] = {b.name: b for b in (_CUDA, _HIP, _VULKAN, _METAL, _SYCL, HOST_BACKEND)}
 

@@ -8,11 +8,11 @@ the worst layer of a device, and adds what lives through all of them. The terms 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .backends import pad
+from .backends import Attention, Backend, pad
 from .context import Context, cells
 from .memory import DeviceBytes, cache_rows
 from .model import Home, Layer, Model, Tensor
@@ -22,11 +22,10 @@ from .settings import Settings
 __all__ = ["compute_bound", "pipeline_copies", "reserve_tokens"]
 
 PIPELINE_COPIES: Final = 4  # GGML_SCHED_MAX_COPIES
-OFFLOAD_MIN_BATCH: Final = 32  # GGML_OP_OFFLOAD_MIN_BATCH, op_offload_min_batch_size
 F32: Final = 4
 F16: Final = 2
 # Each product of a layer can be alive as itself and once more: normalised, rotated, gated or permuted.
-PRODUCT_COPIES: Final = 3
+PRODUCT_COPIES: Final = 5
 SCORE_COPIES: Final = 4  # raw, soft-capped, masked, softmax
 STATE_COPIES: Final = 6  # read, convolved, updated, written, and slack for chunked scans
 RESIDUALS: Final = 8
@@ -51,44 +50,57 @@ class _Reserve:
 
     model: Model
     context: Context
+    backends: tuple[Backend, ...]
     n_tokens: int
-    flash_attn: tuple[bool, ...]  # what flash attention may turn out to be
+    n_encoded: int  # tokens that an encoder has left for the decoder to attend to
+    copies: int  # of every input that crosses between devices
+
+    def is_plain(self, layer: Layer) -> bool:
+        """Whether attention runs where the layer is, over K and V as they lie there, without scores."""
+        if self.context.flash_attn != "on" or not all(c.kind == "kv" and c.has_v for c in layer.caches):
+            return False
+        if not layer.head_k or not layer.head_v or not layer.n_head_kv:
+            return True
+        sizes = (layer.head_k, self.n_tokens, layer.n_head, 1), (layer.head_k, 1, layer.n_head_kv, 1)
+        v = (layer.head_v, 1, layer.n_head_kv, 1)
+        node = Attention(*sizes, v, self.context.type_k, self.context.type_v)
+        return all(b.runs_attention(node) for b in self.backends)
 
 
-def compute_bound(model: Model, placement: Placement, context: Context, settings: Settings) -> DeviceBytes:
+def compute_bound(
+    model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
+) -> DeviceBytes:
     """Bytes that no reservation of this context exceeds, for each device and the host."""
-    resolved = {"on": (True,), "off": (False,), "auto": (True, False)}[context.flash_attn]
-    reserve = _Reserve(model, context, reserve_tokens(context), resolved)
+    encoded = model.n_ctx_train if model.is_encoder and model.has_cache else 0
     copies = pipeline_copies(model, placement, settings)
-    shared = copies * _inputs(reserve)
+    r = _Reserve(model, context, tuple(backends), reserve_tokens(context), encoded, copies)
     tensors = _tensors_by_layer(model)
-    peaks = [_layer(reserve, layer, tensors[layer.index]) for layer in model.layers]
-    shared += _crossing_caches(reserve, settings)
-    output = _output(reserve, tensors[model.n_layer])
-    offloaded = settings.op_offload and reserve.n_tokens >= OFFLOAD_MIN_BATCH
-    copied = _host_weights(model, placement) if offloaded else 0
+    peaks = [_layer(r, layer, tensors[layer.index]) for layer in model.layers]
+    output = _output(r, tensors[model.n_layer])
+    shared = copies * _inputs(r) + _crossing(r, settings) + ALIGNMENT_SLACK
+    on_host = _host_weights(model, placement) if settings.op_offload else 0
     gpus = []
     for device in range(placement.n_devices):
-        # any card may be handed the work of host layers, or the cache's share of its own
-        here = [p for p, at in zip(peaks, placement.layers, strict=False) if at in (device, HOST)]
-        last = output if placement.output in (device, HOST) else 0
-        used = bool(here or last) and (device in placement.layers or offloaded)
-        gpus.append(shared + copied + max([0, *here]) + last + ALIGNMENT_SLACK if used else 0)
-    host = shared + max(peaks) + output + ALIGNMENT_SLACK
-    return DeviceBytes(tuple(gpus), host)
+        # with weights on the host any card may be handed the work of any layer
+        here = [p for p, at in zip(peaks, placement.layers, strict=False) if at == device or on_host]
+        last = output if placement.output == device or on_host else 0
+        used = device in placement.layers or on_host
+        gpus.append(shared + on_host + max([0, *here]) + last if used else 0)
+    return DeviceBytes(tuple(gpus), shared + max(peaks) + output)
 
 
 def _inputs(r: _Reserve) -> int:
     """Token rows, residual streams and one mask for each kind of cache."""
-    width = F32 if False in r.flash_attn else F16
+    width = F16 if r.context.flash_attn == "on" else F32
     kinds = {(c.kind, cells(c, r.context)) for layer in r.model.layers for c in layer.caches}
-    rows = sum(n for _, n in kinds) if r.model.has_cache else r.n_tokens
+    rows = r.n_encoded + (sum(n for _, n in kinds) if r.model.has_cache else r.n_tokens)
     masks = rows * r.n_tokens * width * 2
-    return masks + RESIDUALS * r.n_tokens * r.model.n_embd * F32
+    return masks + RESIDUALS * max(r.n_tokens, r.n_encoded) * r.model.n_embd * F32
 
 
 def _layer(r: _Reserve, layer: Layer, tensors: Iterable[Tensor]) -> int:
-    products = sum(_product(layer, t) for t in tensors) * r.n_tokens * F32 * PRODUCT_COPIES
+    n_tokens = max(r.n_tokens, r.n_encoded)
+    products = sum(_product(layer, t) for t in tensors) * n_tokens * F32 * PRODUCT_COPIES
     attention = _scores(r, layer) * F32 * SCORE_COPIES
     states = sum(layer.states) * F32 * r.context.n_seq_max * STATE_COPIES
     return products + attention + states + sum(_cast(r, layer))
@@ -101,11 +113,27 @@ def _scores(r: _Reserve, layer: Layer) -> int:
     """
     if not r.model.has_cache:
         return r.n_tokens * r.n_tokens * max(1, layer.n_head)
-    if _is_plain(layer) and False not in r.flash_attn:
+    if r.is_plain(layer) and not r.n_encoded:
         return 0
     counts = [n for key, n in r.model.hparams.items() if key.endswith("head_count") and isinstance(n, int)]
     heads = max(1, layer.n_head, *counts)
-    return sum(cells(c, r.context) for c in layer.caches) * r.n_tokens * heads
+    return (r.n_encoded + sum(cells(c, r.context) for c in layer.caches)) * r.n_tokens * heads
+
+
+def _crossing(r: _Reserve, settings: Settings) -> int:
+    """What attention reads on another device than where it lies: caches and queries, layer by layer.
+
+    That is so for caches kept on the host, and for heads that a card has no kernel for. With several
+    copies nothing of it is freed, and copies of different sizes leave gaps: all of them are counted.
+    """
+    layers = r.model.layers
+    if settings.offload_kqv and r.model.has_cache and all(map(r.is_plain, layers)):
+        return 0
+    queries = (
+        sum(x.n_head * x.head_k + 3 * r.model.n_embd for x in layers) * max(r.n_tokens, r.n_encoded) * F32
+    )
+    caches = sum(sum(_cast(r, x)) for x in layers)
+    return 4 * caches + 4 * queries
 
 
 def _product(layer: Layer, tensor: Tensor) -> int:

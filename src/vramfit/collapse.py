@@ -44,7 +44,8 @@ def kept_layers(kinds: Sequence[int], repeats: int = REPEATS) -> tuple[int, ...]
     i = 0
     while i < len(kinds):
         period, count = _longest_run(kinds, i)
-        keep = min(count, repeats)
+        # an even number is dropped: what one layer hands to the next may alternate between two places
+        keep = count if count <= repeats else repeats + (count - repeats) % 2
         head = (keep + 1) // 2
         kept += range(i, i + head * period)
         kept += range(i + (count - (keep - head)) * period, i + count * period)

@@ -34,5 +34,5 @@ def compute_bytes(
     model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
 ) -> Compute:
     """The compute buffers that the engine reserves when the context starts."""
-    bound = compute_bound(model, placement, context, settings)
+    bound = compute_bound(model, placement, context, settings, backends)
     return Compute(bound.gpus, bound.host, exact=False, flash_attn=context.flash_attn != "off", note="bound")

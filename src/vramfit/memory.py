@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from .backends import Backend, pad
 from .context import Context, cells
 from .ggml import BY_NAME, TensorType
-from .model import Cache, Layer, Model, Weight
+from .model import Cache, Home, Layer, Model, Weight
 from .placement import HOST, Placement
 
 __all__ = ["DeviceBytes", "cache_rows", "context_bytes", "layer_context_bytes", "weight_bytes", "weight_size"]
@@ -42,12 +42,16 @@ def weight_bytes(
 ) -> DeviceBytes:
     """Weights by device. A duplicate costs nothing where the tensor already is.
 
-    `backends` gives the rules of each device in use, `host` those of host memory.
+    `backends` gives the rules of each device in use, `host` those of host memory. Without a device the
+    host repacks matrices of some types into a buffer of their own (llama-model.cpp:1107-1125), and
+    rows are then read from another copy.
     """
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[str, int, bool]] = set()
     sums = [0] * (placement.n_devices + 1)  # the last is HOST
     for weight, device in zip(model.weights, placement.weights, strict=True):
-        key = (weight.tensor.name, device)
+        matrix = not placement.n_devices and weight.home is not Home.INPUT
+        repacked = matrix and host.repacks(weight.tensor.type, weight.tensor.shape)
+        key = (weight.tensor.name, device, repacked)
         if weight.duplicate and key in seen:
             continue
         seen.add(key)

@@ -139,7 +139,7 @@ def _indexer_types(arch: Architecture, meta: Metadata, g: Geometry) -> tuple[int
 def _index_cache(arch: Architecture, meta: Metadata, g: Geometry, il: int) -> Cache:
     """One key head for the indexer (llama-kv-cache-dsa.cpp:36-52, -msa.cpp:40-52, hybrid-idx.cpp:52-75)."""
     width = meta.require("attention.indexer.key_length")
-    if arch.recurrent is not Recurrent.NEVER and meta.number("attention.indexer.kpool", 0):
+    if arch.pooled_indexer and meta.number("attention.indexer.kpool", 0):
         width *= 3  # key, gate and pooled key
     has_v = arch.indexer is Indexer.SPARSE
     return Cache(

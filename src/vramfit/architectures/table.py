@@ -140,6 +140,7 @@ class Architecture:
     indexer: Indexer = Indexer.NEVER
     # attention.indexer.types when the header has none, the last repeated; None: it must have them
     indexer_default: tuple[int, ...] | None = (1,)
+    pooled_indexer: bool = False  # the indexer also keeps gates and pooled keys
     mla: Mla = Mla.NEVER
     output: Output = Output.TIED
     rope: Rope = Rope.NONE
@@ -314,6 +315,7 @@ TABLE: Final[Mapping[str, Architecture]] = {
         recurrent=Recurrent.HEADLESS,
         state=State.KDA,
         indexer=Indexer.TYPED,
+        pooled_indexer=True,
         latent_v=True,
     ),
 }

@@ -15,9 +15,10 @@ SRC = Path(vramfit.__file__).parent
 
 # Each module (or package) imports only what stands before it.
 ORDER = [
-    "errors", "units", "ggml", "header", "model", "architectures", "settings", "gpus", "backends", "context",
+    "errors", "units", "progress", "shown", "ggml", "header", "model", "architectures", "settings", "gpus", "backends", "context",
     "placement", "memory", "collapse", "graph", "scheduler", "allocator", "steady", "bound", "graphs", "compute",
-    "estimates", "segments", "quants", "safety", "solve", "engines", "source", "load", "modelfile", "report", "cli",
+    "estimates", "segments", "quants", "safety", "solve", "quality", "speed",
+    "comparison", "sweeps", "engines", "source", "load", "modelfile", "report", "plots", "cli",
 ]  # fmt: skip
 OUTSIDE = {"subprocess", "socket", "urllib", "http", "requests", "huggingface_hub", "httpx"}
 DOORS = {"source", "gpus", "cli"}

@@ -20,6 +20,7 @@ from .model import Model
 from .placement import devices
 from .segments import Segments, chain
 from .settings import Settings
+from .shown import Shown
 
 __all__ = ["DEFAULT_MARGIN", "Plan", "plan"]
 
@@ -27,7 +28,7 @@ DEFAULT_MARGIN: Final = 1 << 30  # what llama.cpp's --fit-target leaves on each 
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Shown):
     """The answer: a context, the split that carries it, and why it is not larger.
 
     `fits` is false when not even the smallest context (or the one asked for) leaves the margin on
@@ -45,6 +46,7 @@ class Plan:
     margin_bytes: int
     shortfall: int = 0
     warnings: tuple[str, ...] = ()
+    gpus: tuple[Gpu, ...] = field(default=(), repr=False)
 
 
 def plan(
@@ -86,6 +88,7 @@ def plan(
         margin_bytes=margin_bytes,
         shortfall=max(0, short),
         warnings=_warnings(model, result),
+        gpus=tuple(gpus),
     )
 
 

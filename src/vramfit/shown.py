@@ -1,0 +1,32 @@
+"""How results show themselves: as HTML in a notebook, as a picture.
+
+The drawing is done in `report` and `plots`, which stand right of every result; they are looked up by
+name when a result is first shown. This is the one arrow that points back.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Shown"]
+
+
+class Shown:
+    """The base of results: nothing but the two ways to look at them."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return cast(str, import_module("vramfit.report.html").fragment(self))
+
+    def plot(self, **options: Any) -> Figure:
+        """The result as a matplotlib figure; `options` as in `vramfit.plots`.
+
+        Raises `SettingsError` when matplotlib is not installed (`pip install 'gguf-vramfit[plots]'`).
+        """
+        return cast("Figure", import_module("vramfit.plots").draw(self, **options))

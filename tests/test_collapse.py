@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense
 
-from vramfit.collapse import MAX_PERIOD, REPEATS, collapse, kept_layers, layer_kinds
+from vramfit.collapse import MAX_PERIOD, REPEATS, collapse, layer_kinds
 
 KINDS = st.lists(st.integers(0, 2), max_size=60)
 
@@ -23,18 +23,33 @@ def test_equal_layers_share_a_number() -> None:
 @given(KINDS)
 def test_kept_layers_are_some_of_them_in_order(kinds: list[int]) -> None:
     """What is kept is a strictly increasing choice of indexes, with the first and the last layer."""
-    kept = kept_layers(kinds)
+    kept = collapse(kinds).kept
     assert list(kept) == sorted(set(kept))
     assert not kinds or (kept[0] == 0 and kept[-1] == len(kinds) - 1)
+
+
+def shown(kinds: list[int]) -> list[int]:
+    return [kinds[i] for i in collapse(kinds).kept]
 
 
 @given(st.integers(REPEATS, 30), st.lists(st.integers(0, 5), min_size=1, max_size=MAX_PERIOD))
 def test_longer_runs_look_the_same(count: int, pattern: list[int]) -> None:
     """A pattern repeated more often than needed collapses to what it was with two repeats less."""
-    assert collapse(pattern * (count + 2)) == collapse(pattern * count)
+    assert shown(pattern * (count + 2)) == shown(pattern * count)
 
 
 @given(st.lists(st.integers(), unique=True, max_size=30))
 def test_without_repeats_nothing_is_cut(kinds: list[int]) -> None:
     """Layers that all differ are all kept."""
-    assert collapse(kinds) == tuple(kinds)
+    assert shown(kinds) == kinds
+    assert not collapse(kinds).cuts
+
+
+@given(KINDS)
+def test_cuts_name_two_equal_neighbours(kinds: list[int]) -> None:
+    """Where repeats were dropped, the two named before the gap are equal and stand next to each other."""
+    found = collapse(kinds)
+    assert bool(found.cuts) == (len(found.kept) < len(kinds))
+    for a, b, c in found.cuts:
+        first, second = ([kinds[found.kept[i]] for i in range(x, y)] for x, y in ((a, b), (b, c)))
+        assert first == second

@@ -114,7 +114,8 @@ class Segments:
     def _points(self, device: int, start: int, end: int) -> Points:
         where = (device, start, end)
         if where not in self._keys:
-            kept = collapse(self._kinds[start : min(end, self.last - 1)])
+            kinds = self._kinds[start : min(end, self.last - 1)]
+            kept = tuple(kinds[i] for i in collapse(kinds).kept)
             # the first card also takes what is offloaded from the host
             place = (device == 0, start == self.first, end == self.last, start == end)
             self._keys[where] = (self._rules[device].name, place, kept)

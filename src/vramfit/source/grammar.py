@@ -1,0 +1,278 @@
+"""What people write to name a model → one of the nouns below. Pure: nothing is opened.
+
+Every tool has its own way; `docs/references.md` shows all that are understood. Most say by a prefix where
+the model is. What does not (`qwen2.5-coder:32b`, `user/repo:Q8_0`) becomes `Anywhere`: the stores of this
+machine are asked first, then the one remote place that such a name belongs to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from ..errors import SourceError
+
+MAX_REFERENCE: Final = 4096
+OLLAMA_HOST: Final = "registry.ollama.ai"
+
+_FORMS: Final = (
+    "write a path, a URL, hf.co/user/repo:Q8_0, hf://user/repo/file.gguf, ollama://name:tag, "
+    "lmstudio://publisher/repo or - for standard input"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PathName:
+    """A file of this machine."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StandardInput:
+    """What is piped in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A file on a web server."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class HubName:
+    """A model on the Hugging Face Hub: a file by its path in the repository, or one to choose there."""
+
+    repo: str  # user/name
+    revision: str = ""  # a branch, tag or commit; "" for the default branch
+    filename: str = ""
+    quant: str = ""  # a word of the file's name, as in "Q8_0"
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaName:
+    """A model of an Ollama registry (Ollama, types/model/name.go)."""
+
+    model: str
+    tag: str = "latest"
+    namespace: str = "library"
+    host: str = OLLAMA_HOST
+
+    def __str__(self) -> str:
+        """As Ollama shows it: without the parts that are the default."""
+        parts = [self.host, self.namespace, self.model]
+        if self.host == OLLAMA_HOST:
+            parts = parts[1:] if self.namespace != "library" else parts[2:]
+        return "/".join(parts) + ":" + self.tag
+
+
+@dataclass(frozen=True, slots=True)
+class LmStudioName:
+    """A model in LM Studio's folder: publisher/repo, its key, or a file there."""
+
+    text: str
+    quant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Anywhere:
+    """A name that does not say where: what it would be in each place."""
+
+    text: str
+    hub: HubName | None = None
+    ollama: OllamaName | None = None
+    lmstudio: LmStudioName | None = None
+    filename: str = ""  # a bare file name, for folders that are flat
+    remote: bool = True  # whether it is so clearly a name that asking a server is in order
+
+
+Name: TypeAlias = PathName | StandardInput | Url | HubName | OllamaName | LmStudioName | Anywhere
+
+_DIGEST: Final = re.compile(r"@sha256:([0-9a-fA-F]{64})$")
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.]+):(?=//)|(hf|huggingface|ollama):", re.ASCII)
+_DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
+_WORD: Final = r"[A-Za-z0-9][\w.-]{0,95}"
+_QUANT: Final = re.compile(r"(?i:UD-)?(?i:I?Q\d|TQ\d|BF16|FP?16|FP?32|MXFP4|NVFP4)[\w-]*", re.ASCII)
+_HUB: Final = re.compile(
+    rf"(?P<repo>{_WORD}/{_WORD})(?:@(?P<at>[^:/#]+))?(?::(?P<quant>{_WORD}))?"
+    r"(?:/(?P<file>[^#]+))?(?:#(?P<branch>.+))?",
+    re.ASCII,
+)
+_HUB_PAGE: Final = re.compile(rf"({_WORD}/{_WORD})/(?:blob|resolve|raw|tree)/([^/]+)(?:/(.+))?", re.ASCII)
+_HUB_HOSTS: Final = frozenset({"hf.co", "huggingface.co", "www.huggingface.co"})
+_OLLAMA_HOSTS: Final = frozenset({"ollama.com", "www.ollama.com", "registry.ollama.ai"})
+_OLLAMA_PART: Final = r"[A-Za-z0-9_][\w.-]{0,79}"
+_OLLAMA: Final = re.compile(
+    r"(?:(?:(?P<host>\w[\w.-]{0,340}(?::\d{1,5})?)/)?(?P<namespace>[A-Za-z0-9_][\w-]{0,79})/)?"
+    rf"(?P<model>{_OLLAMA_PART})(?::(?P<tag>{_OLLAMA_PART}))?",
+    re.ASCII,
+)
+
+
+def split_digest(text: str) -> tuple[str, str]:
+    """`text` without the `@sha256:...` behind it, and that digest in lower-case hex ("" without one)."""
+    match = _DIGEST.search(text)
+    return (text[: match.start()], match[1].lower()) if match else (text, "")
+
+
+def parse(text: str) -> Name:
+    """What `text` names. A path that exists is that path, whatever else it could be.
+
+    Raises `SourceError` when nothing is named like that.
+    """
+    if len(text) > MAX_REFERENCE:
+        raise SourceError(f"{text[:80]}...: a reference of {len(text):,} characters names nothing; {_FORMS}")
+    if not text.strip():
+        raise SourceError(f"an empty reference names no model; {_FORMS}")
+    if text == "-":
+        return StandardInput()
+    match = _SCHEME.match(text)
+    if match and not _DRIVE.match(text):
+        scheme = (match[1] or match[2]).lower()
+        return _of_scheme(scheme, text[match.end() :].removeprefix("//"), text)
+    if _is_path(text):
+        return PathName(Path(text).expanduser())
+    host, _, rest = text.partition("/")
+    if rest and host.lower() in _HUB_HOSTS:
+        return _hub(rest, text)
+    if rest and host.lower() in _OLLAMA_HOSTS:
+        return _ollama(rest, text)
+    return _anywhere(text)
+
+
+def _is_path(text: str) -> bool:
+    if text.startswith(("/", "./", "../", "~", ".\\", "..\\", "\\")) or _DRIVE.match(text):
+        return True
+    return "\0" in text or os.path.lexists(text)  # no name has a zero byte: opening the path says so
+
+
+def _of_scheme(scheme: str, rest: str, text: str) -> Name:
+    reader = _SCHEMES.get(scheme)
+    if reader is None:
+        raise SourceError(f"{text}: models are not read from {scheme}: addresses; {_FORMS}")
+    return reader(rest, text)
+
+
+def _web(_: str, text: str) -> Name:
+    """A URL: pages of the Hub and of Ollama's library stand for the models that they show."""
+    try:
+        parts = urlsplit(text)
+        host, _port = (parts.hostname or "").lower(), parts.port
+    except ValueError as error:
+        raise SourceError(f"{text}: is no URL: {error}") from None
+    if not host:
+        raise SourceError(f"{text}: names no host")
+    path = unquote(parts.path).strip("/")
+    hub_host = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc.lower()
+    if host in _HUB_HOSTS or (hub_host and parts.netloc.lower() == hub_host):
+        return _hub(path, text)
+    if host in _OLLAMA_HOSTS and not path.startswith("v2/"):
+        return _ollama(path, text)
+    return Url(text)
+
+
+def _file(rest: str, text: str) -> Name:
+    host, slash, path = rest.partition("/")
+    if host.lower() not in ("", "localhost") or not slash:
+        raise SourceError(f"{text}: file: URLs name files of this machine, as in file:///models/model.gguf")
+    path = unquote(path)
+    return PathName(Path(path if _DRIVE.match(path) else f"/{path}"))
+
+
+def _hub(rest: str, text: str) -> Name:
+    rest = rest.partition("?")[0].strip("/")
+    page = _HUB_PAGE.fullmatch(rest)
+    if page:
+        filename, at, quant, branch = page[3] or "", page[2], "", ""
+        repo = page[1]
+    else:
+        match = _HUB.fullmatch(rest)
+        if not match:
+            raise SourceError(
+                f"{text}: names no repository of the Hub; write hf.co/user/repo:Q8_0 or hf://user/repo/file.gguf"
+            )
+        repo, at, quant, filename, branch = (
+            match[k] or "" for k in ("repo", "at", "quant", "file", "branch")
+        )  # fmt: skip
+    if filename and not filename.endswith(".gguf"):
+        raise SourceError(
+            f"{text}: {filename!r} is no .gguf file; name one, or the repository alone to see its files"
+        )
+    if at and not page and not branch and _QUANT.fullmatch(at):  # LM Studio writes publisher/repo@q8_0
+        at, quant = "", quant or at
+    return HubName(repo, unquote(branch or at), filename, quant)
+
+
+def _ollama(rest: str, text: str) -> Name:
+    """A name of Ollama's grammar; names under hf.co are repositories of the Hub, which answers for them."""
+    host, _, path = rest.partition("/")
+    if path and host.lower() in _HUB_HOSTS:
+        return _hub(path, text)
+    rest = rest.removeprefix("library/") if rest.count("/") == 1 else rest
+    match = _OLLAMA.fullmatch(rest)
+    if not match:
+        raise SourceError(
+            f"{text}: is no name of an Ollama model; write ollama://[host/][namespace/]model[:tag]"
+        )
+    given = {k: v for k, v in match.groupdict().items() if v}
+    return OllamaName(**given)
+
+
+def _lmstudio(rest: str, text: str) -> Name:
+    name, at, quant = rest.partition("@")
+    if not at:
+        name, _, quant = rest.partition(":")
+    if not name or ".." in name.split("/"):
+        raise SourceError(f"{text}: names no model; write lmstudio://publisher/repo@q8_0")
+    return LmStudioName(name, quant)
+
+
+def _modelscope(rest: str, text: str) -> Name:
+    match = _HUB.fullmatch(rest)
+    if not match or not match["file"]:
+        raise SourceError(f"{text}: name the file too, as in modelscope://user/repo/file.gguf")
+    revision = match["branch"] or match["at"] or "master"
+    return Url(f"https://modelscope.cn/models/{match['repo']}/resolve/{revision}/{match['file']}")
+
+
+_SCHEMES: Final[dict[str, Callable[[str, str], Name]]] = {
+    "http": _web, "https": _web, "file": _file,
+    "hf": _hub, "huggingface": _hub, "hf.co": _hub, "huggingface.co": _hub,
+    "ollama": _ollama, "lmstudio": _lmstudio, "lm-studio": _lmstudio,
+    "ms": _modelscope, "modelscope": _modelscope,
+}  # fmt: skip
+
+
+def _anywhere(text: str) -> Name:
+    """A name without a place: Ollama's `model:tag`, the Hub's `user/repo`, a file of some folder."""
+    if text.count("/") >= 2 and (text.partition("/")[0].count(".") or ":" in text.partition("/")[0]):
+        return _ollama(text, text)  # the first part can only be a host
+    hub = _HUB.fullmatch(text)
+    ollama = _OLLAMA.fullmatch(text)
+    is_file = text.lower().endswith(".gguf")
+    if (not hub and not ollama) or "\\" in text:
+        if is_file:
+            return PathName(Path(text))
+        raise SourceError(f"{text}: no such file, and no model is named like that; {_FORMS}")
+    name, _, quant = text.partition("@") if "@" in text else text.partition(":")
+    found = Anywhere(
+        text,
+        lmstudio=LmStudioName(name, quant),
+        filename=text if is_file and "/" not in text else "",
+        remote=not is_file,
+    )
+    if hub:
+        read = _hub(text, text)
+        assert isinstance(read, HubName)
+        found = replace(found, hub=read)
+    if ollama and not is_file and "@" not in text:
+        read_ollama = _ollama(text, text)
+        assert isinstance(read_ollama, OllamaName)
+        found = replace(found, ollama=read_ollama)
+    return found

@@ -1,0 +1,90 @@
+"""What one look-up shares: connections, the cache, the time that it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from typing import TYPE_CHECKING, Final
+
+from ..errors import VramfitError
+from ..header import Header, Parser
+from ..header.limits import MAX_HEADER_BYTES
+from . import origin
+from .cache import Cache, Entry
+from .origin import File
+
+if TYPE_CHECKING:
+    from .web import Client, Progress
+
+_UNKNOWN: Final = -1
+
+
+class Session:
+    """One look-up, from its reference to the last header."""
+
+    def __init__(self, *, revision: str = "", cache: bool = True, progress: Progress | None = None) -> None:
+        self.revision = revision
+        self.cache = Cache() if cache else None
+        self._progress = progress
+        self._client: Client | None = None
+        self._lock = Lock()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._client is not None:
+            self._client.__exit__()
+
+    @property
+    def client(self) -> Client:
+        """The connections; made when the first one is needed."""
+        with self._lock:
+            if self._client is None:
+                from .web import Client
+
+                self._client = Client(progress=self._progress)
+            return self._client
+
+    def read(self, file: File, limit: int = MAX_HEADER_BYTES) -> Header:
+        """The header of `file`, from the cache where that is sure to be the same."""
+        held = self.cache.get(file.key) if self.cache and file.key else None
+        kept = _parse(held, file, limit) if held else None
+        if held and kept and (file.lasting or held.fresh):
+            return kept
+        with file.open(held.note.get("etag", "") if held and kept else "") as opened:
+            if opened is not None:
+                header, window = origin.read_header(opened, limit)
+                self._keep(file, opened, header, window)
+                return header
+        assert self.cache is not None
+        assert kept is not None
+        self.cache.confirm(file.key)
+        return kept
+
+    def _keep(self, file: File, opened: origin.Origin, header: Header, window: bytearray) -> None:
+        if self.cache and file.key and (file.lasting or opened.etag):
+            size = _UNKNOWN if opened.size is None else opened.size
+            body = memoryview(window)[: header.header_bytes]
+            self.cache.put(file.key, body, etag=opened.etag, size=size)
+
+    def remembered(self, key: str, fetch: Callable[[], bytes]) -> bytes:
+        """What `fetch` gives, or gave a short while ago."""
+        held = self.cache.get(key) if self.cache else None
+        if held and held.fresh:
+            return held.body
+        body = fetch()
+        if self.cache:
+            self.cache.put(key, body)
+        return body
+
+
+def _parse(held: Entry, file: File, limit: int) -> Header | None:
+    """The header that was kept, None when the entry is damaged."""
+    size = held.note.get("size", _UNKNOWN)
+    if not isinstance(size, int) or not isinstance(held.note.get("etag", ""), str) or len(held.body) > limit:
+        return None
+    try:
+        return Parser(file_size=None if size == _UNKNOWN else size, name=file.name).parse(held.body)
+    except VramfitError:
+        return None

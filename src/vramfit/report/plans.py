@@ -18,16 +18,20 @@ __all__ = ["plan_as_schema", "plan_json", "plan_text"]
 
 def plan_text(plan: Plan) -> str:
     """The cards side by side, the context, what limits it and the settings used."""
-    parts = [_title(plan), device_table(plan.estimate), _verdict(plan), _settings_line(plan)]
+    parts = [title(plan), device_table(plan.estimate), verdict(plan), settings_line(plan)]
     parts += [f"Warning: {w}" for w in plan.warnings]
     if not plan.estimate.exact:
         parts.append(f"Compute buffers are an upper bound, not exact: {plan.estimate.compute_note}.")
     return "\n\n".join(parts)
 
 
-def _title(plan: Plan) -> str:
+def title(plan: Plan) -> str:
     model = plan.model
-    known = [model.name or PurePath(model.source).stem or "unnamed model", model.architecture, model.file_type]
+    known = [
+        model.name or PurePath(model.source).stem or "unnamed model",
+        model.architecture,
+        model.file_type,
+    ]
     known.append(format_bytes(model.tensor_bytes))
     known.append(f"trained for {model.n_ctx_train:,} tokens")
     return " · ".join(k for k in known if k)
@@ -53,7 +57,7 @@ def _left(device: DeviceEstimate) -> str:
     return format_mib(device.left)
 
 
-def _verdict(plan: Plan) -> str:
+def verdict(plan: Plan) -> str:
     slots = plan.settings.n_seq_max
     each = f" ({plan.estimate.n_ctx_seq:,} for each of {slots} slots)" if slots > 1 else ""
     margin = format_bytes(plan.margin_bytes)
@@ -65,7 +69,7 @@ def _verdict(plan: Plan) -> str:
     )
 
 
-def _settings_line(plan: Plan) -> str:
+def settings_line(plan: Plan) -> str:
     s = plan.settings
     words = [
         f"flash attention {s.flash_attn}"

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-import os
+from typing import TYPE_CHECKING
 
 from .architectures import describe
 from .model import Model
-from .source import open_headers, reference_name
+from .source import Reference, Resolved, open_headers, reference_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["read"]
 
 
-def read(reference: str | os.PathLike[str] | bytes, *, assume: str | None = None) -> Model:
-    """The model that `reference` names: a path to a GGUF file, any shard of a split one, or bytes.
+def read(
+    reference: Reference | Resolved,
+    *,
+    assume: str | None = None,
+    revision: str = "",
+    cache: bool = True,
+    progress: Callable[[str, int], None] | None = None,
+) -> Model:
+    """The model that `reference` names: a path to a GGUF file, any shard of a split one, bytes, a URL, a name on
+    the Hugging Face Hub, in Ollama or LM Studio, `-` for standard input, or what `source.resolve` found.
 
-    Only the header is read. `assume` names the architecture to take in place of an unknown one; the
-    result records it. Raises `SourceError`, `HeaderError` or `ModelError`.
+    Only headers are read. `assume` names the architecture to take in place of an unknown one; the
+    result records it. `revision` is a branch, tag or commit on the Hub. `cache=False` neither uses headers that
+    were read before nor keeps those read now. `progress` is told the name of a remote file and how many
+    bytes of it came, from any thread. Raises `SourceError`, `HeaderError` or `ModelError`.
     """
-    return describe(open_headers(reference), assume=assume, source=reference_name(reference))
+    if isinstance(reference, Resolved):
+        return describe(reference.headers, assume=assume, source=reference.name)
+    headers = open_headers(reference, revision=revision, cache=cache, progress=progress)
+    return describe(headers, assume=assume, source=reference_name(reference))

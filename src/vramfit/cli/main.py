@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import __version__
-from ..errors import GpuError, SettingsError, VramfitError
+from ..errors import GpuError, VramfitError
+from .models import Choice, model_options
 from .options import settings_options, size, to_settings
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class _Commands(click.Group):
 def main() -> None:
     """What a GGUF model will allocate on your GPUs, and the largest context that is still safe.
 
-    MODEL is a GGUF file (any shard of a split one); its header is all that is read.
+    MODEL is a GGUF file (any shard of a split one), a URL, hf.co/user/repo:Q8_0, or a model of Ollama or LM
+    Studio, here or in its registry; its header is all that is read.
 
     \b
     vramfit plan model.gguf --gpus 3090ti,3060
@@ -48,15 +50,11 @@ def main() -> None:
     """
 
 
-_model = click.argument("model_argument", metavar="MODEL", required=False)
-_model_option = click.option("-m", "--model", "model_option", metavar="MODEL", hidden=True)
-_assume = click.option("--assume", metavar="ARCH", help="Read an unknown architecture as this one.")
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 
 
 @main.command(epilog="Exit status: 0 it fits, 3 it does not, 1 error, 2 usage.")
-@_model
-@_model_option
+@model_options
 @click.option(
     "-g",
     "--gpus",
@@ -70,10 +68,8 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
     "--max-ctx", type=int, default=None, metavar="N", help="Largest context. Default: the trained one."
 )
 @settings_options
-@_assume
 @_json
-def plan(model_argument: str | None, model_option: str | None, gpus: str, margin: int,
-         max_ctx: int | None, assume: str | None, as_json: bool, **options: Any) -> None:  # fmt: skip
+def plan(model: Choice, gpus: str, margin: int, max_ctx: int | None, as_json: bool, **options: Any) -> None:
     """The largest context that fits, and the split of the layers that carries it.
 
     \b
@@ -82,34 +78,36 @@ def plan(model_argument: str | None, model_option: str | None, gpus: str, margin
     vramfit plan model.gguf --gpus 24GiB --ctx 32768
     """
     from .. import report
-    from ..load import read
     from ..solve import plan as solve
 
     settings = to_settings(options)
-    model = read(_reference(model_argument, model_option), assume=assume)
-    result = solve(model, _cards(gpus), settings, margin_bytes=margin, max_ctx=max_ctx)
+    result = solve(model.read(), _cards(gpus), settings, margin_bytes=margin, max_ctx=max_ctx)
     click.echo(report.plan_json(result) if as_json else report.plan_text(result))
     if not result.fits:
         sys.exit(EXIT_DOES_NOT_FIT)
 
 
 @main.command()
-@_model
-@_model_option
-@_assume
+@model_options
 @_json
-def inspect(model_argument: str | None, model_option: str | None, assume: str | None, as_json: bool) -> None:
+def inspect(model: Choice, as_json: bool) -> None:
     """What the header says: identity, size, context, attention, cache, tensor types.
 
     \b
     vramfit inspect model.gguf
+    vramfit inspect hf.co/lmstudio-community/Qwen2.5-14B-Instruct-1M-GGUF:Q8_0
+    vramfit inspect qwen2.5-coder:32b
     vramfit inspect model.gguf --json
     """
     from .. import report
     from ..load import read
+    from ..report.companions import companions_text
 
-    model = read(_reference(model_argument, model_option), assume=assume)
-    click.echo(report.model_json(model) if as_json else report.model_text(model))
+    resolved = model.resolve()
+    described = read(resolved, assume=model.assume)
+    click.echo(report.model_json(described) if as_json else report.model_text(described))
+    if not as_json and (found := companions_text(resolved)):
+        click.echo(found)
 
 
 @main.command()
@@ -141,13 +139,3 @@ def _cards(spec: str | None) -> tuple[Gpu, ...]:
     if not found:
         raise GpuError("no cards found on this machine; name them, as in --gpus 3090ti,3060, or --gpus none")
     return found
-
-
-def _reference(argument: str | None, option: str | None) -> str:
-    if argument and option:
-        raise SettingsError(f"two models given: {argument} and {option}")
-    return argument or option or _missing_model()
-
-
-def _missing_model() -> NoReturn:
-    raise click.UsageError("Missing argument 'MODEL'.", click.get_current_context())

@@ -15,7 +15,9 @@ from ..errors import SettingsError, VramfitError
 from ..settings import CACHE_TYPES, FLASH_ATTN, SPLIT_MODES, Settings
 from ..units import parse_size
 
-__all__ = ["settings_options", "size", "to_settings"]
+__all__ = ["EXIT_DOES_NOT_FIT", "settings_options", "size", "to_settings"]
+
+EXIT_DOES_NOT_FIT: Final = 3
 
 F = TypeVar("F", bound=Callable[..., Any])
 

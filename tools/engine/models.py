@@ -83,6 +83,8 @@ def make_model(
     try:
         lib.gguf_set_val_str(gguf, b"general.architecture", architecture.encode())
         for key, value in values.items():
+            if value is None:  # an override that takes a key away
+                continue
             _set(gguf, key if key.startswith(("tokenizer.", "xielu.")) else f"{architecture}.{key}", value)
         names = _add_tensors(gguf, (lambda _: types) if isinstance(types, str) else types, without)
         if not lib.gguf_write_to_file(gguf, os.fspath(path).encode(), True):

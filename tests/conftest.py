@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,23 @@ def truth() -> Path:
     if not TRUTH.is_dir():
         pytest.skip("the engine's measured rows are not here")
     return TRUTH
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own: no store, cache, token or proxy of the person who runs the tests, no way out."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name.startswith(
+            ("HF_", "HUGGING", "OLLAMA_", "LLAMA_", "XDG_", "VRAMFIT_")
+        ):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.setenv("VRAMFIT_CACHE", str(home / "vramfit"))
+    monkeypatch.setenv("HF_HOME", str(home / "hf"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("HF_TOKEN_PATH", str(home / "token"))
+    monkeypatch.chdir(home)
+    return home

@@ -120,15 +120,20 @@ def default_folder() -> Path:
     """`VRAMFIT_CACHE`, else what the platform calls its folder of caches."""
     chosen = os.environ.get("VRAMFIT_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     return platform_caches() / "vramfit"
 
 
 def platform_caches() -> Path:
     """Where programs of this platform and person keep their caches."""
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        return Path(os.environ.get("LOCALAPPDATA") or home() / "AppData" / "Local")
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
+        return home() / "Library" / "Caches"
     chosen = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(chosen) if os.path.isabs(chosen) else Path.home() / ".cache"
+    return Path(chosen) if os.path.isabs(chosen) else home() / ".cache"
+
+
+def home() -> Path:
+    """The person's home; a path that is nowhere where the system knows none, as in some containers."""
+    return Path(os.path.expanduser("~"))

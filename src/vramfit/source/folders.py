@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from .cache import platform_caches
+from .cache import home, platform_caches
 from .choose import matching, projectors
 from .grammar import HubName, LmStudioName
 from .nouns import Companion, Located
@@ -21,17 +21,16 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 def hub_caches() -> Iterator[Path]:
     """Where llama.cpp (hf-cache.cpp:33-61) and huggingface-hub keep what they downloaded."""
-    cache = os.environ
-    if cache.get("LLAMA_CACHE"):
-        yield Path(cache["LLAMA_CACHE"]).expanduser()
-    home = cache.get("HF_HOME")
-    chosen = cache.get("HF_HUB_CACHE") or cache.get("HUGGINGFACE_HUB_CACHE")
+    if os.environ.get("LLAMA_CACHE"):
+        yield Path(os.path.expanduser(os.environ["LLAMA_CACHE"]))
+    hub_home = os.environ.get("HF_HOME")
+    chosen = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     if chosen:
-        yield Path(chosen).expanduser()
-    elif home:
-        yield Path(home).expanduser() / "hub"
+        yield Path(os.path.expanduser(chosen))
+    elif hub_home:
+        yield Path(os.path.expanduser(hub_home)) / "hub"
     else:
-        yield Path(cache.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface" / "hub"
+        yield Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "huggingface" / "hub"
 
 
 def in_hub_cache(name: HubName, text: str) -> Located | None:
@@ -62,7 +61,7 @@ def _snapshot(repo: Path, revision: str) -> Path | None:
 def flat_caches() -> Iterator[Path]:
     """Where llama.cpp keeps single files (common.cpp:985), and older ones keep all."""
     chosen = os.environ.get("LLAMA_CACHE")
-    yield Path(chosen).expanduser() if chosen else platform_caches() / "llama.cpp"
+    yield Path(os.path.expanduser(chosen)) if chosen else platform_caches() / "llama.cpp"
 
 
 def _in_flat_cache(name: HubName, text: str) -> Located | None:
@@ -89,15 +88,14 @@ def by_filename(filename: str, text: str) -> Located | None:
 
 def lmstudio_folders() -> Iterator[Path]:
     """Where LM Studio keeps models: under its home, which a file in the person's home names if it was moved."""
-    home = Path.home()
     try:
-        moved = (home / ".lmstudio-home-pointer").read_text(encoding="utf-8")[:4096].strip()
+        moved = (home() / ".lmstudio-home-pointer").read_text(encoding="utf-8")[:4096].strip()
     except (OSError, ValueError):
         moved = ""
     if moved:
         yield Path(moved) / "models"
-    yield home / ".lmstudio" / "models"
-    yield home / ".cache" / "lm-studio" / "models"
+    yield home() / ".lmstudio" / "models"
+    yield home() / ".cache" / "lm-studio" / "models"
 
 
 def in_lmstudio(name: LmStudioName, text: str) -> Located | None:

@@ -137,7 +137,7 @@ def parse(text: str) -> Name:
         scheme = (match[1] or match[2]).lower()
         return _of_scheme(scheme, text[match.end() :].removeprefix("//"), text)
     if _is_path(text):
-        return PathName(Path(text).expanduser())
+        return PathName(Path(os.path.expanduser(text) if "\0" not in text else text))
     host, _, rest = text.partition("/")
     if rest and host.lower() in _HUB_HOSTS:
         return _hub(rest, text)

@@ -115,8 +115,11 @@ class _Hub:
 
     def _talk(self, shown: str, ask: Callable[[], _T]) -> _T:
         """What the Hub answers; tried again while it is busy, its refusals in our words."""
+        from huggingface_hub import constants
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+        # It would also ask the Hub for a list by which it counts who uses it: a request that no header needs.
+        constants.HF_HUB_DISABLE_TELEMETRY = True
         client = self._session.client
         for attempt in range(_ATTEMPTS):
             try:

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ..errors import SourceError
+from .cache import home
 from .grammar import OllamaName
 from .nouns import Companion, Located
 from .origin import File, Missing, Origin
@@ -45,9 +46,9 @@ def stores() -> Iterator[Path]:
     """The folders where Ollama may keep models on this machine, the most likely first."""
     chosen = os.environ.get("OLLAMA_MODELS")
     if chosen:
-        yield Path(chosen).expanduser()
+        yield Path(os.path.expanduser(chosen))
         return
-    yield Path.home() / ".ollama" / "models"
+    yield home() / ".ollama" / "models"
     if sys.platform.startswith("linux"):  # the service that Ollama's installer sets up
         yield Path("/usr/share/ollama/.ollama/models")
 

@@ -1,0 +1,179 @@
+"""What people write to name a model, and what it means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vramfit.errors import SourceError
+from vramfit.source.grammar import (
+    Anywhere,
+    HubName,
+    LmStudioName,
+    Name,
+    OllamaName,
+    PathName,
+    StandardInput,
+    Url,
+    parse,
+    split_digest,
+)
+
+Q8 = HubName("user/repo", quant="Q8_0")
+FILE = HubName("user/repo", filename="q8/m.gguf")
+
+NAMES: dict[str, Name] = {
+    # paths
+    "/models/m.gguf": PathName(Path("/models/m.gguf")),
+    "./m": PathName(Path("./m")),
+    "../user/repo": PathName(Path("../user/repo")),
+    "C:\\models\\m.gguf": PathName(Path("C:\\models\\m.gguf")),
+    "models\\m.gguf": PathName(Path("models\\m.gguf")),
+    "file:///models/a%20b.gguf": PathName(Path("/models/a b.gguf")),
+    "file://localhost/models/m.gguf": PathName(Path("/models/m.gguf")),
+    "-": StandardInput(),
+    # the Hub, as Ollama, llama.cpp, huggingface-hub, node-llama-cpp, LocalAI, RamaLama and browsers write it
+    "hf.co/user/repo:Q8_0": Q8,
+    "huggingface.co/user/repo:Q8_0": Q8,
+    "hf://user/repo:Q8_0": Q8,
+    "hf:user/repo:Q8_0": Q8,
+    "huggingface:user/repo:Q8_0": Q8,
+    "https://hf.co/user/repo:Q8_0": Q8,
+    "ollama://hf.co/user/repo:Q8_0": Q8,
+    "huggingface://user/repo/q8/m.gguf": FILE,
+    "hf://user/repo/q8/m.gguf": FILE,
+    "hf://user/repo@v1/q8/m.gguf": HubName("user/repo", "v1", "q8/m.gguf"),
+    "hf://user/repo@refs%2Fpr%2F1/m.gguf": HubName("user/repo", "refs/pr/1", "m.gguf"),
+    "hf:user/repo/q8/m.gguf#v1": HubName("user/repo", "v1", "q8/m.gguf"),
+    "hf.co/user/repo@q8_0": HubName("user/repo", quant="q8_0"),
+    "https://huggingface.co/user/repo": HubName("user/repo"),
+    "https://huggingface.co/user/repo/tree/v1": HubName("user/repo", "v1"),
+    "https://huggingface.co/user/repo/blob/main/q8/m.gguf": HubName("user/repo", "main", "q8/m.gguf"),
+    "https://huggingface.co/user/repo/resolve/v1/m.gguf?download=true": HubName("user/repo", "v1", "m.gguf"),
+    # Ollama
+    "ollama://m": OllamaName("m"),
+    "ollama:m:7b": OllamaName("m", "7b"),
+    "ollama://me/m:7b": OllamaName("m", "7b", "me"),
+    "ollama://library/m:7b": OllamaName("m", "7b"),
+    "registry.example.com/me/m:7b": OllamaName("m", "7b", "me", "registry.example.com"),
+    "localhost:5000/me/m": OllamaName("m", "latest", "me", "localhost:5000"),
+    "https://ollama.com/library/m:7b": OllamaName("m", "7b"),
+    "https://ollama.com/me/m": OllamaName("m", "latest", "me"),
+    "ollama.com/library/m": OllamaName("m"),
+    # LM Studio
+    "lmstudio://publisher/repo@q8_0": LmStudioName("publisher/repo", "q8_0"),
+    "lmstudio://publisher/repo/m.gguf": LmStudioName("publisher/repo/m.gguf"),
+    # ModelScope, and anything else with an address
+    "ms://user/repo/m.gguf": Url("https://modelscope.cn/models/user/repo/resolve/master/m.gguf"),
+    "modelscope://user/repo@v1/m.gguf": Url("https://modelscope.cn/models/user/repo/resolve/v1/m.gguf"),
+    "https://example.com/m.gguf?key=1": Url("https://example.com/m.gguf?key=1"),
+    "http://127.0.0.1:8080/m.gguf": Url("http://127.0.0.1:8080/m.gguf"),
+}
+
+
+@pytest.mark.parametrize("text", NAMES)
+def test_names(text: str, alone: Path) -> None:
+    assert parse(text) == NAMES[text]
+
+
+@pytest.mark.parametrize(
+    ("text", "ollama", "hub", "lmstudio", "filename"),
+    [
+        ("m", OllamaName("m"), None, "m", ""),
+        ("qwen2.5-coder:32b", OllamaName("qwen2.5-coder", "32b"), None, "qwen2.5-coder", ""),
+        ("user/repo", OllamaName("repo", namespace="user"), HubName("user/repo"), "user/repo", ""),
+        ("user/repo:Q8_0", OllamaName("repo", "Q8_0", "user"), Q8, "user/repo", ""),
+        ("user/repo@q8_0", None, HubName("user/repo", quant="q8_0"), "user/repo", ""),
+        ("user/repo/q8/m.gguf", None, FILE, "user/repo/q8/m.gguf", ""),
+        ("m.gguf", None, None, "m.gguf", "m.gguf"),
+    ],
+)
+def test_names_that_do_not_say_where(
+    text: str, ollama: OllamaName | None, hub: HubName | None, lmstudio: str, filename: str, alone: Path
+) -> None:
+    """Each place where such a name may be looked for; a server is asked only for what is no file name."""
+    found = parse(text)
+    assert isinstance(found, Anywhere)
+    assert (found.ollama, found.hub, found.filename) == (ollama, hub, filename)
+    assert found.lmstudio is not None
+    assert found.lmstudio.text == lmstudio
+    assert found.remote is not text.endswith(".gguf")
+
+
+def test_a_path_that_exists_is_that_path(alone: Path) -> None:
+    (alone / "user").mkdir()
+    for name in ("m:7b", "user/repo"):
+        (alone / name).touch()
+        assert parse(name) == PathName(Path(name))
+
+
+def test_the_configured_hub_is_the_hub(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example.com:8443/")
+    assert parse("https://mirror.example.com:8443/user/repo/blob/main/m.gguf") == HubName(
+        "user/repo", "main", "m.gguf"
+    )
+
+
+REFUSED = {
+    "": "empty reference",
+    "  ": "empty reference",
+    "x" * 5000: "5,000 characters",
+    "s3://bucket/m.gguf": "not read from s3: addresses; write a path",
+    "https:///m.gguf": "names no host",
+    "https://[::1/m.gguf": "is no URL",
+    "https://example.com:port/m.gguf": "is no URL",
+    "file://server/m.gguf": "name files of this machine",
+    "hf://user": "names no repository",
+    "hf://user/../repo/m.gguf": "names no repository|is no .gguf file",
+    "hf.co/user/repo/README.md": "'README.md' is no .gguf file",
+    "https://huggingface.co/user/repo/blob/main/README.md": "is no .gguf file",
+    "ollama://a/b/c/d": "is no name of an Ollama model",
+    "ollama://../m": "is no name of an Ollama model",
+    "ollama://.m": "is no name of an Ollama model",
+    "lmstudio://": "names no model",
+    "lmstudio://a/../../etc": "names no model",
+    "ms://user/repo": "name the file too",
+    "what is this?": "no such file, and no model is named like that",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED, ids=lambda t: t[:30])
+def test_what_names_nothing(text: str, alone: Path) -> None:
+    with pytest.raises(SourceError, match=REFUSED[text]):
+        parse(text)
+
+
+@given(st.text(alphabet=st.sampled_from("abQ8_.-:/@#%\\ \0~\nüf"), max_size=30) | st.text(max_size=60))
+def test_any_text_is_a_name_or_refused(text: str) -> None:
+    """Whatever is written names something or is refused in our words; a name's parts never climb out of a folder."""
+    try:
+        found = parse(text)
+    except SourceError:
+        return
+    ollama = found.ollama if isinstance(found, Anywhere) else found
+    if isinstance(ollama, OllamaName):
+        for part in (ollama.host, ollama.namespace, ollama.model, ollama.tag):
+            assert not part.startswith(".")
+            assert "/" not in part
+            assert "\\" not in part
+
+
+@given(
+    st.from_regex(r"[a-z0-9_][a-z0-9_.-]{0,20}", fullmatch=True),
+    st.from_regex(r"[a-z0-9_][a-z0-9_.-]{0,20}", fullmatch=True),
+)
+def test_ollama_names_read_back(model: str, tag: str) -> None:
+    """An Ollama name, shown as Ollama shows it, means the same model."""
+    name = OllamaName(model, tag)
+    assert parse(f"ollama://{name}") == name
+    assert parse(f"ollama://{OllamaName(model, tag, 'me', 'example.com')}") == OllamaName(
+        model, tag, "me", "example.com"
+    )
+
+
+def test_digests_are_split_off() -> None:
+    assert split_digest("m:7b@sha256:" + "AB" * 32) == ("m:7b", "ab" * 32)
+    assert split_digest("m:7b@sha256:abc") == ("m:7b@sha256:abc", "")

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 __version__: Final = "0.1.0"
 
 _WHERE: Final = {
+    "Choice": "comparison",
+    "Comparison": "comparison",
     "DeviceEstimate": "estimates",
     "EngineRefusal": "errors",
     "Estimate": "estimates",
@@ -30,19 +32,24 @@ _WHERE: Final = {
     "Settings": "settings",
     "SettingsError": "errors",
     "SourceError": "errors",
+    "Sweep": "sweeps",
     "Tensor": "model",
     "Truncated": "errors",
     "UnknownArchitecture": "errors",
     "VramfitError": "errors",
+    "compare": "comparison",
     "detect_gpus": "gpus",
     "estimate": "estimates",
     "parse_gpus": "gpus",
     "plan": "solve",
     "read": "load",
     "requantize": "quants",
+    "sweep": "sweeps",
 }
 
 __all__ = [
+    "Choice",
+    "Comparison",
     "DeviceEstimate",
     "EngineRefusal",
     "Estimate",
@@ -56,20 +63,24 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SourceError",
+    "Sweep",
     "Tensor",
     "Truncated",
     "UnknownArchitecture",
     "VramfitError",
     "__version__",
+    "compare",
     "detect_gpus",
     "estimate",
     "parse_gpus",
     "plan",
     "read",
     "requantize",
+    "sweep",
 ]
 
 if TYPE_CHECKING:
+    from .comparison import Choice, Comparison, compare
     from .errors import (
         EngineRefusal,
         GpuError,
@@ -89,6 +100,7 @@ if TYPE_CHECKING:
     from .quants import requantize
     from .settings import Settings
     from .solve import Plan, plan
+    from .sweeps import Sweep, sweep
 
 
 def __getattr__(name: str) -> object:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import click
 
 from .. import __version__
-from ..errors import GpuError, VramfitError
+from ..errors import VramfitError
+from .cards import cards, cards_option
+from .compare import compare
 from .models import Choice, model_options
-from .options import settings_options, size, to_settings
-
-if TYPE_CHECKING:
-    from ..gpus import Gpu
+from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings
+from .pictures import picture_options, write_pictures
 
 __all__ = ["main"]
 
 EXIT_ERROR = 1
-EXIT_DOES_NOT_FIT = 3
 
 
 class _Commands(click.Group):
@@ -55,21 +55,18 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
 
 @main.command(epilog="Exit status: 0 it fits, 3 it does not, 1 error, 2 usage.")
 @model_options
-@click.option(
-    "-g",
-    "--gpus",
-    "gpus",
-    default=None,
-    metavar="CARDS",
-    help="Cards: 3090ti,3060 or 2x4090 or 24GiB or 3090ti:22000MiB (free memory) or none. Default: the cards of this machine.",
-)
+@cards_option
 @click.option("--margin", type=size, default="1GiB", show_default=True, help="Left free on every card.")
 @click.option(
     "--max-ctx", type=int, default=None, metavar="N", help="Largest context. Default: the trained one."
 )
 @settings_options
+@picture_options
 @_json
-def plan(model: Choice, gpus: str, margin: int, max_ctx: int | None, as_json: bool, **options: Any) -> None:
+def plan(
+    model: Choice, gpus: str | None, margin: int, max_ctx: int | None, plot: Path | None, html: Path | None,
+    as_json: bool, **options: Any,
+) -> None:  # fmt: skip
     """The largest context that fits, and the split of the layers that carries it.
 
     \b
@@ -81,7 +78,8 @@ def plan(model: Choice, gpus: str, margin: int, max_ctx: int | None, as_json: bo
     from ..solve import plan as solve
 
     settings = to_settings(options)
-    result = solve(model.read(), _cards(gpus), settings, margin_bytes=margin, max_ctx=max_ctx)
+    result = solve(model.read(), cards(gpus), settings, margin_bytes=margin, max_ctx=max_ctx)
+    write_pictures(result, plot, html)
     click.echo(report.plan_json(result) if as_json else report.plan_text(result))
     if not result.fits:
         sys.exit(EXIT_DOES_NOT_FIT)
@@ -130,12 +128,4 @@ def gpus(name: str | None, check: bool, as_json: bool) -> None:
     click.echo(report.gpus_json(name) if as_json else report.gpus_text(name))
 
 
-def _cards(spec: str | None) -> tuple[Gpu, ...]:
-    from ..gpus import detect_gpus, parse_gpus
-
-    if spec is not None:
-        return parse_gpus(spec)
-    found = detect_gpus()
-    if not found:
-        raise GpuError("no cards found on this machine; name them, as in --gpus 3090ti,3060, or --gpus none")
-    return found
+main.add_command(compare)

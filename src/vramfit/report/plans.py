@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from ..estimates import DeviceEstimate, Estimate
+from ..model import Model
 from ..solve import Plan
 from ..units import format_bytes, format_mib
 from .tables import render_table
@@ -13,7 +14,7 @@ from .tables import render_table
 if TYPE_CHECKING:
     from .schema import PlanJson
 
-__all__ = ["plan_as_schema", "plan_json", "plan_text"]
+__all__ = ["model_name", "plan_as_schema", "plan_json", "plan_text", "settings_line", "title", "verdict"]
 
 
 def plan_text(plan: Plan) -> str:
@@ -25,13 +26,15 @@ def plan_text(plan: Plan) -> str:
     return "\n\n".join(parts)
 
 
+def model_name(model: Model) -> str:
+    """What to call a model: its own name, else its file's."""
+    return model.name or PurePath(model.source).stem or "unnamed model"
+
+
 def title(plan: Plan) -> str:
+    """The model in one line."""
     model = plan.model
-    known = [
-        model.name or PurePath(model.source).stem or "unnamed model",
-        model.architecture,
-        model.file_type,
-    ]
+    known = [model_name(model), model.architecture, model.file_type]
     known.append(format_bytes(model.tensor_bytes))
     known.append(f"trained for {model.n_ctx_train:,} tokens")
     return " · ".join(k for k in known if k)
@@ -58,6 +61,7 @@ def _left(device: DeviceEstimate) -> str:
 
 
 def verdict(plan: Plan) -> str:
+    """Whether it fits, and what limits it."""
     slots = plan.settings.n_seq_max
     each = f" ({plan.estimate.n_ctx_seq:,} for each of {slots} slots)" if slots > 1 else ""
     margin = format_bytes(plan.margin_bytes)
@@ -70,6 +74,7 @@ def verdict(plan: Plan) -> str:
 
 
 def settings_line(plan: Plan) -> str:
+    """The settings that a reader would want to know."""
     s = plan.settings
     words = [
         f"flash attention {s.flash_attn}"

@@ -12,7 +12,18 @@ from pydantic import BaseModel, ConfigDict
 
 from ..settings import Settings
 
-__all__ = ["DeviceJson", "GpuJson", "LayerKindJson", "ModelJson", "PlanJson", "RopeJson", "settings_json"]
+__all__ = [
+    "ChoiceJson",
+    "ComparisonJson",
+    "DeviceJson",
+    "GpuJson",
+    "LayerKindJson",
+    "MeasureJson",
+    "ModelJson",
+    "PlanJson",
+    "RopeJson",
+    "settings_json",
+]
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -114,6 +125,52 @@ class GpuJson(_Frozen):
     free: int
     bandwidth_gbs: Optional[float]  # noqa: UP045
     compute_capability: Optional[str]  # noqa: UP045
+
+
+class MeasureJson(_Frozen):
+    """A published measure of quality: of `model`, not of the model compared."""
+
+    kld: float
+    perplexity: float
+    imatrix: bool
+    model: str
+    metric: str
+    source: str
+
+
+class ChoiceJson(_Frozen):
+    """One file type with one pair of cache types."""
+
+    file_type: str
+    type_k: str
+    type_v: str
+    bits_per_weight: float
+    file_bytes: int
+    needs_imatrix: bool
+    n_ctx: int
+    fits: bool
+    limited_by: str
+    shortfall: int
+    tensor_split: list[int]
+    exact: bool
+    tokens_per_second: Optional[float]  # noqa: UP045
+    measure: Optional[MeasureJson]  # noqa: UP045
+    cache_measure: Optional[MeasureJson]  # noqa: UP045
+    on_front: bool
+    refused: str
+
+
+class ComparisonJson(_Frozen):
+    """What `vramfit compare --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    architecture: str
+    gpus: list[str]
+    margin: int
+    fits: bool
+    choices: list[ChoiceJson]
+    settings: dict[str, Any]
 
 
 def settings_json(settings: Settings) -> dict[str, Any]:

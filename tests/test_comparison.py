@@ -1,0 +1,141 @@
+"""A comparison is one plan a choice, measures that were published, and the front of what fits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from small import dense, gpu
+
+from vramfit.comparison import CACHES, TYPES, Choice, Comparison, _marked, compare
+from vramfit.errors import SettingsError
+from vramfit.quality import Measure
+from vramfit.quants import FILE_TYPES, bits_per_weight, file_bytes, requantize
+from vramfit.settings import Settings
+from vramfit.solve import plan
+
+MODEL = dense(4, n_embd=512, n_ff=1024, n_ctx_train=1 << 17)
+ON = Settings(flash_attn="on", n_outputs_max=1, n_ubatch=64)
+MARGIN = 8 << 20
+
+
+@hypothesis_settings(max_examples=10)
+@given(st.lists(st.integers(60, 400), min_size=1, max_size=2))
+def test_each_choice_is_a_plan(mib: list[int]) -> None:
+    """Context, split, limit and size of a choice are those of planning the requantized model alone."""
+    cards = [replace(gpu(n), bandwidth_gbs=100.0) for n in mib]
+    found = compare(
+        MODEL, cards, ON, file_types=["F16", "Q4_0"], cache_types=["f16", "q8_0/q4_0"], margin_bytes=MARGIN
+    )
+    assert [(c.file_type, c.type_k, c.type_v) for c in found.choices] == [
+        (name, *pair) for name in ("F16", "Q4_0") for pair in (("f16", "f16"), ("q8_0", "q4_0"))
+    ]
+    for choice in found.choices:
+        made = requantize(MODEL, choice.file_type)
+        one = plan(made, cards, replace(ON, type_k=choice.type_k, type_v=choice.type_v), margin_bytes=MARGIN)
+        assert (choice.n_ctx, choice.fits, choice.shortfall) == (one.n_ctx, one.fits, one.shortfall)
+        assert (choice.tensor_split, choice.limited_by) == (one.tensor_split, one.limited_by)
+        assert (choice.file_bytes, choice.bits_per_weight) == (file_bytes(made), bits_per_weight(made))
+        assert choice.tokens_per_second
+    assert found.fits == any(c.fits for c in found.choices)
+
+
+def choice(n_ctx: int, kld: float | None, cache: str, fits: bool) -> Choice:
+    measure = None if kld is None else Measure(kld, 1.0, imatrix=False)
+    return Choice("F16", cache, cache, n_ctx=n_ctx, fits=fits, measure=measure)
+
+
+@given(
+    st.lists(
+        st.builds(
+            choice,
+            st.integers(1, 5).map(lambda n: n * 256),
+            st.none() | st.integers(1, 5).map(lambda n: n / 100),
+            st.sampled_from(CACHES),
+            st.booleans(),
+        ),
+        max_size=12,
+    )
+)
+def test_the_front_is_what_nothing_beats(choices: list[Choice]) -> None:
+    """On the front: fits, is measured, and no other such choice is as good in all three and better in one."""
+
+    def key(c: Choice) -> tuple[int, float, int]:
+        assert c.measure is not None
+        return c.n_ctx, -c.measure.kld, ("q4_0", "q8_0", "f16").index(c.type_k)
+
+    marked = list(_marked(choices))
+    assert [replace(c, on_front=False) for c in marked] == choices
+    ranked = [c for c in choices if c.fits and c.measure]
+    for c in marked:
+        if not c.fits or c.measure is None:
+            assert not c.on_front
+            continue
+        mine = key(c)
+        beaten = any(
+            key(o) != mine and all(a >= b for a, b in zip(key(o), mine, strict=True)) for o in ranked
+        )
+        assert c.on_front == (not beaten)
+    assert not ranked or any(c.on_front for c in marked)
+
+
+def test_front_is_ordered_by_context() -> None:
+    """`front` gives the marked choices, largest context first."""
+    found = compare(MODEL, [gpu(400)], ON, file_types=["F16", "Q8_0"], margin_bytes=MARGIN)
+    assert found.front
+    assert [c.n_ctx for c in found.front] == sorted((c.n_ctx for c in found.front), reverse=True)
+
+
+def test_refused_choices_say_why() -> None:
+    """Where the engine refuses a cache type the choice has a reason, and the rest goes on."""
+    found = compare(
+        MODEL, [gpu(400)], Settings(flash_attn="off"), file_types=["Q8_0"], cache_types=["f16", "q8_0"]
+    )
+    assert not found.choices[0].refused
+    assert "flash_attn" in found.choices[1].refused
+    assert not found.choices[1].fits
+
+
+def test_defaults() -> None:
+    """The usual types, and the file itself when its mix is none of them; the cache types that were asked for."""
+    plain = compare(replace(MODEL, file_type="F16"), [gpu(400)], ON)
+    assert [c.file_type for c in plain.choices[:: len(CACHES)]] == list(TYPES)
+    own = compare(dense(4, weight_type="q5_0"), [gpu(400)], replace(ON, type_k="q8_0", type_v="q8_0"))
+    assert [c.file_type for c in own.choices] == ["this file", *TYPES]
+    assert {(c.type_k, c.type_v) for c in own.choices} == {("q8_0", "q8_0")}
+    assert own.choices[0].measure is None
+
+
+def test_every_file_type_can_be_compared() -> None:
+    """All of llama-quantize's types give a choice, made or refused, and the useless ones are marked."""
+    found = compare(dense(2), [gpu(400)], ON, file_types=tuple(FILE_TYPES), cache_types=["f16"])
+    assert len(found.choices) == len(FILE_TYPES)
+    assert all(c.refused or c.file_bytes for c in found.choices)
+    marked = {c.file_type for c in found.choices if c.needs_imatrix}
+    assert "IQ1_S" in marked
+    assert "Q8_0" not in marked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"file_types": ["Q9"]}, "Q9"),
+        ({"cache_types": ["q9"]}, "q9"),
+        ({"cache_types": ["q8_0/"]}, None),
+        ({"cache_types": ["q8_0/x"]}, "q8_0/x"),
+        ({"host_bandwidth_gbs": 0}, "host_bandwidth_gbs"),
+        ({"margin_bytes": -1}, "margin_bytes"),
+    ],
+)
+def test_what_makes_no_sense_is_an_error(arguments: dict[str, Any], word: str | None) -> None:
+    """A wrong name or number is one error that names it; "q8_0/" means both."""
+    arguments = {"file_types": ["Q8_0"], **arguments}
+    if word is None:
+        assert isinstance(compare(MODEL, [gpu(400)], ON, **arguments), Comparison)
+        return
+    with pytest.raises(SettingsError, match=word):
+        compare(MODEL, [gpu(400)], ON, **arguments)

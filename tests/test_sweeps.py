@@ -1,0 +1,238 @@
+"""A sweep is `estimate` at every point: equal where it says exact, never lower anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from small import dense, gpu, with_states
+
+from vramfit import compute, sweeps
+from vramfit.backends import HOST_BACKEND, backend
+from vramfit.context import resolve, resolve_counts
+from vramfit.errors import SettingsError
+from vramfit.estimates import Estimate, estimate
+from vramfit.memory import context_bytes
+from vramfit.placement import place
+from vramfit.quants import requantize
+from vramfit.settings import Settings
+from vramfit.sweeps import Sweep, sweep
+
+MODELS = st.sampled_from(
+    [dense(4), dense(6, tied=True), dense(8, window=1000, swa_layers=5), with_states(dense(3), 640, 4096)]
+)
+CARDS = [gpu(2048, name="large"), gpu(1024, name="small")]
+COUNTS = st.integers(1, 40_000)
+SLOTS = st.integers(1, 16)
+BATCHES = st.integers(1, 3000)
+SETTINGS = st.builds(
+    Settings,
+    flash_attn=st.sampled_from(["on", "off", "auto"]),
+    kv_unified=st.booleans(),
+    swa_full=st.booleans(),
+    offload_kqv=st.booleans(),
+    n_gpu_layers=st.sampled_from([-1, 3]),
+    n_batch=st.sampled_from([64, 2048]),
+)
+
+
+@given(MODELS, SETTINGS, st.lists(st.tuples(COUNTS, SLOTS, BATCHES), min_size=1, max_size=5))
+def test_one_formula_serves_values_and_arrays(model: Any, settings: Settings, points: list[Any]) -> None:
+    """Context bytes of an array are, element by element, those of each value alone."""
+    arrays: list[Any] = [np.array(column, np.int64) for column in zip(*points, strict=True)]
+    placement = place(model, CARDS, settings)
+    rules = [backend("cuda")] * 2
+
+    def sizes(context: Any) -> tuple[Any, ...]:
+        found = context_bytes(model, placement, context, rules, HOST_BACKEND)
+        return (*found.gpus, found.host)
+
+    many = [np.broadcast_to(x, len(points)) for x in sizes(resolve_counts(model, settings, *arrays))]
+    for i, (n_ctx, n_seq_max, n_ubatch) in enumerate(points):
+        one = replace(settings, n_ctx=n_ctx, n_seq_max=n_seq_max, n_ubatch=n_ubatch)
+        context = resolve(model, one)
+        assert sizes(context) == tuple(int(x[i]) for x in many)
+        assert all(type(x) is int for x in sizes(context))
+
+
+def at(found: Sweep, row: dict[str, Any], settings: Settings) -> Estimate:
+    """`estimate` of one row of a sweep."""
+    i = found.categories["gpus"].index(row["gpus"])
+    model = found.model if row["file_type"] == "as it is" else requantize(found.model, row["file_type"])
+    names = ("n_ctx", "n_seq_max", "n_ubatch", "type_k", "type_v")
+    return estimate(model, found.gpu_sets[i], replace(settings, **{name: row[name] for name in names}))
+
+
+@hypothesis_settings(max_examples=20)
+@given(
+    MODELS,
+    st.builds(Settings, flash_attn=st.sampled_from(["on", "auto"]), n_gpu_layers=st.sampled_from([-1, 3])),
+    st.lists(COUNTS, min_size=1, max_size=4),
+    st.lists(SLOTS, min_size=1, max_size=2),
+    st.lists(BATCHES, min_size=1, max_size=2),
+    st.sampled_from([2, 3, None]),
+)
+def test_every_point_is_an_estimate(
+    model: Any, settings: Settings, contexts: list[int], slots: list[int], batches: list[int], replays: Any
+) -> None:
+    """Weights and context are equal everywhere, compute where `exact` or all are replayed; else not below."""
+    found = sweep(
+        model, CARDS, settings, n_ctx=contexts, n_seq_max=slots, n_ubatch=batches, type_k=["f16", "q8_0"],
+        file_types=["F16", "Q4_K_M"], gpu_sets=[[gpu(4096)], "none"], replays=replays, margin_bytes=1 << 20,
+    )  # fmt: skip
+    assert len(found) == len(contexts) * len(slots) * len(batches) * 2 * 2 * 3
+    for row in found:
+        one = at(found, row, settings)
+        devices = [(f"gpu{i}", d) for i, d in enumerate(one.gpus)] + [("host", one.host)]
+        for name, device in devices:
+            assert row[f"{name}_model"] == device.model
+            assert row[f"{name}_context"] == device.context
+            assert row[f"{name}_compute"] >= device.compute
+            if replays is None or row["exact"]:
+                assert row[f"{name}_compute"] == device.compute
+        assert not row["exact"] or one.exact
+        if replays is None:
+            assert row["fits"] == all(g.left >= 1 << 20 for g in one.gpus if g.total)
+            assert row["left"] == min((g.left for g in one.gpus), default=0)
+
+
+def test_between_equal_neighbours_nothing_else_can_lie() -> None:
+    """A flat stretch is exact at every context of it, a rising one at the contexts learned."""
+    contexts = [256 * i for i in range(1, 41)]
+    asked: list[int] = []
+
+    def replay(n_ctx: int) -> tuple[tuple[int, ...], bool]:
+        asked.append(n_ctx)
+        return (max(0, n_ctx - 5120) + 7,), True
+
+    curve = sweeps._learn(replay, contexts, 12)
+    sizes, exact = curve.at(np.array(contexts))
+    assert len(asked) == len(set(asked)) == 12
+    truth = np.array([max(0, c - 5120) + 7 for c in contexts])
+    assert (sizes[:, 0] >= truth).all()
+    assert (sizes[:, 0] == truth)[exact].all()
+    assert exact[np.isin(contexts, asked)].all()
+    flat = truth == 7
+    assert exact[flat].sum() > sum(c <= 5120 for c in asked)
+
+
+def test_replays_are_spent_where_neighbours_differ_most() -> None:
+    """A constant curve takes two replays, whatever the limit; a bound is exact nowhere."""
+    asked: list[int] = []
+
+    def replay(n_ctx: int) -> tuple[tuple[int, ...], bool]:
+        asked.append(n_ctx)
+        return (5, 6), False
+
+    curve = sweeps._learn(replay, list(range(256, 25600, 256)), 50)
+    assert len(asked) == 2
+    assert not curve.at(np.array([512]))[1].any()
+
+
+def test_file_types_share_their_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types of weights on cards are in no compute buffer; those of layers on the host may be."""
+    count = 0
+    real = compute.compute_bytes
+
+    def counting(*args: Any) -> Any:
+        nonlocal count
+        count += 1
+        return real(*args)
+
+    monkeypatch.setattr(sweeps, "compute_bytes", counting)
+    axes: dict[str, Any] = {"n_ctx": [256, 8192], "file_types": ["F16", "Q8_0", "Q4_0"]}
+    sweep(dense(4), CARDS, Settings(flash_attn="on"), **axes)
+    assert count == 2
+    sweep(dense(4), CARDS, Settings(flash_attn="on", n_gpu_layers=2), **axes)
+    assert count == 2 + 3 * 2
+
+
+def test_refused_points_stay_and_say_why() -> None:
+    """A combination that the engine refuses has no sizes and a reason; the others are not touched."""
+    found = sweep(
+        dense(4), CARDS, Settings(flash_attn="off"), n_ctx=[512, 1024], type_k=["f16", "q8_0"], margin_bytes=0
+    )
+    refused = [row for row in found if row["refused"]]
+    assert [row["type_k"] for row in refused] == ["q8_0"] * 2
+    assert "flash_attn" in str(refused[0]["refused"])
+    assert not any(row["fits"] or row["gpu0_model"] for row in refused)
+    assert all(row["fits"] for row in found if not row["refused"])
+
+
+def test_largest_is_the_largest_that_fits() -> None:
+    """One row a combination, in any order of contexts; combinations that never fit are left out."""
+    contexts = [4096, 65536, 256, 16384, 1 << 20]
+    found = sweep(
+        dense(4), [gpu(1500)], n_ctx=contexts, type_k=["f16", "q8_0"], gpu_sets=[[gpu(64)]], replays=None
+    )
+    best = found.largest()
+    assert 1 <= len(best) <= 2
+    for row in best:
+        alike = [r for r in found if (r["gpus"], r["type_k"]) == (row["gpus"], row["type_k"]) and r["fits"]]
+        assert row["n_ctx"] == max(int(r["n_ctx"]) for r in alike)
+
+
+def test_frames_are_the_columns() -> None:
+    """Numbers reach pandas and polars without a copy; codes become words there."""
+    found = sweep(dense(4), CARDS, n_ctx=np.arange(1, 100) * 256, type_k=["f16", "q8_0"], file_types=["Q8_0"])
+    frame = found.to_pandas()
+    other = found.to_polars()
+    for name, column in found.columns.items():
+        if name not in found.categories:
+            assert np.shares_memory(frame[name].to_numpy(), column)
+            assert other[name].to_list() == column.tolist()
+    assert list(frame["type_k"]) == [row["type_k"] for row in found] == other["type_k"].to_list()
+    assert isinstance(other, pl.DataFrame)
+    assert frame["gpus"].dtype == pd.CategoricalDtype(found.categories["gpus"])
+
+
+def test_rows() -> None:
+    """Rows are plain values, by index too, and there are as many as `len` says."""
+    found = sweep(dense(4), CARDS, n_ctx=[256, 512, 768])
+    rows = list(found)
+    assert len(rows) == len(found) == 3
+    assert rows[-1] == found[-1] == found[2]
+    assert {type(value) for row in rows for value in row.values()} <= {int, str, bool}
+    with pytest.raises(IndexError):
+        found[3]
+
+
+def test_memory_is_linear() -> None:
+    """Bytes a point do not depend on the number of points, and are few."""
+    small = sweep(dense(4), CARDS, n_ctx=np.arange(1, 11) * 256)
+    large = sweep(dense(4), CARDS, n_ctx=np.arange(1, 1001) * 256)
+    assert small.nbytes / len(small) == large.nbytes / len(large) < 128
+
+
+def test_equal_sets_of_cards_can_be_told_apart() -> None:
+    """Two sets with the same names have two labels."""
+    found = sweep(dense(4), [gpu(512)], gpu_sets=[[gpu(1024)]])
+    assert found.categories["gpus"] == ("card #1", "card #2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"gpus": None}, "no cards"),
+        ({"n_ctx": []}, "n_ctx"),
+        ({"n_ctx": [[256]]}, "one dimension"),
+        ({"n_ctx": [256.5]}, "whole numbers"),
+        ({"n_seq_max": [0]}, "1 or more"),
+        ({"n_seq_max": [257]}, "n_seq_max=257"),
+        ({"type_k": []}, "without values"),
+        ({"file_types": []}, "without values"),
+        ({"type_k": ["q9"]}, "q9"),
+        ({"file_types": ["Q9"]}, "Q9"),
+    ],
+)
+def test_what_makes_no_sense_is_an_error(arguments: dict[str, Any], word: str) -> None:
+    """Every axis is checked before anything is computed, and the message names the value."""
+    with pytest.raises(SettingsError, match=word):
+        sweep(dense(4), **{"gpus": CARDS, **arguments})

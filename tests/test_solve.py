@@ -159,3 +159,11 @@ def test_bad_limits_are_errors(bad: dict[str, int]) -> None:
         plan(MODEL, [gpu()], **bad)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="max_ctx"):
         plan(replace(MODEL, n_ctx_train=0), [gpu()])
+
+
+def test_doubts_about_the_model_are_warnings() -> None:
+    """An assumed architecture and tensors that the engine would not load are said."""
+    strange = replace(MODEL, assumed="llama", unknown_tensors=("blk.0.extra.weight",))
+    said = " ".join(plan(strange, [gpu()]).warnings)
+    assert "planned as llama" in said
+    assert "blk.0.extra.weight" in said

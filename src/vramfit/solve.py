@@ -258,6 +258,11 @@ def _warnings(model: Model, result: Estimate) -> tuple[str, ...]:
     found = []
     if model.assumed:
         found.append(f"the architecture is unknown; planned as {model.assumed}, which may be wrong")
+    if model.unknown_tensors:
+        found.append(
+            f"the engine has no use for {', '.join(model.unknown_tensors[:3])}"
+            f" ({len(model.unknown_tensors)} tensors) and may refuse this file"
+        )
     if model.n_ctx_train and result.n_ctx_seq > model.n_ctx_train:
         found.append(
             f"{result.n_ctx_seq:,} tokens a slot are more than the model was trained for"

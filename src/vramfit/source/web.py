@@ -17,13 +17,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from ..errors import SourceError
 from .origin import Missing, Origin
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from urllib3 import BaseHTTPResponse, PoolManager
 
 REQUESTS: Final = 3  # that one header may cost
@@ -71,8 +75,9 @@ class Client:
         self.progress = progress
         self.deadline = time.monotonic() + self.patience.total
         self.requests = 0
+        self._lock = Lock()
         self.received = 0  # bytes, of heads and bodies alike
-        self._managers: dict[str, PoolManager] = {}
+        self._managers: dict[tuple[str, bool], PoolManager] = {}
 
     def __enter__(self) -> Client:
         return self
@@ -135,10 +140,12 @@ class Client:
 
     def _manager(self, url: str) -> PoolManager:
         proxy = _proxy(url)
-        manager = self._managers.get(proxy)
-        if manager is None:
-            manager = self._managers[proxy] = _new_manager(self, proxy)
-        return manager
+        secure = url.startswith("https:") or proxy.startswith("https:")  # certificates take long to load
+        with self._lock:
+            manager = self._managers.get((proxy, secure))
+            if manager is None:
+                manager = self._managers[proxy, secure] = _new_manager(self, proxy, secure)
+            return manager
 
 
 def _proxy(url: str) -> str:
@@ -153,9 +160,7 @@ def _proxy(url: str) -> str:
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
 
-def _new_manager(client: Client, proxy: str) -> PoolManager:
-    import ssl
-
+def _new_manager(client: Client, proxy: str, secure: bool) -> PoolManager:
     import urllib3
     from urllib3 import connection, connectionpool
 
@@ -176,28 +181,34 @@ def _new_manager(client: Client, proxy: str) -> PoolManager:
     class SecurePool(connectionpool.HTTPSConnectionPool):
         ConnectionCls = Secure
 
-    context = ssl.create_default_context()
-    with suppress(
-        ImportError, OSError
-    ):  # beside the system's own certificates, which some Pythons cannot find
-        import certifi
-
-        context.load_verify_locations(certifi.where())
     options: dict[str, Any] = {
-        "num_pools": 8, "maxsize": 8, "ssl_context": context,
+        "num_pools": 8, "maxsize": 8, "ssl_context": _certificates() if secure else None,
         "timeout": urllib3.Timeout(connect=client.patience.idle, read=client.patience.idle),
     }  # fmt: skip
     if proxy:
-        auth = urlsplit(proxy).username
-        proxy_headers = None
-        if auth is not None:
-            parts = urlsplit(proxy)
-            proxy_headers = urllib3.make_headers(proxy_basic_auth=f"{parts.username}:{parts.password or ''}")
+        parts, proxy_headers = urlsplit(proxy), None
+        if parts.username is not None:
+            proxy_headers = urllib3.make_headers(
+                proxy_basic_auth=f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            )
         manager: PoolManager = urllib3.ProxyManager(proxy, proxy_headers=proxy_headers, **options)
     else:
         manager = urllib3.PoolManager(**options)
     manager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
     return manager
+
+
+@cache
+def _certificates() -> SSLContext:
+    """Whom to trust: the system's own list, which some Pythons cannot find, and certifi's where it is installed."""
+    import ssl
+
+    context = ssl.create_default_context()
+    with suppress(ImportError, OSError):
+        import certifi
+
+        context.load_verify_locations(certifi.where())
+    return context
 
 
 class _GuardedSocket:

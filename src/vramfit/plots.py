@@ -43,6 +43,10 @@ class _Look:
     limit: str
     cycle: tuple[str, ...]
 
+    def color(self, i: int) -> str:
+        """The colour of series `i`; marks and dashes repeat at other lengths, so that no two series agree."""
+        return self.cycle[i % len(self.cycle)]
+
 
 _VIVID: Final = ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442")
 LIGHT: Final = _Look(
@@ -149,7 +153,7 @@ def _comparison(comparison: Comparison, look: _Look) -> Figure:
     caches = list(dict.fromkeys((c.type_k, c.type_v) for c in fitting))
     for i, cache in enumerate(caches):
         group = [c for c in fitting if (c.type_k, c.type_v) == cache]
-        style = {"color": look.cycle[i % CURVES], "marker": MARKS[i % CURVES], "linestyle": "none"}
+        style = {"color": look.color(i), "marker": MARKS[i % CURVES], "linestyle": "none"}
         label = "/".join(dict.fromkeys(cache)) + " cache"
         left.plot([c.n_ctx for c in group], [c.file_type for c in group], label=label, **style)
         measured = [c for c in group if c.measure]
@@ -213,7 +217,7 @@ def _sweep(result: Sweep, look: _Look) -> Figure:
         raise SettingsError("every point was refused: there is nothing to draw")
     figure, (axes,) = _axes(look, 1, 9, 5)
     for i, row in enumerate(curves[:CURVES]):
-        style = {"color": look.cycle[i], "linestyle": DASHES[i % len(DASHES)], "marker": MARKS[i]}
+        style = {"color": look.color(i), "linestyle": DASHES[i % len(DASHES)], "marker": MARKS[i]}
         order = n_ctx[row].argsort()
         every = max(1, len(order) // 12)
         axes.plot(n_ctx[row][order], left[row][order], label=_name(result, row), markevery=every, **style)

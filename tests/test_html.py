@@ -1,0 +1,160 @@
+"""Pages are well-formed, need nothing but themselves, and escape what a model is called."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small import dense, gpu
+
+from vramfit.comparison import compare
+from vramfit.report.html import fragment, page
+from vramfit.report.svg import Bar, Point, bars, scatter
+from vramfit.settings import Settings
+from vramfit.solve import plan
+from vramfit.sweeps import sweep
+
+VOID = {"meta", "br", "link", "img"}
+ON = Settings(flash_attn="on", n_outputs_max=1)
+MODEL = dense(4, n_ctx_train=1 << 16)
+CARDS = [gpu(2048, name="large"), gpu(1400, name="small")]
+
+
+class Checker(HTMLParser):
+    """Fails on a tag that is closed out of turn, and notes addresses and scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.outside += [name for name, _ in attrs if name in ("src", "href", "onclick", "onload")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def check(text: str) -> Checker:
+    checker = Checker()
+    checker.feed(text)
+    checker.close()
+    assert not checker.open
+    assert not checker.outside
+    assert not {"script", "link", "iframe", "img"} & set(checker.tags)
+    assert "url(" not in text
+    return checker
+
+
+def results(name: str = "Some Model") -> list[Any]:
+    model = replace(MODEL, name=name)
+    return [
+        plan(model, CARDS, ON),
+        plan(model, [gpu(64, name="tiny")], ON),
+        plan(model, [], replace(ON, n_ctx=512)),
+        compare(model, CARDS, ON, file_types=["F16", "Q4_0", "MXFP4_MOE"]),
+        compare(
+            model, [gpu(64)], replace(ON, flash_attn="off"), file_types=["F16"], cache_types=["f16", "q8_0"]
+        ),
+        sweep(model, CARDS, ON, n_ctx=[256, 65536], type_k=["f16", "q8_0"]),
+        sweep(model, [gpu(64)], ON, n_ctx=[256]),
+    ]
+
+
+def test_pages_are_whole() -> None:
+    """Every result makes one well-formed document without scripts or addresses, in dark and in light."""
+    for result in results():
+        text = page(result)
+        checker = check(text)
+        assert text.startswith("<!DOCTYPE html>")
+        assert checker.tags.count("html") == 1
+        assert "prefers-color-scheme:dark" in text
+        assert result._repr_html_() == fragment(result)
+        assert fragment(result) in text
+
+
+@given(st.text(max_size=20).map(lambda s: f"<b>{s}</b>&amp;\"'"))
+def test_names_cannot_break_out(name: str) -> None:
+    """Whatever a model or a card is called appears as text."""
+    cards = [gpu(2048, name="<i>card</i>")]
+    found = sweep(replace(MODEL, name=name), cards, ON, n_ctx=[256])
+    for result in (plan(replace(MODEL, name=name), cards, replace(ON, n_ctx=256)), found):
+        checker = check(page(result))
+        assert not {"b", "i"} & set(checker.tags)
+        assert "<b>" in "".join(checker.words)
+
+
+def test_pages_say_what_matters() -> None:
+    """A plan its verdict, what does not fit in the colour of a warning; a comparison its front and sources."""
+    good, bad, _, compared, nothing, swept, none = (fragment(r) for r in results())
+    assert "fits with" in good
+    assert 'class="bad"' not in good
+    assert 'class="bad"' in bad
+    assert "ring" in compared
+    assert "Llama 3 8B and not of this model" in compared
+    assert "Nothing fits" in nothing
+    assert "Refused: F16 q8_0" in nothing
+    assert "4 points" in swept
+    assert "<table>" not in none
+
+
+def test_only_results_are_shown() -> None:
+    """Anything else is a mistake of the caller's program."""
+    with pytest.raises(TypeError, match="int is no result"):
+        page(3)
+
+
+@given(st.lists(st.integers(0, 1 << 40), min_size=3, max_size=3), st.integers(0, 1 << 40))
+def test_bars_stay_in_the_picture(sizes: list[int], capacity: int) -> None:
+    """Parts and capacity of every bar end left of the picture's edge."""
+    parts = tuple(
+        (name, name, size) for name, size in zip(("weights", "context", "compute"), sizes, strict=True)
+    )
+    text = bars([Bar("card", parts, capacity, "note")])
+    check(text)
+    assert max(_numbers(text, " x1")) <= 760
+    ends = [x + w for x, w in zip(_numbers(text, "rect_x"), _numbers(text, " width"), strict=True)]
+    assert max(ends) <= 760
+
+
+def _numbers(text: str, name: str) -> list[float]:
+    import re
+
+    if name == "rect_x":
+        return [float(x) for x in re.findall(r'<rect class="\w+" x="([\d.]+)"', text)]
+    return [float(x) for x in re.findall(rf'{name}="([\d.]+)"', text)] or [0.0]
+
+
+@given(
+    st.lists(
+        st.builds(
+            Point, st.floats(0.1, 40), st.floats(256, 1e7), st.integers(0, 5), st.just("name"), st.booleans()
+        ),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_points_stay_in_the_picture(points: list[Point]) -> None:
+    """Every mark lies between the axes, each marked point has its ring, ticks are few."""
+    text = scatter(points, "bits", "tokens", ["a", "b"])
+    check(text)
+    assert text.count('class="ring"') == sum(p.marked for p in points)
+    centres = _numbers(text, " cx")
+    assert all(0 <= x <= 760 for x in centres)
+    assert 4 <= text.count('text-anchor="end"') <= 12

@@ -92,6 +92,6 @@ def test_public_names_are_exactly_these() -> None:
 
 def test_functions_stay_functions() -> None:
     """No module hides the public function of the same name, whatever was imported first."""
-    code = "import vramfit.solve, vramfit.load, vramfit.estimates, vramfit.quants, vramfit as v;" \
-        "print(all(map(callable, (v.estimate, v.plan, v.read, v.requantize))))"  # fmt: skip
+    code = "import vramfit.solve, vramfit.load, vramfit.estimates, vramfit.quants, vramfit.comparison, vramfit.sweeps, vramfit as v;" \
+        "print(all(map(callable, (v.estimate, v.plan, v.read, v.requantize, v.compare, v.sweep))))"  # fmt: skip
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "True"

@@ -1,0 +1,80 @@
+"""How long a sweep takes and how much memory it keeps, against the number of points.
+
+    python benchmarks/sweep.py [MODEL]
+
+Prints a row for each size of the grid: points, curves of compute buffers, seconds (least of three), and bytes a
+point; then the share of both that the learning of compute buffers has.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+
+import vramfit
+from vramfit import sweeps
+
+HEADER = Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf"
+AXES: dict[str, object] = {
+    "n_seq_max": [1, 2, 4, 8],
+    "n_ubatch": [256, 512],
+    "type_k": ["f16", "q8_0"],
+    "file_types": ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS"],
+}
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+
+
+def run(model: vramfit.Model, points: int) -> tuple[vramfit.Sweep, float]:
+    """One sweep of at least so many points, and its seconds."""
+    rest = 4 * 2 * 2 * 5
+    n_ctx = np.linspace(256, 262144, -(-points // rest)).astype(np.int64)
+    start = time.perf_counter()
+    found = vramfit.sweep(
+        model, "3090ti,3060", vramfit.Settings(flash_attn="on", n_outputs_max=1), n_ctx=n_ctx, **AXES
+    )
+    return found, time.perf_counter() - start
+
+
+def learning(model: vramfit.Model) -> float:
+    """Seconds that one compute buffer takes to learn, on average over a small sweep."""
+    spent, count = 0.0, 0
+    real = sweeps.compute_bytes
+
+    def timed(*args):
+        nonlocal spent, count
+        start = time.perf_counter()
+        found = real(*args)
+        spent, count = spent + time.perf_counter() - start, count + 1
+        return found
+
+    sweeps.compute_bytes = timed
+    try:
+        run(model, 10_000)
+    finally:
+        sweeps.compute_bytes = real
+    print(f"one compute buffer: {spent / count * 1e3:.2f} ms; learned in a sweep: {count}")
+    return spent
+
+
+def main() -> None:
+    model = vramfit.read(sys.argv[1] if len(sys.argv) > 1 else HEADER)
+    spent = learning(model)
+    print(f"{'points':>10} {'seconds':>9} {'of it learning':>15} {'bytes/point':>12} {'peak/point':>11}")
+    for size in SIZES:
+        found, seconds = min((run(model, size) for _ in range(3)), key=lambda pair: pair[1])
+        tracemalloc.start()
+        run(model, size)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        n = len(found)
+        print(
+            f"{n:>10,} {seconds:>9.3f} {min(1, spent / seconds):>15.0%} {found.nbytes / n:>12.1f} {peak / n:>11.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -95,7 +95,7 @@ class Anywhere:
 Name: TypeAlias = PathName | StandardInput | Url | HubName | OllamaName | LmStudioName | Anywhere
 
 _DIGEST: Final = re.compile(r"@sha256:([0-9a-fA-F]{64})$")
-_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.]+):(?=//)|(hf|huggingface|ollama):", re.ASCII)
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?=//)|(hf|huggingface|ollama):", re.ASCII)
 _DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
 _WORD: Final = r"[A-Za-z0-9][\w.-]{0,95}"
 _QUANT: Final = re.compile(r"(?i:UD-)?(?i:I?Q\d|TQ\d|BF16|FP?16|FP?32|MXFP4|NVFP4)[\w-]*", re.ASCII)
@@ -107,6 +107,7 @@ _HUB: Final = re.compile(
 _HUB_PAGE: Final = re.compile(rf"({_WORD}/{_WORD})/(?:blob|resolve|raw|tree)/([^/]+)(?:/(.+))?", re.ASCII)
 _HUB_HOSTS: Final = frozenset({"hf.co", "huggingface.co", "www.huggingface.co"})
 _OLLAMA_HOSTS: Final = frozenset({"ollama.com", "www.ollama.com", "registry.ollama.ai"})
+_LMSTUDIO: Final = re.compile(rf"{_WORD}@{_WORD}", re.ASCII)  # key@quant
 _OLLAMA_PART: Final = r"[A-Za-z0-9_][\w.-]{0,79}"
 _OLLAMA: Final = re.compile(
     r"(?:(?:(?P<host>\w[\w.-]{0,340}(?::\d{1,5})?)/)?(?P<namespace>[A-Za-z0-9_][\w-]{0,79})/)?"
@@ -256,16 +257,16 @@ def _anywhere(text: str) -> Name:
     hub = _HUB.fullmatch(text)
     ollama = _OLLAMA.fullmatch(text)
     is_file = text.lower().endswith(".gguf")
-    if (not hub and not ollama) or "\\" in text:
-        if is_file:
-            return PathName(Path(text))
+    if is_file and not hub and not ollama:
+        return PathName(Path(text))
+    if not hub and not ollama and not _LMSTUDIO.fullmatch(text):
         raise SourceError(f"{text}: no such file, and no model is named like that; {_FORMS}")
     name, _, quant = text.partition("@") if "@" in text else text.partition(":")
     found = Anywhere(
         text,
         lmstudio=LmStudioName(name, quant),
         filename=text if is_file and "/" not in text else "",
-        remote=not is_file,
+        remote=not is_file and bool(hub or ollama),
     )
     if hub:
         read = _hub(text, text)

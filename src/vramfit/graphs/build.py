@@ -1,0 +1,446 @@
+"""Template + model + reservation + devices → `Graph`.
+
+In: what the text of a template says, a `Model`, a `Run`, a `Placement`. Out: the graph that the engine
+would hand to its scheduler, tensor by tensor. `prepare` matches the layers of a model to the kinds of
+its template once; `build` instantiates as many layers as it is asked for. Where the template does not
+cover the model or the run, both raise `OutsideTemplate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Final
+
+from ..ggml import BY_NAME, TensorType
+from ..graph import (
+    CACHE,
+    COMPUTE,
+    CPU,
+    HOST,
+    INPUT,
+    NONE,
+    OUTPUT,
+    WEIGHT,
+    Extents,
+    Graph,
+    Tensor,
+    contiguous,
+)
+from ..model import Home, Layer, Model
+from ..placement import Placement
+from .dims import (
+    FUSED,
+    Run,
+    Scope,
+    header_value,
+    holds,
+    layer_weights,
+    outer_weights,
+    owner,
+    run_dims,
+    traits,
+)
+from .expressions import Expression, OutsideTemplate, evaluate
+from .rules import Shape, derive, result_type, view_root
+from .text import Block, Line, Template
+
+__all__ = ["Instance", "Prepared", "build", "prepare"]
+
+FULL_BATCH: Final = 32  # from so many tokens the engine pins norms only if all layers are on devices
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A model whose layers have found their kinds. Blocks are numbered as in the template."""
+
+    model: Model
+    template: Template
+    kinds: tuple[int, ...]  # the block of each layer of the main graph
+    own: tuple[dict[str, int], ...]  # weights of each layer: suffix → position in Model.weights
+    outer: dict[str, list[int]]
+    compiled: dict[object, _Compiled] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A graph, and where its layers begin.
+
+    `starts` are positions in `Graph.nodes`: of the first node of each layer that was built, and last of
+    the epilogue. `fused` names the fused nodes: index of the tensor, its layer, its operation.
+    """
+
+    graph: Graph
+    starts: tuple[int, ...]
+    fused: tuple[tuple[int, int, str], ...]
+
+
+# --- which kind a layer is of
+
+
+def prepare(template: Template, model: Model) -> Prepared:
+    """Match every layer of `model` to a kind. Raises `OutsideTemplate` with the first reason why not."""
+    outer = outer_weights(model)
+    _check_weights("outside layers", outer, template.needs, template.allows)
+    _check_known(template, model)
+    own = layer_weights(model)
+    kinds = tuple(
+        _kind(template, model, layer, own[layer.index]) for layer in model.layers if not layer.is_nextn
+    )
+    return Prepared(model, template, kinds, tuple(own), outer)
+
+
+def _check_weights(where: str, found: dict[str, list[int]], needs: Sequence[str], allows: Sequence[str]) -> None:
+    missing = [n for n in needs if n not in found]
+    strange = [n for n in found if n not in needs and n not in allows]
+    if missing or strange:
+        what = f"lacks {missing[0]}" if missing else f"has {strange[0]}"
+        raise OutsideTemplate(f"{where}: the model {what}, which no trace did")
+
+
+def _check_known(template: Template, model: Model) -> None:
+    """Conditions on the header that change the graph must have a value that was traced."""
+    values: dict[str, list[str]] = {}
+    for condition in template.known:
+        key, _, value = condition.partition("=")
+        values.setdefault(key.removeprefix("."), []).append(value)
+    for key, seen in values.items():
+        value = header_value(model, None, key)
+        if value not in seen:
+            raise OutsideTemplate(f"{key} = {value or 'absent'}: no trace had that")
+
+
+def _kind(template: Template, model: Model, layer: Layer, own: dict[str, int]) -> int:
+    its = traits(layer)
+    scope = Scope(model, _NO_RUN, {}, {}, layer, own) if any(b.when for b in template.blocks) else None
+    fits = []
+    for i, block in enumerate(template.blocks[1:-1], 1):
+        if block.traits != its or not all(n in own for n in block.needs):
+            continue
+        if block.when and scope is not None and not holds(block.when, scope):
+            continue
+        strange = [n for n in own if n not in block.needs and n not in block.allows]
+        fits.append((len(strange), -len(block.needs), i))
+    best = min(fits, default=None)
+    if best is None or best[0]:
+        raise OutsideTemplate(f"layer {layer.index} is of no kind that was traced")
+    return best[2]
+
+
+# --- a block under fixed conditions
+
+
+class _Op:
+    """A line that applies, its sources found as far as the block alone tells."""
+
+    __slots__ = ("count", "engine_op", "fold", "line", "once", "params", "root", "src", "type")
+
+    def __init__(self, line: Line, src: tuple[_Ref, ...]) -> None:
+        base, _, parameter = line.op.partition(".")
+        self.line = line
+        self.src = src
+        self.fold = base == "sum_slices"
+        self.engine_op = "CPY" if base == "cast" else base.upper()
+        self.type = line.type
+        self.root = 0 if "inplace" in line.marks else view_root(line.op)
+        self.once = "once" in line.marks
+        self.params = (1,) if "hadamard" in line.marks else ()
+
+
+# ("here", position), ("made", labels), ("@", suffix), ("$", name), ("%", cache)
+_Ref = tuple[str, object]
+
+
+@dataclass(slots=True)
+class _Compiled:
+    ops: list[_Op]
+    shapes: dict[object, list[Shape]] = field(default_factory=dict)
+
+
+def _compile(block: Block, scope: Scope) -> _Compiled:
+    lines = [x for x in block.lines if holds(x.guard, scope)]
+    ops: list[_Op] = []
+    last: dict[str, int] = {}
+    lasting = {x.label for x in lines if "once" in x.marks}
+    for line in lines:
+        ops.append(_Op(line, tuple(r for a in line.args for r in _refs(a, last, lasting, scope))))
+        if line.label not in lasting:
+            last[line.label] = len(ops) - 1
+    return _Compiled(ops)
+
+
+def _refs(
+    alternatives: tuple[str, ...], last: dict[str, int], lasting: set[str], scope: Scope
+) -> Sequence[_Ref]:
+    if alternatives[0][0] in "@$%":
+        named = [a.rstrip("?") for a in alternatives]
+        chosen = next((a for a in named if a[0] == "%" or scope.truth(a)), None)
+        if chosen is not None:
+            return [(chosen[0], chosen[1:])]
+        if alternatives[0][-1] == "?":
+            return []
+        raise OutsideTemplate(f"the model has no {named[0]}")
+    here = [last[a] for a in alternatives if a in last]
+    if here:
+        return [("here", max(here))]
+    return [("made", alternatives)]
+
+
+# --- building
+
+
+_NO_RUN: Final = Run(None, 1, 1, 1, flash_attn=False)  # type: ignore[arg-type]
+_RUN_TYPES: Final[dict[str, Callable[[Run], TensorType]]] = {
+    "K": lambda run: run.context.type_k,
+    "V": lambda run: run.context.type_v,
+}
+
+
+def build(
+    prepared: Prepared, run: Run, placement: Placement, layers: Sequence[int] | None = None
+) -> Instance:
+    """The graph of one reservation over `placement`, of all layers or of those given (in order)."""
+    return _Builder(prepared, run, placement).run(range(len(prepared.kinds)) if layers is None else layers)
+
+
+class _Builder:
+    """Appends blocks to one graph."""
+
+    def __init__(self, prepared: Prepared, run: Run, placement: Placement) -> None:
+        self.p = prepared
+        self.r = run
+        self.placement = placement
+        self.graph = Graph([], [], [])
+        self.made: dict[str, int] = {}
+        self.weights: dict[tuple[int, int], int] = {}
+        self.caches: dict[tuple[str, int], int] = {}
+        self.fused: list[tuple[int, int, str]] = []
+        self.common = run_dims(prepared.model, run)
+        self.run_key = (
+            run.flash_attn, run.n_tokens == run.n_seqs, run.n_seqs > 1, run.embeddings, run.fused,
+            run.context.n_stream > 1, run.context.v_trans, run.context.type_k.id, run.context.type_v.id,
+        )  # fmt: skip
+        all_on_devices = placement.n_devices > 0 and min(placement.layers) >= 0
+        self.pins_norms = placement.n_devices > 0 and (run.n_tokens < FULL_BATCH or all_on_devices)
+        self.cache_on_host = placement.n_devices > 0 and min(placement.caches, default=0) < 0 <= max(placement.layers)
+
+    def run(self, layers: Sequence[int]) -> Instance:
+        p = self.p
+        starts = []
+        self._block(0, None)
+        for il in layers:
+            starts.append(len(self.graph.nodes))
+            self._block(p.kinds[il], p.model.layers[il])
+        starts.append(len(self.graph.nodes))
+        self._block(len(p.template.blocks) - 1, None)
+        return Instance(self.graph, tuple(starts), tuple(self.fused))
+
+    def _block(self, number: int, layer: Layer | None) -> None:
+        p = self.p
+        own = p.own[layer.index] if layer is not None else {}
+        scope = Scope(p.model, self.r, p.outer, self.common, layer, own)
+        block = p.template.blocks[number]
+        compiled = self._compiled(number, block, scope, layer)
+        self._instantiate(compiled, scope, layer, number)
+
+    def _compiled(self, number: int, block: Block, scope: Scope, layer: Layer | None) -> _Compiled:
+        if layer is None:
+            key: object = (number, self.run_key)
+        else:
+            own = tuple(self.p.own[layer.index])
+            key = (number, self.run_key, own, layer.index == 0, layer.index == len(self.p.kinds) - 1)
+        found = self.p.compiled.get(key)
+        if found is None:
+            found = self.p.compiled[key] = _compile(block, scope)
+        return found
+
+    def _instantiate(self, compiled: _Compiled, scope: Scope, layer: Layer | None, number: int) -> None:
+        at: list[int] = []
+        for op in compiled.ops:
+            if op.once and op.line.label in self.made:
+                at.append(self.made[op.line.label])
+                continue
+            if op.engine_op in ("INPUT", "CACHE"):
+                at.append(self._leaf(op, scope, layer))
+                continue
+            src = [self._source(ref, at, layer, number) for ref in op.src]
+            at.append(self._fold(op, src, scope) if op.fold else self._node(op, src, scope, layer))
+            self.made[op.line.label] = at[-1]
+
+    # sources
+
+    def _source(self, ref: _Ref, at: list[int], layer: Layer | None, number: int) -> int:
+        kind, what = ref
+        if kind == "here":
+            return at[what]  # type: ignore[call-overload, no-any-return]
+        if kind == "made":
+            found = [self.made[a] for a in what if a in self.made]  # type: ignore[attr-defined]
+            if not found:
+                raise OutsideTemplate(f"nothing made {'|'.join(what)} yet")  # type: ignore[arg-type]
+            return max(found)
+        name = str(what)
+        if kind == "%":
+            return self._cache(name, layer)
+        if kind == "@" and layer is not None:
+            return self._weight(self.p.own[layer.index][name])
+        return self._weight(self._outer(name, layer, number))
+
+    def _outer(self, name: str, layer: Layer | None, number: int) -> int:
+        """Which of the homes of a tensor outside layers is meant."""
+        found = self.p.outer.get(name)
+        if not found:
+            raise OutsideTemplate(f"the model has no {name}")
+        wanted = Home.INPUT if number == 0 else Home.OUTPUT if layer is None else layer.index
+        weights = self.p.model.weights
+        return next((i for i in found if weights[i].home == wanted), found[0])
+
+    def _weight(self, index: int) -> int:
+        device = self.placement.weights[index]
+        t = self.p.model.weights[index].tensor
+        key = (id(t), device)
+        found = self.weights.get(key)
+        if found is None:
+            ne = _extents(t.shape)
+            leaf = Tensor(t.name, "NONE", t.type, ne, contiguous(t.type, ne), usage=WEIGHT, home=_home(device))
+            found = self.weights[key] = self._add(leaf, self.graph.leafs)
+        return found
+
+    def _cache(self, name: str, layer: Layer | None) -> int:
+        if layer is None:
+            raise OutsideTemplate(f"cache {name} outside layers")
+        return self.caches[name, owner(self.p.model, layer).index]
+
+    # tensors
+
+    def _add(self, t: Tensor, order: list[int]) -> int:
+        self.graph.tensors.append(t)
+        order.append(len(self.graph.tensors) - 1)
+        return order[-1]
+
+    def _leaf(self, op: _Op, scope: Scope, layer: Layer | None) -> int:
+        line = op.line
+        is_cache = op.engine_op == "CACHE"
+        key = (line.label[1:], owner(self.p.model, layer).index if layer is not None else -1)
+        if is_cache and key in self.caches:
+            return self.caches[key]
+        type_ = self._type(line.type)
+        ne = self._extents_of(line.ne, (), scope)
+        home = _home(self.placement.caches[key[1]]) if is_cache else NONE
+        flags = 0 if is_cache or "input" not in line.marks else INPUT
+        usage = CACHE if is_cache else COMPUTE
+        leaf = Tensor(line.label, "NONE", type_, ne, contiguous(type_, ne), flags=flags, usage=usage, home=home)
+        index = self._add(leaf, self.graph.leafs)
+        if is_cache:
+            self.caches[key] = index
+        else:
+            self.made[line.label] = index
+        return index
+
+    def _type(self, name: str) -> TensorType:
+        if name in _RUN_TYPES:
+            return _RUN_TYPES[name](self.r)
+        return BY_NAME[name]
+
+    def _node(self, op: _Op, src: list[int], scope: Scope, layer: Layer | None) -> int:
+        tensors = self.graph.tensors
+        line = op.line
+        shape = self._shape(op, [Shape(t.type, t.ne, t.nb) for t in (tensors[s] for s in src)], scope)
+        t = Tensor(line.label, op.engine_op, shape.type, shape.ne, shape.nb, tuple(src), params=op.params)
+        if op.root is not None:
+            root = tensors[src[op.root]]
+            t.view = src[op.root] if root.view == NONE else root.view
+            t.offset = root.offset + ("within" in line.marks)
+        if line.marks:
+            self._mark(t, line.marks, layer)
+        index = self._add(t, self.graph.nodes)
+        if line.op == "cast":
+            t.src = (*t.src, index)
+        if layer is not None and (line.op in FUSED or line.op == "flash_attn_ext"):
+            self.fused.append((index, layer.index, line.op))
+        return index
+
+    def _mark(self, t: Tensor, marks: frozenset[str], layer: Layer | None) -> None:
+        t.flags = (INPUT if "input" in marks else 0) | (OUTPUT if "output" in marks else 0)
+        if "layer" in marks and self.pins_norms and layer is not None:
+            device = self.placement.layers[layer.index]
+            t.pinned = HOST if device < 0 else device
+        if "kv" in marks and self.cache_on_host:
+            t.pinned = HOST
+
+    def _shape(self, op: _Op, sources: Sequence[Shape], scope: Scope) -> Shape:
+        line = op.line
+        type_ = self._type(line.type) if line.type else result_type(line.op, sources)
+        found = None if line.ne else derive(line.op, sources)
+        if found is not None:
+            ne, nb = found
+            return Shape(type_, ne, nb or contiguous(type_, ne))
+        if not line.ne:
+            raise OutsideTemplate(f"{line.label}: no rule gives the extents of {line.op}")
+        ne = self._extents_of(line.ne, sources, scope)
+        return Shape(type_, ne, self._strides(line, type_, ne, sources, scope))
+
+    def _extents_of(self, es: Sequence[Expression], sources: Sequence[Shape], scope: Scope) -> Extents:
+        if "rest" not in es:
+            return _extents([self._value(e, sources, scope) for e in es])
+        values = [1 if e == "rest" else self._value(e, sources, scope) for e in es]
+        n, known = prod(sources[0].ne), prod(values)
+        if not known or n % known:
+            raise OutsideTemplate(f"{n} elements do not fill {values}")
+        return _extents([n // known if e == "rest" else v for e, v in zip(es, values, strict=True)])
+
+    def _value(self, e: Expression, sources: Sequence[Shape], scope: Scope) -> int:
+        if isinstance(e, int):
+            return e
+
+        def look_up(name: str) -> int:
+            if len(name) == 2 and name[1].isdigit():
+                return sources[ord(name[0]) - 97].ne[int(name[1])]
+            return scope.value(name)
+
+        return evaluate(e, look_up)
+
+    def _strides(
+        self, line: Line, type_: TensorType, ne: Extents, sources: Sequence[Shape], scope: Scope
+    ) -> Extents:
+        if not line.nb:
+            return contiguous(type_, ne)
+        nb = [type_.block_bytes]
+        for d, e in enumerate(line.nb):
+            if e is None:
+                nb.append(type_.row_bytes(ne[0]) if d == 0 else nb[d] * ne[d])
+            elif isinstance(e, str) and len(e) == 3 and e[0] == "s" and e[2].isdigit():
+                nb.append(sources[ord(e[1]) - 97].nb[int(e[2])])
+            else:
+                elements = self._value(e, sources, scope)
+                nb.append(elements // type_.block * type_.block_bytes)
+        return (nb[0], nb[1], nb[2], nb[3])
+
+    def _fold(self, op: _Op, src: list[int], scope: Scope) -> int:
+        """The sum over the slices of the second extent, as the engine unrolls it (llama-graph.cpp:2341-2368)."""
+        x = self.graph.tensors[src[0]]
+        n = self._value(op.line.count or 1, (), scope)
+        ne, nb = (x.ne[0], x.ne[2], 1, 1), (x.nb[0], x.nb[2], x.nb[2] * x.ne[2], x.nb[2] * x.ne[2])
+        root = src[0] if x.view == NONE else x.view
+        slices = [
+            self._add(
+                Tensor(op.line.label, "VIEW", x.type, ne, nb, (src[0],), root, int(i > 0)), self.graph.nodes
+            )
+            for i in range(n)
+        ]
+        flat = contiguous(x.type, ne)
+        if n == 1:
+            return self._add(Tensor(op.line.label, "CONT", x.type, ne, flat, (slices[0],)), self.graph.nodes)
+        total = slices[0]
+        for one in slices[1:]:
+            total = self._add(Tensor(op.line.label, "ADD", x.type, ne, flat, (total, one)), self.graph.nodes)
+        return total
+
+
+def _extents(ne: Sequence[int]) -> Extents:
+    a, b, c, d = (*ne, 1, 1, 1, 1)[:4]
+    return a, b, c, d
+
+
+def _home(device: int) -> int:
+    return device if device >= 0 else CPU

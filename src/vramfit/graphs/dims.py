@@ -1,0 +1,239 @@
+"""What the names in a template stand for: dimensions and conditions of one reservation of one model.
+
+In: `Model`, `Context` and which reservation. Out: ints for the names in expressions, truth for the
+names in guards. Nothing here builds a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ..context import Context, cells
+from ..memory import cache_rows
+from ..model import Cells, Layer, Model
+from .expressions import OutsideTemplate
+from .text import Guard
+
+__all__ = ["FUSED", "Run", "Scope", "holds", "layer_weights", "outer_weights", "owner", "run_dims", "traits"]
+
+# Operations that the engine fuses where every backend concerned can run them (llama-context.cpp:507-582).
+FUSED: Final = frozenset(
+    ("gated_delta_net", "lightning_indexer", "dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
+)
+_HADAMARD: Final = 64  # head sizes that a rotation of quantized caches divides (llama-kv-cache.cpp:325)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One reservation: the batch that the engine assumes, and how it builds the graph for it."""
+
+    context: Context
+    n_tokens: int
+    n_seqs: int
+    n_outputs: int
+    flash_attn: bool  # as resolved: `context.flash_attn` may still be "auto"
+    embeddings: bool = False
+    fused: frozenset[str] = FUSED
+
+
+def run_dims(model: Model, run: Run) -> dict[str, int]:
+    """Dimensions that are the same in all layers."""
+    c = run.context
+    found = {
+        "n_tokens": run.n_tokens,
+        "n_seqs": run.n_seqs,
+        "n_seq_tokens": run.n_tokens // run.n_seqs,
+        "n_stream": c.n_stream,
+        "n_outputs": run.n_outputs,
+        "n_seq_max": c.n_seq_max,
+        "n_kv": c.n_ctx_seq,
+        "n_ctx": c.n_ctx,
+        "n_ubatch": c.n_ubatch,
+        "n_embd": model.n_embd,
+        "n_vocab": model.n_vocab,
+        "n_expert": model.n_expert,
+    }
+    for layer in model.layers:
+        for cache in layer.caches:
+            if cache.cells is Cells.WINDOW:
+                found.setdefault("n_kv_swa", cells(cache, c))
+            elif cache.kind != "kv":
+                found.setdefault(f"n_kv_{cache.kind}", cells(cache, c))
+    return found
+
+
+def owner(model: Model, layer: Layer) -> Layer:
+    """The layer whose cache `layer` reads."""
+    return layer if layer.shares_kv_with is None else model.layers[layer.shares_kv_with]
+
+
+def layer_dims(model: Model, layer: Layer, context: Context) -> dict[str, int]:
+    """Dimensions of one layer: its attention geometry, the rows of its caches, its states."""
+    found = {
+        "n_head": layer.n_head,
+        "n_head_kv": layer.n_head_kv,
+        "head_k": layer.head_k,
+        "head_v": layer.head_v,
+        "n_ff": layer.n_ff,
+        "n_expert_used": layer.n_expert_used,
+    }
+    for cache in owner(model, layer).caches:
+        for which, (_, width) in zip("kv", cache_rows(model, cache, context), strict=False):
+            found[f"{cache.kind}.{which}"] = width
+    for i, elements in enumerate(layer.states):
+        found[f"state.{i}"] = elements
+    return found
+
+
+def traits(layer: Layer) -> tuple[str, ...]:
+    """What distinguishes kinds of layers beside their weights."""
+    found = [cache.kind for cache in layer.caches]
+    found += ["swa"] if layer.is_swa else []
+    found += ["recurrent"] if layer.is_recurrent else []
+    found += ["borrows"] if layer.shares_kv_with is not None else []
+    found += [f"states{len(layer.states)}"] if any(layer.states) else []
+    return tuple(sorted(found))
+
+
+Weights = Mapping[str, int]  # a name, for layers without "blk.<index>.": its position in Model.weights
+
+
+def layer_weights(model: Model) -> list[dict[str, int]]:
+    """The weights of each layer."""
+    found: list[dict[str, int]] = [{} for _ in model.layers]
+    for i, weight in enumerate(model.weights):
+        if isinstance(weight.home, int) and weight.home < len(found):
+            prefix = f"blk.{weight.home}."
+            if weight.tensor.name.startswith(prefix):
+                found[weight.home][weight.tensor.name.removeprefix(prefix)] = i
+    return found
+
+
+def outer_weights(model: Model) -> dict[str, list[int]]:
+    """Weights outside layers. One can have several homes: a tied embedding, RoPE factors."""
+    found: dict[str, list[int]] = {}
+    for i, weight in enumerate(model.weights):
+        if not weight.tensor.name.startswith("blk."):
+            found.setdefault(weight.tensor.name, []).append(i)
+    return found
+
+
+class Scope:
+    """Looks up the names of one layer, or of the prologue or epilogue where `layer` is None."""
+
+    def __init__(
+        self,
+        model: Model,
+        run: Run,
+        outer: Mapping[str, list[int]],
+        common: Mapping[str, int],
+        layer: Layer | None = None,
+        own: Weights | None = None,
+    ) -> None:
+        self._model = model
+        self._run = run
+        self._outer = outer
+        self._layer = layer
+        self._own = own or {}
+        self._dims = dict(common)
+        if layer is not None:
+            self._dims |= layer_dims(model, layer, run.context)
+
+    def value(self, name: str) -> int:
+        """The dimension called `name`. Raises `OutsideTemplate` for one that this model has not."""
+        found = self._dims.get(name)
+        if found is None:
+            found = self._dims[name] = self._find(name)
+        return found
+
+    def _find(self, name: str) -> int:
+        weight, _, axis = name[1:].partition(":")
+        index = self._own.get(weight, -1) if name[0] == "@" else self._outer.get(weight, [-1])[0]
+        if name[0] in "@$" and index >= 0:
+            return self._model.weights[index].tensor.shape[int(axis)]
+        number = header_number(self._model, self._layer, name[1:]) if name[0] == "." else None
+        if number is None:
+            raise OutsideTemplate(f"the model has no {name}")
+        return number
+
+    def truth(self, literal: str) -> bool:
+        """Whether a literal of a guard holds."""
+        if literal[0] == "!":
+            return not self.truth(literal[1:])
+        return self._condition(literal)
+
+    def _condition(self, name: str) -> bool:
+        layer, run, c = self._layer, self._run, self._run.context
+        if name[0] == "@":
+            return name[1:] in self._own
+        if name[0] == "$":
+            return name[1:] in self._outer
+        if name[0] == ".":
+            key, _, value = name[1:].partition("=")
+            return header_value(self._model, layer, key) == value
+        if name.startswith("il%"):
+            period, _, rest = name[3:].partition("=")
+            return layer is not None and layer.index % int(period) == int(rest)
+        if name in FUSED:
+            return name in run.fused
+        return _conditions(self._model, run, c, layer)[name]
+
+
+def _conditions(model: Model, run: Run, c: Context, layer: Layer | None) -> dict[str, bool]:
+    trunk = [x for x in model.layers if not x.is_nextn]
+    first = trunk[0] if trunk else None
+    k_all = first.head_k if first and all(x.head_k == first.head_k for x in trunk) else 0
+    v_all = first.head_v if first and all(x.head_v == first.head_v for x in trunk) else 0
+    index_head = header_number(model, first, "attention.indexer.key_length")
+    return {
+        "fa": run.flash_attn,
+        "vtrans": c.v_trans,
+        "kq": c.type_k.is_quantized,
+        "vq": c.type_v.is_quantized,
+        "kf32": c.type_k.name == "f32",
+        "vf32": c.type_v.name == "f32",
+        "krot": c.type_k.is_quantized and k_all > 0 and not k_all % _HADAMARD,
+        "vrot": c.type_v.is_quantized and v_all > 0 and not v_all % _HADAMARD,
+        "index_head": index_head is not None and first is not None and index_head == first.head_k,
+        "step": run.n_tokens == run.n_seqs,
+        "slots": run.n_seqs > 1,
+        "split": c.n_stream > 1,
+        "emb": run.embeddings,
+        "first": layer is not None and layer.index == 0,
+        "last": layer is not None and bool(trunk) and layer is trunk[-1],
+        "one_expert": layer is not None and layer.n_expert_used == 1,
+    }
+
+
+def header_value(model: Model, layer: Layer | None, key: str) -> str:
+    """A value of the header as guards write it; of an array by layer, the layer's; "" for none.
+
+    Switches and real numbers count as "yes" where they are not zero, as the engine asks for them.
+    """
+    value = model.hparams.get(key)
+    if isinstance(value, (list, tuple)):
+        value = value[layer.index] if layer is not None and len(value) > layer.index else None
+    if value is None:
+        return ""
+    if isinstance(value, (bool, float)):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def header_number(model: Model, layer: Layer | None, key: str) -> int | None:
+    """A whole number of the header; of an array by layer, the layer's."""
+    text = header_value(model, layer, key)
+    return int(text) if text.isdigit() else None
+
+
+def holds(guard: Guard, scope: Scope) -> bool:
+    """Whether `guard` is true in `scope`."""
+    return not guard or any(all(scope.truth(x) for x in one) for one in guard)
+
+
+def literals(guard: Guard) -> Iterator[str]:
+    """The names of the conditions that `guard` asks for."""
+    for one in guard:
+        yield from (x.removeprefix("!") for x in one)

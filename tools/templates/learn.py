@@ -1,0 +1,537 @@
+"""One architecture: models, traces, template."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tools.engine.binding import EngineError
+from tools.engine.metadata import Dims, metadata
+from tools.engine.models import DENSE_OR_MIXTURE, MIXTURES, make_model
+from vramfit.graphs.dims import FUSED, _conditions, header_value, layer_weights, outer_weights
+from vramfit.graphs.text import Block, Line, Template
+from vramfit.model import Model
+
+from . import plan
+from .infer import Inferrer, Sample, Unexplained
+from .merge import Observation, Position, find_guard, merge, signature
+from .observe import Seen, Traced, Untraceable, kind_traits, n_trunk, observe
+from .trace import traces
+
+ENGINE = "0c1e57098"
+_SCALES = r"\.(?:input_)?scale$"
+MAX_SAMPLES = 14
+
+
+@dataclass
+class Mini:
+    """A small model that was made for tracing."""
+
+    path: str
+    dims: Dims
+    overrides: dict[str, Any]
+    without: str
+
+
+@dataclass
+class Report:
+    """What went wrong, by block."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        if text not in self.lines:
+            self.lines.append(text)
+
+
+class Workshop:
+    """Makes models of one architecture and traces them."""
+
+    def __init__(self, architecture: str, folder: str) -> None:
+        self.architecture = architecture
+        self.folder = folder
+        self.experts: bool | None = None
+        self.n = 0
+        self.traced: list[Traced] = []
+        self.refused: list[str] = []
+
+    def make(self, dims: Dims, overrides: dict[str, Any] | None = None, without: str = "") -> Mini | None:
+        """A model, or None if the engine refuses it."""
+        self.n += 1
+        path = os.path.join(self.folder, f"{self.architecture}-{self.n}.gguf")
+        try:
+            make_model(self.architecture, path, dims, overrides, experts=self.experts, without=without)
+        except EngineError as e:
+            self.refused.append(str(e))
+            return None
+        return Mini(path, dims, overrides or {}, without)
+
+    def fitting(self, dims: Dims, without: str = "") -> Mini | None:
+        """A model in the loosest style that loads and makes graphs."""
+        for styled in plan.styles(dims):
+            mini = self.make(styled, without=without)
+            if mini is not None and self.trace(mini, plan.settings(few=True), keep=False):
+                return mini
+        return None
+
+    def trace(self, mini: Mini, settings: Iterable[plan.Setting], keep: bool = True) -> list[Traced]:
+        """All graphs of a model under some settings; refused settings are left out."""
+        found: list[Traced] = []
+        for setting in settings:
+            try:
+                found += traces(mini.path, setting.arguments)
+            except EngineError as e:
+                self.refused.append(f"{setting.arguments}: {e}")
+            if not keep and found:
+                break
+        if keep:
+            self.traced += found
+        return found
+
+    def optional(self, mini: Mini) -> list[str]:
+        """Suffixes (or whole names outside layers) of tensors that the model loads without."""
+        from vramfit.load import read
+
+        names = {re.sub(r"^blk\.\d+\.", "@", t.name) for t in read(mini.path).tensors}
+        found = []
+        for name in sorted(names):
+            if re.search(_SCALES, name):
+                continue
+            without = _join(mini.without, _pattern(name))
+            made = self.make(mini.dims, mini.overrides, without)
+            if made is not None and self.trace(made, plan.settings(few=True), keep=False):
+                found.append(name)
+        return found
+
+
+def _pattern(name: str) -> str:
+    body = re.escape(name.removeprefix("@"))
+    return rf"^blk\.\d+\.{body}$" if name[0] == "@" else f"^{body}$"
+
+
+def _join(*patterns: str) -> str:
+    return "|".join(f"(?:{p})" for p in patterns if p)
+
+
+def collect(shop: Workshop) -> tuple[list[str], list[str]]:
+    """Trace everything that the architecture can be made to do; optional tensors, switches."""
+    minis = [m for d in plan.dimensions() if (m := shop.fitting(d, _SCALES))]
+    if not minis:
+        raise Untraceable(f"no model loads: {shop.refused[-1] if shop.refused else ''}")
+    base = minis[0]
+    optional = shop.optional(base)
+    least = _join(_SCALES, *map(_pattern, optional))
+    for number, mini in enumerate(minis):
+        bare = shop.make(mini.dims, without=least)
+        if bare is not None:
+            shop.trace(bare, plan.settings(part=number))
+        full = shop.make(mini.dims)
+        if full is not None:
+            shop.trace(full, plan.settings(few=True, part=number))
+    shop.trace(base, plan.settings(few=True, part=1))
+    for name in optional:
+        rest = [o for o in optional if o != name]
+        for pattern in (_join(_SCALES, *map(_pattern, rest)), _join(_SCALES, _pattern(name))):
+            made = shop.make(base.dims, without=pattern)
+            if made is not None:
+                shop.trace(made, plan.settings(few=True))
+    one = shop.make(replace(base.dims, n_expert_used=1), without=least)
+    if one is not None:
+        shop.trace(one, plan.settings(few=True))
+    return optional, _switches(shop, base, least)
+
+
+def _switches(shop: Workshop, base: Mini, least: str) -> list[str]:
+    """Header values that change the graph: traced with each value that the engine takes."""
+    few = [next(plan.settings(few=True))]
+    mini = shop.make(base.dims, without=least) or base
+    shapes = {_topology(t) for t in shop.trace(mini, few, keep=False)}
+    known: list[str] = []
+    given = metadata(shop.architecture, base.dims, shop.architecture in MIXTURES if shop.experts is None else shop.experts)
+    for key, values in plan.SWITCHES.items():
+        changed: list[Mini] = []
+        same: list[Mini] = []
+        for value in values:
+            if given.get(key) == value:
+                continue
+            made = _with(shop, mini, key, value)
+            if made is None:
+                continue
+            found = {_topology(t) for t in shop.trace(made, few, keep=False)}
+            (same if found and found <= shapes else changed if found else []).append(made)
+        if changed:
+            for made in (mini, *changed, *same):
+                found = shop.trace(made, plan.settings(few=True))
+                if found:
+                    known.append(f".{key}={header_value(found[0].model, found[0].model.layers[0], key)}")
+    return sorted(set(known))
+
+
+class _Absent:
+    pass
+
+
+def _with(shop: Workshop, mini: Mini, key: str, value: Any) -> Mini | None:
+    return shop.make(mini.dims, {**mini.overrides, key: value}, mini.without)
+
+
+def _topology(t: Traced) -> object:
+    blocks = [Observation(t, b, lines, frozenset()) for b, lines in t.blocks.items()]
+    return tuple(signature(o) for o in blocks)
+
+
+# --- observations → template
+
+
+_RUN_ATOMS = ("fa", "vtrans", "krot", "vrot", "kq", "vq", "kf32", "vf32", "step", "slots", "split", "emb")
+_LAYER_ATOMS = ("last", "first", "one_expert")
+
+
+class Learner:
+    """Turns traces into a template."""
+
+    def __init__(self, architecture: str, traced: Sequence[Traced], optional: Sequence[str], known: Sequence[str]) -> None:
+        self.architecture = architecture
+        self.traced = traced
+        self.optional = set(optional)
+        self.known = known
+        self.report = Report()
+        self.inferrer = Inferrer()
+        self.typical: set[int] = set()
+
+    def template(self) -> Template:
+        groups = self._groups()
+        kinds = [self._kind(name, group) for name, group in groups.items()]
+        self._label(kinds)
+        for kind in kinds:
+            self._guards(kind)
+        self._link(kinds)
+        blocks = tuple(self._block(k) for k in kinds)
+        needs, allows = _presence([set(outer_weights(t.model)) for t in self.traced])
+        known = {*self.known, *(x for x in self.inferrer.constants if x[0] == ".")} if False else set(self.known)
+        return Template(
+            self.architecture,
+            ENGINE,
+            blocks,
+            needs,
+            allows,
+            tuple(sorted(known)),
+            one_sequence=any(t.run.n_seqs == 1 < t.run.context.n_seq_max for t in self.traced),
+        )
+
+    def _groups(self) -> dict[str, list[Observation]]:
+        """Blocks by kind, few of each topology."""
+        named: dict[tuple[object, ...], list[Observation]] = defaultdict(list)
+        for t in self.traced:
+            own = layer_weights(t.model)
+            for b, lines in t.blocks.items():
+                layer = t.layer(b)
+                its = kind_traits(t, b)
+                must = frozenset(n for n in own[b] if f"@{n}" not in self.optional and not re.search(_SCALES, n)) if layer else frozenset()
+                truths = self._truths(t, b, own[b] if layer else {})
+                named[its, must].append(Observation(t, b, lines, truths))
+        result: dict[str, list[Observation]] = {}
+        order = sorted(named, key=lambda k: (k[0] != ("prologue",), k[0] == ("epilogue",), min(o.block for o in named[k])))
+        for number, key in enumerate(order):
+            its = key[0]
+            name = its[0] if its[0:1] in (("prologue",), ("epilogue",)) else f"layer {number}"
+            result[name] = _thin(named[key])
+        return result
+
+    def _truths(self, t: Traced, b: int, own: dict[str, int]) -> frozenset[str]:
+        layer = t.layer(b)
+        conditions = _conditions(t.model, t.run, t.run.context, layer)
+        found = {n for n, true in conditions.items() if true}
+        found |= {f"@{n}" for n in own} | {f"${n}" for n in outer_weights(t.model)}
+        found |= t.fused
+        for x in self.known:
+            key, _, value = x[1:].partition("=")
+            if header_value(t.model, layer or t.model.layers[0], key) == value:
+                found.add(x)
+        if layer is not None:
+            found |= {f"il%{p}={layer.index % p}" for p in (2, 3, 4, 6)}
+        return frozenset(found)
+
+    def _kind(self, name: str, group: list[Observation]) -> _Kind:
+        positions = merge(group)
+        kind = _Kind(name, group, positions)
+        for p in positions:
+            p.once = self._is_once(kind, p)
+        return kind
+
+    def _is_once(self, kind: _Kind, p: Position) -> bool:
+        """Whether a line that depends on no layer is made once a graph, not once a layer."""
+        if not all(x.outer for x in p.found.values()) or p.like.op == "cache":
+            return False
+        if kind.name in ("prologue", "epilogue"):
+            return p.like.op == "input"
+        per_trace: dict[int, set[int]] = defaultdict(set)
+        for i, x in p.found.items():
+            per_trace[id(kind.group[i].traced)].add(x.id)
+        return all(len(ids) == 1 for ids in per_trace.values())
+
+    # labels: the engine's names; lines of one name follow each other as assignments to a variable do
+
+    def _label(self, kinds: Sequence[_Kind]) -> None:
+        for kind in kinds:
+            for p in kind.positions:
+                names = [x.name for x in p.found.values() if x.name]
+                p.label = max(sorted(set(names)), key=names.count) if names else _default_name(p.like)
+
+    def _guards(self, kind: _Kind) -> None:
+        own = sorted({x for o in kind.group for x in o.truths if x[0] in "@$"})
+        fused = sorted({x for o in kind.group for x in o.truths if x in FUSED})
+        switches = sorted({x for o in kind.group for x in o.truths if x[0] == "."})
+        periods = sorted({x for o in kind.group for x in o.truths if x.startswith("il%")})
+        for p in kind.positions:
+            weights = [f"{k}{w}" for k, w in p.like.refs if k in "@$"]
+            atoms = [*weights, *_RUN_ATOMS, *_LAYER_ATOMS, *fused, "index_head", *(a for a in own if a not in weights), *switches, *periods]
+            eligible = [i for i, o in enumerate(kind.group) if not p.once or self._open(kind, p, i)]
+            guard = find_guard([kind.group[i].truths for i in eligible], [i in p.found for i in eligible], atoms)
+            if guard is None:
+                here = sum(i in p.found for i in eligible)
+                self.report.say(f"{kind.name}: no condition for {p.label} = {p.like.op} ({here} of {len(eligible)})")
+                p.guard = (("never",),)
+            else:
+                p.guard = guard
+
+    def _open(self, kind: _Kind, p: Position, i: int) -> bool:
+        """Whether a line that is made once had not been made before this block: by itself or its namesake."""
+        if i in p.found:
+            return True
+        o = kind.group[i]
+        names = {x.name for x in p.found.values()}
+        earlier = (x for b, lines in o.traced.blocks.items() if b < o.block for x in lines)
+        return not any(x.outer and x.op == p.like.op and x.name in names for x in earlier)
+
+    # sources
+
+    def _link(self, kinds: Sequence[_Kind]) -> None:
+        """Name what each line reads, and tell lines of one name apart where the last one is not meant."""
+        placed: dict[tuple[int, int], tuple[_Kind, Position]] = {}
+        for kind in kinds:
+            for i, o in enumerate(kind.group):
+                for line, at in zip(o.lines, o.at, strict=True):
+                    placed[id(o.traced), line.id] = (kind, kind.positions[at])
+        self._complete(kinds, placed)
+        for _ in range(40):
+            wrong = self._wrong(kinds, placed)
+            if not wrong:
+                break
+            for p in wrong:
+                self._rename(p, kinds)
+        else:
+            self.report.say("names could not be told apart")
+        for kind in kinds:
+            for p in kind.positions:
+                p.args = self._args(kind, p, placed)
+
+    def _complete(self, kinds: Sequence[_Kind], placed: dict[tuple[int, int], tuple[_Kind, Position]]) -> None:
+        """Where blocks were left out of the groups, find the position of their lines by topology."""
+        known: dict[object, tuple[_Kind, list[int]]] = {}
+        for kind in kinds:
+            for o in kind.group:
+                known[signature(o)] = (kind, o.at)
+        wanted = {id(o.traced): o.traced for kind in kinds for o in kind.group}
+        for t in wanted.values():
+            for b, lines in t.blocks.items():
+                if lines and (id(t), lines[0].id) in placed and (id(t), lines[-1].id) in placed:
+                    continue
+                kind, at = known.get(signature(Observation(t, b, lines, frozenset())), (None, []))
+                if kind is None:
+                    continue
+                for line, a in zip(lines, at, strict=True):
+                    placed[id(t), line.id] = (kind, kind.positions[a])
+
+    def _wrong(self, kinds: Sequence[_Kind], placed: dict[tuple[int, int], tuple[_Kind, Position]]) -> list[Position]:
+        """Positions that a name would miss: another line of the name comes between."""
+        targets = self._targets(kinds, placed)
+        wrong: dict[int, Position] = {}
+        if not self.typical:
+            shapes = {tuple(signature(Observation(t, b, x, frozenset())) for b, x in t.blocks.items()): id(t) for t in self.traced}
+            self.typical = set(shapes.values())
+        orders: dict[int, tuple[list[int], dict[int, int]]] = {}
+        for kind in kinds:
+            for o in kind.group:
+                if id(o.traced) not in self.typical:
+                    continue
+                order = self._order(o.traced, placed, orders)
+                for line, at in zip(o.lines, o.at, strict=True):
+                    for slot, (k, what) in enumerate(line.refs):
+                        if k != "t":
+                            continue
+                        names = targets[id(kind.positions[at]), slot]
+                        ids, where = order
+                        meant = where.get(what, -1)
+                        for j in range(where[line.id] - 1, meant, -1):
+                            hit = placed.get((id(o.traced), ids[j]))
+                            if hit is not None and hit[1].label in names and not (hit[1].once and ids[j] != what and False):
+                                target = placed.get((id(o.traced), what))
+                                wrong[id(hit[1])] = hit[1]
+                                if target is not None:
+                                    wrong[id(target[1])] = target[1]
+                                break
+        return list(wrong.values())
+
+    def _order(self, t: Traced, placed: dict[tuple[int, int], tuple[_Kind, Position]], memo: dict[int, tuple[list[int], dict[int, int]]]) -> tuple[list[int], dict[int, int]]:
+        if id(t) not in memo:
+            ids = [x.id for lines in t.blocks.values() for x in lines if x.op != "cache"]
+            memo[id(t)] = (ids, {i: n for n, i in enumerate(ids)})
+        return memo[id(t)]
+
+    def _targets(self, kinds: Sequence[_Kind], placed: dict[tuple[int, int], tuple[_Kind, Position]]) -> dict[tuple[int, int], set[str]]:
+        found: dict[tuple[int, int], set[str]] = defaultdict(set)
+        for kind in kinds:
+            for o in kind.group:
+                for line, at in zip(o.lines, o.at, strict=True):
+                    for slot, (k, what) in enumerate(line.refs):
+                        if k == "t" and (id(o.traced), what) in placed:
+                            found[id(kind.positions[at]), slot].add(placed[id(o.traced), what][1].label)
+        return found
+
+    def _rename(self, p: Position, kinds: Sequence[_Kind]) -> None:
+        stem = p.label.split("#")[0]
+        taken = {q.label for k in kinds for q in k.positions if q is not p}
+        if p.label not in taken:
+            return
+        p.label = next(f"{stem}#{n}" for n in itertools.count(2) if f"{stem}#{n}" not in taken)
+
+    def _args(self, kind: _Kind, p: Position, placed: dict[tuple[int, int], tuple[_Kind, Position]]) -> tuple[tuple[str, ...], ...]:
+        slots: list[dict[str, None]] = []
+        rows = [(kind.group[i], x) for i, x in p.found.items()]
+        longest = max(len(x.refs) for _, x in rows)
+        full = [(o, x) for o, x in rows if len(x.refs) == longest]
+        order = {q.label: n for n, q in enumerate(kind.positions)}
+        for slot in range(longest):
+            names: dict[str, None] = {}
+            for o, x in full:
+                k, what = x.refs[slot]
+                if k != "t":
+                    names[f"{k}{what}"] = None
+                elif (id(o.traced), what) in placed:
+                    names[placed[id(o.traced), what][1].label] = None
+                else:
+                    self.report.say(f"{kind.name}: {p.label} reads what no kind makes")
+            slots.append(names)
+        for o, x in rows:
+            if len(x.refs) == longest:
+                continue
+            given = [f"{k}{w}" if k != "t" else placed[id(o.traced), w][1].label for k, w in x.refs if k != "t" or (id(o.traced), w) in placed]
+            missing = list(slots)
+            for g in given:
+                hit = next((s for s in missing if g in s), None)
+                if hit is None:
+                    hit = missing[0]
+                    hit[g] = None
+                missing = [s for s in missing if s is not hit]
+            for s in missing:
+                for n in list(s):
+                    if n[0] in "@$" and n[-1] != "?":
+                        del s[n]
+                        s[n + "?"] = None
+        for s in slots:
+            if len(s) > 1 and any(n[0] in "@$%" for n in s) and not all(n[0] in "@$" for n in s):
+                self.report.say(f"{kind.name}: {p.label} reads {'|'.join(s)}")
+        return tuple(tuple(sorted(s, key=lambda n: (order.get(n, -1), n))) for s in slots)
+
+    # text
+
+    def _block(self, kind: _Kind) -> Block:
+        lines = [x for p in kind.positions for x in self._lines(kind, p)]
+        if kind.name in ("prologue", "epilogue"):
+            return Block(kind.name, tuple(lines))
+        first = kind.group[0]
+        needs, allows = _presence([set(layer_weights(o.traced.model)[o.block]) for o in kind.group])
+        return Block(kind.name, tuple(lines), kind_traits(first.traced, first.block), needs, allows)
+
+    def _lines(self, kind: _Kind, p: Position) -> list[Line]:
+        """The line of a position, or two where one condition decides which extents it has."""
+        try:
+            return [self._line(kind, p)]
+        except Unexplained as e:
+            reason = str(e)
+        for atom in (*_RUN_ATOMS, *_LAYER_ATOMS):
+            halves = []
+            for literal in (atom, "!" + atom):
+                found = {i: x for i, x in p.found.items() if (atom in kind.group[i].truths) == (literal == atom)}
+                guard = tuple(tuple(sorted({*one, literal})) for one in (p.guard or ((),)))
+                halves.append(Position(p.like, found, p.label, p.once, guard, p.args))
+                halves[-1].guard = tuple(one for one in guard if not any("!" + x in one for x in one))
+            if all(h.found for h in halves):
+                try:
+                    return [self._line(kind, h) for h in halves]
+                except Unexplained:
+                    continue
+        node = p.like.node
+        self.report.say(f"{kind.name}: {p.label} = {p.like.op}: {reason}")
+        return [Line(p.label, p.like.op, p.args, None, node.type, tuple(node.ne), (), frozenset(), (("never",),))]
+
+    def _line(self, kind: _Kind, p: Position) -> Line:
+        return self.inferrer.line(p, self._samples(kind, p))
+
+    def _samples(self, kind: _Kind, p: Position) -> list[Sample]:
+        """Occurrences that differ most: of every model's dimensions, then of other reservations."""
+        by_dims: dict[object, dict[object, int]] = defaultdict(dict)
+        for i in p.found:
+            t = kind.group[i].traced
+            r, c = t.run, t.run.context
+            run = (r.n_tokens, r.n_seqs, r.n_outputs, c.n_ctx, c.n_stream, c.type_k.id, c.type_v.id, c.v_trans)
+            by_dims[t.model.n_embd, n_trunk(t.model), t.model.n_vocab].setdefault(run, i)
+        chosen: list[int] = []
+        for number, runs in enumerate(by_dims.values()):
+            picks = sorted(runs, key=lambda run: hash((run, number)))
+            chosen += [runs[x] for x in picks[:MAX_SAMPLES]]
+        return [(p.found[i], kind.group[i].traced, kind.group[i].block) for i in chosen]
+
+
+@dataclass(eq=False)
+class _Kind:
+    name: str
+    group: list[Observation]
+    positions: list[Position]
+
+
+def _thin(group: list[Observation], each: int = 2) -> list[Observation]:
+    """A few blocks of every topology under every condition, and enough of each model."""
+    count: dict[object, int] = defaultdict(int)
+    found = []
+    for o in group:
+        key = (id(o.traced), signature(o), frozenset(x for x in o.truths if x in _LAYER_ATOMS))
+        count[key] += 1
+        if count[key] <= each:
+            found.append(o)
+    return found
+
+
+def _presence(sets: Sequence[set[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What all have, and what only some have."""
+    every = set.intersection(*sets) if sets else set()
+    some = set.union(*sets) - every if sets else set()
+    return tuple(sorted(every)), tuple(sorted(some))
+
+
+def _default_name(x: Seen) -> str:
+    weights = [str(w) for k, w in x.refs if k in "@$"]
+    base = x.op.split(".")[0]
+    return f"{base}.{weights[0].split('.')[0]}" if weights else base
+
+
+def learn(architecture: str, folder: str | None = None) -> tuple[Template, Report, Workshop]:
+    """The template of an architecture and what it could not express."""
+    folder = folder or tempfile.mkdtemp(prefix="templates-")
+    shop = Workshop(architecture, folder)
+    optional: set[str] = set()
+    known: set[str] = set()
+    for shop.experts in ((False, True) if architecture in DENSE_OR_MIXTURE else (None,)):
+        found = collect(shop)
+        optional |= set(found[0])
+        known |= set(found[1])
+    learner = Learner(architecture, shop.traced, sorted(optional), sorted(known))
+    template = learner.template()
+    return template, learner.report, shop

@@ -1,0 +1,297 @@
+"""A traced graph → its blocks, in the words of a template.
+
+In: a `Dump` of the engine, the `Model` and the `Run` it was traced with. Out: one `Block` of `Seen` lines
+for the prologue, each layer and the epilogue. Extents are still numbers; `merge` and `infer` do the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from tools.engine.trace import CACHE, HOST, NONE, WEIGHT, Dump, Node
+from vramfit.graphs.dims import FUSED, Run, Scope, layer_weights, outer_weights, run_dims, traits
+from vramfit.graphs.rules import view_root
+from vramfit.model import Layer, Model
+
+INPUT, OUTPUT = 1, 2
+_SUFFIX = re.compile(r"-(\d+)(?= |$)")
+_CACHE_NAME = re.compile(r"(?:cache_)?(.+?)(?:_l|-)(\d+)$")
+_BLK = re.compile(r"blk\.(\d+)\.(.+)$")
+
+# What a line reads: ("@", weight of the layer), ("$", weight outside), ("%", cache), ("t", tensor of the dump)
+Ref = tuple[str, object]
+
+
+@dataclass(eq=False)
+class Seen:
+    """One tensor of a traced block."""
+
+    id: int  # in the dump
+    op: str
+    name: str
+    node: Node
+    refs: tuple[Ref, ...]
+    sources: tuple[Node, ...]
+    marks: frozenset[str]
+    outer: bool = False  # depends on no layer
+    count: int = 0  # of the slices that are summed
+
+
+@dataclass(eq=False)
+class Traced:
+    """One graph, cut into blocks: -1 is the prologue, n_layer the epilogue."""
+
+    model: Model
+    run: Run
+    dump: Dump
+    blocks: dict[int, list[Seen]]
+    fused: frozenset[str]
+    scopes: dict[int, Scope] = field(default_factory=dict)
+
+    def scope(self, block: int) -> Scope:
+        """The names of a block."""
+        if block not in self.scopes:
+            n = n_trunk(self.model)
+            layer = self.model.layers[block] if 0 <= block < n else None
+            own = layer_weights(self.model)[block] if layer is not None else {}
+            self.scopes[block] = Scope(
+                self.model, self.run, outer_weights(self.model), run_dims(self.model, self.run), layer, own
+            )
+        return self.scopes[block]
+
+    def layer(self, block: int) -> Layer | None:
+        return self.model.layers[block] if 0 <= block < n_trunk(self.model) else None
+
+
+class Untraceable(Exception):
+    """A graph that the format cannot express; the text is the reason."""
+
+
+def n_trunk(model: Model) -> int:
+    """Layers of the main graph."""
+    return sum(not x.is_nextn for x in model.layers)
+
+
+def observe(dump: Dump, model: Model, run: Run) -> Traced:
+    """Cut a graph into blocks."""
+    return _Observer(dump, model, run).traced()
+
+
+class _Observer:
+    def __init__(self, dump: Dump, model: Model, run: Run) -> None:
+        self.dump, self.model, self.run = dump, model, run
+        self.t = dump.tensors
+        self.n = n_trunk(model)
+        self.layers = layer_weights(model)
+        self.lay: dict[int, int] = {}
+        self.cut: dict[int, int] = {}
+
+    def traced(self) -> Traced:
+        self._assign()
+        blocks: dict[int, list[Seen]] = {b: [] for b in range(-1, self.n + 1)}
+        inputs = self._inputs()
+        folded = self._folds()
+        for i in self.dump.nodes:
+            b = self.cut[i]
+            for leaf in inputs.get(i, ()):
+                blocks[b].append(self._input(leaf, b))
+            if i in folded:
+                if folded[i] is not None:
+                    blocks[b].append(folded[i])
+                continue
+            blocks[b].append(self._seen(i, b))
+        for b, lines in blocks.items():
+            blocks[b] = self._caches(lines, b) + lines
+        fused = frozenset(x.op.lower() for x in self.t) & FUSED
+        return Traced(self.model, self.run, self.dump, blocks, fused)
+
+    # which block
+
+    def _own_layer(self, i: int) -> int:
+        """The layer that a tensor tells by its name or its direct sources; -1 for none."""
+        t = self.t[i]
+        if t.usage == WEIGHT:
+            m = _BLK.match(t.name)
+            return int(m[1]) if m else -1
+        if t.usage == CACHE and t.op == "NONE":
+            m = _CACHE_NAME.match(t.name)
+            return int(m[2]) if m else -1
+        m = _SUFFIX.search(t.name)
+        if m and int(m[1]) < self.n and t.op != "NONE":
+            return int(m[1])
+        return -1
+
+    def _assign(self) -> None:
+        current, last = -1, -1
+        for i in self.dump.nodes:
+            direct = self._own_layer(i)
+            if direct < 0:
+                direct = max((self._own_layer(s) for s in self.t[i].src if self.t[s].op == "NONE"), default=-1)
+            self.lay[i] = max([direct, *(self.lay.get(s, -1) for s in self.t[i].src)])
+            if direct >= 0:
+                last = i
+        for i in self.dump.nodes:
+            current = max(current, min(self.lay[i], self.n - 1))
+            self.cut[i] = current if i <= last or last < 0 else self.n
+        if last < 0:
+            for i in self.dump.nodes:
+                self.cut[i] = -1
+
+    # leafs
+
+    def _inputs(self) -> dict[int, list[int]]:
+        """For each node the leafs that come into the graph just before it, in the order of the leafs."""
+        leafs = [i for i in self.dump.leafs if self.t[i].usage == 0]
+        first: dict[int, int] = {}
+        for i in self.dump.nodes:
+            for s in self.t[i].src:
+                first.setdefault(s, i)
+        where, at = [], NONE
+        for leaf in reversed(leafs):  # a leaf that nobody reads comes with the one before
+            if leaf in first:
+                at = first[leaf] if at == NONE else min(at, first[leaf])
+            where.append(at if leaf in first else NONE)
+        where.reverse()
+        found: dict[int, list[int]] = {}
+        for n, leaf in enumerate(leafs):
+            if where[n] == NONE:
+                where[n] = where[n - 1] if n else self.dump.nodes[0]
+            found.setdefault(where[n], []).append(leaf)
+        return found
+
+    def _input(self, i: int, block: int) -> Seen:
+        t = self.t[i]
+        marks = {"once"} | ({"input"} if t.flags & INPUT else set())
+        name = "constant" if t.name.startswith("leaf_") else t.name
+        return Seen(i, "input", self._tell_apart(i, name, block), t, (), (), frozenset(marks), outer=True)
+
+    def _tell_apart(self, i: int, name: str, block: int) -> str:
+        """Inputs of one name: those of sliding-window layers get a suffix, further ones a number."""
+        same = [j for j in self.dump.leafs if self.t[j].usage == 0 and self.t[j].name == name]
+        if len(same) < 2:
+            return name
+        users = [self.cut[n] for n in self.dump.nodes if i in self.t[n].src]
+        kinds = {self.model.layers[b].is_swa for b in users if 0 <= b < self.n}
+        return f"{name}.swa" if kinds == {True} else name
+
+    def _caches(self, lines: list[Seen], block: int) -> list[Seen]:
+        found: dict[str, Seen] = {}
+        for line in lines:
+            for kind, what in line.refs:
+                if kind == "%" and what not in found:
+                    i = next(s for s in line.node.src if self.t[s].usage == CACHE and _cache_name(self.t[s].name) == what) \
+                        if line.id >= 0 else -1
+                    found[str(what)] = Seen(i, "cache", f"%{what}", self.t[i], (), (), frozenset(), outer=True)
+        return list(found.values())
+
+    # nodes
+
+    def _seen(self, i: int, block: int) -> Seen:
+        t = self.t[i]
+        op, src = t.op.lower(), t.src
+        if op == "permute":
+            op += "." + "".join(map(str, t.params[:4]))
+        elif op == "concat":
+            op += f".{t.params[0]}"
+        elif op == "cpy" and i in src:
+            op, src = "cast", tuple(s for s in src if s != i)
+        marks = set()
+        if t.view != NONE and view_root(op) is None:
+            marks.add("inplace")
+        if t.view != NONE and src:
+            root = 0 if "inplace" in marks else view_root(op)
+            if root is not None and t.offset > self.t[src[root]].offset:
+                marks.add("within")
+        if t.flags & OUTPUT:
+            marks.add("output")
+        if t.flags & INPUT:
+            marks.add("input")
+        if t.pinned != NONE:
+            marks.add("kv" if t.pinned == HOST else "layer")
+        if t.op == "MUL_MAT" and t.params and t.params[-1]:
+            marks.add("hadamard")
+        refs = tuple(self._ref(s, block) for s in src)
+        outer = block >= 0 and block < self.n and self.lay[i] < 0
+        return Seen(i, op, _base(t.name), t, refs, tuple(self.t[s] for s in src), frozenset(marks), outer)
+
+    def _ref(self, s: int, block: int) -> Ref:
+        t = self.t[s]
+        if t.usage == WEIGHT and t.op == "NONE":
+            m = _BLK.match(t.name)
+            if m is None:
+                return ("$", t.name)
+            if int(m[1]) != block:
+                raise Untraceable(f"layer {block} reads {t.name}")
+            return ("@", m[2])
+        if t.usage == CACHE and t.op == "NONE":
+            return ("%", _cache_name(t.name))
+        return ("t", s)
+
+    def _folds(self) -> dict[int, Seen | None]:
+        """Sums over the slices of a tensor that the engine unrolls: the line stands for the last node."""
+        found: dict[int, Seen | None] = {}
+        nodes = self.dump.nodes
+        at = 0
+        while at < len(nodes):
+            n = self._slices(nodes, at)
+            chain = nodes[at + n : at + n + max(n - 1, 1)] if n else []
+            if n and self._sums(nodes[at : at + n], chain):
+                last = chain[-1]
+                block = self.cut[last]
+                t = self.t[last]
+                src = self.t[nodes[at]].src[0]
+                for i in (*nodes[at : at + n], *chain):
+                    found[i] = None
+                found[last] = Seen(
+                    last, "sum_slices", _base(t.name), t, (self._ref(src, block),), (self.t[src],), frozenset(), False, n
+                )
+                at += n + len(chain)
+            else:
+                at += 1
+        return found
+
+    def _slices(self, nodes: list[int], at: int) -> int:
+        """How many nodes from `at` on are the slices of one tensor, all of them."""
+        first = self.t[nodes[at]]
+        if first.op != "VIEW":
+            return 0
+        x = self.t[first.src[0]]
+        if x.ne[3] != 1 or first.ne != (x.ne[0], x.ne[2], 1, 1) or x.op == "NONE":
+            return 0
+        n = x.ne[1]
+        for i, j in enumerate(nodes[at : at + n]):
+            t = self.t[j]
+            if t.op != "VIEW" or t.src != first.src or t.ne != first.ne or t.nb[1] != x.nb[2] or t.offset - x.offset != i * x.nb[1]:
+                return 0
+        return n if at + n <= len(nodes) else 0
+
+    def _sums(self, slices: list[int], chain: list[int]) -> bool:
+        if len(slices) == 1:
+            return bool(chain) and self.t[chain[0]].op == "CONT" and self.t[chain[0]].src == (slices[0],)
+        total = slices[0]
+        for one, j in zip(slices[1:], chain, strict=False):
+            if self.t[j].op != "ADD" or self.t[j].src != (total, one) or self.t[j].flags & OUTPUT:
+                return False
+            total = j
+        return len(chain) == len(slices) - 1
+
+
+def _cache_name(name: str) -> str:
+    m = _CACHE_NAME.match(name)
+    return m[1] if m else name
+
+
+def _base(name: str) -> str:
+    """The engine's name without the layer and without what views add; "" for none."""
+    if name.startswith("node_"):
+        return ""
+    name = re.sub(r"^blk\.\d+\.", "", _SUFFIX.sub("", name.split(" (")[0]))
+    m = re.match(r"cache_(.+)_l\d+$", name)
+    return re.sub(r"[^\w.]", "_", f"{m[1]}_cache" if m else name)
+
+
+def kind_traits(traced: Traced, block: int) -> tuple[str, ...]:
+    """Traits of a block: of its layer, or which end of the graph it is."""
+    layer = traced.layer(block)
+    return traits(layer) if layer is not None else ("prologue" if block < 0 else "epilogue",)

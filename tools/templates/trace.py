@@ -1,0 +1,64 @@
+"""Traced graphs with what the library knows of the model and the reservation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from tools.engine.load import Refused
+from tools.engine.trace import Dump, Tracer
+from vramfit.context import Context, resolve
+from vramfit.errors import VramfitError
+from vramfit.graphs.dims import FUSED, Run
+from vramfit.load import read
+from vramfit.model import Model
+from vramfit.settings import Settings
+
+from .observe import Traced, observe
+
+GPU = (1 << 20,)  # one card that holds everything
+
+
+def traces(header: str, arguments: Mapping[str, Any], gpus_mib: tuple[int, ...] = GPU) -> Iterator[Traced]:
+    """The graphs of the reservations of one context. Raises Refused."""
+    model = read(header)
+    for dump, run in dumps(header, model, arguments, gpus_mib):
+        yield observe(dump, model, run)
+
+
+def dumps(header: str, model: Model, arguments: Mapping[str, Any], gpus_mib: tuple[int, ...] = GPU) -> Iterator[tuple[Dump, Run]]:
+    """The graphs of the reservations, untouched, each with its `Run`."""
+    try:
+        context = resolve(model, settings(arguments))
+    except VramfitError as e:
+        raise Refused(str(e)) from None
+    with Tracer(header, gpus_mib=gpus_mib, **arguments) as tracer:
+        passes = tracer.passes[-3:]
+    for number, dump in enumerate(passes):
+        if number == 2 and dump == passes[0]:
+            continue
+        yield dump, run_of(dump, context, number, arguments, model.is_encoder)
+
+
+def settings(arguments: Mapping[str, Any]) -> Settings:
+    """The library's settings for a trace's arguments."""
+    return Settings(**{"n_ctx": 512, **arguments})
+
+
+def run_of(dump: Dump, context: Context, number: int, arguments: Mapping[str, Any], is_encoder: bool = False) -> Run:
+    """What reservation `number` of a context is; fused operations as the graph shows them."""
+    n_seqs = context.n_seq_max
+    n_tokens = min(context.n_ctx, context.n_ubatch)
+    wanted = int(arguments.get("n_outputs_max", 0))
+    n_outputs = min(n_tokens, wanted if wanted and not is_encoder else context.n_batch)
+    embeddings = bool(arguments.get("embeddings", False))
+    ops = {t.op for t in dump.tensors}
+    flash = context.flash_attn == "on" or (context.flash_attn == "auto" and "FLASH_ATTN_EXT" in ops)
+    fused = frozenset(x.lower() for x in ops) & FUSED
+    run = Run(context, -(-n_tokens // n_seqs) * n_seqs, n_seqs, n_outputs, flash, embeddings, fused)
+    if number == 1:
+        return replace(run, n_tokens=n_seqs, n_outputs=n_seqs)
+    if number == 2:  # another graph than at first: some reserve for one sequence at last (llama-context.cpp:716)
+        return replace(run, n_tokens=n_tokens, n_seqs=1)
+    return run

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import unquote, urlsplit
@@ -186,7 +186,8 @@ def _file(rest: str, text: str) -> Name:
     return PathName(Path(path if _DRIVE.match(path) else f"/{path}"))
 
 
-def _hub(rest: str, text: str) -> Name:
+def _hub(rest: str, text: str) -> HubName:
+    """A repository, with what a web page or a tool adds to its name."""
     rest = rest.partition("?")[0].strip("/")
     page = _HUB_PAGE.fullmatch(rest)
     if page:
@@ -215,14 +216,17 @@ def _ollama(rest: str, text: str) -> Name:
     host, _, path = rest.partition("/")
     if path and host.lower() in _HUB_HOSTS:
         return _hub(path, text)
-    rest = rest.removeprefix("library/") if rest.count("/") == 1 else rest
-    match = _OLLAMA.fullmatch(rest)
-    if not match:
+    name = _ollama_name(rest.removeprefix("library/") if rest.count("/") == 1 else rest)
+    if name is None:
         raise SourceError(
             f"{text}: is no name of an Ollama model; write ollama://[host/][namespace/]model[:tag]"
         )
-    given = {k: v for k, v in match.groupdict().items() if v}
-    return OllamaName(**given)
+    return name
+
+
+def _ollama_name(text: str) -> OllamaName | None:
+    match = _OLLAMA.fullmatch(text)
+    return OllamaName(**{k: v for k, v in match.groupdict().items() if v}) if match else None
 
 
 def _lmstudio(rest: str, text: str) -> Name:
@@ -252,28 +256,17 @@ _SCHEMES: Final[dict[str, Callable[[str, str], Name]]] = {
 
 def _anywhere(text: str) -> Name:
     """A name without a place: Ollama's `model:tag`, the Hub's `user/repo`, a file of some folder."""
-    if text.count("/") >= 2 and (text.partition("/")[0].count(".") or ":" in text.partition("/")[0]):
+    first = text.partition("/")[0]
+    if text.count("/") >= 2 and ("." in first or ":" in first):
         return _ollama(text, text)  # the first part can only be a host
-    hub = _HUB.fullmatch(text)
-    ollama = _OLLAMA.fullmatch(text)
     is_file = text.lower().endswith(".gguf")
-    if is_file and not hub and not ollama:
+    if is_file and not set(text) & set("/\\"):
+        return Anywhere(text, lmstudio=LmStudioName(text), filename=text, remote=False)
+    hub = _hub(text, text) if _HUB.fullmatch(text) else None
+    ollama = None if is_file or "@" in text else _ollama_name(text)
+    if is_file and not hub:
         return PathName(Path(text))
-    if not hub and not ollama and not _LMSTUDIO.fullmatch(text):
+    if not (hub or ollama or _LMSTUDIO.fullmatch(text)):
         raise SourceError(f"{text}: no such file, and no model is named like that; {_FORMS}")
-    name, _, quant = text.partition("@") if "@" in text else text.partition(":")
-    found = Anywhere(
-        text,
-        lmstudio=LmStudioName(name, quant),
-        filename=text if is_file and "/" not in text else "",
-        remote=not is_file and bool(hub or ollama),
-    )
-    if hub:
-        read = _hub(text, text)
-        assert isinstance(read, HubName)
-        found = replace(found, hub=read)
-    if ollama and not is_file and "@" not in text:
-        read_ollama = _ollama(text, text)
-        assert isinstance(read_ollama, OllamaName)
-        found = replace(found, ollama=read_ollama)
-    return found
+    name, _, quant = text.partition("@" if "@" in text else ":")
+    return Anywhere(text, hub, ollama, LmStudioName(name, quant), remote=bool(hub or ollama) and not is_file)

@@ -1,0 +1,182 @@
+"""Any reference on the command line: options, what is printed, errors, the line that says what is waited for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from servers import Hub, Registry, Served, Server, running
+
+import vramfit
+from vramfit import source
+from vramfit.cli import main, models
+from vramfit.source import web
+
+QWEN = (Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf").read_bytes()
+NAME = "14,770,033,664"  # its parameters
+FAR = 1 << 40
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(main, args)
+
+
+@pytest.fixture
+def server(alone: Path) -> Iterator[Server]:
+    with running() as server:
+        server.files["/m.gguf"] = Served(QWEN, size=FAR, etag='"1"')
+        yield server
+
+
+@pytest.fixture
+def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with running(Hub(server)) as hub:
+        assert isinstance(hub, Hub)
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.put("user/repo", "m-Q8_0.gguf", Served(QWEN, size=FAR))
+        hub.put("user/repo", "m-Q4_K_M.gguf", Served(QWEN, size=FAR))
+        yield hub
+
+
+def test_a_url(server: Server) -> None:
+    """Every command takes a URL, as the argument or by llama.cpp's flags."""
+    url = f"{server.url}/m.gguf"
+    assert NAME in run("inspect", url).output
+    assert run("inspect", "-mu", url).output == run("inspect", "-m", url).output == run("inspect", url).output
+    assert json.loads(run("plan", url, "--gpus", "80GiB", "--json").output)
+
+
+def test_no_cache(server: Server) -> None:
+    url = f"{server.url}/m.gguf"
+    for _ in range(2):
+        assert run("inspect", url).exit_code == 0
+    assert len(server.log) == 1
+    assert run("inspect", url, "--no-cache").exit_code == 0
+    assert len(server.log) == 2
+
+
+def test_llama_cpp_flags_of_the_hub(hub: Hub) -> None:
+    """`-hf user/repo:quant` and `-hf user/repo -hff file` mean what they mean to llama-server."""
+    hub.revisions.add("v1")
+    for args in (["-hf", "user/repo:Q8_0"], ["-hf", "user/repo", "-hff", "m-Q8_0.gguf"], ["--hf-repo", "user/repo:Q4_K_M"],
+                 ["hf.co/user/repo:Q8_0", "--revision", "v1"]):  # fmt: skip
+        assert NAME in run("inspect", *args).output, args
+    assert any("/resolve/v1/" in r.path for r in hub.log)
+    several = run("inspect", "-hf", "user/repo")
+    assert several.exit_code == 1
+    assert "hf.co/user/repo/m-Q4_K_M.gguf" in several.output
+
+
+def test_what_comes_with_a_model_is_printed(server: Server) -> None:
+    with running(Registry(server)) as registry:
+        assert isinstance(registry, Registry)
+        registry.put(
+            "library/m/7b", model=Served(QWEN, size=FAR), projector=bytes(2048), license=b"MIT",
+            params=b'{"num_ctx": 43008, "stop": ["a"]}',
+        )  # fmt: skip
+        printed = run("inspect", f"{registry.host}/library/m:7b").output
+    assert "Projector   sha256:" in printed
+    assert ", 2 KiB" in printed
+    assert printed.endswith("Parameters  num_ctx 43008, stop ['a']\n")
+    assert "icense" not in printed
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "message"),
+    [
+        (["inspect"], 2, "Missing argument 'MODEL'"),
+        (["inspect", "a.gguf", "-m", "b.gguf"], 1, "vramfit: two models given: a.gguf and b.gguf"),
+        (["inspect", "-hff", "m.gguf"], 1, "vramfit: --hf-file m.gguf needs --hf-repo USER/REPO"),
+        (["inspect", "absent.gguf"], 1, "vramfit: absent.gguf: no such file"),
+        (["inspect", "s3://x/y"], 1, "vramfit: s3://x/y: models are not read from s3: addresses"),
+        (["inspect", "a.gguf", "--revision", "v1"], 1, "only models of the Hugging Face Hub have revisions"),
+    ],
+)
+def test_refusals(alone: Path, args: list[str], status: int, message: str) -> None:
+    result = run(*args)
+    assert (result.exit_code, message in result.output) == (status, True), result.output
+
+
+def test_standard_input(alone: Path) -> None:
+    assert NAME in CliRunner().invoke(main, ["inspect", "-"], input=QWEN).output
+
+
+def test_read_takes_what_resolve_found(server: Server) -> None:
+    """A reference is looked up once, for its model and for what comes with it."""
+    url = f"{server.url}/m.gguf"
+    found = source.resolve(url)
+    assert vramfit.read(found) == vramfit.read(url)
+    assert vramfit.read(url, cache=False).source == url
+
+
+def test_local_models_pay_nothing_for_remote_ones(alone: Path) -> None:
+    """Reading a file imports no HTTP library, and a second look at a remote one neither."""
+    heavy = ["urllib3", "huggingface_hub", "http.client", "ssl", "rich"]
+    code = (
+        f"import sys, vramfit; vramfit.read(sys.argv[1]); print([m for m in {heavy!r} if m in sys.modules])"
+    )
+
+    def loaded(reference: str) -> str:
+        return subprocess.check_output([sys.executable, "-c", code, reference], text=True).strip()
+
+    (alone / "m.gguf").write_bytes(QWEN)
+    assert loaded("m.gguf") == "[]"
+    with running() as server:
+        server.files["/m.gguf"] = Served(QWEN, size=FAR, etag='"1"')
+        assert loaded(f"{server.url}/m.gguf") != "[]"
+        assert loaded(f"{server.url}/m.gguf") == "[]"
+        assert len(server.log) == 1
+
+
+def test_a_long_wait_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal a line appears once the wait is long, says how much came, and goes; else nothing is printed."""
+    with models._told() as progress:
+        assert progress is None
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with models._told() as progress:  # a short wait
+        assert progress is not None
+        progress("m", 1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(models, "_LONG_SECONDS", 0.01)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with models._told() as progress:
+        assert isinstance(progress, models._Waiting)
+        progress._timer.join()
+        progress("hf.co/user/[repo]", 3 << 20)
+        time.sleep(0.3)
+    assert "Reading the header of hf.co/user/[repo]: 3 MiB" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
+def test_https(server: Server, alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate is checked: one that nobody vouches for is refused, at once; one that is trusted is not."""
+    import ssl
+
+    for name in ("key", "certificate"):
+        assert not (alone / name).exists()
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key", "-out", "certificate", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain("certificate", "key")
+    secure = Server()
+    secure.socket = context.wrap_socket(secure.socket, server_side=True)
+    secure.files["/m.gguf"] = Served(QWEN, size=FAR)
+    url = f"https://{secure.host}/m.gguf"
+    with running(secure):
+        web._certificates.cache_clear()
+        with pytest.raises(vramfit.SourceError, match=r"cannot be reached: .*certificate"):
+            source.read_header(url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(alone / "certificate"))
+        web._certificates.cache_clear()
+        assert source.read_header(url).header_bytes == source.read_header(QWEN).header_bytes
+    web._certificates.cache_clear()

@@ -15,6 +15,8 @@ from vramfit.errors import SettingsError
 from vramfit.estimates import estimate
 from vramfit.gpus import Gpu
 from vramfit.model import Model
+from vramfit.quants import requantize
+from vramfit.segments import Learned
 from vramfit.settings import Settings
 from vramfit.solve import plan
 
@@ -95,6 +97,21 @@ def test_equal_cards_can_be_permuted(a: int, b: int, settings: Settings) -> None
     gpus = cards([a, b, b])
     second = plan(MODEL, [gpus[0], gpus[2], gpus[1]], settings, margin_bytes=MARGIN)
     assert (first.n_ctx, first.fits, first.tensor_split) == (second.n_ctx, second.fits, second.tensor_split)
+
+
+@hypothesis_settings(max_examples=25)
+@given(SMALL_MODELS, st.lists(st.tuples(CARDS, SETTINGS, st.booleans()), min_size=2, max_size=4))
+def test_plans_may_share_what_they_learned(
+    model: Model, questions: list[tuple[list[int], Settings, bool]]
+) -> None:
+    """Sharing compute buffers among cards, settings and file types changes no answer."""
+    learned: Learned = {}
+    for mib, settings, quantized in questions:
+        asked = requantize(model, "Q4_0") if quantized else model
+        alone = plan(asked, cards(mib), settings, margin_bytes=MARGIN)
+        shared = plan(asked, cards(mib), settings, margin_bytes=MARGIN, learned=learned)
+        assert (shared.n_ctx, shared.fits) == (alone.n_ctx, alone.fits)
+        assert not shared.fits or all(g.left >= MARGIN for g in shared.estimate.gpus if g.total)
 
 
 def test_trained_context_is_the_limit_unless_told_otherwise() -> None:

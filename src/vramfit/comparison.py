@@ -19,6 +19,7 @@ from .progress import shown
 from .quality import Measure, cache_measure, file_type_measure
 from .quants import FILE_TYPES, bits_per_weight, file_bytes, needs_imatrix, requantize
 from .quants import file_type as find_file_type
+from .segments import Learned
 from .settings import CACHE_TYPES, Settings
 from .shown import Shown
 from .solve import DEFAULT_MARGIN, Plan, plan
@@ -104,6 +105,7 @@ def compare(
         raise SettingsError(f"host_bandwidth_gbs={host_bandwidth_gbs}: give GB/s above 0")
     pairs = [_pair(text) for text in _default_caches(settings, cache_types)]
     models = _Models(model, imatrix)
+    learned: Learned = {}
     names = _default_types(model, models) if file_types is None else file_types
     wanted = [(find_file_type(name).name, k, v) for name in names for k, v in pairs]
 
@@ -111,7 +113,7 @@ def compare(
         at = replace(settings, type_k=type_k, type_v=type_v)
         try:
             made = models.get(name)
-            found = plan(made, gpus, at, margin_bytes=margin_bytes, max_ctx=max_ctx)
+            found = plan(made, gpus, at, margin_bytes=margin_bytes, max_ctx=max_ctx, learned=learned)
         except EngineRefusal as e:
             return Choice(_label(name), type_k, type_v, refused=str(e))
         return _choice(_label(name), found, gpus, imatrix, host_bandwidth_gbs)

@@ -25,10 +25,11 @@ from .model import Home, Model, Weight
 from .placement import HOST, Placement, place
 from .settings import Settings
 
-__all__ = ["Segments", "chain"]
+__all__ = ["Learned", "Segments", "chain"]
 
 Key = tuple[object, ...]
 Points = tuple[list[int], list[int]]  # contexts, ascending, and the compute bytes at each
+Learned = dict[Key, Points]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,14 @@ class _Tables:
 class Segments:
     """Answers for one model, one set of cards and settings; remembers what it has computed.
 
-    `first` and `last` bound the layers on cards: the output layer is `last` - 1.
+    `first` and `last` bound the layers on cards: the output layer is `last` - 1. What is computed goes
+    into `learned`, which questions about one model may share whatever the cards and its
+    tensors' types.
     """
 
-    def __init__(self, model: Model, gpus: Sequence[Gpu], settings: Settings) -> None:
+    def __init__(
+        self, model: Model, gpus: Sequence[Gpu], settings: Settings, learned: Learned | None = None
+    ) -> None:
         self._model = model
         self._gpus = gpus
         self._settings = settings
@@ -58,7 +63,15 @@ class Segments:
         self._caches: dict[tuple[int, str], list[int]] = {}
         self._contexts: dict[int, Context] = {}
         self._keys: dict[tuple[int, int, int], Key] = {}
-        self._learned: dict[Key, Points] = {}
+        self._learned = {} if learned is None else learned
+        copied = (
+            w.tensor.type.id
+            for w, at in zip(model.weights, placement.weights, strict=True)
+            if at == HOST and w.home is not Home.INPUT
+        )
+        # what figures depend on beside the segment: `kinds` alone would not tell two file types apart
+        cards = tuple(rules.name for rules in self._rules)
+        self._question = (cards, replace(settings, n_ctx=0, tensor_split=()), tuple(copied))
 
     def fixed(self, device: int, start: int, end: int, n_ctx: int) -> int:
         """Weights and context of layers [start, end) on card `device` (index in use), in bytes."""
@@ -79,6 +92,25 @@ class Segments:
         contexts, sizes = self._points(device, start, end)
         at = bisect_right(contexts, n_ctx)
         return sizes[at - 1] if at else 0
+
+    def at_most(self, device: int, start: int, end: int, n_ctx: int) -> int | None:
+        """A compute buffer that the segment does not exceed: what it needs at a context not smaller, if known."""
+        contexts, sizes = self._points(device, start, end)
+        at = bisect_left(contexts, n_ctx)
+        return sizes[at] if at < len(sizes) else None
+
+    def holds(self, counts: Sequence[int], n_ctx: int, free: Sequence[int]) -> bool:
+        """Whether it is known, without computing, that each card with so many layers has room for them."""
+        start = self.first
+        for device, (count, room) in enumerate(zip(counts, free, strict=True)):
+            compute = self.at_most(device, start, start + count, n_ctx)
+            if compute is None:
+                return False
+            size = self.fixed(device, start, start + count, n_ctx) + compute
+            if size > room and size:
+                return False
+            start += count
+        return True
 
     def probably(self, device: int, start: int, end: int, n_ctx: int) -> int:
         """A guess at the compute buffer: on the line through the two nearest contexts known."""
@@ -118,7 +150,7 @@ class Segments:
             kept = tuple(kinds[i] for i in collapse(kinds).kept)
             # the first card also takes what is offloaded from the host
             place = (device == 0, start == self.first, end == self.last, start == end)
-            self._keys[where] = (self._rules[device].name, place, kept)
+            self._keys[where] = (self._rules[device].name, place, kept, self._question)
         return self._learned.setdefault(self._keys[where], ([], []))
 
     def _context(self, n_ctx: int) -> Context:

@@ -18,7 +18,7 @@ from .estimates import Estimate, estimate
 from .gpus import Gpu
 from .model import Model
 from .placement import devices
-from .segments import Segments, chain
+from .segments import Learned, Segments, chain
 from .settings import Settings
 from .shown import Shown
 
@@ -56,11 +56,14 @@ def plan(
     *,
     margin_bytes: int = DEFAULT_MARGIN,
     max_ctx: int | None = None,
+    learned: Learned | None = None,
 ) -> Plan:
     """The largest context that leaves `margin_bytes` of free memory on every card.
 
     Takes every setting as given; `n_ctx` other than 0 asks about that one context, a `tensor_split`
     fixes the split. `max_ctx` (tokens of all slots together) defaults to the trained context.
+    `learned` is an empty dict that several plans of one model share to save time, whatever the cards, the
+    settings and its tensors' types.
     Raises what `estimate` raises, and `SettingsError` for a margin or limit below zero.
     """
     settings = settings or Settings()
@@ -69,7 +72,7 @@ def plan(
     if max_ctx is not None and max_ctx < 1:
         raise SettingsError(f"max_ctx={max_ctx}: give 1 or more")
     candidates = _contexts(model, settings, max_ctx)
-    question = _Question(model, gpus, settings, margin_bytes)
+    question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
     found = _answer(question, candidates)
     fits = found is not None
     n_ctx, split = found or (candidates[0], _least_short(question, candidates[0]))
@@ -146,6 +149,7 @@ class _Question:
     gpus: Sequence[Gpu]
     settings: Settings
     margin: int
+    learned: Learned
 
     @property
     def used(self) -> tuple[int, ...]:
@@ -157,15 +161,19 @@ class _Question:
         """Whether there is a split to choose."""
         return len(self.used) > 1 and not any(self.settings.tensor_split)
 
+    def segments(self) -> Segments:
+        """Bytes of runs of layers on the cards in use."""
+        return Segments(self.model, [self.gpus[i] for i in self.used], self.settings, self.learned)
+
     def room(self, shortfall: int = 0) -> list[int]:
         """Bytes that may be taken on each card in use."""
         return [self.gpus[i].free - self.margin + shortfall for i in self.used]
 
 
 def _answer(q: _Question, candidates: range) -> tuple[int, Split] | None:
-    if not q.split_is_free:
+    if not q.used or any(q.settings.tensor_split):
         return _search(candidates, lambda n_ctx: _as_given(q, n_ctx), _bisecting)
-    segments = Segments(q.model, [q.gpus[i] for i in q.used], q.settings)
+    segments = q.segments()
     room = q.room()
 
     def guess(low: int, high: int) -> int:
@@ -182,14 +190,14 @@ def _as_given(q: _Question, n_ctx: int) -> Split | None:
 
 
 def _proven(segments: Segments, n_ctx: int, room: Sequence[int]) -> Split | None:
-    """A split that fits, every figure computed; or None when not even lower bounds leave one.
+    """A split that fits by what is known or computed; or None when not even lower bounds leave one.
 
     Each split that the bounds allow is computed, which replaces the bounds it rested on.
     """
     while True:
         split = chain(segments, segments.at_least, n_ctx, room)
-        if split is None:
-            return None
+        if split is None or segments.holds(split, n_ctx, room):
+            return split
         sizes = segments.learn(split, n_ctx)
         if all(size <= free or not size for size, free in zip(sizes, room, strict=True)):
             return split
@@ -221,7 +229,7 @@ def _least_short(q: _Question, n_ctx: int) -> Split | None:
     """
     if not q.split_is_free:
         return None
-    segments = Segments(q.model, [q.gpus[i] for i in q.used], q.settings)
+    segments = q.segments()
     best = None
     low, high = 0, segments.learn(_all_on_one(segments, len(q.used)), n_ctx)[0] + q.margin
     while high - low > _SHORTFALL_STEP:

@@ -355,10 +355,12 @@ def _needs(model: Model, placement: Placement) -> object:
     """
     on_host = [at == HOST for at in placement.weights]
     kinds = layer_kinds(model, on_host)
-    runs = tuple(
-        collapse([kind for kind, at in zip(kinds, placement.layers, strict=False) if at == device])
-        for device in range(HOST, placement.n_devices)
-    )
+
+    def run(device: int) -> tuple[int, ...]:
+        here = [kind for kind, at in zip(kinds, placement.layers, strict=False) if at == device]
+        return tuple(here[i] for i in collapse(here).kept)
+
+    runs = tuple(run(device) for device in range(HOST, placement.n_devices))
     copied = tuple(
         w.tensor.type.id
         for w, host in zip(model.weights, on_host, strict=True)

@@ -27,7 +27,7 @@ font:14px/1.5 system-ui,sans-serif;max-width:62rem;padding:.5rem}
 .vramfit h1{font-size:1.25rem;margin:.2rem 0}.vramfit p{margin:.4rem 0}
 .vramfit table{border-collapse:collapse;margin:.8rem 0;font-variant-numeric:tabular-nums;color:inherit}
 .vramfit th,.vramfit td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid var(--rule);
-background:none;color:inherit}
+background:none;color:inherit;white-space:nowrap}.vramfit .wide{overflow-x:auto}
 .vramfit th{font-weight:600}.vramfit .name{text-align:left}.vramfit tr.front td:last-child{font-weight:600}
 .vramfit .bad{color:var(--limit);font-weight:600}.vramfit .note{color:var(--faint);font-size:.9em}
 .vramfit svg{width:100%;height:auto;max-width:760px;display:block}
@@ -136,14 +136,16 @@ def _sweep(result: object) -> Iterable[str]:
     yield f"<p>{axes}; {fitting:,} fit with {format_bytes(result.margin_bytes)} left on every card.</p>"
     best = result.largest()
     names = ["gpus", "file_type", "type_k", "type_v", "n_seq_max", "n_ubatch", "n_ctx", "left", "exact"]
-    rows = [[_cell(best[i][name]) for name in names] for i in range(min(SHOWN_ROWS, len(best)))]
+    rows = [[_cell(name, best[i][name]) for name in names] for i in range(min(SHOWN_ROWS, len(best)))]
     if rows:
         yield _table(names, rows, names=4)
     more = len(best) - len(rows)
     yield _note(f"The largest context that fits, for each combination{f'; {more:,} more' if more else ''}.")
 
 
-def _cell(value: int | str | bool) -> str:
+def _cell(name: str, value: int | str | bool) -> str:
+    if name == "left":
+        return format_bytes(int(value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     return value if isinstance(value, str) else f"{value:,}"
@@ -174,4 +176,4 @@ def _table(
 
     kinds = classes or [""] * len(rows)
     body = "".join(line("td", row, kind) for row, kind in zip(rows, kinds, strict=True))
-    return f"<table><thead>{line('th', head)}</thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide"><table><thead>{line("th", head)}</thead><tbody>{body}</tbody></table></div>'

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from small import dense, gpu
 
 from vramfit.comparison import compare
+from vramfit.report.comparisons import comparison_text
 from vramfit.report.html import fragment, page
+from vramfit.report.plans import plan_text
 from vramfit.report.svg import Bar, Point, bars, scatter
+from vramfit.report.terminal import text
 from vramfit.settings import Settings
 from vramfit.solve import plan
 from vramfit.sweeps import sweep
@@ -80,13 +83,13 @@ def results(name: str = "Some Model") -> list[Any]:
 def test_pages_are_whole() -> None:
     """Every result makes one well-formed document without scripts or addresses, in dark and in light."""
     for result in results():
-        text = page(result)
-        checker = check(text)
-        assert text.startswith("<!DOCTYPE html>")
+        document = page(result)
+        checker = check(document)
+        assert document.startswith("<!DOCTYPE html>")
         assert checker.tags.count("html") == 1
-        assert "prefers-color-scheme:dark" in text
+        assert "prefers-color-scheme:dark" in document
         assert result._repr_html_() == fragment(result)
-        assert fragment(result) in text
+        assert fragment(result) in document
 
 
 @given(st.text(max_size=20).map(lambda s: f"<b>{s}</b>&amp;\"'"))
@@ -114,8 +117,23 @@ def test_pages_say_what_matters() -> None:
     assert "<table>" not in none
 
 
+def test_results_print_as_the_commands_do() -> None:
+    """`print(result)` is the text of the command, or of a sweep its size and largest contexts."""
+    good, bad, host, compared, nothing, swept, none = results()
+    for found in (good, bad, host):
+        assert str(found) == plan_text(found)
+    for found in (compared, nothing):
+        assert str(found) == comparison_text(found)
+    assert "4 points" in str(swept)
+    for row in swept.largest():
+        assert f"{row['n_ctx']:,}" in str(swept)
+    assert "1 point\n" in str(none)
+
+
 def test_only_results_are_shown() -> None:
     """Anything else is a mistake of the caller's program."""
+    with pytest.raises(TypeError, match="int is no result"):
+        text(3)
     with pytest.raises(TypeError, match="int is no result"):
         page(3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -191,6 +192,15 @@ def test_frames_are_the_columns() -> None:
     assert list(frame["type_k"]) == [row["type_k"] for row in found] == other["type_k"].to_list()
     assert isinstance(other, pl.DataFrame)
     assert frame["gpus"].dtype == pd.CategoricalDtype(found.categories["gpus"])
+
+
+def test_frames_need_their_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pandas or polars the error says what to install."""
+    found = sweep(dense(4), CARDS)
+    for name in ("pandas", "polars"):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(SettingsError, match=f"pip install {name}"):
+            getattr(found, f"to_{name}")()
 
 
 def test_rows() -> None:

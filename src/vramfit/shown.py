@@ -1,4 +1,4 @@
-"""How results show themselves: as HTML in a notebook, as a picture.
+"""How results show themselves: as text, as HTML in a notebook, as a picture.
 
 The drawing is done in `report` and `plots`, which stand right of every result; they are looked up by
 name when a result is first shown. This is the one arrow that points back.
@@ -16,9 +16,12 @@ __all__ = ["Shown"]
 
 
 class Shown:
-    """The base of results: nothing but the two ways to look at them."""
+    """The base of results: nothing but the ways to look at them."""
 
     __slots__ = ()
+
+    def __str__(self) -> str:
+        return cast(str, import_module("vramfit.report.terminal").text(self))
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

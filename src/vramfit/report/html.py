@@ -13,7 +13,7 @@ from ..comparison import Choice, Comparison
 from ..estimates import DeviceEstimate
 from ..solve import Plan
 from ..units import format_bytes, format_mib
-from . import comparisons, plans
+from . import comparisons, grids, plans
 from .svg import Bar, Point, bars, scatter
 
 __all__ = ["fragment", "page"]
@@ -49,7 +49,6 @@ KEY: Final = (
     '<span class="key compute"></span>compute<span class="key cap"></span>free memory</p>'
 )
 TERMS: Final = (("weights", "model"), ("context", "context"), ("compute", "compute"))
-SHOWN_ROWS: Final = 12
 
 
 def page(result: object) -> str:
@@ -130,25 +129,11 @@ def _sweep(result: object) -> Iterable[str]:
 
     if not isinstance(result, Sweep):
         raise TypeError(f"{type(result).__name__} is no result that vramfit shows")
-    axes = " × ".join(str(n) for n in result.shape if n > 1) or "1"
-    fitting = int(result.columns["fits"].sum())
-    yield f"<h1>{escape(plans.model_name(result.model))}: {len(result):,} points</h1>"
-    yield f"<p>{axes}; {fitting:,} fit with {format_bytes(result.margin_bytes)} left on every card.</p>"
-    best = result.largest()
-    names = ["gpus", "file_type", "type_k", "type_v", "n_seq_max", "n_ubatch", "n_ctx", "left", "exact"]
-    rows = [[_cell(name, best[i][name]) for name in names] for i in range(min(SHOWN_ROWS, len(best)))]
-    if rows:
-        yield _table(names, rows, names=4)
-    more = len(best) - len(rows)
-    yield _note(f"The largest context that fits, for each combination{f'; {more:,} more' if more else ''}.")
-
-
-def _cell(name: str, value: int | str | bool) -> str:
-    if name == "left":
-        return format_bytes(int(value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return value if isinstance(value, str) else f"{value:,}"
+    yield f"<h1>{escape(grids.title(result))}</h1>"
+    yield f"<p>{escape(grids.size(result))}</p>"
+    if found := grids.rows(result):
+        yield _table(grids.HEAD, found, names=grids.NAMES)
+    yield _note(grids.what(result))
 
 
 _BAD: Final = ' class="bad"'

@@ -6,7 +6,7 @@ FILE is a GGUF file, its header alone, or the xz-compressed header of one; witho
 made-up ones are read. A server on loopback serves each as a file of a terabyte, counts requests, and waits before each
 answer as a far one would. `read` is what vramfit took from its sockets; `arrived` is what the kernel had received when it
 hung up, unread bytes and answers' heads included (Linux); `over` is `arrived` less the header. The second look is made by
-a process of its own: its time is that of the look-up alone, from before the first module of `vramfit.source` is imported.
+a process of its own that has imported what reading any model needs: its time is that of the look-up.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from vramfit.source import web  # noqa: E402
 FAR = 1 << 40
 TCP_INFO_BYTES_RECEIVED = 128  # offset in Linux's struct tcp_info
 SECOND_LOOK = """
-import sys, time, vramfit
+import sys, time
+from vramfit import load, source
 start = time.perf_counter()
-from vramfit import source
 source.open_headers(sys.argv[1])
 print((time.perf_counter() - start) * 1e3)
 """

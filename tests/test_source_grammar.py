@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vramfit import source
 from vramfit.errors import SourceError
 from vramfit.source.grammar import (
     Anywhere,
@@ -142,8 +143,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("text", REFUSED, ids=lambda t: t[:30])
 def test_what_names_nothing(text: str, alone: Path) -> None:
-    with pytest.raises(SourceError, match=REFUSED[text]):
-        parse(text)
+    for read in (parse, source.read_header):
+        with pytest.raises(SourceError, match=REFUSED[text]):
+            read(text)
 
 
 @given(st.text(alphabet=st.sampled_from("abQ8_.-:/@#%\\ \0~\nüf"), max_size=30) | st.text(max_size=60))

@@ -16,7 +16,7 @@ from .. import header
 from ..errors import SourceError
 from ..header import Header
 from . import origin, shards
-from .grammar import Name, PathName, parse, split_digest
+from .grammar import Name, PathName, parse, shown, split_digest
 from .lookup import check_digest, locate
 from .nouns import Companion, Located, Resolved
 from .session import Session
@@ -35,11 +35,7 @@ def reference_name(reference: Reference) -> str:
         return f"<{len(reference)} bytes>"
     if isinstance(reference, str | os.PathLike):
         text = str(os.fspath(reference))
-        if text.startswith(("http://", "https://")):
-            from .web import shown
-
-            return shown(text)
-        return text
+        return shown(text) if text.startswith(("http://", "https://")) else text
     raise SourceError(f"a model is named by a path or given as bytes, not by {reference!r}")
 
 

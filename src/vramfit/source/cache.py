@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -70,11 +69,13 @@ class Cache:
         line = json.dumps({"key": key, "bytes": len(body), **note}).encode() + b"\n"
         if len(body) > min(MAX_ENTRY_BYTES, self.max_bytes) or len(line) > _MAX_NOTE_BYTES:
             return
+        from tempfile import mkstemp
+
         with suppress(OSError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.folder.is_symlink():
                 return
-            handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".new-")
+            handle, temporary = mkstemp(dir=self.folder, prefix=".new-")
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(line)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ..errors import SourceError
 
@@ -94,31 +94,39 @@ class Anywhere:
 
 Name: TypeAlias = PathName | StandardInput | Url | HubName | OllamaName | LmStudioName | Anywhere
 
-_DIGEST: Final = re.compile(r"@sha256:([0-9a-fA-F]{64})$")
-_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?=//)|(hf|huggingface|ollama):", re.ASCII)
-_DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
+# Texts, not compiled patterns: a path needs two of them, and `re` keeps those that were used.
+_DIGEST: Final = r"@sha256:([0-9a-fA-F]{64})$"
+_SCHEME: Final = r"([A-Za-z][A-Za-z0-9+.-]+):(?=//)|(hf|huggingface|ollama):"
+_DRIVE: Final = r"[A-Za-z]:[\\/]"
 _WORD: Final = r"[A-Za-z0-9][\w.-]{0,95}"
-_QUANT: Final = re.compile(r"(?i:UD-)?(?i:I?Q\d|TQ\d|BF16|FP?16|FP?32|MXFP4|NVFP4)[\w-]*", re.ASCII)
-_HUB: Final = re.compile(
+_QUANT: Final = r"(?i:UD-)?(?i:I?Q\d|TQ\d|BF16|FP?16|FP?32|MXFP4|NVFP4)[\w-]*"
+_HUB: Final = (
     rf"(?P<repo>{_WORD}/{_WORD})(?:@(?P<at>[^:/#]+))?(?::(?P<quant>{_WORD}))?"
-    r"(?:/(?P<file>[^#]+))?(?:#(?P<branch>.+))?",
-    re.ASCII,
+    r"(?:/(?P<file>[^#]+))?(?:#(?P<branch>.+))?"
 )
-_HUB_PAGE: Final = re.compile(rf"({_WORD}/{_WORD})/(?:blob|resolve|raw|tree)/([^/]+)(?:/(.+))?", re.ASCII)
+_HUB_PAGE: Final = rf"({_WORD}/{_WORD})/(?:blob|resolve|raw|tree)/([^/]+)(?:/(.+))?"
 _HUB_HOSTS: Final = frozenset({"hf.co", "huggingface.co", "www.huggingface.co"})
 _OLLAMA_HOSTS: Final = frozenset({"ollama.com", "www.ollama.com", "registry.ollama.ai"})
-_LMSTUDIO: Final = re.compile(rf"{_WORD}@{_WORD}", re.ASCII)  # key@quant
+_LMSTUDIO: Final = rf"{_WORD}@{_WORD}"  # key@quant
 _OLLAMA_PART: Final = r"[A-Za-z0-9_][\w.-]{0,79}"
-_OLLAMA: Final = re.compile(
+_OLLAMA: Final = (
     r"(?:(?:(?P<host>\w[\w.-]{0,340}(?::\d{1,5})?)/)?(?P<namespace>[A-Za-z0-9_][\w-]{0,79})/)?"
-    rf"(?P<model>{_OLLAMA_PART})(?::(?P<tag>{_OLLAMA_PART}))?",
-    re.ASCII,
+    rf"(?P<model>{_OLLAMA_PART})(?::(?P<tag>{_OLLAMA_PART}))?"
 )
+
+
+def shown(url: str) -> str:
+    """`url` without what may be secret in it: user, password, query."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no URL at all
+        return url.partition("?")[0].rpartition("@")[2][:200]
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))[:200]
 
 
 def split_digest(text: str) -> tuple[str, str]:
     """`text` without the `@sha256:...` behind it, and that digest in lower-case hex ("" without one)."""
-    match = _DIGEST.search(text)
+    match = re.search(_DIGEST, text, re.ASCII)
     return (text[: match.start()], match[1].lower()) if match else (text, "")
 
 
@@ -133,8 +141,8 @@ def parse(text: str) -> Name:
         raise SourceError(f"an empty reference names no model; {_FORMS}")
     if text == "-":
         return StandardInput()
-    match = _SCHEME.match(text)
-    if match and not _DRIVE.match(text):
+    match = re.match(_SCHEME, text, re.ASCII)
+    if match and not re.match(_DRIVE, text, re.ASCII):
         scheme = (match[1] or match[2]).lower()
         return _of_scheme(scheme, text[match.end() :].removeprefix("//"), text)
     if _is_path(text):
@@ -148,7 +156,7 @@ def parse(text: str) -> Name:
 
 
 def _is_path(text: str) -> bool:
-    if text.startswith(("/", "./", "../", "~", ".\\", "..\\", "\\")) or _DRIVE.match(text):
+    if text.startswith(("/", "./", "../", "~", ".\\", "..\\", "\\")) or re.match(_DRIVE, text, re.ASCII):
         return True
     return "\0" in text or os.path.lexists(text)  # no name has a zero byte: opening the path says so
 
@@ -183,18 +191,18 @@ def _file(rest: str, text: str) -> Name:
     if host.lower() not in ("", "localhost") or not slash:
         raise SourceError(f"{text}: file: URLs name files of this machine, as in file:///models/model.gguf")
     path = unquote(path)
-    return PathName(Path(path if _DRIVE.match(path) else f"/{path}"))
+    return PathName(Path(path if re.match(_DRIVE, path, re.ASCII) else f"/{path}"))
 
 
 def _hub(rest: str, text: str) -> HubName:
     """A repository, with what a web page or a tool adds to its name."""
     rest = rest.partition("?")[0].strip("/")
-    page = _HUB_PAGE.fullmatch(rest)
+    page = re.fullmatch(_HUB_PAGE, rest, re.ASCII)
     if page:
         filename, at, quant, branch = page[3] or "", page[2], "", ""
         repo = page[1]
     else:
-        match = _HUB.fullmatch(rest)
+        match = re.fullmatch(_HUB, rest, re.ASCII)
         if not match:
             raise SourceError(
                 f"{text}: names no repository of the Hub; write hf.co/user/repo:Q8_0 or hf://user/repo/file.gguf"
@@ -206,7 +214,8 @@ def _hub(rest: str, text: str) -> HubName:
         raise SourceError(
             f"{text}: {filename!r} is no .gguf file; name one, or the repository alone to see its files"
         )
-    if at and not page and not branch and _QUANT.fullmatch(at):  # LM Studio writes publisher/repo@q8_0
+    # LM Studio writes publisher/repo@q8_0 where others name a revision.
+    if at and not page and not branch and re.fullmatch(_QUANT, at, re.ASCII):
         at, quant = "", quant or at
     return HubName(repo, unquote(branch or at), filename, quant)
 
@@ -225,7 +234,7 @@ def _ollama(rest: str, text: str) -> Name:
 
 
 def _ollama_name(text: str) -> OllamaName | None:
-    match = _OLLAMA.fullmatch(text)
+    match = re.fullmatch(_OLLAMA, text, re.ASCII)
     return OllamaName(**{k: v for k, v in match.groupdict().items() if v}) if match else None
 
 
@@ -239,7 +248,7 @@ def _lmstudio(rest: str, text: str) -> Name:
 
 
 def _modelscope(rest: str, text: str) -> Name:
-    match = _HUB.fullmatch(rest)
+    match = re.fullmatch(_HUB, rest, re.ASCII)
     if not match or not match["file"]:
         raise SourceError(f"{text}: name the file too, as in modelscope://user/repo/file.gguf")
     revision = match["branch"] or match["at"] or "master"
@@ -262,11 +271,11 @@ def _anywhere(text: str) -> Name:
     is_file = text.lower().endswith(".gguf")
     if is_file and not set(text) & set("/\\"):
         return Anywhere(text, lmstudio=LmStudioName(text), filename=text, remote=False)
-    hub = _hub(text, text) if _HUB.fullmatch(text) else None
+    hub = _hub(text, text) if re.fullmatch(_HUB, text, re.ASCII) else None
     ollama = None if is_file or "@" in text else _ollama_name(text)
     if is_file and not hub:
         return PathName(Path(text))
-    if not (hub or ollama or _LMSTUDIO.fullmatch(text)):
+    if not (hub or ollama or re.fullmatch(_LMSTUDIO, text, re.ASCII)):
         raise SourceError(f"{text}: no such file, and no model is named like that; {_FORMS}")
     name, _, quant = text.partition("@" if "@" in text else ":")
     return Anywhere(text, hub, ollama, LmStudioName(name, quant), remote=bool(hub or ollama) and not is_file)

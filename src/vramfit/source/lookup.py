@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ..errors import SourceError
 from . import folders, ollama
-from .grammar import Anywhere, HubName, LmStudioName, Name, OllamaName, PathName, StandardInput, Url
+from .grammar import Anywhere, HubName, LmStudioName, Name, OllamaName, PathName, StandardInput, Url, shown
 from .nouns import Located
-from .origin import File, Missing
+from .origin import File, Missing, Origin
 from .paths import local_file, standard_input
 from .session import Session
 
@@ -100,41 +101,35 @@ def _not_in_lmstudio(text: str) -> Located:
 
 def _url(url: str, session: Session) -> File:
     """The file at a URL; the shards beside it have the same address but for the last part."""
-    from base64 import b64encode
-    from contextlib import AbstractContextManager
-    from urllib.parse import quote, unquote, urlsplit, urlunsplit
-
-    from . import web
-    from .origin import Origin
-
     parts = urlsplit(url)
     folder, _, filename = parts.path.rpartition("/")
-    auth = {}
-    if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        auth = {"Authorization": "Basic " + b64encode(pair.encode()).decode()}
     address = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
 
     def open_it(etag: str) -> AbstractContextManager[Origin | None]:
-        return web.open_url(session.client, address, web.shown(url), auth=auth, etag=etag)
+        from . import web
+
+        auth = web.basic_auth(parts.username, parts.password)
+        return web.open_url(session.client, address, shown(url), auth=auth, etag=etag)
 
     def beside(other: str) -> File:
         return _url(
             urlunsplit((parts.scheme, parts.netloc, f"{folder}/{quote(other)}", parts.query, "")), session
         )
 
-    return File(web.shown(url), unquote(filename), open_it, beside, key=f"url {url}")
+    return File(shown(url), unquote(filename), open_it, beside, key=f"url {url}")
 
 
 def check_digest(located: Located, digest: str) -> None:
     """Refuse a file that is not the one `digest` (sha256, hex) names: by its bytes where they are here, else
     by what its place announces.
     """
+    from hashlib import sha256
+
     file = located.file
     if file.path:
         with file.open("") as origin:
             assert origin is not None
-            found, step = hashlib.sha256(), 1 << 20
+            found, step = sha256(), 1 << 20
             while chunk := origin.stream.read(step):
                 found.update(chunk)
         is_digest = found.hexdigest()

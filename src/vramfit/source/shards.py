@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ..errors import SourceError
 from ..header import Header
 from ..header.limits import MAX_HEADER_BYTES
 from .origin import File, Missing
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 # A shard's name as llama.cpp writes it (llama.cpp, LLAMA_SPLIT_PATH "%s-%05d-of-%05d.gguf").
 _SHARD_NAME: Final = re.compile(r"(?P<stem>.*)-(?P<number>\d{5,})-of-(?P<count>\d{5,})\.gguf", re.DOTALL)
@@ -98,6 +100,8 @@ def _read_others(files: Sequence[File], read: Reader, given: Header) -> Iterator
 @contextmanager
 def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
     """Threads that drop what waits as soon as one file is refused."""
+    from concurrent.futures import ThreadPoolExecutor
+
     pool = ThreadPoolExecutor(workers, thread_name_prefix="vramfit-shard")
     try:
         yield pool

@@ -14,15 +14,17 @@ import os
 import random
 import socket
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from ..errors import SourceError
+from .grammar import shown
 from .origin import Missing, Origin
 
 if TYPE_CHECKING:
@@ -501,10 +503,12 @@ def host_of(url: str) -> str:
     return urlsplit(url).hostname or shown(url)
 
 
-def shown(url: str) -> str:
-    """`url` without what may be secret in it: user, password, query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))[:200]
+def basic_auth(user: str | None, password: str | None) -> dict[str, str]:
+    """The header that shows the user and password of a URL, where it has them."""
+    if user is None:
+        return {}
+    pair = f"{unquote(user)}:{unquote(password or '')}"
+    return {"Authorization": "Basic " + b64encode(pair.encode()).decode()}
 
 
 def user_agent() -> str:

@@ -26,9 +26,10 @@ from vramfit.quants import requantize
 from vramfit.settings import Settings
 from vramfit.sweeps import Sweep, sweep
 
-MODELS = st.sampled_from(
-    [dense(4), dense(6, tied=True), dense(8, window=1000, swa_layers=5), with_states(dense(3), 640, 4096)]
-)
+SLIDING = dense(8, window=1000, swa_layers=5)
+# one layer of each kind on a card: states depend on slots alone, windows on batches too, full caches on contexts
+HYBRID = replace(SLIDING, layers=(*with_states(SLIDING, 640, 4096).layers[:3], *SLIDING.layers[3:]))
+MODELS = st.sampled_from([dense(4), dense(6, tied=True), SLIDING, with_states(dense(3), 640, 4096), HYBRID])
 CARDS = [gpu(2048, name="large"), gpu(1024, name="small")]
 COUNTS = st.integers(1, 40_000)
 SLOTS = st.integers(1, 16)

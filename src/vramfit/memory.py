@@ -67,7 +67,7 @@ def context_bytes(
     alike = Counter((x.caches, x.states, at) for x, at in zip(model.layers, placement.caches, strict=True))
     for (caches, states, device), count in alike.items():
         sizes = _sizes(_tensors(model, caches, states, context), _rules(device, backends, host))
-        sums[device] += count * sum(sizes)
+        sums[device] = sums[device] + count * sum(sizes)  # not in place: arrays grow by broadcasting
     return DeviceBytes(tuple(sums[:-1]), sums[HOST])
 
 

@@ -18,6 +18,7 @@ from .estimates import Estimate, estimate
 from .gpus import Gpu
 from .model import Model
 from .placement import devices
+from .safety import context_warnings, margin_warning
 from .segments import Learned, Segments, chain
 from .settings import Settings
 from .shown import Shown
@@ -90,7 +91,7 @@ def plan(
         estimate=result,
         margin_bytes=margin_bytes,
         shortfall=max(0, short),
-        warnings=_warnings(model, result),
+        warnings=_warnings(model, gpus, result, margin_bytes),
         gpus=tuple(gpus),
     )
 
@@ -262,7 +263,7 @@ def _limit(
     return "the trained context" if max_ctx is None else "max_ctx"
 
 
-def _warnings(model: Model, result: Estimate) -> tuple[str, ...]:
+def _warnings(model: Model, gpus: Sequence[Gpu], result: Estimate, margin: int) -> tuple[str, ...]:
     found = []
     if model.assumed:
         found.append(f"the architecture is unknown; planned as {model.assumed}, which may be wrong")
@@ -271,9 +272,6 @@ def _warnings(model: Model, result: Estimate) -> tuple[str, ...]:
             f"the engine has no use for {', '.join(model.unknown_tensors[:3])}"
             f" ({len(model.unknown_tensors)} tensors) and may refuse this file"
         )
-    if model.n_ctx_train and result.n_ctx_seq > model.n_ctx_train:
-        found.append(
-            f"{result.n_ctx_seq:,} tokens a slot are more than the model was trained for"
-            f" ({model.n_ctx_train:,}): expect worse answers"
-        )
+    found += context_warnings(model, result.n_ctx_seq)
+    found += margin_warning([g for g, d in zip(gpus, result.gpus, strict=True) if d.total], margin)
     return tuple(found)

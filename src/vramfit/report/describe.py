@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..context import resolve
 from ..memory import cache_rows
 from ..model import Cells, Layer, Model
+from ..safety import rope_sentence
 from ..settings import Settings
 from ..units import format_bytes
 from .tables import render_table
@@ -99,6 +100,7 @@ def model_text(model: Model) -> str:
         ("vocabulary", f"{model.n_vocab:,}"),
         ("trained context", f"{model.n_ctx_train:,}"),
         ("RoPE scaling", _rope(model)),
+        ("reach", rope_sentence(model)),
     ]
     if model.n_expert:
         facts.append(("experts", f"{model.n_expert}, {max(x.n_expert_used for x in model.layers)} used"))

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from ..estimates import DeviceEstimate, Estimate
 from ..model import Model
+from ..safety import overheads, rope_sentence
 from ..solve import Plan
 from ..units import format_bytes, format_mib
+from .safety import notes
 from .tables import render_table
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ __all__ = ["model_name", "plan_as_schema", "plan_json", "plan_text", "settings_l
 def plan_text(plan: Plan) -> str:
     """The cards side by side, the context, what limits it and the settings used."""
     parts = [title(plan), device_table(plan.estimate), verdict(plan), settings_line(plan)]
+    parts += notes(plan)
     parts += [f"Warning: {w}" for w in plan.warnings]
     if not plan.estimate.exact:
         parts.append(f"Compute buffers are an upper bound, not exact: {plan.estimate.compute_note}.")
@@ -99,7 +102,7 @@ def plan_json(plan: Plan) -> str:
 
 def plan_as_schema(plan: Plan) -> PlanJson:
     """The pydantic object behind `plan_json`."""
-    from .schema import DeviceJson, PlanJson, settings_json
+    from .schema import DeviceJson, OverheadJson, PlanJson, settings_json
 
     def device(d: DeviceEstimate) -> DeviceJson:
         return DeviceJson(
@@ -126,4 +129,10 @@ def plan_as_schema(plan: Plan) -> PlanJson:
         exact=plan.estimate.exact,
         compute_note=plan.estimate.compute_note,
         warnings=list(plan.warnings),
+        reach=rope_sentence(plan.model),
+        overheads=[
+            OverheadJson(gpu=gpu.name, name=o.name, n_bytes=o.n_bytes, counted=o.counted, why=o.why)
+            for gpu in plan.gpus
+            for o in overheads(gpu)
+        ],
     )

@@ -20,6 +20,7 @@ __all__ = [
     "LayerKindJson",
     "MeasureJson",
     "ModelJson",
+    "OverheadJson",
     "PlanJson",
     "RopeJson",
     "settings_json",
@@ -46,6 +47,16 @@ class DeviceJson(_Frozen):
     compute_exact: bool
 
 
+class OverheadJson(_Frozen):
+    """What a card loses outside every buffer; `counted` when it is already out of free memory."""
+
+    gpu: str
+    name: str
+    n_bytes: int
+    counted: bool
+    why: str
+
+
 class PlanJson(_Frozen):
     """What `vramfit plan --json` prints."""
 
@@ -67,6 +78,8 @@ class PlanJson(_Frozen):
     exact: bool
     compute_note: str
     warnings: list[str]
+    reach: str
+    overheads: list[OverheadJson]
 
 
 class RopeJson(_Frozen):

@@ -1,0 +1,130 @@
+"""Lengths and overheads in sentences: honest about what the header says and what it does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small import dense, gpu
+
+from vramfit.backends import backend
+from vramfit.context import resolve
+from vramfit.gpus import parse_gpus
+from vramfit.memory import layer_context_bytes
+from vramfit.model import Model, Rope
+from vramfit.safety import (
+    Reach,
+    context_warnings,
+    margin_warning,
+    overheads,
+    reach,
+    rope_sentence,
+    swa_sentence,
+)
+from vramfit.settings import Settings
+from vramfit.solve import plan
+
+MIB = 1 << 20
+
+
+def scaled(n_ctx_train: int, scaling: str, factor: float = 1.0, original: int = 0) -> Model:
+    return replace(dense(n_ctx_train=n_ctx_train), rope=Rope(scaling, factor, original))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected", "words"),
+    [
+        (scaled(8192, "none"), Reach(8192, 8192), "Trained for 8,192 tokens; no RoPE scaling."),
+        (scaled(163840, "yarn", 40, 4096), Reach(4096, 163840, "YaRN"), "Trained for 4,096 tokens, extended to 163,840"),
+        (scaled(32768, "yarn", 4, 32768), Reach(32768, 131072, "YaRN"), "extended to 131,072 by YaRN (factor 4)"),
+        (scaled(32768, "yarn", 4), Reach(32768, 131072, "YaRN"), "extended to 131,072"),
+        (scaled(131072, "linear", 8), Reach(0, 131072, "linear position interpolation"), "does not say what length"),
+        (scaled(131072, "longrope", 32, 4096), Reach(4096, 131072, "LongRoPE factors"), "by LongRoPE"),
+        (scaled(16384, "linear", 4, 4096), Reach(4096, 16384, "linear position interpolation"), "by linear"),
+        (scaled(0, "none"), Reach(0, 0), "does not say how long"),
+    ],
+)  # fmt: skip
+def test_reach(model: Model, expected: Reach, words: str) -> None:
+    """Trained and extended length follow from the header's scaling, and the sentence says both."""
+    assert reach(model) == expected
+    assert words in rope_sentence(model)
+
+
+def test_warnings_grow_with_the_overreach() -> None:
+    """Nothing up to the extended length, a word beyond it, a strong one past 1.5 times, two past twice."""
+    model = dense(n_ctx_train=8192)
+    assert context_warnings(model, 8192) == ()
+    (mild,) = context_warnings(model, 12288)
+    assert "expect worse answers" in mild
+    (strong,) = context_warnings(model, 12544)
+    assert "degrade badly" in strong
+    assert "--rope-scaling yarn --rope-scale 2 --yarn-orig-ctx 8192" in strong
+    first, second = context_warnings(model, 20480)
+    assert "--rope-scale 3" in first
+    assert "more than twice" in second
+
+
+def test_a_scaled_model_is_measured_by_its_extended_length() -> None:
+    """YaRN in the header moves the limit; flags beyond it start from the original length."""
+    model = scaled(32768, "yarn", 4, 32768)
+    assert context_warnings(model, 131072) == ()
+    (said,) = context_warnings(model, 150_016)
+    assert "was extended to" in said
+    assert "--rope-scale 5 --yarn-orig-ctx 32768" in said
+
+
+@given(st.integers(1, 100_000))
+def test_the_engines_padding_is_no_overreach(n_ctx_train: int) -> None:
+    """The trained context itself never warns, although the engine pads it."""
+    model = dense(n_ctx_train=n_ctx_train)
+    settings = Settings(n_ctx=n_ctx_train)
+    assert context_warnings(model, resolve(model, settings).n_ctx_seq) == ()
+
+
+def test_full_windows_have_a_price() -> None:
+    """The sentence names the bytes that --swa-full adds to the caches at this context, on or off."""
+    model = dense(n_layer=4, window=512, swa_layers=3, n_ctx_train=32768)
+    sizes = [
+        sum(layer_context_bytes(model, x, resolve(model, Settings(n_ctx=32768, swa_full=on)), backend("cuda")) for x in model.layers)
+        for on in (True, False)
+    ]  # fmt: skip
+    off = swa_sentence(model, Settings(n_ctx=32768))
+    assert "3 of 4 layers see the last 512 tokens" in off
+    assert f"would take {(sizes[0] - sizes[1]) / MIB:.3g} MiB more" in off
+    assert "takes" in swa_sentence(model, Settings(n_ctx=32768, swa_full=True))
+    assert swa_sentence(dense(), Settings(n_ctx=4096)) == ""
+
+
+def test_what_no_buffer_shows() -> None:
+    """Contexts come out of free memory unless it was measured; workspaces come out of the margin."""
+    card, measured, unknown = parse_gpus("3090ti,3060:11000MiB,24GiB")
+    found = {o.name: o for o in overheads(card)}
+    assert found["CUDA context"].n_bytes == card.overhead_bytes > 0
+    assert found["CUDA context"].counted
+    assert (found["cuBLAS workspace"].n_bytes, found["cuBLAS workspace"].counted) == (4 * MIB, False)
+    assert "900 to 1600 MiB" in found["desktop"].why
+    assert overheads(measured)[0].n_bytes == 0
+    assert (overheads(unknown)[0].n_bytes, overheads(unknown)[0].counted) == (560 * MIB, False)
+    assert {o.name: o.n_bytes for o in overheads(parse_gpus("h100")[0])}["cuBLAS workspace"] == 32 * MIB
+
+
+def test_apples_limit_is_said() -> None:
+    """Of unified memory, what macOS keeps from the GPU is a line of its own."""
+    (mac,) = parse_gpus("m3-ultra-512gb")
+    found = {o.name: o for o in overheads(mac)}
+    assert found["wired limit"].n_bytes == (512 << 30) - mac.total_bytes
+    assert "iogpu.wired_limit_mb" in found["wired limit"].why
+    assert [o.name for o in overheads(parse_gpus("7900xtx")[0])] == ["HIP context", "desktop"]
+
+
+def test_a_margin_below_the_overheads_warns() -> None:
+    """A margin that cannot even hold what no buffer shows is said, on the card where it is worst."""
+    cards = parse_gpus("3090ti,24GiB")
+    (said,) = margin_warning(cards, 100 * MIB)
+    assert "24GiB" in said
+    assert margin_warning(cards, 1 << 30) == ()
+    assert margin_warning([], 0) == ()
+    assert any("outside every buffer" in w for w in plan(dense(), cards, margin_bytes=0).warnings)
+    assert not plan(dense(), [gpu()]).warnings

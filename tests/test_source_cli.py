@@ -82,9 +82,9 @@ def test_what_comes_with_a_model_is_printed(server: Server) -> None:
             params=b'{"num_ctx": 43008, "stop": ["a"]}',
         )  # fmt: skip
         printed = run("inspect", f"{registry.host}/library/m:7b").output
-    assert "Projector   sha256:" in printed
+    assert "projector        sha256:" in printed
     assert ", 2 KiB" in printed
-    assert printed.endswith("Parameters  num_ctx 43008, stop ['a']\n")
+    assert printed.endswith("parameters       num_ctx 43008, stop ['a']\n")
     assert "icense" not in printed
 
 

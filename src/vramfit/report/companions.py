@@ -15,18 +15,21 @@ __all__ = ["companions_text"]
 _SILENT = frozenset({"license", "messages", "system", "prompt", "json", "embed"})
 
 
+_LABEL = 17  # as wide as the labels above it
+
+
 def companions_text(resolved: Resolved) -> str:
     """A line for each companion that matters to memory, and one of parameters; "" for a model that comes alone."""
     lines = [_line(c) for c in resolved.companions if c.kind not in _SILENT | {"params"}]
     if resolved.parameters:
         pairs = (f"{key} {_value(value)}" for key, value in sorted(resolved.parameters.items()))
-        lines.append(f"{'Parameters':<12}{', '.join(pairs)}")
+        lines.append(f"{'parameters':<{_LABEL}}{', '.join(pairs)}")
     return "\n".join(lines)
 
 
 def _line(companion: Companion) -> str:
     size = "" if companion.n_bytes is None else f", {format_bytes(companion.n_bytes)}"
-    return f"{companion.kind.capitalize():<12}{companion.name}{size}"
+    return f"{companion.kind:<{_LABEL}}{companion.name}{size}"
 
 
 def _value(value: object) -> str:

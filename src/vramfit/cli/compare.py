@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -55,8 +54,8 @@ def names(text: str) -> tuple[str, ...]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def compare(
     model: Choice, gpus: str | None, file_types: tuple[str, ...] | None, cache_types: tuple[str, ...] | None,
-    imatrix: bool, host_bandwidth: float | None, margin: int, max_ctx: int | None, plot: Path | None,
-    html: Path | None, as_json: bool, **options: Any,
+    imatrix: bool, host_bandwidth: float | None, margin: int, max_ctx: int | None, plot: str | None,
+    html: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Each quantization of a model with each cache type: size, largest context, quality, speed.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -64,7 +63,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
 @picture_options
 @_json
 def plan(
-    model: Choice, gpus: str | None, margin: int, max_ctx: int | None, plot: Path | None, html: Path | None,
+    model: Choice, gpus: str | None, margin: int, max_ctx: int | None, plot: str | None, html: str | None,
     as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """The largest context that fits, and the split of the layers that carries it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -20,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def picture_options(command: F) -> F:
     """Add `--plot` and `--html`."""
-    file = click.Path(dir_okay=False, path_type=Path)
+    file = click.Path(dir_okay=False)
     plot = click.option(
         "--plot", type=file, metavar="FILE", help="Draw it: .svg, .png or .pdf. Needs matplotlib."
     )
@@ -28,12 +27,12 @@ def picture_options(command: F) -> F:
     return plot(html(command))
 
 
-def write_pictures(result: Shown, plot: Path | None, html: Path | None) -> None:
+def write_pictures(result: Shown, plot: str | None, html: str | None) -> None:
     """Write what was asked for. Raises `SettingsError` for a file that cannot be."""
     if plot is not None:
         from ..plots import FORMATS
 
-        kind = plot.suffix.removeprefix(".").lower()
+        kind = plot.rpartition(".")[2].lower()
         if kind not in FORMATS:
             raise SettingsError(f"--plot {plot}: the name must end with .{', .'.join(FORMATS)}")
         figure = result.plot()
@@ -42,10 +41,15 @@ def write_pictures(result: Shown, plot: Path | None, html: Path | None) -> None:
         from ..report.html import page
 
         text = page(result)
-        _write(html, lambda: html.write_text(text, encoding="utf-8"))
+        _write(html, lambda: _write_text(html, text))
 
 
-def _write(path: Path, write: Callable[[], object]) -> None:
+def _write_text(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _write(path: str, write: Callable[[], object]) -> None:
     try:
         write()
     except OSError as e:

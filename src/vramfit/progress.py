@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 __all__ = ["shown"]
 
@@ -36,7 +39,7 @@ def shown(steps: _Steps[T], what: str) -> Iterator[T]:
             bar.stop()
 
 
-def _bar(what: str, total: int):  # type: ignore[no-untyped-def] # rich is imported when needed
+def _bar(what: str, total: int) -> Progress:
     from rich.console import Console
     from rich.progress import Progress
 

@@ -17,16 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["HEAD", "cells", "comparison_json", "comparison_text", "notes", "title"]
 
 HEAD: Final = (
-    "file type",
-    "cache",
-    "bits/weight",
-    "size",
-    "context",
-    "KLD",
-    "cache KLD",
-    "tokens/s",
-    "front",
-)
+    "file type", "cache", "bits/weight", "size", "context", "limited by", "KLD", "cache KLD", "tokens/s", "front",
+)  # fmt: skip
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -46,12 +38,13 @@ def cells(choice: Choice) -> list[str]:
     """A choice in words, under `HEAD`."""
     names = [choice.file_type, cache_name(choice)]
     if choice.refused:
-        return [*names, "", "", "refused", "", "", "", ""]
+        return [*names, "", "", "refused", "", "", "", "", ""]
     return [
         *names,
         f"{choice.bits_per_weight:.2f}",
         format_bytes(choice.file_bytes),
         f"{choice.n_ctx:,}" if choice.fits else f"short of {format_bytes(choice.shortfall)}",
+        choice.limited_by,
         "" if choice.measure is None else f"{choice.measure.kld:.4f}" + "i" * choice.measure.imatrix,
         "" if choice.cache_measure is None else f"{choice.cache_measure.kld:.4f}",
         "" if choice.tokens_per_second is None else f"≤ {choice.tokens_per_second:.0f}",
@@ -65,12 +58,11 @@ def cache_name(choice: Choice) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What limits the contexts, what the columns mean, and their sources."""
-    limits = sorted({c.limited_by for c in comparison.choices if c.fits})
+    """What the columns mean, their sources, and what was refused."""
     refusals = sorted(
         {f"{c.file_type} {cache_name(c)}: {c.refused}" for c in comparison.choices if c.refused}
     )
-    found = [f"Contexts are limited by {', '.join(limits)}."] if limits else ["Nothing fits."]
+    found = [] if comparison.fits else ["Nothing fits."]
     found += [
         f"KLD: {METRIC}, of {MODEL} and not of this model (i: with importance matrix).",
         f"  {README}; cache: {CACHE_PR}.",

@@ -82,9 +82,12 @@ def test_what_comes_with_a_model_is_printed(server: Server) -> None:
             params=b'{"num_ctx": 43008, "stop": ["a"]}',
         )  # fmt: skip
         printed = run("inspect", f"{registry.host}/library/m:7b").output
+        told = json.loads(run("inspect", f"{registry.host}/library/m:7b", "--json").output)
+    assert told["parameters"] == {"num_ctx": 43008, "stop": ["a"]}
+    assert [c["bytes"] for c in told["companions"] if c["kind"] == "projector"] == [2048]
     assert "projector        sha256:" in printed
     assert ", 2 KiB" in printed
-    assert printed.endswith("parameters       num_ctx 43008, stop ['a']\n")
+    assert printed.endswith("run options      num_ctx 43008, stop ['a']\n")
     assert "icense" not in printed
 
 

@@ -102,7 +102,7 @@ def inspect(model: Choice, as_json: bool) -> None:
 
     resolved = model.resolve()
     described = read(resolved, assume=model.assume)
-    click.echo(report.model_json(described) if as_json else report.model_text(described))
+    click.echo(report.model_json(described, resolved) if as_json else report.model_text(described))
     if not as_json and (found := companions_text(resolved)):
         click.echo(found)
 

@@ -23,8 +23,8 @@ __all__ = ["Choice", "model_options"]
 # Flags as in llama.cpp's common/arg.cpp, so that a command line people have can be pasted.
 _OPTIONS: Final = (
     click.argument("model_argument", metavar="MODEL", required=False),
-    click.option("-m", "--model", "model_option", metavar="MODEL", hidden=True),
-    click.option("-mu", "--model-url", "model_url", metavar="URL", hidden=True),
+    click.option("-m", "--model", "--path", "model_option", metavar="MODEL", hidden=True),
+    click.option("-mu", "--model-url", "--url", "model_url", metavar="URL", hidden=True),
     click.option("-hf", "-hfr", "--hf-repo", "hf_repo", metavar="USER/REPO[:QUANT]", hidden=True),
     click.option("-hff", "--hf-file", "hf_file", metavar="FILE", hidden=True),
     click.option("--revision", metavar="NAME", default="", help="Branch, tag or commit on the Hugging Face Hub."),

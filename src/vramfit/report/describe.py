@@ -15,6 +15,7 @@ from ..units import format_bytes
 from .tables import render_table
 
 if TYPE_CHECKING:
+    from ..source import Resolved
     from .schema import ModelJson
 
 __all__ = ["LayerKind", "layer_kinds", "model_json", "model_text"]
@@ -151,12 +152,13 @@ def _types_table(model: Model) -> str:
     return render_table(["tensor type", "tensors", "size"], rows)
 
 
-def model_json(model: Model) -> str:
-    """The JSON object of `vramfit inspect --json` (see docs/json.md)."""
-    return _as_schema(model).model_dump_json(indent=2)
+def model_json(model: Model, resolved: Resolved | None = None) -> str:
+    """The JSON object of `vramfit inspect --json` (see docs/json.md), with what `resolved` says comes along."""
+    return _as_schema(model, resolved).model_dump_json(indent=2)
 
 
-def _as_schema(model: Model) -> ModelJson:
+def _as_schema(model: Model, resolved: Resolved | None) -> ModelJson:
+    from .companions import as_json
     from .schema import LayerKindJson, ModelJson, RopeJson
 
     kinds = layer_kinds(model)
@@ -189,4 +191,6 @@ def _as_schema(model: Model) -> ModelJson:
         ],
         cache_bytes_per_token=sum(k.cache_bytes_per_token for k in kinds),
         tensor_types=dict(Counter(t.type.name for t in model.tensors)),
+        companions=as_json(resolved),
+        parameters=dict(resolved.parameters) if resolved else {},
     )  # fmt: skip

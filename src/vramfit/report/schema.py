@@ -106,6 +106,15 @@ class LayerKindJson(_Frozen):
     state_bytes_per_slot: int
 
 
+class CompanionJson(_Frozen):
+    """A file that comes with a model: projector, adapter, draft, template. `bytes` is null where unknown."""
+
+    kind: str
+    name: str
+    bytes: Optional[int]  # noqa: UP045
+    path: Optional[str]  # noqa: UP045
+
+
 class ModelJson(_Frozen):
     """What `vramfit inspect --json` prints."""
 
@@ -126,6 +135,8 @@ class ModelJson(_Frozen):
     layer_kinds: list[LayerKindJson]
     cache_bytes_per_token: int
     tensor_types: dict[str, int]
+    companions: list[CompanionJson] = []
+    parameters: dict[str, Any] = {}  # Ollama's, such as num_ctx
 
 
 class GpuJson(_Frozen):

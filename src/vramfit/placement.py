@@ -34,6 +34,7 @@ class Placement:
     layers: tuple[int, ...]  # one a layer, and last the output layer
     weights: tuple[int, ...]  # one for each of `model.weights`
     caches: tuple[int, ...]  # one a layer: its KV cache and recurrent state
+    offload_kqv: bool = True  # whether caches follow their layers
 
     @property
     def output(self) -> int:
@@ -68,7 +69,7 @@ def place(model: Model, gpus: Sequence[Gpu], settings: Settings) -> Placement:
     patterns = [re.compile(p) for p in settings.cpu_tensors]
     weights = tuple(_weight(w, layers, patterns) for w in model.weights)
     caches = layers[:-1] if settings.offload_kqv else (HOST,) * model.n_layer
-    return Placement(len(used), layers, weights, caches)
+    return Placement(len(used), layers, weights, caches, settings.offload_kqv)
 
 
 def _layers(n_layer: int, gpus: Sequence[Gpu], settings: Settings) -> tuple[int, ...]:

@@ -117,6 +117,7 @@ class _Pairing:
         self.position = [NONE] * self.n_original
         for p, i in enumerate(graph.nodes):
             self.position[i] = p
+        self.copied = {s for s, _ in plan.copies}
         self.origin = {copy: (s, b) for (s, b), copies in plan.copies.items() for copy in copies}
 
     def same_nodes(self, one: Sequence[tuple[int, int]], two: Sequence[tuple[int, int]]) -> bool:
@@ -152,7 +153,10 @@ class _Pairing:
         t, u = self.plan.tensors[a], self.plan.tensors[b]
         if self.position[a] != NONE and self.position[b] != NONE:
             return self.position[b] - self.position[a] == self.distance and _alike(t, u)
-        return t.home != NONE and t.home == u.home and t.usage == u.usage and _alike(t, u)
+        if t.home == NONE or t.home != u.home or t.usage != u.usage or t.ne != u.ne:
+            return False
+        # how a weight is stored counts only where it is copied: in its own buffer it takes no compute memory
+        return _alike(t, u) or not (a in self.copied or b in self.copied)
 
     def _same_copy(self, a: int, b: int) -> bool:
         """Copies of paired tensors on one backend; not where they live on and pile up (pipelines)."""

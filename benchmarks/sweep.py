@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import vramfit
-from vramfit import sweeps
+from vramfit.sweeps import curves
 
 HEADER = Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf"
 AXES: dict[str, object] = {
@@ -42,7 +42,7 @@ def run(model: vramfit.Model, points: int) -> tuple[vramfit.Sweep, float]:
 def learning(model: vramfit.Model) -> float:
     """Seconds that one compute buffer takes to learn, on average over a small sweep."""
     spent, count = 0.0, 0
-    real = sweeps.compute_bytes
+    real = curves.compute_bytes
 
     def timed(*args):
         nonlocal spent, count
@@ -51,11 +51,11 @@ def learning(model: vramfit.Model) -> float:
         spent, count = spent + time.perf_counter() - start, count + 1
         return found
 
-    sweeps.compute_bytes = timed
+    curves.compute_bytes = timed
     try:
         run(model, 10_000)
     finally:
-        sweeps.compute_bytes = real
+        curves.compute_bytes = real
     print(f"one compute buffer: {spent / count * 1e3:.2f} ms; learned in a sweep: {count}")
     return spent
 

@@ -15,16 +15,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu, with_states
 
-from vramfit import compute, sweeps
+from vramfit import compute
 from vramfit.backends import HOST_BACKEND, backend
 from vramfit.context import resolve, resolve_counts
-from vramfit.errors import SettingsError
+from vramfit.errors import EngineRefusal, SettingsError
 from vramfit.estimates import Estimate, estimate
 from vramfit.memory import context_bytes
 from vramfit.placement import place
 from vramfit.quants import requantize
 from vramfit.settings import Settings
 from vramfit.sweeps import Sweep, sweep
+from vramfit.sweeps.curves import learn
 
 SLIDING = dense(8, window=1000, swa_layers=5)
 # one layer of each kind on a card: states depend on slots alone, windows on batches too, full caches on contexts
@@ -114,7 +115,7 @@ def test_between_equal_neighbours_nothing_else_can_lie() -> None:
         asked.append(n_ctx)
         return (max(0, n_ctx - 5120) + 7,), True
 
-    curve = sweeps._learn(replay, contexts, 12)
+    curve = learn(replay, contexts, 12)
     sizes, exact = curve.at(np.array(contexts))
     assert len(asked) == len(set(asked)) == 12
     truth = np.array([max(0, c - 5120) + 7 for c in contexts])
@@ -133,7 +134,7 @@ def test_replays_are_spent_where_neighbours_differ_most() -> None:
         asked.append(n_ctx)
         return (5, 6), False
 
-    curve = sweeps._learn(replay, list(range(256, 25600, 256)), 50)
+    curve = learn(replay, list(range(256, 25600, 256)), 50)
     assert len(asked) == 2
     assert not curve.at(np.array([512]))[1].any()
 
@@ -148,7 +149,7 @@ def test_file_types_share_their_curves(monkeypatch: pytest.MonkeyPatch) -> None:
         count += 1
         return real(*args)
 
-    monkeypatch.setattr(sweeps, "compute_bytes", counting)
+    monkeypatch.setattr("vramfit.sweeps.curves.compute_bytes", counting)
     axes: dict[str, Any] = {"n_ctx": [256, 8192], "file_types": ["F16", "Q8_0", "Q4_0"]}
     sweep(dense(4), CARDS, Settings(flash_attn="on"), **axes)
     assert count == 2
@@ -166,6 +167,26 @@ def test_refused_points_stay_and_say_why() -> None:
     assert "flash_attn" in str(refused[0]["refused"])
     assert not any(row["fits"] or row["gpu0_model"] for row in refused)
     assert all(row["fits"] for row in found if not row["refused"])
+
+
+def test_file_types_are_named_once() -> None:
+    """Aliases and repeats of a file type are one; one that cannot be made stays and says why."""
+    odd = dense(2, n_embd=96, n_ff=100, n_head=4)
+    found = sweep(odd, [gpu(512)], n_ctx=[512], file_types=["q4_k", "Q4_K_M", "Q8_0", "Q1_0"], margin_bytes=0)
+    assert [row["file_type"] for row in found] == ["Q4_K_M", "Q8_0", "Q1_0"]
+    assert [bool(row["refused"]) for row in found] == [False, False, True]
+    assert [row["fits"] for row in found] == [True, True, False]
+    with pytest.raises(EngineRefusal) as reason:
+        requantize(odd, "Q1_0")
+    assert found[2]["refused"] == str(reason.value)
+
+
+def test_a_model_without_trained_context_needs_contexts() -> None:
+    """Where the header names none, contexts have to be given, and then are enough."""
+    model = replace(dense(4), n_ctx_train=0)
+    assert len(sweep(model, CARDS, n_ctx=[512])) == 1
+    with pytest.raises(SettingsError, match="n_ctx"):
+        sweep(model, CARDS)
 
 
 def test_largest_is_the_largest_that_fits() -> None:
@@ -241,6 +262,9 @@ def test_equal_sets_of_cards_can_be_told_apart() -> None:
         ({"file_types": []}, "without values"),
         ({"type_k": ["q9"]}, "q9"),
         ({"file_types": ["Q9"]}, "Q9"),
+        ({"margin_bytes": -1}, "margin_bytes=-1"),
+        ({"replays": 0}, "replays=0"),
+        ({"n_ctx": np.arange(1, 70_000), "n_ubatch": np.arange(1, 2000)}, "in parts"),
     ],
 )
 def test_what_makes_no_sense_is_an_error(arguments: dict[str, Any], word: str) -> None:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 __all__ = ["shown"]
 
-T = TypeVar("T", covariant=True)
+T = TypeVar("T")
 PATIENCE: Final = 0.7  # seconds before a person wonders
 
 
-class _Steps(Sized, Iterable[T], Protocol[T]):
-    """Something with a length that can be walked."""
-
-
-def shown(steps: _Steps[T], what: str) -> Iterator[T]:
+def shown(steps: Collection[T], what: str) -> Iterator[T]:
     """`steps` one by one, with a bar on standard error once they have taken a while."""
     if not sys.stderr.isatty():
         yield from steps

@@ -15,7 +15,7 @@ from .ggml import tensor_type
 from .gpus import Gpu
 from .model import Model
 from .placement import devices
-from .progress import shown
+from .progress import Bar
 from .quality import Measure, cache_measure, file_type_measure
 from .quants import FILE_TYPES, bits_per_weight, file_bytes, needs_imatrix, requantize
 from .quants import file_type as find_file_type
@@ -118,7 +118,11 @@ def compare(
             return Choice(_label(name), type_k, type_v, refused=str(e))
         return _choice(_label(name), found, gpus, imatrix, host_bandwidth_gbs)
 
-    choices = [choose(*each) for each in shown(wanted, "compare")]
+    choices = []
+    with Bar("compare", len(wanted)) as bar:
+        for each in wanted:
+            choices.append(choose(*each))
+            bar.advance()
     return Comparison(model, tuple(gpus), settings, margin_bytes, tuple(_marked(choices)))
 
 

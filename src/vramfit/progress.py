@@ -1,45 +1,52 @@
-"""A line on standard error while something takes long: on a terminal only, and not before a while."""
+"""A bar on standard error while something takes long: on a terminal only, and not before a while."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Final, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["shown"]
+__all__ = ["Bar"]
 
-T = TypeVar("T")
 PATIENCE: Final = 0.7  # seconds before a person wonders
 
 
-def shown(steps: Collection[T], what: str) -> Iterator[T]:
-    """`steps` one by one, with a bar on standard error once they have taken a while."""
-    if not sys.stderr.isatty():
-        yield from steps
-        return
-    patient_until = time.monotonic() + PATIENCE
-    bar = None
-    try:
-        for done, step in enumerate(steps):
-            yield step
-            if bar is None and time.monotonic() > patient_until:
-                bar = _bar(what, len(steps))
-            if bar is not None:
-                bar.update(bar.task_ids[0], completed=done + 1)
-    finally:
-        if bar is not None:
-            bar.stop()
+class Bar:
+    """`with Bar("sweep", 100) as bar`, then `bar.advance()` at most so many times."""
 
+    def __init__(self, what: str, total: int) -> None:
+        self._what = what
+        self._total = total
+        self._done = 0
+        self._from = time.monotonic() + PATIENCE if sys.stderr.isatty() else float("inf")
+        self._shown: Progress | None = None
 
-def _bar(what: str, total: int) -> Progress:
-    from rich.console import Console
-    from rich.progress import Progress
+    def __enter__(self) -> Bar:
+        return self
 
-    bar = Progress(console=Console(stderr=True), transient=True)
-    bar.add_task(what, total=total)
-    bar.start()
-    return bar
+    def advance(self) -> None:
+        """One step is done."""
+        self._done += 1
+        if self._shown is None and time.monotonic() > self._from:
+            self._shown = self._start()
+        if self._shown is not None:
+            self._shown.update(self._shown.task_ids[0], completed=self._done)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._shown is not None:
+            self._shown.stop()
+
+    def _start(self) -> Progress:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        shown = Progress(console=Console(stderr=True), transient=True)
+        shown.add_task(self._what, total=self._total)
+        shown.start()
+        return shown

@@ -67,11 +67,15 @@ def _gap(known: Mapping[int, tuple[Figures, bool]], low: int, high: int) -> tupl
 
 
 class Curves:
-    """Curves that were asked for, each learned once: at `limit` contexts at most, or at two."""
+    """Curves that were asked for, each learned once: at `limit` contexts at most, or at two.
 
-    def __init__(self, contexts: Array, limit: int) -> None:
+    `advance` is called for each compute buffer that is learned.
+    """
+
+    def __init__(self, contexts: Array, limit: int, advance: Callable[[], None]) -> None:
         self._contexts: list[int] = np.unique(contexts).tolist()
         self._limit = limit
+        self._advance = advance
         self._known: dict[object, Curve] = {}
 
     def of(self, model: Model, placement: Placement, rules: Sequence[Backend], settings: Settings) -> Curve:
@@ -83,6 +87,7 @@ class Curves:
             def replay(n_ctx: int) -> tuple[Figures, bool]:
                 at = replace(settings, n_ctx=n_ctx)
                 found = compute_bytes(model, placement, resolve(model, at), at, rules)
+                self._advance()
                 return (*found.gpus, found.host), found.exact
 
             self._known[key] = learn(replay, self._contexts, self._limit)

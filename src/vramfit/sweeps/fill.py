@@ -15,7 +15,7 @@ from ..gpus import Gpu
 from ..memory import DeviceBytes, context_bytes, weight_bytes
 from ..model import Model
 from ..placement import devices, place
-from ..progress import shown
+from ..progress import Bar
 from ..quants import requantize
 from ..settings import Settings
 from ..solve import DEFAULT_MARGIN
@@ -64,11 +64,13 @@ def sweep(
     grid = make_grid(
         model, gpus, settings or Settings(), n_ctx, n_seq_max, n_ubatch, type_k, type_v, file_types, gpu_sets
     )
-    curves = Curves(grid.n_ctx, len(grid.n_ctx) if replays is None else max(2, replays // grid.n_curves))
+    limit = len(grid.n_ctx) if replays is None else max(2, replays // grid.n_curves)
     sheet = _Sheet(grid, margin_bytes)
     models = [_made(model, name, imatrix) for name in grid.file_types]
-    for i_gpus, i_types in shown(list(np.ndindex(len(grid.gpu_sets), len(grid.cache_types))), "sweep"):
-        _fill(sheet, i_gpus, i_types, models, curves)
+    with Bar("sweep", limit * grid.n_curves) as bar:
+        curves = Curves(grid.n_ctx, limit, bar.advance)
+        for i_gpus, i_types in np.ndindex(len(grid.gpu_sets), len(grid.cache_types)):
+            _fill(sheet, i_gpus, i_types, models, curves)
     return sheet.result()
 
 

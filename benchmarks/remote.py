@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from servers import Handler, Hub, Registry, Served, Server, running  # noqa: E402
 
 from vramfit import source  # noqa: E402
-from vramfit.source import web  # noqa: E402
+from vramfit.source import client  # noqa: E402
 
 FAR = 1 << 40
 TCP_INFO_BYTES_RECEIVED = 128  # offset in Linux's struct tcp_info
@@ -75,13 +75,13 @@ class Counter:
 
     def __init__(self) -> None:
         self.read, self.arrived = 0, {}  # type: int, dict[int, int]
-        make, close = web.Client.__init__, web._GuardedReader.close
+        make, close = client.Client.__init__, client._GuardedReader.close
 
-        def made(client: web.Client, *args: Any, **options: Any) -> None:
+        def made(client: client.Client, *args: Any, **options: Any) -> None:
             make(client, *args, **options)
             self.clients.append(client)
 
-        def closed(reader: web._GuardedReader) -> None:
+        def closed(reader: client._GuardedReader) -> None:
             if not reader.closed:
                 with suppress(OSError, AttributeError):
                     info = reader._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
@@ -89,10 +89,10 @@ class Counter:
                     self.sockets.append(reader._sock)  # so that its id is not given again
             close(reader)
 
-        self.clients: list[web.Client] = []
+        self.clients: list[client.Client] = []
         self.sockets: list[Any] = []
-        web.Client.__init__ = made  # type: ignore[method-assign]
-        web._GuardedReader.close = closed  # type: ignore[method-assign]
+        client.Client.__init__ = made  # type: ignore[method-assign]
+        client._GuardedReader.close = closed  # type: ignore[method-assign]
 
     def reset(self) -> None:
         self.clients.clear()

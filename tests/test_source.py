@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vramfit import source
-from vramfit.source import origin
 from vramfit.errors import InvalidHeader, SourceError, Truncated
+from vramfit.source import origin
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -17,7 +17,7 @@ from servers import Hub, Registry, Served, Server, running
 import vramfit
 from vramfit import source
 from vramfit.cli import main, models
-from vramfit.source import web
+from vramfit.source import client
 
 QWEN = (Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf").read_bytes()
 NAME = "14,770,033,664"  # its parameters
@@ -176,10 +176,10 @@ def test_https(server: Server, alone: Path, monkeypatch: pytest.MonkeyPatch) -> 
     secure.files["/m.gguf"] = Served(QWEN, size=FAR)
     url = f"https://{secure.host}/m.gguf"
     with running(secure):
-        web._certificates.cache_clear()
+        client._certificates.cache_clear()
         with pytest.raises(vramfit.SourceError, match=r"cannot be reached: .*certificate"):
             source.read_header(url)
         monkeypatch.setenv("SSL_CERT_FILE", str(alone / "certificate"))
-        web._certificates.cache_clear()
+        client._certificates.cache_clear()
         assert source.read_header(url).header_bytes == source.read_header(QWEN).header_bytes
-    web._certificates.cache_clear()
+    client._certificates.cache_clear()

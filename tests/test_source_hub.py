@@ -16,7 +16,7 @@ from servers import Hub, Served, Server, running
 
 from vramfit import source
 from vramfit.errors import SourceError
-from vramfit.source import web
+from vramfit.source import client
 
 FAR = 1 << 40
 TOKEN = "hf_secret"
@@ -40,8 +40,8 @@ def store(alone: Path) -> Iterator[Server]:
 @pytest.fixture
 def hub(store: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     pytest.importorskip("huggingface_hub")
-    patience = web.Patience(idle=5.0, total=20.0, back_off=0.001)
-    monkeypatch.setattr(web.Patience, "from_environment", lambda: patience)
+    patience = client.Patience(idle=5.0, total=20.0, back_off=0.001)
+    monkeypatch.setattr(client.Patience, "from_environment", lambda: patience)
     with running(Hub(store)) as hub:
         assert isinstance(hub, Hub)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)

@@ -321,11 +321,11 @@ def test_a_manifest_without_end(registry: Registry) -> None:
 
 def test_a_bare_name_goes_to_the_public_registry(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no store has is asked of Ollama's own registry, over https."""
-    from vramfit.source import web
+    from vramfit.source import client, web
 
     asked: list[str] = []
 
-    def fetch(_: web.Client, url: str, *__: object, **___: object) -> bytes:
+    def fetch(_: client.Client, url: str, *__: object, **___: object) -> bytes:
         asked.append(url)
         raise SourceError("stop")
 

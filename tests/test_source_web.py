@@ -21,7 +21,7 @@ from servers import Handler, Served, Server, running
 from vramfit import source
 from vramfit.errors import HeaderError, InvalidHeader, SourceError, VramfitError
 from vramfit.header.limits import MAX_HEADER_BYTES
-from vramfit.source import web
+from vramfit.source import client, web
 
 CORPUS = Path(__file__).parent / "fuzz" / "corpus"
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -42,21 +42,21 @@ def server(alone: Path) -> Iterator[Server]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that loses patience at once."""
-    patience = web.Patience(idle=0.3, total=1.0, back_off=0.001)
-    monkeypatch.setattr(web.Patience, "from_environment", lambda: patience)
+    patience = client.Patience(idle=0.3, total=1.0, back_off=0.001)
+    monkeypatch.setattr(client.Patience, "from_environment", lambda: patience)
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> list[web.Client]:
+def clients(monkeypatch: pytest.MonkeyPatch) -> list[client.Client]:
     """The clients that look-ups make."""
-    made: list[web.Client] = []
-    init = web.Client.__init__
+    made: list[client.Client] = []
+    init = client.Client.__init__
 
-    def remember(self: web.Client, *args: object, **options: object) -> None:
+    def remember(self: client.Client, *args: object, **options: object) -> None:
         init(self, *args, **options)  # type: ignore[arg-type]
         made.append(self)
 
-    monkeypatch.setattr(web.Client, "__init__", remember)
+    monkeypatch.setattr(client.Client, "__init__", remember)
     return made
 
 
@@ -66,7 +66,7 @@ def put(server: Server, body: bytes | None = None, name: str = "m.gguf", **behav
 
 
 @pytest.mark.parametrize("n_strings", [1, 3_000, 5_000, 20_000, 120_000, 300_000])
-def test_costs(server: Server, client: list[web.Client], n_strings: int) -> None:
+def test_costs(server: Server, clients: list[client.Client], n_strings: int) -> None:
     """At most three requests, and the header with 64 KiB more; twice the header where that is over 2 MiB."""
     url = put(server, header(n_strings), size=FAR)
     found = source.read_header(url)
@@ -74,7 +74,7 @@ def test_costs(server: Server, client: list[web.Client], n_strings: int) -> None
     assert len(server.log) <= 3
     allowed = 64 << 10 if found.header_bytes < 2 << 20 else found.header_bytes
     heads = 400 * len(server.log)
-    assert client[0].received <= found.header_bytes + allowed + heads
+    assert clients[0].received <= found.header_bytes + allowed + heads
 
 
 @pytest.mark.parametrize("n_strings", [1, 5_000, 20_000])
@@ -372,7 +372,7 @@ def test_patience_is_a_number(server: Server, monkeypatch: pytest.MonkeyPatch, t
     with pytest.raises(SourceError, match=f"VRAMFIT_TIMEOUT={text}: give a number of seconds"):
         source.read_header(put(server))
     monkeypatch.setenv("VRAMFIT_TIMEOUT", "5")
-    assert web.Patience.from_environment().total == 5
+    assert client.Patience.from_environment().total == 5
 
 
 def test_progress_counts_the_bytes(server: Server) -> None:

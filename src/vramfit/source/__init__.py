@@ -22,7 +22,7 @@ from .nouns import Companion, Located, Resolved
 from .session import Session
 
 if TYPE_CHECKING:
-    from .web import Progress
+    from .client import Progress
 
 __all__ = ["Companion", "Reference", "Resolved", "open_headers", "read_header", "reference_name", "resolve"]
 

@@ -19,7 +19,6 @@ from .origin import File, Missing, Origin
 from .session import Session
 
 _T = TypeVar("_T")
-_ATTEMPTS: Final = 4
 _TIMEOUT: Final = 15.0
 _MAX_FILES: Final = 100_000
 
@@ -84,6 +83,7 @@ class _Hub:
         from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
 
         from . import web
+        from .client import host_of
 
         token = get_token()
         url = hf_hub_url(self._repo, filename, revision=self._revision, endpoint=self._endpoint)
@@ -105,7 +105,7 @@ class _Hub:
             assert origin is not None
             if found.size is not None and origin.size is not None and found.size != origin.size:
                 raise SourceError(
-                    f"{shown}: the Hub says it has {found.size:,} bytes, but {web.host_of(found.location)} has "
+                    f"{shown}: the Hub says it has {found.size:,} bytes, but {host_of(found.location)} has "
                     f"{origin.size:,}; try again later"
                 )
             yield Origin(origin.name, origin.stream, origin.size, origin.step, found.etag or "")
@@ -118,10 +118,12 @@ class _Hub:
         from huggingface_hub import constants
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+        from .client import ATTEMPTS
+
         # It would also ask the Hub for a list by which it counts who uses it: a request that no header needs.
         constants.HF_HUB_DISABLE_TELEMETRY = True
         client = self._session.client
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             try:
                 return ask()
             except HFValidationError as error:
@@ -136,7 +138,7 @@ class _Hub:
                     raise self._refusal(error, shown) from None
                 if not isinstance(error, HfHubHTTPError | OSError) and not _is_transport(error):
                     raise
-                if attempt == _ATTEMPTS - 1:
+                if attempt == ATTEMPTS - 1:
                     raise SourceError(
                         f"{shown}: {self._endpoint} cannot be reached: {str(error)[:200]}"
                     ) from error

@@ -14,7 +14,7 @@ from .cache import Cache, Entry
 from .origin import File
 
 if TYPE_CHECKING:
-    from .web import Client, Progress
+    from .client import Client, Progress
 
 _UNKNOWN: Final = -1
 
@@ -41,7 +41,7 @@ class Session:
         """The connections; made when the first one is needed."""
         with self._lock:
             if self._client is None:
-                from .web import Client
+                from .client import Client
 
                 self._client = Client(progress=self._progress)
             return self._client

@@ -194,6 +194,14 @@ def test_a_store_that_holds_another_file(hub: Hub, store: Server) -> None:
         source.read_header("user/one")
 
 
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/m.gguf"])
+def test_a_hub_that_points_elsewhere(hub: Hub, location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only web addresses are followed, whoever gives them."""
+    monkeypatch.setattr(type(hub.store), "url", location)
+    with pytest.raises(SourceError, match=r"is redirected to .* which is no web address"):
+        source.read_header("user/one")
+
+
 def test_shards(hub: Hub, store: Server) -> None:
     """All shards of a split model are found beside the one that is named; each costs no more than three requests."""
     for i in range(3):

@@ -341,17 +341,14 @@ def test_back_on_its_host_the_password_is_shown_again(server: Server) -> None:
 
 
 def test_https_is_not_left_for_http() -> None:
-    stream = object.__new__(web.RangeStream)
-    stream.name, stream._url = "m", "https://example.com/m.gguf"
-
-    class Answer:
-        headers = {"Location": "http://example.com/m.gguf"}  # noqa: RUF012
-
-        def close(self) -> None:
-            pass
-
-    with pytest.raises(SourceError, match=r"redirected from https to http://example\.com/m\.gguf"):
-        stream._follow(Answer())  # type: ignore[arg-type]
+    with pytest.raises(
+        SourceError, match=r"m: is redirected from https to http://example\.com/m\.gguf, which anyone"
+    ):
+        web.redirected("https://example.com/m.gguf", "http://example.com/m.gguf?sig=1", "m")
+    assert web.redirected("http://a.com/b/c", "../d?e", "m") == "http://a.com/d?e"
+    for location in ("", "http://[::1/", "javascript:1", "//"):
+        with pytest.raises(SourceError, match="which is no web address"):
+            web.redirected("data:,", location, "m")
 
 
 def test_proxies_of_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,6 +361,12 @@ def test_proxies_of_the_environment(server: Server, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     source.read_header(f"{server.url}/m.gguf")
     assert server.log[1].path == "/m.gguf"
+
+
+def test_proxies_of_other_kinds(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://user:word@127.0.0.1:1080")
+    with pytest.raises(SourceError, match=r"^proxy socks5://127\.0\.0\.1:1080: only http and https proxies"):
+        source.read_header(put(server))
 
 
 @pytest.mark.parametrize("text", ["no number", "0", "-1", "nan", "1e9"])

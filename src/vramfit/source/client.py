@@ -150,7 +150,12 @@ def _proxy(url: str) -> str:
         return ""
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
-    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
+    proxy = proxy if not proxy or "://" in proxy else f"http://{proxy}"
+    if proxy and not proxy.startswith(("http://", "https://")):
+        raise SourceError(
+            f"proxy {shown(proxy)}: only http and https proxies are spoken to; set NO_PROXY for {host_of(url)}"
+        )
+    return proxy
 
 
 def _new_manager(client: Client, proxy: str, secure: bool) -> PoolManager:

@@ -96,16 +96,15 @@ class _Hub:
         if etag and found.etag == etag:
             yield None
             return
+        location = web.redirected(url, found.location, shown)
         # The token is for the Hub; where its files lie is told by an address that needs none.
-        home = web.origin_of(found.location) == web.origin_of(self._endpoint)
+        home = web.origin_of(location) == web.origin_of(self._endpoint)
         auth = {"Authorization": f"Bearer {token}"} if token and home else {}
-        with web.open_url(
-            self._session.client, found.location, shown, auth=auth, spent=self._spent + 1
-        ) as origin:
+        with web.open_url(self._session.client, location, shown, auth=auth, spent=self._spent + 1) as origin:
             assert origin is not None
             if found.size is not None and origin.size is not None and found.size != origin.size:
                 raise SourceError(
-                    f"{shown}: the Hub says it has {found.size:,} bytes, but {host_of(found.location)} has "
+                    f"{shown}: the Hub says it has {found.size:,} bytes, but {host_of(location)} has "
                     f"{origin.size:,}; try again later"
                 )
             yield Origin(origin.name, origin.stream, origin.size, origin.step, found.etag or "")

@@ -134,17 +134,7 @@ class RangeStream:
             if int(answer.headers.get("Content-Length", "")) <= 1024:
                 answer.read1(1024)
         answer.close()
-        target = urljoin(self._url, location)
-        scheme = urlsplit(target).scheme.lower()
-        if not location or scheme not in ("http", "https"):
-            raise SourceError(
-                f"{self.name}: is redirected to {shown(target)!r}, which is no web address; not followed"
-            )
-        if scheme == "http" and urlsplit(self._url).scheme == "https":
-            raise SourceError(
-                f"{self.name}: is redirected from https to {shown(target)}, which anyone could forge; not followed"
-            )
-        self._url = target
+        self._url = redirected(self._url, location, self.name)
 
     def _accept(self, answer: BaseHTTPResponse, known: str) -> None:
         try:
@@ -189,6 +179,24 @@ class RangeStream:
                 f"{self.name}: {host} answers with another range than was asked for; it cannot be read in pieces"
             )
         self.size = size
+
+
+def redirected(url: str, location: str, name: str) -> str:
+    """Where `location` leads from `url`; `SourceError` when that is not to be followed."""
+    try:
+        target = urljoin(url, location)
+        scheme = urlsplit(target).scheme.lower()
+    except ValueError:
+        target, scheme = location, ""
+    if not location or scheme not in ("http", "https"):
+        raise SourceError(
+            f"{name}: is redirected to {shown(target)!r}, which is no web address; not followed"
+        )
+    if scheme == "http" and urlsplit(url).scheme == "https":
+        raise SourceError(
+            f"{name}: is redirected from https to {shown(target)}, which anyone could forge; not followed"
+        )
+    return target
 
 
 def _content_range(text: str, name: str, host: str) -> tuple[int, int, int | None]:

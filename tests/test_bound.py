@@ -25,9 +25,9 @@ from vramfit.settings import Settings
 
 
 def bound(model: Model, gpus: list[Gpu], settings: Settings) -> tuple[int, ...]:
-    found = compute_bound(
-        model, place(model, gpus, settings), resolve(model, settings), settings, [BACKENDS["cuda"]]
-    )
+    placement = place(model, gpus, settings)
+    rules = [BACKENDS["cuda"]] * placement.n_devices
+    found = compute_bound(model, placement, resolve(model, settings), settings, rules)
     return (*found.gpus, found.host)
 
 
@@ -73,7 +73,7 @@ def test_pipeline_parallelism_needs_everything_on_several_cards() -> None:
 
     def copies(n: int, **settings: object) -> int:
         s = Settings(n_ctx=512, **settings)  # type: ignore[arg-type]
-        return pipeline_copies(model, place(model, [gpu()] * n, s), s)
+        return pipeline_copies(model, s, [BACKENDS["cuda"]] * n)
 
     assert copies(2) == 4
     assert copies(2, n_gpu_layers=5) == 4

@@ -16,7 +16,7 @@ SRC = Path(vramfit.__file__).parent
 # Each module (or package) imports only what stands before it.
 ORDER = [
     "errors", "units", "progress", "shown", "ggml", "header", "model", "architectures", "settings", "gpus", "backends", "context",
-    "placement", "memory", "collapse", "graph", "scheduler", "allocator", "steady", "bound", "graphs", "compute",
+    "placement", "memory", "collapse", "graph", "scheduler", "allocator", "steady", "bound", "graphs", "replay", "compute",
     "estimates", "segments", "quants", "safety", "solve", "quality", "speed",
     "comparison", "sweeps", "engines", "source", "load", "modelfile", "report", "plots", "cli",
 ]  # fmt: skip

@@ -17,11 +17,11 @@ from .context import Context, cells
 from .memory import DeviceBytes, cache_rows
 from .model import Home, Layer, Model, Tensor
 from .placement import HOST, Placement
+from .scheduler import copies_of_inputs
 from .settings import Settings
 
 __all__ = ["compute_bound", "pipeline_copies", "reserve_tokens"]
 
-PIPELINE_COPIES: Final = 4  # GGML_SCHED_MAX_COPIES
 F32: Final = 4
 F16: Final = 2
 # Each product of a layer can be alive as itself and once more: normalised, rotated, gated or permuted.
@@ -37,11 +37,15 @@ def reserve_tokens(context: Context) -> int:
     return pad(min(context.n_ctx, context.n_ubatch), context.n_seq_max)
 
 
-def pipeline_copies(model: Model, placement: Placement, settings: Settings) -> int:
-    """Copies of each crossing input: four with pipeline parallelism (llama-context.cpp:430-455)."""
-    all_layers = settings.n_gpu_layers < 0 or settings.n_gpu_layers > model.n_layer
-    on = placement.n_devices > 1 and all_layers and settings.offload_kqv and not settings.cpu_tensors
-    return PIPELINE_COPIES if on else 1
+def pipeline_copies(model: Model, settings: Settings, backends: Sequence[Backend]) -> int:
+    """Copies of each input under these settings: several with pipeline parallelism."""
+    return copies_of_inputs(
+        backends,
+        all_layers=settings.n_gpu_layers < 0 or settings.n_gpu_layers > model.n_layer,
+        split_by_layer=settings.split_mode == "layer",
+        offload_kqv=settings.offload_kqv,
+        overrides=bool(settings.cpu_tensors),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ def compute_bound(
 ) -> DeviceBytes:
     """Bytes that no reservation of this context exceeds, for each device and the host."""
     encoded = model.n_ctx_train if model.is_encoder and model.has_cache else 0
-    copies = pipeline_copies(model, placement, settings)
+    copies = pipeline_copies(model, settings, backends)
     r = _Reserve(model, context, tuple(backends), reserve_tokens(context), encoded, copies)
     tensors = _tensors_by_layer(model)
     peaks = [_layer(r, layer, tensors[layer.index]) for layer in model.layers]

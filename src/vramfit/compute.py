@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from .backends import Backend
 from .bound import compute_bound
 from .context import Context
+from .graphs import OutsideTemplate
 from .model import Model
 from .placement import Placement
+from .replay import reserve_context
 from .settings import Settings
 
 __all__ = ["Compute", "compute_bytes"]
@@ -33,6 +35,22 @@ class Compute:
 def compute_bytes(
     model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
 ) -> Compute:
-    """The compute buffers that the engine reserves when the context starts."""
-    bound = compute_bound(model, placement, context, settings, backends)
-    return Compute(bound.gpus, bound.host, exact=False, flash_attn=context.flash_attn != "off", note="bound")
+    """The compute buffers that the engine reserves when the context starts.
+
+    Exact where the architecture has a template that covers the model, and the rules of every backend
+    were checked against the engine; else a bound.
+    """
+    try:
+        found = reserve_context(model, placement, context, settings, backends)
+    except OutsideTemplate as reason:
+        bound = compute_bound(model, placement, context, settings, backends)
+        return Compute(
+            bound.gpus, bound.host, exact=False, flash_attn=context.flash_attn != "off", note=str(reason)
+        )
+    unchecked = sorted({b.name for b in backends if not b.exact})
+    note = (
+        f"the rules of {', '.join(unchecked)} follow the engine's source and are not measured"
+        if unchecked
+        else ""
+    )
+    return Compute(found.needs[:-1], found.needs[-1], not unchecked, found.flash_attn, note)

@@ -133,7 +133,6 @@ class Model:
     is_encoder: bool = False
     is_mla: bool = False
     same_kv_type: bool = False  # the engine wants type_k == type_v
-    reserves_one_sequence: bool = False  # the last reservation is made as if there were one slot
     flash_attn: bool = True  # False where the engine turns flash attention off (grok)
     assumed: str | None = None  # the architecture that `assume=` put in place of the header's
     hparams: Mapping[str, object] = field(default_factory=dict)  # "<architecture>.*" without the prefix

@@ -107,7 +107,6 @@ def _model(
         is_encoder=arch.is_encoder,
         is_mla=g.is_mla,
         same_kv_type=g.is_mla or arch.memory is Memory.COMPRESSED,
-        reserves_one_sequence=arch.reserves_one_sequence,
         flash_attn=arch.flash_attn,
         assumed=assume,
         hparams=meta.kept(),

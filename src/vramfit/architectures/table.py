@@ -159,7 +159,6 @@ class Architecture:
     is_causal: bool = True
     is_encoder: bool = False
     is_draft: bool = False  # embeddings may be another model's
-    reserves_one_sequence: bool = False  # the last reservation (llama-context.cpp:720-735)
     flash_attn: bool = True
     lone_expert_is_dense: bool = False  # expert_count = 1 counts as none
     variant: tuple[str, Mapping[str, Any]] | None = None  # changes when a key is above zero
@@ -304,14 +303,8 @@ TABLE: Final[Mapping[str, Architecture]] = {
     **_same("lfm2moe", **_HYBRID, state=State.SHORT_CONVOLUTION, norm_is_output=True),
     **_same("qwen3next qwen35 qwen35moe", **_GDN, **_NEXTN),
     **_same("qwen4exp", **_GDN, indexer=Indexer.TRUNK, lazy_embeddings=True),
-    **_same(
-        "minimax-01",
-        recurrent=Recurrent.INTERVAL,
-        interval=8,
-        state=State.LIGHTNING,
-        reserves_one_sequence=True,
-    ),
-    **_same("kimi-linear", **_HYBRID, **_MLA, **_OWN, state=State.KDA, reserves_one_sequence=True),
+    **_same("minimax-01", recurrent=Recurrent.INTERVAL, interval=8, state=State.LIGHTNING),
+    **_same("kimi-linear", **_HYBRID, **_MLA, **_OWN, state=State.KDA),
     **_same("kimi-k3", **_HYBRID, **_MLA, **_OWN, state=State.KDA, latent_v=True),
     **_same("bailingmoe3", **_HYBRID, **_MLA, **_NEXTN, state=State.KDA),
     **_same(

@@ -42,11 +42,11 @@ from .dims import (
     run_dims,
     traits,
 )
-from .expressions import Expression, OutsideTemplate, evaluate
+from .expressions import OutsideTemplate, evaluate
 from .rules import Shape, derive, result_type, view_root
 from .text import Block, Line, Template
 
-__all__ = ["Instance", "Prepared", "build", "prepare"]
+__all__ = ["Instance", "Prepared", "build", "layout", "prepare"]
 
 FULL_BATCH: Final = 32  # from so many tokens the engine pins norms only if all layers are on devices
 
@@ -134,7 +134,7 @@ def _kind(template: Template, model: Model, layer: Layer, own: dict[str, int]) -
 class _Op:
     """A line that applies, its sources found as far as the block alone tells."""
 
-    __slots__ = ("count", "engine_op", "fold", "line", "once", "params", "root", "src", "type")
+    __slots__ = ("early", "engine_op", "fold", "line", "once", "params", "root", "src", "type")
 
     def __init__(self, line: Line, src: tuple[_Ref, ...]) -> None:
         base, _, parameter = line.op.partition(".")
@@ -145,6 +145,7 @@ class _Op:
         self.type = line.type
         self.root = 0 if "inplace" in line.marks else view_root(line.op)
         self.once = "once" in line.marks
+        self.early = "early" in line.marks or base == "cache"
         self.params = (1,) if "hadamard" in line.marks else ()
 
 
@@ -156,6 +157,17 @@ _Ref = tuple[str, object]
 class _Compiled:
     ops: list[_Op]
     shapes: dict[object, list[Shape]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A block on its way into the graph: what each of its lines has become."""
+
+    compiled: _Compiled
+    scope: Scope
+    layer: Layer | None
+    number: int
+    at: list[int]
 
 
 def _compile(block: Block, scope: Scope) -> _Compiled:
@@ -218,31 +230,30 @@ class _Builder:
         self.fused: list[tuple[int, int, str]] = []
         self.common = run_dims(prepared.model, run)
         self.run_key = (
-            run.flash_attn, run.n_tokens == run.n_seqs, run.n_seqs > 1, run.embeddings, run.fused,
+            run.flash_attn, run.n_tokens == 1, run.n_tokens == run.n_seqs, run.n_seqs > 1, run.embeddings, run.fused,
             run.context.n_stream > 1, run.context.v_trans, run.context.type_k.id, run.context.type_v.id,
         )  # fmt: skip
         all_on_devices = placement.n_devices > 0 and min(placement.layers) >= 0
         self.pins_norms = placement.n_devices > 0 and (run.n_tokens < FULL_BATCH or all_on_devices)
-        self.cache_on_host = placement.n_devices > 0 and min(placement.caches, default=0) < 0 <= max(placement.layers)
+        self.cache_on_host = placement.n_devices > 0 and not placement.offload_kqv  # llama-graph.cpp:2746
 
     def run(self, layers: Sequence[int]) -> Instance:
         p = self.p
         starts = []
-        self._block(0, None)
-        for il in layers:
-            starts.append(len(self.graph.nodes))
-            self._block(p.kinds[il], p.model.layers[il])
-        starts.append(len(self.graph.nodes))
-        self._block(len(p.template.blocks) - 1, None)
+        numbers = [(0, None), *((p.kinds[il], p.model.layers[il]) for il in layers), (len(p.template.blocks) - 1, None)]
+        self.frames = [self._frame(number, layer) for number, layer in numbers]
+        for i in range(len(self.frames)):
+            if i:
+                starts.append(len(self.graph.nodes))
+            self._emit(i, early=False)
         return Instance(self.graph, tuple(starts), tuple(self.fused))
 
-    def _block(self, number: int, layer: Layer | None) -> None:
+    def _frame(self, number: int, layer: Layer | None) -> _Frame:
         p = self.p
         own = p.own[layer.index] if layer is not None else {}
         scope = Scope(p.model, self.r, p.outer, self.common, layer, own)
-        block = p.template.blocks[number]
-        compiled = self._compiled(number, block, scope, layer)
-        self._instantiate(compiled, scope, layer, number)
+        compiled = self._compiled(number, p.template.blocks[number], scope, layer)
+        return _Frame(compiled, scope, layer, number, [NONE] * len(compiled.ops))
 
     def _compiled(self, number: int, block: Block, scope: Scope, layer: Layer | None) -> _Compiled:
         if layer is None:
@@ -255,18 +266,25 @@ class _Builder:
             found = self.p.compiled[key] = _compile(block, scope)
         return found
 
-    def _instantiate(self, compiled: _Compiled, scope: Scope, layer: Layer | None, number: int) -> None:
-        at: list[int] = []
-        for op in compiled.ops:
+    def _emit(self, frame_number: int, early: bool) -> None:
+        """Append a block: its early lines, or the others with the early lines of the next block among them."""
+        frame = self.frames[frame_number]
+        at, scope, layer = frame.at, frame.scope, frame.layer
+        for i, op in enumerate(frame.compiled.ops):
+            if op.early != early:
+                if op.early and at[i] == NONE:
+                    self._emit(frame_number, early=True)
+                continue
             if op.once and op.line.label in self.made:
-                at.append(self.made[op.line.label])
-                continue
-            if op.engine_op in ("INPUT", "CACHE"):
-                at.append(self._leaf(op, scope, layer))
-                continue
-            src = [self._source(ref, at, layer, number) for ref in op.src]
-            at.append(self._fold(op, src, scope) if op.fold else self._node(op, src, scope, layer))
-            self.made[op.line.label] = at[-1]
+                at[i] = self.made[op.line.label]
+            elif op.engine_op == "NEXT":
+                self._emit(frame_number + 1, early=True)
+            elif op.engine_op in ("INPUT", "CACHE"):
+                at[i] = self._leaf(op, scope, layer)
+            else:
+                src = [self._source(ref, at, layer, frame.number) for ref in op.src]
+                at[i] = self._fold(op, src, scope) if op.fold else self._node(op, src, scope, layer)
+                self.made[op.line.label] = at[i]
 
     # sources
 
@@ -307,9 +325,10 @@ class _Builder:
         return found
 
     def _cache(self, name: str, layer: Layer | None) -> int:
-        if layer is None:
-            raise OutsideTemplate(f"cache {name} outside layers")
-        return self.caches[name, owner(self.p.model, layer).index]
+        index = self.caches.get((name, owner(self.p.model, layer).index)) if layer is not None else None
+        if index is None:
+            raise OutsideTemplate(f"no cache {name}")
+        return index
 
     # tensors
 
@@ -325,7 +344,7 @@ class _Builder:
         if is_cache and key in self.caches:
             return self.caches[key]
         type_ = self._type(line.type)
-        ne = self._extents_of(line.ne, (), scope)
+        ne = layout(line, type_, (), scope.value).ne
         home = _home(self.placement.caches[key[1]]) if is_cache else NONE
         flags = 0 if is_cache or "input" not in line.marks else INPUT
         usage = CACHE if is_cache else COMPUTE
@@ -377,49 +396,12 @@ class _Builder:
             return Shape(type_, ne, nb or contiguous(type_, ne))
         if not line.ne:
             raise OutsideTemplate(f"{line.label}: no rule gives the extents of {line.op}")
-        ne = self._extents_of(line.ne, sources, scope)
-        return Shape(type_, ne, self._strides(line, type_, ne, sources, scope))
-
-    def _extents_of(self, es: Sequence[Expression], sources: Sequence[Shape], scope: Scope) -> Extents:
-        if "rest" not in es:
-            return _extents([self._value(e, sources, scope) for e in es])
-        values = [1 if e == "rest" else self._value(e, sources, scope) for e in es]
-        n, known = prod(sources[0].ne), prod(values)
-        if not known or n % known:
-            raise OutsideTemplate(f"{n} elements do not fill {values}")
-        return _extents([n // known if e == "rest" else v for e, v in zip(es, values, strict=True)])
-
-    def _value(self, e: Expression, sources: Sequence[Shape], scope: Scope) -> int:
-        if isinstance(e, int):
-            return e
-
-        def look_up(name: str) -> int:
-            if len(name) == 2 and name[1].isdigit():
-                return sources[ord(name[0]) - 97].ne[int(name[1])]
-            return scope.value(name)
-
-        return evaluate(e, look_up)
-
-    def _strides(
-        self, line: Line, type_: TensorType, ne: Extents, sources: Sequence[Shape], scope: Scope
-    ) -> Extents:
-        if not line.nb:
-            return contiguous(type_, ne)
-        nb = [type_.block_bytes]
-        for d, e in enumerate(line.nb):
-            if e is None:
-                nb.append(type_.row_bytes(ne[0]) if d == 0 else nb[d] * ne[d])
-            elif isinstance(e, str) and len(e) == 3 and e[0] == "s" and e[2].isdigit():
-                nb.append(sources[ord(e[1]) - 97].nb[int(e[2])])
-            else:
-                elements = self._value(e, sources, scope)
-                nb.append(elements // type_.block * type_.block_bytes)
-        return (nb[0], nb[1], nb[2], nb[3])
+        return layout(line, type_, sources, _look_up(sources, scope))
 
     def _fold(self, op: _Op, src: list[int], scope: Scope) -> int:
         """The sum over the slices of the second extent, as the engine unrolls it (llama-graph.cpp:2341-2368)."""
         x = self.graph.tensors[src[0]]
-        n = self._value(op.line.count or 1, (), scope)
+        n = evaluate(op.line.count or 1, scope.value)
         ne, nb = (x.ne[0], x.ne[2], 1, 1), (x.nb[0], x.nb[2], x.nb[2] * x.ne[2], x.nb[2] * x.ne[2])
         root = src[0] if x.view == NONE else x.view
         slices = [
@@ -435,6 +417,42 @@ class _Builder:
         for one in slices[1:]:
             total = self._add(Tensor(op.line.label, "ADD", x.type, ne, flat, (total, one)), self.graph.nodes)
         return total
+
+
+def _look_up(sources: Sequence[Shape], scope: Scope) -> Callable[[str], int]:
+    def look_up(name: str) -> int:
+        if len(name) == 2 and name[1].isdigit():
+            return sources[ord(name[0]) - 97].ne[int(name[1])]
+        return scope.value(name)
+
+    return look_up
+
+
+def layout(line: Line, type_: TensorType, sources: Sequence[Shape], look_up: Callable[[str], int]) -> Shape:
+    """The extents and strides that a line states. Raises `OutsideTemplate`.
+
+    "rest" is the extent that takes what the others leave of the first source's elements.
+    """
+    values = [1 if e == "rest" else evaluate(e, look_up) for e in line.ne]
+    if "rest" in line.ne:
+        n, known = prod(sources[0].ne), prod(values)
+        if known < 1 or n % known:
+            raise OutsideTemplate(f"{line.label}: {n} elements do not fill {values}")
+        values[line.ne.index("rest")] = n // known
+    if min(values) < 0:
+        raise OutsideTemplate(f"{line.label}: extents {values}")
+    ne = _extents(values)
+    if not line.nb:
+        return Shape(type_, ne, contiguous(type_, ne))
+    nb = [type_.block_bytes]
+    for d, e in enumerate(line.nb):
+        if e is None:
+            nb.append(ne[0] // type_.block * type_.block_bytes if d == 0 else nb[d] * ne[d])
+        elif isinstance(e, str) and len(e) == 3 and e[0] == "s" and e[2].isdigit():
+            nb.append(sources[ord(e[1]) - 97].nb[int(e[2])])
+        else:
+            nb.append(evaluate(e, look_up) // type_.block * type_.block_bytes)
+    return Shape(type_, ne, (nb[0], nb[1], nb[2], nb[3]))
 
 
 def _extents(ne: Sequence[int]) -> Extents:

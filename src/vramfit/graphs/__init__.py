@@ -1,0 +1,53 @@
+"""Graphs of architectures: one readable template for each, and how to make a graph of it.
+
+| module        | one responsibility                                            |
+|---------------|---------------------------------------------------------------|
+| `text`        | a template and its text                                        |
+| `expressions` | what extents are written in                                    |
+| `rules`       | what ggml makes of an operation                                |
+| `dims`        | what the names in a template stand for                         |
+| `build`       | template + model + reservation → `graph.Graph`                 |
+| `templates/`  | the texts, made by tools/templates (docs/graphs.md)            |
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import Final
+
+from .build import Instance, Prepared, build, prepare
+from .dims import FUSED, Run
+from .expressions import OutsideTemplate
+from .text import Template, parse_template
+
+__all__ = [
+    "FUSED",
+    "Instance",
+    "OutsideTemplate",
+    "Prepared",
+    "Run",
+    "Template",
+    "architectures",
+    "build",
+    "prepare",
+    "template_for",
+]
+
+_FOLDER: Final = os.path.join(os.path.dirname(__file__), "templates")
+
+
+def architectures() -> tuple[str, ...]:
+    """Names of the architectures that have a template."""
+    return tuple(sorted(name.removesuffix(".txt") for name in os.listdir(_FOLDER) if name.endswith(".txt")))
+
+
+@lru_cache(maxsize=16)
+def template_for(architecture: str) -> Template:
+    """The template of an architecture. Raises `OutsideTemplate` when there is none."""
+    path = os.path.join(_FOLDER, os.path.basename(architecture) + ".txt")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return parse_template(file.read())
+    except FileNotFoundError:
+        raise OutsideTemplate(f"there is no graph of {architecture} yet") from None

@@ -1,0 +1,163 @@
+"""The reservations of a context's start, replayed on the graph of an architecture's template.
+
+In: `Model`, `Placement`, `Context`, `Settings`, the rules of the backends. Out: bytes of each device's
+compute buffer, to the byte. `OutsideTemplate` where the template does not cover the model.
+Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `resolve_fused_ops` (505-582).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from .allocator import allocate, held
+from .backends import Backend
+from .bound import pipeline_copies
+from .collapse import Collapsed, collapse, layer_kinds
+from .context import Context
+from .graphs import Instance, Prepared, Run, build, prepare, template_for
+from .model import Model
+from .placement import HOST, Placement
+from .scheduler import Schedule, schedule
+from .settings import Settings
+from .steady import walk_repeats
+
+__all__ = ["Reservation", "plans", "reserve_context"]
+
+# Fused operations that the engine gives up when one of them is not scheduled where its layer is.
+_PROBED: Final = ("dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
+_ATTENTION: Final = "flash_attn_ext"
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Bytes of each device's compute buffer, the host last, and what flash attention became."""
+
+    needs: tuple[int, ...]
+    flash_attn: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A placed model under settings, ready to be built at any batch."""
+
+    prepared: Prepared
+    probed: tuple[str, ...]  # fused operations of the template that may be given up
+    placement: Placement
+    backends: tuple[Backend, ...]
+    n_copies: int
+    op_offload: bool
+    layers: Collapsed
+
+    def instance(self, run: Run, *, whole: bool = False) -> Instance:
+        return build(self.prepared, run, self.placement, None if whole else self.layers.kept)
+
+    def schedule(self, instance: Instance) -> Schedule:
+        return schedule(instance.graph, self.backends, n_copies=self.n_copies, op_offload=self.op_offload)
+
+
+def reserve_context(
+    model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
+) -> Reservation:
+    """What the engine reserves when it creates this context. Raises `OutsideTemplate`."""
+    case = _case(model, placement, settings, backends)
+    prompt, step, last = _runs(case, context, settings)
+    needs = [_needs(case, prompt), _needs(case, step)]
+    if last != prompt:
+        needs.append(_needs(case, last))
+    return Reservation(held(needs), prompt.flash_attn)
+
+
+def plans(
+    model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
+) -> list[Schedule]:
+    """The schedules of the reservations, all layers built: for explaining, not for speed."""
+    case = _case(model, placement, settings, backends)
+    return [case.schedule(case.instance(run, whole=True)) for run in _runs(case, context, settings)]
+
+
+def _case(model: Model, placement: Placement, settings: Settings, backends: Sequence[Backend]) -> _Case:
+    prepared, probed = _matched(model)
+    n_copies = pipeline_copies(model, settings, backends)
+    kinds = _kinds(prepared, placement)
+    return _Case(prepared, probed, placement, tuple(backends), n_copies, settings.op_offload, collapse(kinds))
+
+
+def _kinds(prepared: Prepared, placement: Placement) -> list[tuple[object, ...]]:
+    """What a layer of the main graph must share with another one to be its repeat."""
+    model = prepared.model
+    alike = layer_kinds(model, [at == HOST for at in placement.weights])
+    last = len(prepared.kinds) - 1
+    return [
+        (kind, alike[i], placement.layers[i], placement.caches[i], i == 0, i == last)
+        for i, kind in enumerate(prepared.kinds)
+    ]
+
+
+_KEPT: Final = 8  # models whose layers stay matched to their template
+_remembered: OrderedDict[int, tuple[Prepared, tuple[str, ...]]] = OrderedDict()
+
+
+def _matched(model: Model) -> tuple[Prepared, tuple[str, ...]]:
+    """The model matched to its template; remembered, because a plan asks many times."""
+    found = _remembered.get(id(model))
+    if found is None or found[0].model is not model:
+        prepared = prepare(template_for(model.architecture), model)
+        present = {line.op for block in prepared.template.blocks for line in block.lines}
+        found = _remembered[id(model)] = (prepared, tuple(op for op in _PROBED if op in present))
+        while len(_remembered) > _KEPT:
+            _remembered.popitem(last=False)
+    return found
+
+
+def _runs(case: _Case, context: Context, settings: Settings) -> tuple[Run, Run, Run]:
+    """The three reservations: a prompt, a step of every slot, a prompt again."""
+    n_seqs = context.n_seq_max
+    n_tokens = min(context.n_ctx, context.n_ubatch)
+    n_outputs = min(n_tokens, context.n_outputs_max)
+    step = Run(
+        context, n_seqs, n_seqs, n_seqs,
+        flash_attn=context.flash_attn != "off", embeddings=settings.embeddings,
+    )  # fmt: skip
+    step = _resolve(case, step, auto=context.flash_attn == "auto")
+    prompt = replace(step, n_tokens=-(-n_tokens // n_seqs) * n_seqs, n_outputs=n_outputs)
+    alone = case.prepared.template.one_sequence
+    return prompt, step, replace(prompt, n_tokens=n_tokens, n_seqs=1) if alone else prompt
+
+
+def _resolve(case: _Case, step: Run, *, auto: bool) -> Run:
+    """Turn off what is not scheduled on the device of its layer, one operation after the other."""
+    if auto and not _at_home(case, step, _ATTENTION):
+        step = replace(step, flash_attn=False)
+    for op in case.probed:
+        if not _at_home(case, step, op):
+            step = replace(step, fused=step.fused - {op})
+    return step
+
+
+def _at_home(case: _Case, run: Run, op: str) -> bool:
+    instance = case.instance(run)
+    here = [(tensor, layer) for tensor, layer, name in instance.fused if name == op]
+    if not here:
+        return True
+    cpu = len(case.backends)
+    on = dict(case.schedule(instance).nodes)
+    layers = case.placement.layers
+    return all(on[tensor] == (cpu if layers[layer] == HOST else layers[layer]) for tensor, layer in here)
+
+
+def _needs(case: _Case, run: Run) -> tuple[tuple[int, ...], ...]:
+    """Chunks of each backend for one reservation: of the collapsed graph if that is proven to be enough."""
+    instance = case.instance(run)
+    plan = case.schedule(instance)
+    if not case.layers.cuts:
+        return allocate(plan)
+    starts = instance.starts
+    found = walk_repeats(
+        instance.graph, plan, [(starts[a], starts[b], starts[c]) for a, b, c in case.layers.cuts]
+    )
+    if all(found.cycles):
+        return found.needs
+    return allocate(case.schedule(case.instance(run, whole=True)))

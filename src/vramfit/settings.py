@@ -14,7 +14,7 @@ from typing import Final
 from .errors import SettingsError
 from .ggml import BY_NAME
 
-__all__ = ["CACHE_TYPES", "MAX_SEQUENCES", "Settings"]
+__all__ = ["CACHE_TYPES", "EXPERTS", "MAX_SEQUENCES", "Settings"]
 
 CACHE_TYPES: Final = (
     "f32",
@@ -29,6 +29,7 @@ CACHE_TYPES: Final = (
 )  # common/arg.cpp
 FLASH_ATTN: Final = ("on", "off", "auto")
 SPLIT_MODES: Final = ("layer", "none")
+EXPERTS: Final = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # what --cpu-moe keeps on the host, common.h:1196
 MAX_SEQUENCES: Final = 256  # LLAMA_MAX_SEQ
 MAX_DEVICES: Final = 16  # llama_max_devices
 MAX_TOKENS: Final = 2**31 - 1

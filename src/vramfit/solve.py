@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from itertools import count
-from typing import Final
+from typing import Final, cast
 
 from .context import CONTEXT_STEP
 from .errors import SettingsError
@@ -48,6 +49,17 @@ class Plan(Shown):
     shortfall: int = 0
     warnings: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = field(default=(), repr=False)
+
+    def command(self, engine: str = "llama-server") -> str:
+        """What to run for this plan in `engine`; `engines`, which stands right of plans, is looked up by name.
+
+        Raises `SettingsError` for an unknown engine and for settings that it cannot be told.
+        """
+        return cast(str, import_module("vramfit.engines").command(self, engine))
+
+    def modelfile(self, engine: str = "ollama") -> str:
+        """An Ollama Modelfile that carries this plan. Raises as `command` does."""
+        return cast(str, import_module("vramfit.engines").modelfile(self, engine))
 
 
 def plan(
@@ -164,7 +176,8 @@ class _Question:
 
     def segments(self) -> Segments:
         """Bytes of runs of layers on the cards in use."""
-        return Segments(self.model, [self.gpus[i] for i in self.used], self.settings, self.learned)
+        settings = replace(self.settings, main_gpu=0)  # indexes count the cards in use
+        return Segments(self.model, [self.gpus[i] for i in self.used], settings, self.learned)
 
     def room(self, shortfall: int = 0) -> list[int]:
         """Bytes that may be taken on each card in use."""

@@ -11,6 +11,7 @@ from .. import __version__
 from ..errors import VramfitError
 from .cards import cards, cards_option
 from .compare import compare
+from .engines import engine_options, show_commands, solved
 from .models import Choice, model_options
 from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings
 from .pictures import picture_options, write_pictures
@@ -60,11 +61,12 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
     "--max-ctx", type=int, default=None, metavar="N", help="Largest context. Default: the trained one."
 )
 @settings_options
+@engine_options
 @picture_options
 @_json
 def plan(
     model: Choice, gpus: str | None, margin: int, max_ctx: int | None, plot: str | None, html: str | None,
-    as_json: bool, **options: Any,
+    engine: str | None, client: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """The largest context that fits, and the split of the layers that carries it.
 
@@ -72,14 +74,16 @@ def plan(
     vramfit plan model.gguf --gpus 3090ti,3060
     vramfit plan model.gguf --gpus 2x4090 -ctk q8_0 -ctv q8_0 -fa on
     vramfit plan model.gguf --gpus 24GiB --ctx 32768
+    vramfit plan model.gguf --gpus 3090ti,3060 --engine ollama --client aider
     """
     from .. import report
-    from ..solve import plan as solve
 
     settings = to_settings(options)
-    result = solve(model.read(), cards(gpus), settings, margin_bytes=margin, max_ctx=max_ctx)
+    result = solved(model.read(), cards(gpus), settings, engine, margin, max_ctx)
     write_pictures(result, plot, html)
     click.echo(report.plan_json(result) if as_json else report.plan_text(result))
+    if not as_json:
+        show_commands(result, engine, client)
     if not result.fits:
         sys.exit(EXIT_DOES_NOT_FIT)
 

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ..errors import SettingsError, VramfitError
-from ..settings import CACHE_TYPES, FLASH_ATTN, SPLIT_MODES, Settings
+from ..settings import CACHE_TYPES, EXPERTS, FLASH_ATTN, SPLIT_MODES, Settings
 from ..units import parse_size
 
-__all__ = ["EXIT_DOES_NOT_FIT", "settings_options", "size", "to_settings"]
+__all__ = ["EXIT_DOES_NOT_FIT", "for_engine", "settings_options", "size", "to_settings"]
 
 EXIT_DOES_NOT_FIT: Final = 3
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-# common/common.h:1198-1216
-EXPERTS: Final = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 
 
 def size(text: str) -> int:
@@ -123,6 +122,32 @@ _SAME_NAME: Final = (
     "swa_full",
     "embeddings",
 )
+
+
+def for_engine(settings: Settings, engine: str) -> Settings:
+    """`settings` with the engine's defaults for every option that was not typed.
+
+    Raises `SettingsError` for what was typed and the engine cannot be told.
+    """
+    from ..engines import engine_settings
+
+    context = click.get_current_context()
+    typed = {
+        f.name: getattr(settings, f.name)
+        for f in fields(Settings)
+        if any(
+            context.get_parameter_source(option) is ParameterSource.COMMANDLINE
+            for option in _FIELD_OPTIONS.get(f.name, (f.name,))
+        )
+    }
+    return engine_settings(engine, typed)
+
+
+_FIELD_OPTIONS: Final = {
+    "cpu_tensors": ("overrides", "cpu_moe", "n_cpu_moe"),
+    "offload_kqv": ("no_kv_offload",),
+    "op_offload": ("no_op_offload",),
+}
 
 
 def _shares(text: str | None) -> tuple[float, ...]:

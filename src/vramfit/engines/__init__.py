@@ -1,0 +1,38 @@
+"""The programs people run llama.cpp in: what each sets by default, what it can be told, and how.
+
+| module     | one responsibility                                                |
+|------------|-------------------------------------------------------------------|
+| `table`    | `Engine`: defaults, what it can be told, who splits the layers    |
+| `settings` | an engine's defaults under a person's options; what it makes of any `Settings` |
+| `server`   | the llama-server command line, and back from one                  |
+| `ollama`   | Ollama's own choices; Modelfile and server environment            |
+| `binding`  | keyword arguments of `llama_cpp.Llama`                            |
+| `studio`   | `lms load`                                                        |
+| `clients`  | the same context in the clients that overrule it                  |
+| `choose`   | a plan for what an engine will really do                          |
+| `told`     | `Plan` → text, whichever engine                                   |
+"""
+
+from __future__ import annotations
+
+from .choose import plan_for
+from .clients import CLIENTS, client_config
+from .server import parse_command
+from .settings import as_run, defaults, engine_settings
+from .table import ENGINES, Engine, find
+from .told import command, modelfile
+
+__all__ = [
+    "CLIENTS",
+    "ENGINES",
+    "Engine",
+    "as_run",
+    "client_config",
+    "command",
+    "defaults",
+    "engine_settings",
+    "find",
+    "modelfile",
+    "parse_command",
+    "plan_for",
+]

@@ -25,7 +25,7 @@ from .result import Array, Sweep
 
 __all__ = ["sweep"]
 
-REPLAYS: Final = 256  # compute buffers learned for a whole sweep, unless asked otherwise
+REPLAYS: Final = 96  # compute buffers learned for a whole sweep, unless asked otherwise
 _At = tuple[int, int, int]  # indexes of cards, file type and cache types
 TERMS: Final = ("model", "context", "compute")
 

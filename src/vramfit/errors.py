@@ -10,6 +10,7 @@
     ├── ModelError               the header is sound, but it does not describe a model we can plan for
     │   └── UnknownArchitecture  `general.architecture` is not in the table
     ├── SettingsError            a setting that no engine has, or a value that it cannot take
+    ├── ModelfileError       a Modelfile that Ollama would not accept
     ├── EngineRefusal            sound settings that the engine will not run with this model
     └── GpuError                 an unknown card, a malformed `--gpus`, a faulty catalogue
 
@@ -25,6 +26,7 @@ __all__ = [
     "HeaderError",
     "InvalidHeader",
     "ModelError",
+    "ModelfileError",
     "SettingsError",
     "SourceError",
     "Truncated",
@@ -71,6 +73,10 @@ class UnknownArchitecture(ModelError):
 
 class SettingsError(VramfitError):
     """A setting does not exist or its value is out of range."""
+
+
+class ModelfileError(VramfitError):
+    """A Modelfile breaks the grammar, or says what Ollama would not accept; the message names the line."""
 
 
 class EngineRefusal(VramfitError):

@@ -14,7 +14,7 @@ from typing import Final
 from .errors import SettingsError
 from .ggml import BY_NAME
 
-__all__ = ["CACHE_TYPES", "EXPERTS", "MAX_SEQUENCES", "Settings"]
+__all__ = ["CACHE_TYPES", "EXPERTS", "MAX_SEQUENCES", "MAX_TOKENS", "Settings"]
 
 CACHE_TYPES: Final = (
     "f32",

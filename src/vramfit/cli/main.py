@@ -12,6 +12,7 @@ from ..errors import VramfitError
 from .cards import cards, cards_option
 from .compare import compare
 from .engines import engine_options, show_commands, solved
+from .modelfile import modelfile
 from .models import Choice, model_options
 from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings
 from .pictures import picture_options, write_pictures
@@ -132,3 +133,4 @@ def gpus(name: str | None, check: bool, as_json: bool) -> None:
 
 
 main.add_command(compare)
+main.add_command(modelfile)

@@ -17,7 +17,7 @@ from ..errors import SettingsError, VramfitError
 from ..settings import CACHE_TYPES, EXPERTS, FLASH_ATTN, SPLIT_MODES, Settings
 from ..units import parse_size
 
-__all__ = ["EXIT_DOES_NOT_FIT", "for_engine", "settings_options", "size", "to_settings"]
+__all__ = ["EXIT_DOES_NOT_FIT", "for_engine", "settings_options", "size", "to_settings", "typed"]
 
 EXIT_DOES_NOT_FIT: Final = 3
 
@@ -131,16 +131,19 @@ def for_engine(settings: Settings, engine: str) -> Settings:
     """
     from ..engines import engine_settings
 
-    context = click.get_current_context()
-    typed = {
+    return engine_settings(engine, typed(settings))
+
+
+def typed(settings: Settings) -> dict[str, Any]:
+    """The fields of `settings` whose options were typed, in the command that runs."""
+    source = click.get_current_context().get_parameter_source
+    return {
         f.name: getattr(settings, f.name)
         for f in fields(Settings)
         if any(
-            context.get_parameter_source(option) is ParameterSource.COMMANDLINE
-            for option in _FIELD_OPTIONS.get(f.name, (f.name,))
+            source(option) is ParameterSource.COMMANDLINE for option in _FIELD_OPTIONS.get(f.name, (f.name,))
         )
     }
-    return engine_settings(engine, typed)
 
 
 _FIELD_OPTIONS: Final = {

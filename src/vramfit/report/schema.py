@@ -16,10 +16,12 @@ __all__ = [
     "ChoiceJson",
     "ComparisonJson",
     "DeviceJson",
+    "FindingJson",
     "GpuJson",
     "LayerKindJson",
     "MeasureJson",
     "ModelJson",
+    "ModelfilesJson",
     "OverheadJson",
     "PlanJson",
     "RopeJson",
@@ -80,6 +82,29 @@ class PlanJson(_Frozen):
     warnings: list[str]
     reach: str
     overheads: list[OverheadJson]
+
+
+class FindingJson(_Frozen):
+    """One context of a Modelfile; `plan` is for what the engine loads."""
+
+    file: str
+    line: Optional[int]  # noqa: UP045
+    num_ctx: int
+    verdict: Literal["fits", "spills", "crashes"]
+    card: str
+    shortfall: int
+    best: int
+    notes: list[str]
+    plan: PlanJson
+
+
+class ModelfilesJson(_Frozen):
+    """What `vramfit modelfile check --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    fits: bool
+    findings: list[FindingJson]
+    errors: list[str]
 
 
 class RopeJson(_Frozen):

@@ -1,0 +1,232 @@
+"""Does every context of a Modelfile fit on the cards, and which one would?
+
+In: a `Modelfile`, the folder that its paths start from, cards, an engine, the settings that the engine's server is
+told. Out: a `Finding` for each `num_ctx`. The model's header is read where FROM points.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from ..engines import engine_settings, find, plan_for
+from ..engines.ollama import auto_batch, default_context
+from ..errors import ModelfileError
+from ..gpus import Gpu
+from ..load import read
+from ..model import Model
+from ..settings import MAX_TOKENS, Settings
+from ..solve import DEFAULT_MARGIN, Plan
+from ..source import Resolved, resolve
+from ..units import format_bytes
+from .grammar import Command, Modelfile
+from .parameters import check_names, number, whole
+
+__all__ = ["Finding", "Verdict", "check", "fix"]
+
+
+class Verdict(Enum):
+    """What becomes of a context."""
+
+    FITS = "fits"
+    SPILLS = "spills"  # the engine moves layers to the host: it runs, many times slower
+    CRASHES = "crashes"  # the engine runs out of memory, at the start or with the first long prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one `num_ctx` of a Modelfile means on the cards.
+
+    `plan` is for the context that the engine really loads. `card` is the one that is shortest, `shortfall` what
+    it lacks in bytes, margin included. `best` is the largest context that fits, 0 when none does.
+    """
+
+    file: Modelfile
+    command: Command | None  # None: the file sets no context, `num_ctx` is the engine's own
+    num_ctx: int
+    verdict: Verdict
+    plan: Plan
+    card: str
+    shortfall: int
+    best: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether the context is safe as it is."""
+        return self.verdict is Verdict.FITS
+
+
+def check(
+    file: Modelfile,
+    folder: str | os.PathLike[str],
+    gpus: Sequence[Gpu],
+    *,
+    engine: str = "ollama",
+    given: Mapping[str, Any] | None = None,
+    margin_bytes: int = DEFAULT_MARGIN,
+) -> tuple[Finding, ...]:
+    """A finding for each `num_ctx` of `file`; for the engine's default where there is none.
+
+    `given` holds the fields of `Settings` that the server is told, such as `flash_attn`; what the file says of
+    batch, layers and card counts before it. Raises `ModelfileError` for a file that Ollama would not accept,
+    `SourceError` and others where FROM leads to no model that can be planned for.
+    """
+    check_names(file)
+    found = _resolve(file, Path(folder))
+    model = read(found)
+    lines = [(c, _context(file, c)) for c in file.parameters("num_ctx")]
+    stated: list[tuple[Command | None, int]] = [(c, n) for c, n in lines if n]
+    if not stated:
+        stated = [(None, _inherited(found) or min(default_context(gpus), model.n_ctx_train or 4096))]
+    asked = _Asked(file, model, tuple(gpus), engine, dict(given or {}), margin_bytes)
+    return tuple(_finding(asked, command, n_ctx) for command, n_ctx in stated)
+
+
+def fix(findings: Sequence[Finding]) -> Modelfile:
+    """The file with every `num_ctx` that does not fit replaced by the largest that does; nothing else changes.
+
+    `findings` are those of one file. A context is only ever made smaller.
+    """
+    file = findings[0].file
+    for finding in reversed(findings):
+        if finding.command is not None and not finding.fits and 0 < finding.best < finding.num_ctx:
+            file = file.replace(finding.command, str(finding.best))
+    return file
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What all contexts of one file have in common."""
+
+    file: Modelfile
+    model: Model
+    gpus: tuple[Gpu, ...]
+    engine: str
+    given: dict[str, Any]
+    margin: int
+
+    def settings(self, num_ctx: int) -> Settings:
+        """Settings for `num_ctx` tokens a slot; 0 leaves the context open."""
+        given = {**self.given, **self._stated()}
+        slots = given.get("n_seq_max", engine_settings(self.engine, {}).n_seq_max)
+        given["n_ctx"] = num_ctx * slots
+        if "n_batch" not in given and self.engine == "ollama":
+            flash_attn = given.get("flash_attn", "auto")
+            given["n_batch"] = auto_batch(
+                self.model, self.gpus, given["n_ctx"] or self._most(slots), flash_attn
+            )
+        return engine_settings(self.engine, given)
+
+    def _stated(self) -> dict[str, Any]:
+        """What the file says beside the context."""
+        found: dict[str, Any] = {}
+        if batch := number(self.file, "num_batch"):
+            found |= {"n_batch": batch, "n_ubatch": batch}
+        layers = number(self.file, "num_gpu")
+        if layers is not None and layers >= 0:
+            found["n_gpu_layers"] = layers
+        card = number(self.file, "main_gpu")
+        if card is not None and self.gpus:
+            found |= {"main_gpu": card, "split_mode": "none"}
+        return found
+
+    def _most(self, slots: int) -> int:
+        return (self.model.n_ctx_train or 4096) * slots
+
+    def plan(self, settings: Settings, max_ctx: int | None = None) -> Plan:
+        """What the engine does with the settings."""
+        return plan_for(
+            self.model, self.gpus, settings, self.engine, margin_bytes=self.margin, max_ctx=max_ctx
+        )  # fmt: skip
+
+
+def _context(file: Modelfile, command: Command) -> int:
+    """Tokens; 0 is the engine's own choice."""
+    value = whole(file, command)
+    if not 0 <= value <= MAX_TOKENS:
+        raise ModelfileError(f"{file.name}, line {command.line}: num_ctx {value}: give 0 to {MAX_TOKENS}")
+    return value
+
+
+def _resolve(file: Modelfile, folder: Path) -> Resolved:
+    """The model behind the first FROM: a path from the file's folder if there is one, else a name."""
+    value = file.values("from")[0]
+    path = Path(os.path.expanduser(value))
+    path = path if path.is_absolute() else folder / path
+    if os.path.lexists(path):
+        return resolve(path)
+    if value.startswith((".", "/", "~")) or value.lower().endswith(".gguf"):
+        raise ModelfileError(f"{file.name}: FROM {value}: no such file ({path})")
+    return resolve(value)
+
+
+def _inherited(found: Resolved) -> int:
+    """The context that the model behind FROM was made with, which its children inherit; 0 without one."""
+    value = found.parameters.get("num_ctx", 0)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _finding(asked: _Asked, command: Command | None, num_ctx: int) -> Finding:
+    model, engine = asked.model, find(asked.engine)
+    loaded = min(num_ctx, model.n_ctx_train or num_ctx) if engine.name == "ollama" else num_ctx
+    plan = asked.plan(asked.settings(max(loaded, 4)))
+    shortest = min((g for g in plan.estimate.gpus if g.total), key=lambda g: g.left, default=None)
+    best = loaded if plan.fits else _largest(asked, loaded)
+    return Finding(
+        file=asked.file,
+        command=command,
+        num_ctx=num_ctx,
+        verdict=_verdict(asked, plan),
+        plan=plan,
+        card="" if shortest is None else shortest.name,
+        shortfall=plan.shortfall,
+        best=best,
+        notes=tuple(_notes(asked, num_ctx, loaded, plan)),
+    )
+
+
+def _verdict(asked: _Asked, plan: Plan) -> Verdict:
+    """An engine that fits models by itself moves layers away, unless it was told how many; others run out."""
+    if plan.fits:
+        return Verdict.FITS
+    told = plan.settings.n_gpu_layers >= 0 or any(asked.given.get("tensor_split", ()))
+    moves = asked.engine == "ollama" and not told and not plan.settings.cpu_tensors
+    return Verdict.SPILLS if moves else Verdict.CRASHES
+
+
+def _largest(asked: _Asked, below: int) -> int:
+    """The largest context a slot up to `below` that fits.
+
+    Where the engine chooses the batch by the context, the batch of the larger context is counted, and again of
+    the one found, which may be smaller.
+    """
+    limit = below
+    for _ in range(3):
+        settings = asked.settings(limit)
+        slots = 1 if settings.kv_unified else settings.n_seq_max
+        found = asked.plan(replace(settings, n_ctx=0), max_ctx=limit * slots)
+        if not found.fits:
+            return 0
+        limit = found.estimate.n_ctx_seq
+        if asked.plan(asked.settings(limit)).fits:
+            return limit
+    return 0
+
+
+def _notes(asked: _Asked, num_ctx: int, loaded: int, plan: Plan) -> list[str]:
+    said = []
+    if loaded < num_ctx:
+        said.append(f"Ollama loads {loaded:,}: the model was trained for no more")
+    said += plan.warnings
+    if plan.fits and plan.estimate.gpus:
+        spare = min((g.left for g in plan.estimate.gpus if g.total), default=0) - plan.margin_bytes
+        said.append(f"{format_bytes(max(0, spare))} to spare beyond the margin")
+    others = asked.file.values("from")[1:] + asked.file.values("adapter") + asked.file.values("draft")
+    if others:
+        said.append(f"not counted: {', '.join(others)}")
+    return said

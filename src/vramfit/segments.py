@@ -93,20 +93,19 @@ class Segments:
         at = bisect_right(contexts, n_ctx)
         return sizes[at - 1] if at else 0
 
-    def at_most(self, device: int, start: int, end: int, n_ctx: int) -> int | None:
-        """A compute buffer that the segment does not exceed: what it needs at a context not smaller, if known."""
-        contexts, sizes = self._points(device, start, end)
-        at = bisect_left(contexts, n_ctx)
-        return sizes[at] if at < len(sizes) else None
-
     def holds(self, counts: Sequence[int], n_ctx: int, free: Sequence[int]) -> bool:
-        """Whether it is known, without computing, that each card with so many layers has room for them."""
+        """Whether it is known, without computing, that each card with so many layers has room for them.
+
+        Only figures of this very context count: between two contexts a compute buffer can be larger
+        than at either, because the allocator leaves other gaps.
+        """
         start = self.first
         for device, (count, room) in enumerate(zip(counts, free, strict=True)):
-            compute = self.at_most(device, start, start + count, n_ctx)
-            if compute is None:
+            contexts, sizes = self._points(device, start, start + count)
+            at = bisect_left(contexts, n_ctx)
+            if at == len(contexts) or contexts[at] != n_ctx:
                 return False
-            size = self.fixed(device, start, start + count, n_ctx) + compute
+            size = self.fixed(device, start, start + count, n_ctx) + sizes[at]
             if size > room and size:
                 return False
             start += count

@@ -11,11 +11,10 @@ from vramfit.graphs.build import Prepared, build, prepare
 from vramfit.graphs.dims import Run
 from vramfit.graphs.expressions import OutsideTemplate
 from vramfit.graphs.text import Template
-from vramfit.load import read
 from vramfit.model import Home, Model
 from vramfit.placement import HOST, Placement
 
-from .trace import dumps
+from .trace import dumps, read
 
 
 def one_card(model: Model, caches: bool = True) -> Placement:

@@ -8,10 +8,12 @@ every sample; `Unexplained` where there is none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from vramfit.ggml import BY_NAME
-from vramfit.graphs.expressions import Expression
+from vramfit.graphs.build import layout
+from vramfit.graphs.expressions import Expression, OutsideTemplate, evaluate
 from vramfit.graphs.rules import Shape, derive, result_type
 from vramfit.graphs.text import Line
 
@@ -186,6 +188,7 @@ class Inferrer:
 
     def __init__(self) -> None:
         self._names: dict[tuple[tuple[int, int], ...], Names] = {}
+        self._lines: dict[tuple[str, str], list[Line]] = {}
         self.constants: set[str] = set()  # header numbers that no trace varied and a constant may stand for
 
     def names(self, samples: Sequence[Sample]) -> Names:
@@ -195,11 +198,28 @@ class Inferrer:
         return self._names[key]
 
     def line(self, p: Position, samples: Sequence[Sample]) -> Line:
-        """Extents, strides, type and marks. Raises `Unexplained`."""
+        """Extents, strides, type and marks. Raises `Unexplained`.
+
+        A line that too few models have may be explained by its like in another kind of layer.
+        """
+        key = (p.like.op, p.label.split("#")[0])
+        try:
+            line = self._line(p, samples)
+        except Unexplained:
+            for known in self._lines.get(key, ()):
+                if _agrees(known, samples):
+                    return replace(known, label=p.label, args=p.args, guard=p.guard, marks=_marks(p))
+            raise
+        if (line.ne or line.count is not None) and len(samples) > 3:
+            self._lines.setdefault(key, []).append(line)
+        return line
+
+    def _line(self, p: Position, samples: Sequence[Sample]) -> Line:
         seen = [s for s, _, _ in samples]
         like = seen[0]
-        marks = frozenset().union(*(p_.marks for p_ in p.found.values())) - {"once"}
-        marks |= {"once"} if p.once else frozenset()
+        marks = _marks(p)
+        if like.op == "next":
+            return Line("next", "next")
         type_ = self._type(samples)
         count = None
         if like.op == "sum_slices":
@@ -246,8 +266,10 @@ class Inferrer:
         for d in range(4):
             values = tuple(s.node.ne[d] for s in seen)
             e = self._of_source(values, seen, d)
-            if e is None:
-                e = values[0] if len(set(values)) == 1 else self.names(samples).by_values.get(values)
+            if e is None and len(set(values)) > 1:
+                e = self.names(samples).by_values.get(values)
+            elif e is None and _several(samples):
+                e = self._find("", values, samples)
             found.append(e)
         return found
 
@@ -266,7 +288,7 @@ class Inferrer:
     def _find(self, what: str, values: Values, samples: Sequence[Sample]) -> Expression:
         names = self.names(samples)
         e = names.find(values)
-        if len({t.model.n_embd for _, t, _ in samples}) < 2 and (isinstance(e, tuple) or (isinstance(e, int) and e > 1)):
+        if not _several(samples) and (isinstance(e, tuple) or (isinstance(e, int) and e > 1)):
             raise Unexplained(f"{what}: {values[:4]} in models of one width only")
         if e is None:
             raise Unexplained(f"{what}: {values[:8]}")
@@ -299,6 +321,39 @@ class Inferrer:
                 raise Unexplained(f"stride {d}: {v} bytes of {t.name}")
             elements.append(v * t.block // t.block_bytes)
         return self._find(f"stride {d}", tuple(elements), samples)
+
+
+def _several(samples: Sequence[Sample]) -> bool:
+    """Whether the samples come from models of different dimensions."""
+    return len({t.model.n_embd for _, t, _ in samples}) > 1
+
+
+def _marks(p: Position) -> frozenset[str]:
+    marks = frozenset[str]().union(*(x.marks for x in p.found.values())) - {"once"}
+    return marks | {"once"} if p.once else marks
+
+
+def _agrees(line: Line, samples: Sequence[Sample]) -> bool:
+    """Whether a line gives what the samples have."""
+    try:
+        for seen, traced, block in samples:
+            sources = _shapes(seen)
+
+            def look_up(name: str, sources: list[Shape] = sources, traced: Traced = traced, block: int = block) -> int:
+                if len(name) == 2 and name[1].isdigit():
+                    return sources[ord(name[0]) - 97].ne[int(name[1])]
+                return traced.scope(block).value(name)
+
+            if line.count is not None:
+                if evaluate(line.count, look_up) != seen.count:
+                    return False
+                continue
+            shape = layout(line, BY_NAME[seen.node.type], sources, look_up)
+            if (shape.ne, shape.nb) != (tuple(seen.node.ne), tuple(seen.node.nb)) or (line.type and line.type not in ("K", "V", seen.node.type)):
+                return False
+    except (OutsideTemplate, IndexError):
+        return False
+    return True
 
 
 def _from_below(s: Seen, d: int) -> int:

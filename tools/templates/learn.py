@@ -22,7 +22,7 @@ from . import plan
 from .infer import Inferrer, Sample, Unexplained
 from .merge import Observation, Position, find_guard, merge, signature
 from .observe import Seen, Traced, Untraceable, kind_traits, n_trunk, observe
-from .trace import traces
+from .trace import read, traces
 
 ENGINE = "0c1e57098"
 _SCALES = r"\.(?:input_)?scale$"
@@ -76,7 +76,7 @@ class Workshop:
         """A model in the loosest style that loads and makes graphs."""
         for styled in plan.styles(dims):
             mini = self.make(styled, without=without)
-            if mini is not None and self.trace(mini, plan.settings(few=True), keep=False):
+            if mini is not None and self.trace(mini, plan.settings(plan.FEW), keep=False):
                 return mini
         return None
 
@@ -96,8 +96,6 @@ class Workshop:
 
     def optional(self, mini: Mini) -> list[str]:
         """Suffixes (or whole names outside layers) of tensors that the model loads without."""
-        from vramfit.load import read
-
         names = {re.sub(r"^blk\.\d+\.", "@", t.name) for t in read(mini.path).tensors}
         found = []
         for name in sorted(names):
@@ -105,7 +103,7 @@ class Workshop:
                 continue
             without = _join(mini.without, _pattern(name))
             made = self.make(mini.dims, mini.overrides, without)
-            if made is not None and self.trace(made, plan.settings(few=True), keep=False):
+            if made is not None and self.trace(made, plan.settings(plan.FEW), keep=False):
                 found.append(name)
         return found
 
@@ -124,7 +122,7 @@ def collect(shop: Workshop) -> tuple[list[str], list[str]]:
     minis = [m for d in plan.dimensions() if (m := shop.fitting(d, _SCALES))]
     if not minis:
         raise Untraceable(f"no model loads: {shop.refused[-1] if shop.refused else ''}")
-    base = minis[0]
+    base = min(minis, key=lambda m: m.dims.n_layer)
     optional = shop.optional(base)
     least = _join(_SCALES, *map(_pattern, optional))
     for number, mini in enumerate(minis):
@@ -133,23 +131,23 @@ def collect(shop: Workshop) -> tuple[list[str], list[str]]:
             shop.trace(bare, plan.settings(part=number))
         full = shop.make(mini.dims)
         if full is not None:
-            shop.trace(full, plan.settings(few=True, part=number))
-    shop.trace(base, plan.settings(few=True, part=1))
+            shop.trace(full, plan.settings(plan.SOME, part=number))
     for name in optional:
         rest = [o for o in optional if o != name]
         for pattern in (_join(_SCALES, *map(_pattern, rest)), _join(_SCALES, _pattern(name))):
             made = shop.make(base.dims, without=pattern)
             if made is not None:
-                shop.trace(made, plan.settings(few=True))
-    one = shop.make(replace(base.dims, n_expert_used=1), without=least)
-    if one is not None:
-        shop.trace(one, plan.settings(few=True))
+                shop.trace(made, plan.settings(plan.FEW))
+    for mini in minis[:3]:
+        one = shop.make(replace(mini.dims, n_expert_used=1), without=least)
+        if one is not None:
+            shop.trace(one, plan.settings(plan.FEW, part=minis.index(mini)))
     return optional, _switches(shop, base, least)
 
 
 def _switches(shop: Workshop, base: Mini, least: str) -> list[str]:
     """Header values that change the graph: traced with each value that the engine takes."""
-    few = [next(plan.settings(few=True))]
+    few = [next(plan.settings(plan.FEW))]
     mini = shop.make(base.dims, without=least) or base
     shapes = {_topology(t) for t in shop.trace(mini, few, keep=False)}
     known: list[str] = []
@@ -167,7 +165,7 @@ def _switches(shop: Workshop, base: Mini, least: str) -> list[str]:
             (same if found and found <= shapes else changed if found else []).append(made)
         if changed:
             for made in (mini, *changed, *same):
-                found = shop.trace(made, plan.settings(few=True))
+                found = shop.trace(made, plan.settings(plan.FEW))
                 if found:
                     known.append(f".{key}={header_value(found[0].model, found[0].model.layers[0], key)}")
     return sorted(set(known))
@@ -189,7 +187,7 @@ def _topology(t: Traced) -> object:
 # --- observations → template
 
 
-_RUN_ATOMS = ("fa", "vtrans", "krot", "vrot", "kq", "vq", "kf32", "vf32", "step", "slots", "split", "emb")
+_RUN_ATOMS = ("fa", "vtrans", "krot", "vrot", "kq", "vq", "kf32", "vf32", "step", "single", "slots", "split", "emb")
 _LAYER_ATOMS = ("last", "first", "one_expert")
 
 
@@ -212,7 +210,10 @@ class Learner:
         for kind in kinds:
             self._guards(kind)
         self._link(kinds)
-        blocks = tuple(self._block(k) for k in kinds)
+        said = list(self.report.lines)
+        for _ in range(2):  # the second time kinds can lend each other what they have learned
+            self.report.lines = list(said)
+            blocks = tuple(self._block(k) for k in kinds)
         needs, allows = _presence([set(outer_weights(t.model)) for t in self.traced])
         known = {*self.known, *(x for x in self.inferrer.constants if x[0] == ".")} if False else set(self.known)
         return Template(
@@ -282,7 +283,13 @@ class Learner:
         for kind in kinds:
             for p in kind.positions:
                 names = [x.name for x in p.found.values() if x.name]
-                p.label = max(sorted(set(names)), key=names.count) if names else _default_name(p.like)
+                p.label = "next" if p.like.op == "next" else max(sorted(set(names)), key=names.count) if names else _default_name(p.like)
+
+        inputs = {p.label for kind in kinds for p in kind.positions if p.like.op == "input"}
+        for kind in kinds:
+            for p in kind.positions:
+                if p.label in inputs and p.like.op != "input":
+                    p.label += f".{p.like.op.split('.')[0]}"
 
     def _guards(self, kind: _Kind) -> None:
         own = sorted({x for o in kind.group for x in o.truths if x[0] in "@$"})
@@ -293,11 +300,13 @@ class Learner:
             weights = [f"{k}{w}" for k, w in p.like.refs if k in "@$"]
             atoms = [*weights, *_RUN_ATOMS, *_LAYER_ATOMS, *fused, "index_head", *(a for a in own if a not in weights), *switches, *periods]
             eligible = [i for i, o in enumerate(kind.group) if not p.once or self._open(kind, p, i)]
+            if p.like.op == "next":
+                continue
             guard = find_guard([kind.group[i].truths for i in eligible], [i in p.found for i in eligible], atoms)
             if guard is None:
                 here = sum(i in p.found for i in eligible)
                 self.report.say(f"{kind.name}: no condition for {p.label} = {p.like.op} ({here} of {len(eligible)})")
-                p.guard = (("never",),)
+                p.guard = (("unknown",),)
             else:
                 p.guard = guard
 
@@ -381,7 +390,7 @@ class Learner:
 
     def _order(self, t: Traced, placed: dict[tuple[int, int], tuple[_Kind, Position]], memo: dict[int, tuple[list[int], dict[int, int]]]) -> tuple[list[int], dict[int, int]]:
         if id(t) not in memo:
-            ids = [x.id for lines in t.blocks.values() for x in lines if x.op != "cache"]
+            ids = _in_order(t)
             memo[id(t)] = (ids, {i: n for n, i in enumerate(ids)})
         return memo[id(t)]
 
@@ -396,6 +405,8 @@ class Learner:
         return found
 
     def _rename(self, p: Position, kinds: Sequence[_Kind]) -> None:
+        if p.like.op == "input":
+            return
         stem = p.label.split("#")[0]
         taken = {q.label for k in kinds for q in k.positions if q is not p}
         if p.label not in taken:
@@ -469,8 +480,9 @@ class Learner:
                 except Unexplained:
                     continue
         node = p.like.node
+        guard = tuple((*one, "unknown") for one in (p.guard or ((),)))
         self.report.say(f"{kind.name}: {p.label} = {p.like.op}: {reason}")
-        return [Line(p.label, p.like.op, p.args, None, node.type, tuple(node.ne), (), frozenset(), (("never",),))]
+        return [Line(p.label, p.like.op, p.args, None, node.type, tuple(node.ne), (), frozenset(), guard)]
 
     def _line(self, kind: _Kind, p: Position) -> Line:
         return self.inferrer.line(p, self._samples(kind, p))
@@ -495,6 +507,25 @@ class _Kind:
     name: str
     group: list[Observation]
     positions: list[Position]
+
+
+def _in_order(t: Traced) -> list[int]:
+    """Tensors of a trace in the order they are made: early lines of a layer stand where the layer before waits."""
+    found: list[int] = []
+    order = list(t.blocks)
+
+    def emit(at: int, early: bool) -> None:
+        for x in t.blocks[order[at]]:
+            if x.op == "cache" or ("early" in x.marks) != early:
+                continue
+            if x.op == "next":
+                emit(at + 1, True)
+                continue
+            found.append(x.id)
+
+    for at in range(len(order)):
+        emit(at, False)
+    return found
 
 
 def _thin(group: list[Observation], each: int = 2) -> list[Observation]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from vramfit.graphs.text import Guard
 
 from .observe import Seen, Traced
@@ -44,6 +45,13 @@ class Position:
 
 def signature(observation: Observation) -> tuple[object, ...]:
     """What two blocks of the same topology have in common."""
+    known = observation.traced.signatures
+    if observation.block not in known:
+        known[observation.block] = _signature(observation)
+    return known[observation.block]
+
+
+def _signature(observation: Observation) -> tuple[object, ...]:
     here = {line.id: i for i, line in enumerate(observation.lines)}
     tensors = observation.traced.dump.tensors
 
@@ -64,47 +72,47 @@ def _type(x: Seen) -> str:
 def merge(observations: Sequence[Observation]) -> list[Position]:
     """Align all blocks. Longest first: what the others lack then falls into place."""
     merged: list[Position] = []
-    aligned: dict[tuple[object, ...], list[Position]] = {}
     order = sorted(range(len(observations)), key=lambda i: -len(observations[i].lines))
-    for number in order:
-        o = observations[number]
-        key = signature(o)
-        if key not in aligned:
-            merged, aligned[key] = _align(merged, o.lines)
-        for position, line in zip(aligned[key], o.lines, strict=True):
-            position.found[number] = line
+    for _ in range(3):  # again, so that lines which could stand in two places go where most of their kind went
+        popular = {id(p): len(p.found) for p in merged}
+        for p in merged:
+            p.found = {}
+        aligned: dict[tuple[object, ...], list[Position]] = {}
+        for number in order:
+            o = observations[number]
+            key = signature(o)
+            if key not in aligned:
+                merged, aligned[key] = _align(merged, o.lines, popular)
+            for position, line in zip(aligned[key], o.lines, strict=True):
+                position.found[number] = line
+        merged = [p for p in merged if p.found]
     index = {id(p): i for i, p in enumerate(merged)}
-    for number, o in enumerate(observations):
+    for o in observations:
         o.at = [index[id(p)] for p in aligned[signature(o)]]
     return merged
 
 
-def _align(merged: list[Position], lines: list[Seen]) -> tuple[list[Position], list[Position]]:
+def _align(
+    merged: list[Position], lines: list[Seen], popular: dict[int, int]
+) -> tuple[list[Position], list[Position]]:
     """The merged list with room for `lines`, and where each line went: the alignment that scores most."""
     n, m = len(merged), len(lines)
-    old = [_key(p.like) for p in merged]
-    new = [_key(x) for x in lines]
-    by_key: dict[object, list[int]] = {}
-    for j, k in enumerate(new):
-        by_key.setdefault(k[0], []).append(j)
-    best = [[0] * (m + 1) for _ in range(n + 1)]
+    scores = _scores([p.like for p in merged], lines)
+    liked = np.array([popular.get(id(p), 0) for p in merged], dtype=np.int64)
+    scores = np.where(scores > 0, (scores << 20) + liked[:, None], 0) if n and m else np.zeros((n, m), np.int64)
+    best = np.zeros((n + 1, m + 1), dtype=np.int64)
     for i in range(n - 1, -1, -1):
-        row, below = best[i], best[i + 1]
-        matches = set(by_key.get(old[i][0], ()))
-        for j in range(m - 1, -1, -1):
-            score = max(below[j], row[j + 1])
-            if j in matches and _fits(old[i], new[j]):
-                score = max(score, below[j + 1] + _score(old[i], new[j]))
-            row[j] = score
+        taken = np.where(scores[i] > 0, best[i + 1, 1:] + scores[i], 0)
+        best[i, :-1] = np.maximum.accumulate(np.maximum(best[i + 1, :-1], taken)[::-1])[::-1]
     result: list[Position] = []
     went: list[Position] = []
     i = j = 0
     while i < n or j < m:
-        if i < n and j < m and old[i][0] == new[j][0] and _fits(old[i], new[j]) and best[i][j] == best[i + 1][j + 1] + _score(old[i], new[j]):
+        if i < n and j < m and scores[i, j] and best[i, j] == best[i + 1, j + 1] + scores[i, j]:
             result.append(merged[i])
             went.append(merged[i])
             i, j = i + 1, j + 1
-        elif j >= m or (i < n and best[i][j] == best[i + 1][j]):
+        elif j >= m or (i < n and best[i, j] == best[i + 1, j]):
             result.append(merged[i])
             i += 1
         else:
@@ -116,11 +124,28 @@ def _align(merged: list[Position], lines: list[Seen]) -> tuple[list[Position], l
 
 _Key = tuple[object, tuple[object, ...], str, frozenset[object]]
 
+_KEYS: dict[_Key, int] = {}
+_PAIRS: dict[tuple[int, int], int] = {}
+
+
+def _scores(old: Sequence[Seen], new: Sequence[Seen]) -> np.ndarray:
+    """How well each pair of lines suits; 0: not at all."""
+    rows, columns = ([_KEYS.setdefault(k, len(_KEYS)) for k in map(_key, xs)] for xs in (old, new))
+    names = list(_KEYS)
+    for a in set(rows):
+        for b in set(columns):
+            if (a, b) not in _PAIRS:
+                one, two = names[a], names[b]
+                _PAIRS[a, b] = _score(one, two) if one[0] == two[0] and _fits(one, two) else 0
+    return np.array([[_PAIRS[a, b] for b in columns] for a in rows], dtype=np.int64)
+
+
+
 
 def _key(x: Seen) -> _Key:
     weights = tuple(r for r in x.refs if r[0] != "t")
     name = x.name if x.op in ("input", "cache") else ""
-    return ((x.op, _type(x), name, "output" in x.marks, "hadamard" in x.marks, "inplace" in x.marks),
+    return ((x.op, _type(x), name, "output" in x.marks, "hadamard" in x.marks, "inplace" in x.marks, "early" in x.marks),
             weights, x.name, frozenset((s.op, re.sub(r"^node_\d+.*|-.*", "", s.name)) for s in x.sources))  # fmt: skip
 
 
@@ -162,9 +187,11 @@ def find_guard(truths: Sequence[frozenset[str]], present: Sequence[bool], atoms:
     want = _mask(p for _, p in table)
     full = (1 << len(table)) - 1
     literals: dict[str, int] = {}
+    taken: set[int] = set()
     for a in atoms:
         mask = _mask(a in t for t, _ in table)
-        if mask not in (0, full):
+        if mask not in (0, full) and mask not in taken:
+            taken |= {mask, full & ~mask}
             literals[a] = mask
             literals["!" + a] = full & ~mask
     names = list(literals)

@@ -48,6 +48,7 @@ class Traced:
     blocks: dict[int, list[Seen]]
     fused: frozenset[str]
     scopes: dict[int, Scope] = field(default_factory=dict)
+    signatures: dict[int, tuple[object, ...]] = field(default_factory=dict)
 
     def scope(self, block: int) -> Scope:
         """The names of a block."""
@@ -86,21 +87,37 @@ class _Observer:
         self.layers = layer_weights(model)
         self.lay: dict[int, int] = {}
         self.cut: dict[int, int] = {}
+        self.early: dict[int, int] = {}
 
     def traced(self) -> Traced:
         self._assign()
         blocks: dict[int, list[Seen]] = {b: [] for b in range(-1, self.n + 1)}
         inputs = self._inputs()
         folded = self._folds()
+        waiting: set[int] = set()
+        before: dict[int, list[Seen]] = {}
+        current = -1
         for i in self.dump.nodes:
             b = self.cut[i]
+            to = blocks[b]
+            if i in self.early:
+                if b not in waiting:
+                    waiting.add(b)
+                    blocks[current].append(Seen(-1 - b, "next", "next", self.t[i], (), (), frozenset()))
+                to = before.setdefault(b, [])
+            else:
+                current = b
             for leaf in inputs.get(i, ()):
-                blocks[b].append(self._input(leaf, b))
+                to.append(self._input(leaf, b))
             if i in folded:
                 if folded[i] is not None:
-                    blocks[b].append(folded[i])
+                    to.append(folded[i])
                 continue
-            blocks[b].append(self._seen(i, b))
+            to.append(self._seen(i, b))
+        for b, lines in before.items():
+            for x in lines:
+                x.marks |= {"early"}
+            blocks[b] = lines + blocks[b]
         for b, lines in blocks.items():
             blocks[b] = self._caches(lines, b) + lines
         fused = frozenset(x.op.lower() for x in self.t) & FUSED
@@ -131,12 +148,44 @@ class _Observer:
             self.lay[i] = max([direct, *(self.lay.get(s, -1) for s in self.t[i].src)])
             if direct >= 0:
                 last = i
+        self._find_early()
         for i in self.dump.nodes:
+            if i in self.early:
+                self.cut[i] = self.early[i]
+                continue
             current = max(current, min(self.lay[i], self.n - 1))
             self.cut[i] = current if i <= last or last < 0 else self.n
         if last < 0:
             for i in self.dump.nodes:
                 self.cut[i] = -1
+
+    def _find_early(self) -> None:
+        """Nodes that come before their layer because they depend on its caches alone: the engine puts them
+        into the graph while what the layer before still has to compute waits for its reader.
+        """
+        users: dict[int, list[int]] = {}
+        free: set[int] = set()
+        start: dict[int, int] = {}
+        for place, i in enumerate(self.dump.nodes):
+            t = self.t[i]
+            for s in t.src:
+                users.setdefault(s, []).append(i)
+            sources = [s for s in t.src if self.t[s].op != "NONE" and s != i]
+            cached = self.lay[i] >= 0 and any(self.t[s].usage == CACHE and self.t[s].op == "NONE" for s in t.src)
+            if all(s in free for s in sources) and (cached or sources or all(self.t[s].usage == 0 for s in t.src)):
+                free.add(i)
+            else:
+                start.setdefault(self.lay[i], place)
+        for place, i in reversed(list(enumerate(self.dump.nodes))):
+            layer = self.lay[i]
+            if i not in free:
+                continue
+            if layer < 0:
+                reader = users.get(i, [i])[0]
+                if reader in self.early and place < start.get(self.early[reader], 0):
+                    self.early[i] = self.early[reader]
+            elif layer < self.n and place < start.get(layer, 0):
+                self.early[i] = layer
 
     # leafs
 
@@ -212,7 +261,7 @@ class _Observer:
         if t.op == "MUL_MAT" and t.params and t.params[-1]:
             marks.add("hadamard")
         refs = tuple(self._ref(s, block) for s in src)
-        outer = block >= 0 and block < self.n and self.lay[i] < 0
+        outer = block >= 0 and block < self.n and self.lay[i] < 0 and i not in self.early
         return Seen(i, op, _base(t.name), t, refs, tuple(self.t[s] for s in src), frozenset(marks), outer)
 
     def _ref(self, s: int, block: int) -> Ref:
@@ -235,8 +284,8 @@ class _Observer:
         at = 0
         while at < len(nodes):
             n = self._slices(nodes, at)
-            chain = nodes[at + n : at + n + max(n - 1, 1)] if n else []
-            if n and self._sums(nodes[at : at + n], chain):
+            chain = nodes[at + n : at + 2 * n - 1]
+            if n > 1 and self._sums(nodes[at : at + n], chain):
                 last = chain[-1]
                 block = self.cut[last]
                 t = self.t[last]
@@ -267,8 +316,6 @@ class _Observer:
         return n if at + n <= len(nodes) else 0
 
     def _sums(self, slices: list[int], chain: list[int]) -> bool:
-        if len(slices) == 1:
-            return bool(chain) and self.t[chain[0]].op == "CONT" and self.t[chain[0]].src == (slices[0],)
         total = slices[0]
         for one, j in zip(slices[1:], chain, strict=False):
             if self.t[j].op != "ADD" or self.t[j].src != (total, one) or self.t[j].flags & OUTPUT:

@@ -15,19 +15,19 @@ from tools.engine.metadata import Dims
 _FREE = (
     Dims(n_embd=352, n_layer=9, n_head=6, n_head_kv=3, head_k=64, head_v=128, n_rot=48, n_ff=432, n_vocab=610,
          window=160, period=3, n_expert=7, n_expert_used=2, n_expert_shared=1, n_ff_exp=176, n_ff_shexp=112,
-         n_dense_lead=2, q_lora=104, kv_lora=128, mla_rot=32, mla_k=96, mla_v=72, d_state=16, d_inner=480,
+         n_dense_lead=4, q_lora=104, kv_lora=128, mla_rot=32, mla_k=96, mla_v=72, d_state=16, d_inner=480,
          d_conv=4, dt_rank=8, n_group=2, kda_head=32, index_heads=4, index_size=64, index_top_k=1024, lora=24),
-    Dims(n_embd=416, n_layer=14, n_head=10, n_head_kv=5, head_k=96, head_v=64, n_rot=96, n_ff=608, n_vocab=1004,
+    Dims(n_embd=416, n_layer=8, n_head=10, n_head_kv=5, head_k=96, head_v=64, n_rot=96, n_ff=608, n_vocab=1004,
          window=352, period=4, n_expert=11, n_expert_used=3, n_expert_shared=2, n_ff_exp=144, n_ff_shexp=80,
-         n_dense_lead=1, q_lora=72, kv_lora=192, mla_rot=16, mla_k=56, mla_v=104, d_state=24, d_inner=1200,
+         n_dense_lead=5, q_lora=72, kv_lora=192, mla_rot=16, mla_k=56, mla_v=104, d_state=24, d_inner=1200,
          d_conv=3, dt_rank=12, n_group=3, kda_head=48, index_heads=6, index_size=32, index_top_k=320, lora=40),
-    Dims(n_embd=288, n_layer=5, n_head=8, n_head_kv=2, head_k=160, head_v=192, n_rot=64, n_ff=736, n_vocab=388,
+    Dims(n_embd=288, n_layer=5, n_head=8, n_head_kv=2, head_k=192, head_v=320, n_rot=64, n_ff=736, n_vocab=388,
          window=224, period=2, n_expert=5, n_expert_used=4, n_expert_shared=3, n_ff_exp=208, n_ff_shexp=272,
          n_dense_lead=3, q_lora=136, kv_lora=320, mla_rot=64, mla_k=112, mla_v=88, d_state=40, d_inner=720,
          d_conv=5, dt_rank=6, n_group=3, kda_head=64, index_heads=8, index_size=96, index_top_k=576, lora=16),
-    Dims(n_embd=544, n_layer=11, n_head=12, n_head_kv=4, head_k=128, head_v=256, n_rot=128, n_ff=944, n_vocab=812,
+    Dims(n_embd=544, n_layer=8, n_head=12, n_head_kv=4, head_k=128, head_v=256, n_rot=128, n_ff=944, n_vocab=812,
          window=96, period=6, n_expert=13, n_expert_used=5, n_expert_shared=1, n_ff_exp=240, n_ff_shexp=304,
-         n_dense_lead=1, q_lora=88, kv_lora=256, mla_rot=48, mla_k=80, mla_v=120, d_state=32, d_inner=880,
+         n_dense_lead=6, q_lora=88, kv_lora=256, mla_rot=48, mla_k=80, mla_v=120, d_state=32, d_inner=880,
          d_conv=4, dt_rank=10, n_group=5, kda_head=40, index_heads=5, index_size=128, index_top_k=704, lora=56),
 )  # fmt: skip
 
@@ -85,25 +85,35 @@ _OTHERS: tuple[dict[str, Any], ...] = (
 )
 
 
-def settings(few: bool = False, part: int = 0) -> Iterator[Setting]:
-    """All variants, or with `few` those that most differ; `part` 1 or 2 is every other one."""
+ALL, SOME, FEW = range(3)
+
+
+def settings(extent: int = ALL, part: int = 0) -> Iterator[Setting]:
+    """Settings to trace under: all variants, those that differ most, or one of each topology.
+
+    `part` numbers the models: they get different sizes, and all but the first every other variant.
+    """
     streams = _OTHERS if part % 2 else _STREAMS
-    for number, setting in enumerate(_settings(few, streams)):
-        if not part or number % 2 == part // 2 % 2:
+    for number, setting in enumerate(_settings(extent, streams)):
+        if not part or extent == FEW or (number + number // len(streams)) % 2 == part // 2 % 2:
             yield setting
 
 
-def _settings(few: bool, streams: tuple[dict[str, Any], ...]) -> Iterator[Setting]:
+def _settings(extent: int, streams: tuple[dict[str, Any], ...]) -> Iterator[Setting]:
+    if extent == FEW:
+        for stream, flash, kind in ((0, "on", "f16"), (1, "on", "q8_0"), (3, "off", "f16")):
+            yield Setting(tuple((streams[stream] | {"flash_attn": flash, "type_k": kind, "type_v": kind}).items()))
+        return
     for flash, types in _TYPES.items():
         for type_k, type_v in types:
             for stream in streams:
-                if few and (type_k != type_v or stream.get("kv_unified") or flash == "auto"):
+                if extent == SOME and (type_k != type_v or stream.get("kv_unified") or flash == "auto"):
                     continue
                 more = {"flash_attn": flash, "type_k": type_k, "type_v": type_v}
                 if flash == "auto":
                     more["offload_kqv"] = False  # attention then leaves the layer's device: resolved to off
                 yield Setting(tuple((stream | more).items()))
-    if not few:
+    if extent == ALL:
         for stream in streams:
             yield Setting(tuple((stream | {"flash_attn": "on", "embeddings": True}).items()))
             yield Setting(tuple((stream | {"flash_attn": "on", "offload_kqv": False}).items()))

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from tools.engine.load import Refused
 from tools.engine.trace import Dump, Tracer
+from vramfit.architectures import describe
 from vramfit.context import Context, resolve
 from vramfit.errors import VramfitError
 from vramfit.graphs.dims import FUSED, Run
-from vramfit.load import read
+from vramfit.header import parse
 from vramfit.model import Model
 from vramfit.settings import Settings
 
 from .observe import Traced, observe
 
 GPU = (1 << 20,)  # one card that holds everything
+
+
+def read(header: str) -> Model:
+    """The model of a header file."""
+    return describe(parse(pathlib.Path(header).read_bytes(), name=header), source=header)
 
 
 def traces(header: str, arguments: Mapping[str, Any], gpus_mib: tuple[int, ...] = GPU) -> Iterator[Traced]:
@@ -33,12 +40,24 @@ def dumps(header: str, model: Model, arguments: Mapping[str, Any], gpus_mib: tup
         context = resolve(model, settings(arguments))
     except VramfitError as e:
         raise Refused(str(e)) from None
-    with Tracer(header, gpus_mib=gpus_mib, **arguments) as tracer:
-        passes = tracer.passes[-3:]
+    with _Tracer(header, gpus_mib=gpus_mib, **arguments) as tracer:
+        passes = tracer.passes
     for number, dump in enumerate(passes):
         if number == 2 and dump == passes[0]:
             continue
         yield dump, run_of(dump, context, number, arguments, model.is_encoder)
+
+
+class _Tracer(Tracer):
+    """Does not look at the last reservation where it can only be the first again."""
+
+    def __init__(self, header: str, **arguments: Any) -> None:
+        self.wanted = 3 if arguments.get("n_seq_max", 1) > 1 and arguments.get("type_k", "f16") == "f16" else 2
+        super().__init__(header, **arguments)
+
+    def _look(self, address: int) -> None:
+        if len(self._seen) < self.wanted:
+            super()._look(address)
 
 
 def settings(arguments: Mapping[str, Any]) -> Settings:

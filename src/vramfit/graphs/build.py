@@ -411,8 +411,6 @@ class _Builder:
             for i in range(n)
         ]
         flat = contiguous(x.type, ne)
-        if n == 1:
-            return self._add(Tensor(op.line.label, "CONT", x.type, ne, flat, (slices[0],)), self.graph.nodes)
         total = slices[0]
         for one in slices[1:]:
             total = self._add(Tensor(op.line.label, "ADD", x.type, ne, flat, (total, one)), self.graph.nodes)

@@ -55,6 +55,9 @@ def run_dims(model: Model, run: Run) -> dict[str, int]:
         "n_vocab": model.n_vocab,
         "n_expert": model.n_expert,
     }
+    head = next((x.head_k for x in model.layers if not x.is_nextn), 0)
+    if head and not head % _HADAMARD:
+        found["k_rot"] = _rotation(head)
     for layer in model.layers:
         for cache in layer.caches:
             if cache.cells is Cells.WINDOW:
@@ -62,6 +65,14 @@ def run_dims(model: Model, run: Run) -> dict[str, int]:
             elif cache.kind != "kv":
                 found.setdefault(f"n_kv_{cache.kind}", cells(cache, c))
     return found
+
+
+def _rotation(head: int) -> int:
+    """Size of the matrix that rotates quantized keys (llama-kv-cache.cpp:1451-1458)."""
+    size = _HADAMARD
+    while not head % (2 * size):
+        size *= 2
+    return size
 
 
 def owner(model: Model, layer: Layer) -> Layer:
@@ -198,6 +209,7 @@ def _conditions(model: Model, run: Run, c: Context, layer: Layer | None) -> dict
         "vrot": c.type_v.is_quantized and v_all > 0 and not v_all % _HADAMARD,
         "index_head": index_head is not None and first is not None and index_head == first.head_k,
         "step": run.n_tokens == run.n_seqs,
+        "single": run.n_tokens == 1,
         "slots": run.n_seqs > 1,
         "split": c.n_stream > 1,
         "emb": run.embeddings,
@@ -210,7 +222,8 @@ def _conditions(model: Model, run: Run, c: Context, layer: Layer | None) -> dict
 def header_value(model: Model, layer: Layer | None, key: str) -> str:
     """A value of the header as guards write it; of an array by layer, the layer's; "" for none.
 
-    Switches and real numbers count as "yes" where they are not zero, as the engine asks for them.
+    Switches and real numbers count as "yes" where they are not zero, as the engine asks for them; it also
+    asks whether factors are one.
     """
     value = model.hparams.get(key)
     if isinstance(value, (list, tuple)):
@@ -218,7 +231,7 @@ def header_value(model: Model, layer: Layer | None, key: str) -> str:
     if value is None:
         return ""
     if isinstance(value, (bool, float)):
-        return "yes" if value else "no"
+        return "one" if value == 1.0 and isinstance(value, float) else "yes" if value else "no"
     return str(value)
 
 
@@ -228,9 +241,21 @@ def header_number(model: Model, layer: Layer | None, key: str) -> int | None:
     return int(text) if text.isdigit() else None
 
 
+UNKNOWN: Final = "unknown"  # a condition that no trace explains: sorted behind all that could settle it
+
+
 def holds(guard: Guard, scope: Scope) -> bool:
-    """Whether `guard` is true in `scope`."""
-    return not guard or any(all(scope.truth(x) for x in one) for one in guard)
+    """Whether `guard` is true in `scope`. Raises `OutsideTemplate` where only an unknown condition decides."""
+    return not guard or any([_all(one, scope) for one in guard])
+
+
+def _all(literals: tuple[str, ...], scope: Scope) -> bool:
+    for x in literals:
+        if x != UNKNOWN and not scope.truth(x):
+            return False
+    if UNKNOWN in literals:
+        raise OutsideTemplate("a condition that no trace explains")
+    return True
 
 
 def literals(guard: Guard) -> Iterator[str]:

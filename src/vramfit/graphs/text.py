@@ -30,7 +30,7 @@ __all__ = [
 # Empty: always.
 Guard = tuple[tuple[str, ...], ...]
 
-MARKS: Final = ("once", "input", "output", "layer", "kv", "hadamard", "within", "inplace")
+MARKS: Final = ("early", "once", "input", "output", "layer", "kv", "hadamard", "within", "inplace")
 
 
 @dataclass(frozen=True, slots=True)

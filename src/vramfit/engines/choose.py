@@ -108,7 +108,8 @@ def _cost(own: Plan, best: Plan, engine: Engine) -> tuple[str, ...]:
     if not best.fits or (own.fits and own.n_ctx >= best.n_ctx):
         return (f"{engine.title} {doing}; the plan counts on that",)
     split = ",".join(map(str, best.tensor_split))
-    gain = f"{best.n_ctx:,} tokens with the split {split}, against {own.n_ctx if own.fits else 0:,}"
+    here = f"against {own.n_ctx:,}" if own.fits else "and do not with its own"
+    gain = f"{best.n_ctx:,} tokens fit with the split {split}, {here}"
     how = (
         f"; LLAMA_ARG_TENSOR_SPLIT={split} and OLLAMA_SCHED_SPREAD=1 in the server's environment, or --tensor-split"
         " here, make it so"

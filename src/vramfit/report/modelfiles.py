@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..modelfile import Finding
 from ..units import format_mib
+from .plans import model_name
 from .tables import render_table
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def _row(finding: Finding) -> list[str]:
     model = finding.plan.model
     return [
         _place(finding),
-        model.name or model.architecture,
+        model_name(model),
         f"{finding.num_ctx:,}",
         finding.verdict.value,
         "" if finding.fits else finding.card,

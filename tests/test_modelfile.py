@@ -1,0 +1,317 @@
+"""Modelfiles: read without losing a byte, every context judged, mended where asked."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vramfit.cli import main
+from vramfit.errors import ModelfileError, SourceError
+from vramfit.gpus import Gpu, parse_gpus
+from vramfit.modelfile import Modelfile, Verdict, check, fix, parse
+from vramfit.modelfile.check import Finding
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+QWEN = EXAMPLES / "qwen2.5-14b-instruct-1m-q8_0.gguf"
+GEMMA = EXAMPLES / "gemma-3-12b-q4_k_m.gguf"
+CARDS = parse_gpus("3090ti,3060")
+MIB = 1 << 20
+
+ALL_OF_IT = '''# a comment, "quoted"
+from ./model.gguf
+FROM ./projector.gguf
+  PARAMETER num_ctx "8192"
+PARAMETER\tstop """<|im_end|>"""
+PARAMETER stop <|x|> # not a comment
+template """{{ .System }}
+# not a comment either
+{{ .Prompt }}"""
+
+SYSTEM "say ""nothing"", \r\nelse"
+MESSAGE user How?
+MESSAGE assistant """So."""
+LICENSE ""
+ADAPTER ./lora.gguf
+REQUIRES 0.30
+#'''
+
+
+def test_the_whole_grammar() -> None:
+    """Case, indentation, all three kinds of value, comments only where a command could start."""
+    file = parse(ALL_OF_IT)
+    assert [(c.name, c.key, c.value) for c in file.commands] == [
+        ("from", "", "./model.gguf"),
+        ("from", "", "./projector.gguf"),
+        ("parameter", "num_ctx", "8192"),
+        ("parameter", "stop", "<|im_end|>"),
+        ("parameter", "stop", "<|x|> # not a comment"),
+        ("template", "", "{{ .System }}\n# not a comment either\n{{ .Prompt }}"),
+        ("system", "", 'say ""nothing"", \r\nelse'),
+        ("message", "user", "How?"),
+        ("message", "assistant", "So."),
+        ("license", "", ""),
+        ("adapter", "", "./lora.gguf"),
+        ("requires", "", "0.30"),
+    ]
+    assert [c.line for c in file.commands] == [2, 3, 4, 5, 6, 7, 11, 13, 14, 15, 16, 17]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("PARAMETER num_ctx 1", "no FROM"),
+        ("", "no FROM"),
+        ("FROM x\nFORM y", "line 2: 'FORM' is no command"),
+        ("FROM", "line 1: FROM has no value"),
+        ("FROM x\n\nPARAMETER num_ctx", "line 3: PARAMETER has no value"),
+        ("FROM x\nPARAMETER", "line 2: PARAMETER ''"),
+        ("FROM x\nPARAMETER num-ctx 1", "letters, digits and _"),
+        ("FROM x\nMESSAGE robot hi", "give system, user, assistant"),
+        ('FROM x\nSYSTEM """never', "line 2: a quote is not closed"),
+        ('FROM x\nSYSTEM """', "not closed"),
+        ('FROM x\nSYSTEM "', "not closed"),
+    ],
+)
+def test_what_ollama_would_not_accept(text: str, message: str) -> None:
+    """A fault names the file, the line and what stands there."""
+    with pytest.raises(ModelfileError, match=message) as found:
+        parse(text, name="My.modelfile")
+    assert "My.modelfile" in str(found.value)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_come_back_or_are_refused(data: bytes) -> None:
+    """Whatever the bytes: a Modelfile that writes the same bytes, or a ModelfileError."""
+    try:
+        file = parse(b"FROM x\n" + data)
+    except ModelfileError:
+        return
+    assert file.to_bytes() == b"FROM x\n" + data
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ['"', '"""', "\n", "\r", " ", "\t", "#", "PARAMETER num_ctx 1", "SYSTEM ", "a", "é", "\x00"]
+        )
+    ),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+)
+def test_encodings_come_back(parts: list[str], encoding: str) -> None:
+    """With and without a byte order mark, in UTF-8 and UTF-16, every byte is kept."""
+    data = ("FROM x\n" + "".join(parts)).encode(encoding)
+    with suppress(ModelfileError):
+        assert parse(data).to_bytes() == data
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters='"\r\n'), max_size=9), max_size=5
+    ),
+    st.integers(0, 2**31),
+)
+def test_a_change_changes_nothing_else(comments: list[str], value: int) -> None:
+    """Another value for one command leaves every other character and command as it was."""
+    before = "".join(f"# {c}\n" for c in comments)
+    file = parse(f'{before}FROM x\nPARAMETER num_ctx "4096"\r\nSYSTEM """a\nb"""\n')
+    changed = file.replace(file.parameters("num_ctx")[0], str(value))
+    assert changed.text == file.text.replace('"4096"', f'"{value}"')
+    assert changed.parameters("num_ctx")[0].value == str(value)
+    assert changed.values("system") == ("a\nb",)
+
+
+def test_bad_utf16_is_refused() -> None:
+    """A mark that promises UTF-16 and bytes that are none."""
+    with pytest.raises(ModelfileError, match="utf-16-le"):
+        parse(b"\xff\xfeF")
+
+
+def finding(text: str, cards: tuple[Gpu, ...] = CARDS, **options: object) -> Finding:
+    (found,) = check(parse(text), EXAMPLES, cards, **options)  # type: ignore[arg-type]
+    return found
+
+
+STORY = {43008: (18542, 11286, 3792), 49125: (19862, 12174, 4320), 57344: (21622, 13358, 5024)}
+
+
+@pytest.mark.parametrize("num_ctx", STORY)
+def test_the_story(num_ctx: int) -> None:
+    """Flash attention off on 24 + 12 GB: each card holds a compute buffer nobody counts, and the second overflows."""
+    path = EXAMPLES / "modelfiles" / f"qwen-{num_ctx // 1024}k.modelfile"
+    cards = parse_gpus("24564MiB,12288MiB")
+    (found,) = check(parse(path.read_bytes()), path.parent, cards, engine="ollama-before-0.30")
+    first, second = found.plan.estimate.gpus
+    assert found.plan.estimate.exact
+    assert (first.layers, second.layers) == (33, 16)
+    assert (round(first.model / MIB), round(second.model / MIB)) == (9206, 4974)
+    assert (round(first.total / MIB), round(second.total / MIB)) == STORY[num_ctx][:2]
+    assert {round(d.compute / MIB) for d in (first, second)} == {STORY[num_ctx][2]}
+    assert found.num_ctx == num_ctx
+
+
+def test_the_story_crashes_on_the_real_cards_and_is_mended() -> None:
+    """On the cards as their drivers report them, none of the three fits; what is written instead does."""
+    for num_ctx in STORY:
+        path = EXAMPLES / "modelfiles" / f"qwen-{num_ctx // 1024}k.modelfile"
+        findings = check(parse(path.read_bytes()), path.parent, CARDS, engine="ollama-before-0.30")
+        (found,) = findings
+        assert (found.verdict, found.card) == (Verdict.CRASHES, "GeForce RTX 3060 12GB")
+        assert found.shortfall == (1 << 30) - found.plan.estimate.gpus[1].left > 0
+        mended = fix(findings)
+        assert mended.text == parse(path.read_bytes()).text.replace(str(num_ctx), str(found.best))
+        (again,) = check(mended, path.parent, CARDS, engine="ollama-before-0.30")
+        assert again.verdict is Verdict.FITS
+        assert again.num_ctx == again.best == found.best
+
+
+def test_the_value_that_would_fit_is_the_largest() -> None:
+    """One step of 256 more than the value offered does not fit."""
+    text = "FROM qwen2.5-14b-instruct-1m-q8_0.gguf\nPARAMETER num_gpu 49\nPARAMETER num_ctx {}"
+    for options in (
+        {"engine": "ollama"},
+        {"engine": "ollama-before-0.30"},
+        {"given": {"flash_attn": "on", "n_seq_max": 2}},
+    ):
+        best = finding(text.format(200_000), **options).best
+        assert best % 256 == 0
+        assert finding(text.format(best), **options).fits
+        assert not finding(text.format(best + 256), **options).fits
+
+
+def test_the_newer_ollama_moves_layers_unless_it_is_told_how_many() -> None:
+    """From 0.30 what does not fit goes to the host; with num_gpu, and before, memory runs out."""
+    text = "FROM qwen2.5-14b-instruct-1m-q8_0.gguf\nPARAMETER num_ctx 200000\n"
+    assert finding(text).verdict is Verdict.SPILLS
+    assert finding(text + "PARAMETER num_gpu 49\n").verdict is Verdict.CRASHES
+    assert finding(text, engine="ollama-before-0.30").verdict is Verdict.CRASHES
+
+
+def test_what_the_file_says_counts() -> None:
+    """Batch, layers and card of the Modelfile come before the server's settings; the last value counts."""
+    text = (
+        "FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_batch 64\nPARAMETER num_batch 128\nPARAMETER num_gpu 20\n"
+        "PARAMETER main_gpu 1\nPARAMETER num_ctx 4096"
+    )
+    settings = finding(text, given={"n_batch": 1024, "type_k": "q8_0", "type_v": "q8_0"}).plan.settings
+    assert (settings.n_batch, settings.n_ubatch, settings.n_gpu_layers) == (128, 128, 20)
+    assert (settings.main_gpu, settings.split_mode, settings.type_k) == (1, "none", "q8_0")
+
+
+def test_trained_length_is_the_limit_that_ollama_keeps() -> None:
+    """More than the trained context is cut to it, and said."""
+    card = parse_gpus("h100")
+    found = finding("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 500000", card)
+    assert found.plan.n_ctx == 131072
+    assert any("Ollama loads 131,072" in note for note in found.notes)
+    old = finding("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 200000", card, engine="ollama-before-0.30")
+    assert any("degrade badly" in note for note in old.notes)
+
+
+def test_without_a_context_the_engines_own_is_judged() -> None:
+    """No num_ctx, or 0, is the default by memory; --fix has nothing to write then."""
+    for text in ("FROM gemma-3-12b-q4_k_m.gguf", "FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 0"):
+        findings = check(parse(text), EXAMPLES, CARDS)
+        assert [(f.command, f.num_ctx) for f in findings] == [(None, 32768)]
+        assert fix(findings).text == text
+
+
+def test_every_context_of_a_file_is_judged_and_mended() -> None:
+    """Several lines, several findings; only those that do not fit are written."""
+    text = "FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 131072\nPARAMETER num_ctx 4096\nADAPTER x\n"
+    findings = check(parse(text), EXAMPLES, parse_gpus("3060"), given={"flash_attn": "on"})
+    assert [f.fits for f in findings] == [False, True]
+    assert "not counted: x" in findings[0].notes
+    assert fix(findings).text == text.replace("131072", str(findings[0].best))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("FROM ./none.gguf", "FROM ./none.gguf: no such file"),
+        ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctxx 1", "line 2: Ollama knows no parameter 'num_ctxx'; did you mean num_ctx"),
+        ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 4_096", "no whole number"),
+        ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx -1", "give 0 to"),
+        ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_batch many", "num_batch 'many'"),
+    ],
+)  # fmt: skip
+def test_faults_are_named(text: str, message: str) -> None:
+    """A FROM that leads nowhere and values that Ollama refuses are errors, not findings."""
+    with pytest.raises((ModelfileError, SourceError), match=message):
+        check(parse(text), EXAMPLES, CARDS)
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(main, ["modelfile", "check", *args])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, model, num_ctx in (
+        ("Modelfile", QWEN, 57344), ("sub/small.modelfile", GEMMA, 4096), ("Modelfile.big", QWEN, 8192),
+    ):  # fmt: skip
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(f"\ufeff# mine\r\nFROM {model}\r\nPARAMETER num_ctx {num_ctx}\r\n".encode())
+    (tmp_path / "README").write_text("not a Modelfile")
+    return tmp_path
+
+
+def test_a_folder_is_checked_and_mended(folder: Path) -> None:
+    """Exit 3 while one does not fit; --fix writes its number and not a byte more; then 0."""
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    result = run(str(folder), "--gpus", "3090ti,3060", "-fa", "off")
+    assert result.exit_code == 3, result.output
+    assert result.output.count("fits") == 2
+    assert {p: p.read_bytes() for p in before} == before
+    mended = run(str(folder), "--gpus", "3090ti,3060", "-fa", "off", "--fix")
+    assert mended.exit_code == 3
+    best = json.loads(run(str(folder), "--gpus", "3090ti,3060", "-fa", "off", "--json").output)["findings"][
+        0
+    ]["best"]
+    after = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    changed = folder / "Modelfile"
+    assert after.pop(changed) == before.pop(changed).replace(b"57344", str(best).encode())
+    assert after == before
+    assert run(str(folder), "--gpus", "3090ti,3060", "-fa", "off").exit_code == 0
+
+
+def test_json_has_it_all(folder: Path) -> None:
+    """One object with a finding for each context, and the errors beside them."""
+    (folder / "Modelfile.bad").write_text("FORM x")
+    result = run(
+        str(folder), "--gpus", "3090ti,3060", "-fa", "off", "--json", "--engine", "ollama-before-0.30"
+    )
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["fits"] is False
+    assert [f["verdict"] for f in found["findings"]] == ["crashes", "fits", "fits"]
+    assert found["findings"][0]["plan"]["gpus"][1]["name"] == "GeForce RTX 3060 12GB"
+    assert "'FORM' is no command" in found["errors"][0]
+    assert "FORM" in result.stderr
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """What is not there is an error with the file's name; an empty folder has nothing to say."""
+    assert run(str(tmp_path / "none"), "--gpus", "3060").exit_code == 1
+    assert "none" in run(str(tmp_path / "none"), "--gpus", "3060").stderr
+    assert "No Modelfiles found" in run(str(tmp_path), "--gpus", "3060").output
+
+
+def test_a_modelfile_that_was_printed_can_be_checked() -> None:
+    """The Modelfile of a plan for Ollama passes its own check on the same cards."""
+    import vramfit
+    from vramfit.engines import engine_settings, plan_for
+
+    model = vramfit.read(QWEN)
+    planned = plan_for(model, CARDS, engine_settings("ollama", {"flash_attn": "on"}), "ollama")
+    file: Modelfile = parse(planned.modelfile())
+    (found,) = check(file, ROOT, CARDS, given={"flash_attn": "on"})
+    assert found.fits
+    assert found.plan.estimate.gpus == planned.estimate.gpus

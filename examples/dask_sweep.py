@@ -20,6 +20,7 @@ from dask.distributed import Client, LocalCluster, as_completed
 import vramfit
 
 Row = dict[str, object]
+STEP, MOST = 4096, 131072  # contexts that are tried
 FIELDS = ("model", "gpus", "file_type", "type_k", "n_ctx", "left", "exact")
 
 
@@ -29,11 +30,12 @@ def best(path: Path, gpu_sets: list[str], file_types: list[str], cache_types: li
         model = vramfit.read(path)
     except vramfit.VramfitError as e:
         return str(e)
-    most = model.n_ctx_train or 4096
+    most = min(model.n_ctx_train or STEP, MOST)
     found = vramfit.sweep(
         model,
         settings=vramfit.Settings(flash_attn="on" if model.flash_attn else "off", n_outputs_max=1),
-        n_ctx=np.arange(256, max(256, most) + 1, 256),
+        n_ctx=np.arange(STEP, max(STEP, most) + 1, STEP),
+        replays=None,  # exact at every context
         type_k=cache_types,
         file_types=file_types,
         gpu_sets=gpu_sets,

@@ -46,5 +46,4 @@ def test_sweep_over_a_folder_on_dask(tmp_path: Path) -> None:
     rows = list(csv.DictReader(done.stdout.splitlines()))
     assert len({(row["model"], row["gpus"]) for row in rows}) == len(rows) == 4
     assert all(int(row["n_ctx"]) >= 256 for row in rows)
-    assert "broken.gguf" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert any(line.startswith(f"{tmp_path / 'broken.gguf'}: ") for line in done.stderr.splitlines())

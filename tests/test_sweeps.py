@@ -106,37 +106,27 @@ def test_every_point_is_an_estimate(
             assert row["left"] == min((g.left for g in one.gpus), default=0)
 
 
-def test_between_equal_neighbours_nothing_else_can_lie() -> None:
-    """A flat stretch is exact at every context of it, a rising one at the contexts learned."""
-    contexts = [256 * i for i in range(1, 41)]
+@given(st.lists(st.integers(1, 1 << 20), min_size=1, max_size=40, unique=True), st.integers(1, 12))
+def test_curves_are_exact_or_bounded(contexts: list[int], limit: int) -> None:
+    """Replayed contexts have their own figures, whatever their shape; all others a bound from above."""
+    contexts.sort()
     asked: list[int] = []
 
     def replay(n_ctx: int) -> tuple[tuple[int, ...], bool]:
         asked.append(n_ctx)
-        return (max(0, n_ctx - 5120) + 7,), True
+        return (n_ctx * 7 % 1000, n_ctx), n_ctx % 5 > 0
 
-    curve = learn(replay, contexts, 12)
+    curve = learn(replay, lambda n_ctx: (1000 + n_ctx, 2 * n_ctx), contexts, limit)
     sizes, exact = curve.at(np.array(contexts))
-    assert len(asked) == len(set(asked)) == 12
-    truth = np.array([max(0, c - 5120) + 7 for c in contexts])
-    assert (sizes[:, 0] >= truth).all()
-    assert (sizes[:, 0] == truth)[exact].all()
-    assert exact[np.isin(contexts, asked)].all()
-    flat = truth == 7
-    assert exact[flat].sum() > sum(c <= 5120 for c in asked)
-
-
-def test_replays_are_spent_where_neighbours_differ_most() -> None:
-    """A constant curve takes two replays, whatever the limit; a bound is exact nowhere."""
-    asked: list[int] = []
-
-    def replay(n_ctx: int) -> tuple[tuple[int, ...], bool]:
-        asked.append(n_ctx)
-        return (5, 6), False
-
-    curve = learn(replay, list(range(256, 25600, 256)), 50)
-    assert len(asked) == 2
-    assert not curve.at(np.array([512]))[1].any()
+    assert len(asked) == len(set(asked)) == min(max(limit, 2), len(contexts))
+    assert {contexts[0], contexts[-1]} <= set(asked)
+    for n_ctx, (first, second), is_exact in zip(contexts, sizes.tolist(), exact.tolist(), strict=True):
+        assert is_exact == (n_ctx in asked and n_ctx % 5 > 0)
+        if n_ctx in asked:
+            assert (first, second) == (n_ctx * 7 % 1000, n_ctx)
+        else:
+            assert first >= 1000 + n_ctx
+            assert second >= 2 * n_ctx
 
 
 def test_file_types_share_their_curves(monkeypatch: pytest.MonkeyPatch) -> None:

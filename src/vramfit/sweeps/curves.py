@@ -1,14 +1,15 @@
-"""Compute buffers against the context: learned at some contexts, bounded between them."""
+"""Compute buffers against the context: replayed at some contexts, bounded at the others."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
 from ..backends import Backend
+from ..bound import compute_bound
 from ..collapse import collapse, layer_kinds
 from ..compute import compute_bytes
 from ..context import resolve
@@ -19,51 +20,59 @@ from .result import Array
 
 __all__ = ["Curve", "Curves", "learn"]
 
+STEPS: Final = 4  # contexts at which a bound is known, for each that is replayed
 Figures = tuple[int, ...]  # compute bytes of each device in use, and last of the host
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Compute bytes of all devices against the context, at the contexts where they were learned."""
+    """Compute bytes of all devices against the context.
+
+    `sizes` (contexts × devices) are those reserved at `contexts`. In between they may be larger than at
+    either neighbour, because the allocator leaves other gaps; there `bounds` hold, a formula that
+    never falls as the context grows, known at `steps`.
+    """
 
     contexts: Array
-    sizes: Array  # contexts × devices
+    sizes: Array
     exact: Array
+    steps: Array
+    bounds: Array
 
     def at(self, n_ctx: Array) -> tuple[Array, Array]:
-        """Sizes (contexts × devices) that are never too low, and where they are exact.
+        """Sizes (contexts × devices) that are never too low, and where they are exact."""
+        near = np.minimum(np.searchsorted(self.contexts, n_ctx), len(self.contexts) - 1)
+        learned = self.contexts[near] == n_ctx
+        sizes = self.sizes[near]
+        if not learned.all():
+            above = np.searchsorted(self.steps, n_ctx[~learned])
+            sizes[~learned] = self.bounds[above]
+        return sizes, learned & self.exact[near]
 
-        Between two contexts with the same figures nothing can lie but these figures.
-        """
-        above = np.searchsorted(self.contexts, n_ctx, side="left")
-        below = np.searchsorted(self.contexts, n_ctx, side="right") - 1
-        same = (self.sizes[above] == self.sizes[below]).all(axis=1)
-        return self.sizes[above], same & self.exact[above] & self.exact[below]
 
-
-def learn(replay: Callable[[int], tuple[Figures, bool]], contexts: list[int], limit: int) -> Curve:
-    """The curve at both ends and, up to `limit` in all, wherever neighbours differ most."""
-    known = {at: replay(contexts[at]) for at in (0, len(contexts) - 1)}
-    gaps = [_gap(known, 0, len(contexts) - 1)]
-    while gaps and len(known) < limit:
-        gap, low, high = heapq.heappop(gaps)
-        if not gap or high - low < 2:
-            continue
-        middle = (low + high) // 2
-        known[middle] = replay(contexts[middle])
-        for part in ((low, middle), (middle, high)):
-            heapq.heappush(gaps, _gap(known, *part))
-    order = sorted(known)
+def learn(
+    replay: Callable[[int], tuple[Figures, bool]],
+    bound: Callable[[int], Figures],
+    contexts: Sequence[int],
+    limit: int,
+) -> Curve:
+    """The curve over ascending `contexts`: at `limit` of them replayed, evenly spread, both ends included."""
+    chosen = _spread(contexts, limit)
+    known = [replay(n_ctx) for n_ctx in chosen]
+    steps = _spread(contexts, limit * STEPS) if len(chosen) < len(contexts) else []
     return Curve(
-        contexts=np.array([contexts[at] for at in order]),
-        sizes=np.array([known[at][0] for at in order]),
-        exact=np.array([known[at][1] for at in order]),
+        contexts=np.array(chosen),
+        sizes=np.array([sizes for sizes, _ in known]),
+        exact=np.array([exact for _, exact in known]),
+        steps=np.array(steps),
+        bounds=np.array([bound(n_ctx) for n_ctx in steps]),
     )
 
 
-def _gap(known: Mapping[int, tuple[Figures, bool]], low: int, high: int) -> tuple[int, int, int]:
-    """How far apart two learned contexts are, in bytes; negative, as a heap gives the least first."""
-    return -sum(abs(a - b) for a, b in zip(known[low][0], known[high][0], strict=True)), low, high
+def _spread(contexts: Sequence[int], n: int) -> list[int]:
+    """At most `n` of `contexts`, and at least both ends."""
+    positions = np.linspace(0, len(contexts) - 1, min(max(n, 2), len(contexts)))
+    return [contexts[at] for at in np.unique(positions.round().astype(int))]
 
 
 class Curves:
@@ -90,7 +99,12 @@ class Curves:
                 self._advance()
                 return (*found.gpus, found.host), found.exact
 
-            self._known[key] = learn(replay, self._contexts, self._limit)
+            def bound(n_ctx: int) -> Figures:
+                at = replace(settings, n_ctx=n_ctx)
+                found = compute_bound(model, placement, resolve(model, at), at, rules)
+                return (*found.gpus, found.host)
+
+            self._known[key] = learn(replay, bound, self._contexts, self._limit)
         return self._known[key]
 
 

@@ -25,7 +25,7 @@ from .result import Array, Sweep
 
 __all__ = ["sweep"]
 
-REPLAYS: Final = 96  # compute buffers learned for a whole sweep, unless asked otherwise
+REPLAYS: Final = 96  # compute buffers replayed for a whole sweep, unless asked otherwise
 _At = tuple[int, int, int]  # indexes of cards, file type and cache types
 TERMS: Final = ("model", "context", "compute")
 
@@ -53,8 +53,8 @@ def sweep(
     host alone. Layers are placed as `settings.tensor_split` says, or as the engine does by itself: to
     sweep the best split, take it from a `plan`.
 
-    `replays` bounds the compute buffers that are learned (at least two a curve); None learns all,
-    which makes every point as exact as `estimate`. Raises what `estimate` raises, but for
+    `replays` limits the compute buffers that are replayed (at least two a curve), the other points have an
+    upper bound; None replays all, which makes every point as exact as `estimate`. Raises what `estimate` raises, but for
     `EngineRefusal`: a refused combination stays in the grid and says why.
     """
     if margin_bytes < 0:

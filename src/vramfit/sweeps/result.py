@@ -35,7 +35,7 @@ class Sweep(Shown):
     `gpu<i>_model`, `gpu<i>_context` and `gpu<i>_compute`, then the host; a set with fewer cards has 0 there.
 
     - `fits`: the margin is left on every card; `left`: bytes left on the card that is shortest.
-    - `exact`: every compute figure is what the engine reserves; elsewhere it is never too low.
+    - `exact`: every compute figure is what the engine reserves; elsewhere it is an upper bound.
     - `refused`: why the engine would not run it, or ""; the sizes are 0 then.
     """
 

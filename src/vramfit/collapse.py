@@ -14,7 +14,7 @@ from .model import Model
 
 __all__ = ["REPEATS", "Collapsed", "collapse", "layer_kinds"]
 
-REPEATS: Final = 4  # of a run that stand for the whole run
+REPEATS: Final = 4  # of a run of single layers that stand for all; of longer patterns fewer do
 MAX_PERIOD: Final = 8  # layers of a pattern that repeats (one dense in six, one attention in eight)
 
 
@@ -40,7 +40,8 @@ def collapse(kinds: Sequence[Hashable], repeats: int = REPEATS) -> Collapsed:
     i = 0
     while i < len(kinds):
         period, count = _longest_run(kinds, i)
-        keep = count if count <= repeats else repeats + (count - repeats) % 2
+        enough = max(3, -(-repeats // period))  # a long pattern settles within itself
+        keep = count if count <= enough else enough + (count - enough) % 2
         head = (keep + 1) // 2
         if keep < count:
             at = len(kept) + (head - 1) * period

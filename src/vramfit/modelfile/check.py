@@ -222,6 +222,8 @@ def _notes(asked: _Asked, num_ctx: int, loaded: int, plan: Plan) -> list[str]:
     said = []
     if loaded < num_ctx:
         said.append(f"Ollama loads {loaded:,}: the model was trained for no more")
+    if plan.estimate.n_ctx_seq > loaded:
+        said.append(f"the engine rounds it up to {plan.estimate.n_ctx_seq:,}")
     said += plan.warnings
     if plan.fits and plan.estimate.gpus:
         spare = min((g.left for g in plan.estimate.gpus if g.total), default=0) - plan.margin_bytes

@@ -66,7 +66,12 @@ def _left(device: DeviceEstimate) -> str:
 def verdict(plan: Plan) -> str:
     """Whether it fits, and what limits it."""
     slots = plan.settings.n_seq_max
-    each = f" ({plan.estimate.n_ctx_seq:,} for each of {slots} slots)" if slots > 1 else ""
+    share = (
+        f"shared by {slots}"
+        if plan.settings.kv_unified
+        else f"{plan.estimate.n_ctx_seq:,} for each of {slots}"
+    )
+    each = f" ({share} slots)" if slots > 1 else ""
     margin = format_bytes(plan.margin_bytes)
     if plan.fits:
         return f"Context {plan.n_ctx:,} tokens{each} fits with {margin} left on every card; limited by {plan.limited_by}."

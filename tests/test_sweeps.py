@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from vramfit.backends import HOST_BACKEND, backend
 from vramfit.context import resolve, resolve_counts
 from vramfit.errors import EngineRefusal, SettingsError
 from vramfit.estimates import Estimate, estimate
+from vramfit.load import read
 from vramfit.memory import context_bytes
 from vramfit.placement import place
 from vramfit.quants import requantize
@@ -127,6 +129,20 @@ def test_curves_are_exact_or_bounded(contexts: list[int], limit: int) -> None:
         else:
             assert first >= 1000 + n_ctx
             assert second >= 2 * n_ctx
+
+
+def test_a_buffer_larger_than_both_neighbours_is_not_missed() -> None:
+    """The engine reserves 368 MiB at 49,408 tokens, 225 and 281 MiB at the neighbours: measured with it."""
+    model = read(Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf")
+    settings = Settings(flash_attn="on", n_outputs_max=1, n_gpu_layers=2, tensor_split=(1, 1))
+    axes: dict[str, Any] = {"gpus": [gpu(24576)] * 2, "settings": settings, "n_ctx": [19712, 49408, 51456]}
+    truth = [235919360, 385636352, 294934528]
+    some = sweep(model, **axes, replays=2).columns
+    every = sweep(model, **axes, replays=None).columns
+    assert some["exact"].tolist() == [True, False, True]
+    assert every["gpu0_compute"].tolist() == truth
+    assert every["exact"].all()
+    assert (some["gpu0_compute"] >= truth).all()
 
 
 def test_file_types_share_their_curves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,14 +7,18 @@ import json
 import shlex
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 
+from vramfit.cli import engines as options
+from vramfit.cli import main
 from vramfit.engines import (
     CLIENTS,
     ENGINES,
@@ -44,6 +48,7 @@ from vramfit.settings import CACHE_TYPES, EXPERTS, Settings
 from vramfit.solve import Plan, plan
 
 MIB = 1 << 20
+EXAMPLES = Path(__file__).parents[1] / "examples"
 MODEL = replace(dense(n_layer=8, n_embd=512, n_ff=2048, n_ctx_train=65536), source="model.gguf")
 UNEVEN = [gpu(600, name="big"), gpu(400, name="small")]
 
@@ -176,6 +181,20 @@ def test_malformed_commands(text: str, message: str) -> None:
     """A flag or value that cannot be understood is named."""
     with pytest.raises(SettingsError, match=message):
         parse_command(text)
+
+
+WORDS = """llama-server -c -ts 3,1 -ngl all -ot a=CPU -ncmoe 7 -fa on -np 99999 nan -- ' \\ -m x -sm none -ctv q8_0"""
+words = st.sampled_from(WORDS.split())
+
+
+@given(st.one_of(st.text(max_size=40), st.lists(words, max_size=12).map(" ".join)))
+def test_any_command_line_is_settings_or_an_error(text: str) -> None:
+    """Whatever is pasted gives settings, or a SettingsError that says why not."""
+    try:
+        found = parse_command(text)
+    except SettingsError:
+        return
+    assert as_run(found, "llama-server") == found
 
 
 def test_commands_people_have() -> None:
@@ -351,3 +370,78 @@ def test_unnamed_models_and_urls() -> None:
     assert "FROM /x/y.gguf" in named("/x/y.gguf").modelfile()
     with pytest.raises(SettingsError, match="no URLs"):
         named("https://host/x.gguf").modelfile()
+
+
+def test_ollama_settles_slots_and_flash_attention() -> None:
+    """Some families get one slot, old cards no flash attention, and the plan counts on both."""
+    asked = engine_settings("ollama", {"n_seq_max": 4})
+    assert plan_for(MODEL, [gpu()], asked, "ollama").settings.n_seq_max == 4
+    several = replace(MODEL, architecture="qwen3vl")
+    assert plan_for(several, [gpu()], asked, "ollama").settings.n_seq_max == 1
+    for capability, expected in (("5.2", "off"), ("7.2", "off"), ("8.6", "auto")):
+        card = replace(gpu(), compute_capability=capability)
+        found = plan_for(MODEL, [card], defaults("ollama"), "ollama")
+        assert found.settings.flash_attn == expected
+    old = replace(gpu(), compute_capability="5.2")
+    assert "OLLAMA_FLASH_ATTENTION=0" in plan_for(MODEL, [old], defaults("ollama"), "ollama").command(
+        "ollama"
+    )
+
+
+def test_embedding_mode() -> None:
+    """A server keeps one batch size for embeddings; llama-cpp-python makes every sequence of a batch a slot."""
+    server = engine_settings("llama-server", {"embeddings": True})
+    assert (server.n_batch, server.n_ubatch, server.n_outputs_max) == (512, 512, 0)
+    binding = engine_settings("llama-cpp-python", {"embeddings": True, "n_ctx": 100})
+    assert (binding.n_seq_max, binding.kv_unified) == (100, True)
+    assert "embedding=True" in plan(MODEL, [gpu()], Settings(embeddings=True)).command("llama-cpp-python")
+
+
+def test_limits_of_an_engines_own_split() -> None:
+    """Where Ollama's change to all cards is the limit, it is named; the caller's own limit stays the caller's."""
+    found = plan_for(MODEL, UNEVEN, defaults("ollama"), "ollama", margin_bytes=0)
+    below = largest_on_one_card(MODEL, UNEVEN, 256)
+    assert found.settings.split_mode == "none"
+    assert found.n_ctx <= below
+    assert (
+        plan_for(MODEL, UNEVEN, defaults("ollama"), "ollama", margin_bytes=0, max_ctx=1024).limited_by
+        == "max_ctx"
+    )
+    roomy = [gpu(90_000), gpu(6000)]
+    assert plan_for(MODEL, roomy, defaults("ollama"), "ollama").limited_by == "the trained context"
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_no_cards(engine: str) -> None:
+    """On the host alone there is no split to be told, in any engine."""
+    found = plan_for(MODEL, [], defaults(engine), engine)
+    assert found.fits
+    assert found.command(engine)
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(
+        main, ["plan", str(EXAMPLES / "gemma-3-12b-q4_k_m.gguf"), "--gpus", "4090", *args]
+    )
+
+
+def test_the_command_line_plans_for_an_engine() -> None:
+    """--engine sets its defaults, what was typed wins, and what to run is printed and in the JSON."""
+    result = run("--engine", "llama-cpp-python", "-fa", "on", "-c", "8192")
+    assert result.exit_code == 0, result.output
+    assert "swa_full=True" in result.output
+    assert "n_batch=512" in result.output
+    found = json.loads(run("--engine", "ollama", "-b", "256", "-c", "8192", "--json").output)
+    assert found["settings"]["n_ubatch"] == 256
+    assert "PARAMETER num_batch 256" in found["modelfile"]
+    assert found["command"].endswith("ollama serve")
+    assert json.loads(run("-c", "8192", "--json").output)["command"] is None
+    assert run("--engine", "llama-cpp-python", "-np", "2").exit_code == 1
+    assert "Modelfile" not in run("--engine", "ollama", "-c", "131072", "-fa", "off", "-ctk", "f32").output
+    assert "num_ctx: 8192" in run("-c", "8192", "--client", "aider").output
+
+
+def test_the_command_line_offers_every_engine_and_client() -> None:
+    """The choices of the options are the engines and clients there are."""
+    assert set(options.ENGINES) == set(ENGINES)
+    assert set(options.CLIENTS) == set(CLIENTS)

@@ -82,7 +82,7 @@ def plan(
     settings = to_settings(options)
     result = solved(model.read(), cards(gpus), settings, engine, margin, max_ctx)
     write_pictures(result, plot, html)
-    click.echo(report.plan_json(result) if as_json else report.plan_text(result))
+    click.echo(report.plan_json(result, engine) if as_json else report.plan_text(result))
     if not as_json:
         show_commands(result, engine, client)
     if not result.fits:

@@ -116,11 +116,16 @@ def _read(path: str) -> bytes:
 
 def _write(path: str, data: bytes) -> None:
     """Replace the file's content at once, or leave it as it was; its permissions stay."""
-    aside = f"{path}.vramfit"
+    target = os.path.realpath(path)
+    aside = f"{target}.vramfit"
     try:
         with open(aside, "xb") as file:
             file.write(data)
-        os.chmod(aside, os.stat(path).st_mode & 0o7777)
-        os.replace(aside, os.path.realpath(path))
+        try:
+            os.chmod(aside, os.stat(target).st_mode & 0o7777)
+            os.replace(aside, target)
+        except OSError:
+            os.unlink(aside)
+            raise
     except OSError as e:
         raise SourceError(f"{path}: cannot be written: {e.strerror or e}") from None

@@ -8,7 +8,7 @@ given to the solver, which then finds the context that it carries.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..context import CONTEXT_STEP
 from ..estimates import estimate
@@ -40,61 +40,63 @@ def plan_for(
     """
     chosen = find(engine)
     settings = as_run(settings, chosen)
-    best = solve(model, gpus, settings, margin_bytes=margin_bytes, max_ctx=max_ctx)
-    free = len(devices(gpus, settings)) > 1 and not any(settings.tensor_split)
-    if chosen.split == "told" or not free:
+    if chosen.split == "free":
+        settings = as_run(ollama.settle(settings, model, gpus), chosen)
+    asked = _Asked(model, tuple(gpus), margin_bytes, max_ctx)
+    best = asked.solve(settings)
+    if chosen.split == "told" or len(devices(gpus, settings)) < 2 or any(settings.tensor_split):
         return best
-    tried = _own_splits(model, gpus, settings, chosen, best)
-    plans = [
-        solve(
-            model,
-            gpus,
-            s,
-            margin_bytes=margin_bytes,
-            max_ctx=limit if max_ctx is None else min(limit, max_ctx),
-        )
-        for s, limit in tried
-    ]
-    own = _reached(plans, [limit for _, limit in tried])
-    if own.limited_by == "max_ctx" and own.n_ctx != max_ctx and own.settings.split_mode == "none":
-        own = replace(own, limited_by=f"{chosen.title}, which beyond it spreads the model over all cards")
+    own = asked.solve(_even(settings, gpus)) if chosen.split == "even" else _ollamas(asked, settings)
     return replace(own, warnings=(*own.warnings, *_cost(own, best, chosen)))
 
 
-def _own_splits(
-    model: Model, gpus: Sequence[Gpu], settings: Settings, engine: Engine, best: Plan
-) -> list[tuple[Settings, int]]:
-    """What the engine does, from the largest context down: settings, and the context up to which they hold."""
-    top = max(best.n_ctx, model.n_ctx_train * (1 if settings.kv_unified else settings.n_seq_max))
-    if engine.split == "even":
-        return [(replace(settings, tensor_split=(1.0,) * len(gpus)), top)]
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What all plans for one question have in common."""
+
+    model: Model
+    gpus: tuple[Gpu, ...]
+    margin: int
+    max_ctx: int | None
+
+    def solve(self, settings: Settings, below: int | None = None) -> Plan:
+        """The plan for settings, with no more context than `below`."""
+        limits = [n for n in (self.max_ctx, below) if n is not None]
+        max_ctx = min(limits, default=None)
+        return solve(self.model, self.gpus, settings, margin_bytes=self.margin, max_ctx=max_ctx)
+
+
+def _even(settings: Settings, gpus: Sequence[Gpu]) -> Settings:
+    return replace(settings, tensor_split=(1.0,) * len(gpus))
+
+
+def _ollamas(asked: _Asked, settings: Settings) -> Plan:
+    """The largest context at which Ollama does what the plan says: one card up to a context, all beyond."""
+    model, gpus = asked.model, asked.gpus
     spread = replace(settings, tensor_split=tuple(float(g.free) for g in gpus))
-    step = CONTEXT_STEP * (1 if settings.kv_unified else settings.n_seq_max)
-    alone = ollama.largest_on_one_card(model, gpus, step)
-    if settings.n_ctx and not ollama.takes_one_card(model, gpus, settings.n_ctx):
-        alone = 0
-    if not alone:
-        return [(spread, top)]
     one = replace(settings, split_mode="none", main_gpu=ollama.best_card(gpus))
     if settings.n_ctx:
-        return [(one, top)]
-    return [(spread, top), (one, min(top, alone))]
+        return asked.solve(one if ollama.takes_one_card(model, gpus, settings.n_ctx) else spread)
+    slots = 1 if settings.kv_unified else settings.n_seq_max
+    below = ollama.largest_on_one_card(model, gpus, CONTEXT_STEP * slots)
+    wide = asked.solve(spread)
+    if not below or (wide.fits and wide.n_ctx > below):
+        return wide
+    trained = model.n_ctx_train * slots
+    if asked.max_ctx is None and below >= trained:
+        return asked.solve(one)
+    alone = asked.solve(one, below)
+    if alone.limited_by == "max_ctx" and (asked.max_ctx is None or below < asked.max_ctx):
+        return replace(alone, limited_by="Ollama, which beyond it spreads the model over all cards")
+    return alone
 
 
 def own_split(plan: Plan, engine: Engine) -> tuple[int, ...]:
     """Layers on each card when `engine` loads the plan's model by itself."""
     if engine.split == "even" and len(devices(plan.gpus, plan.settings)) > 1:
-        even = replace(plan.settings, tensor_split=(1.0,) * len(plan.gpus))
-        return tuple(g.layers for g in estimate(plan.model, plan.gpus, even).gpus)
+        found = estimate(plan.model, plan.gpus, _even(plan.settings, plan.gpus))
+        return tuple(g.layers for g in found.gpus)
     return ollama.by_free_memory(plan)
-
-
-def _reached(plans: Sequence[Plan], limits: Sequence[int]) -> Plan:
-    """The first plan whose context is one at which the engine would do that; else the last."""
-    for plan, below in zip(plans, limits[1:], strict=False):
-        if plan.fits and plan.n_ctx > below:
-            return plan
-    return plans[-1]
 
 
 def _cost(own: Plan, best: Plan, engine: Engine) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ from .settings import as_run
 from .table import Engine
 
 __all__ = [
-    "auto_batch", "best_card", "default_context", "environment", "largest_on_one_card", "modelfile_text", "predicted",
+    "auto_batch", "best_card", "default_context", "environment", "largest_on_one_card", "modelfile_text",
+    "predicted", "settle",
 ]  # fmt: skip
 
 ONE_CARD_SHARE: Final = (
@@ -36,6 +37,11 @@ _BATCHES: Final = (
     (2048, 32768, 0.60, 2 * GIB),
     (1024, 4096, 0.75, 768 * MIB),
 )  # size, above this context, limits
+# Families that Ollama gives one slot whatever OLLAMA_NUM_PARALLEL says.
+ONE_SLOT: Final = frozenset(
+    {"mllama", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen3next", "lfm2", "lfm2moe", "nemotron_h",
+     "nemotron_h_moe", "nemotron_h_omni"}
+)  # fmt: skip
 _TIERS: Final = ((47 * GIB, 262144), (23 * GIB, 32768))
 
 
@@ -92,6 +98,24 @@ def default_context(gpus: Sequence[Gpu]) -> int:
     """`num_ctx` where nobody sets it (server/routes.go:2043): by the memory of all cards."""
     total = sum(g.total_bytes for g in gpus)
     return next((n_ctx for least, n_ctx in _TIERS if total >= least), 4096)
+
+
+def settle(settings: Settings, model: Model, gpus: Sequence[Gpu]) -> Settings:
+    """What Ollama changes of its own for a model and cards: slots, and flash attention that was left to it.
+
+    Source: sched.go:495-510; llama_server.go:597-625 with ml/device.go:571.
+    """
+    if model.is_encoder or settings.embeddings or model.architecture in ONE_SLOT:
+        settings = replace(settings, n_seq_max=1)
+    if settings.flash_attn == "auto" and not all(map(_has_flash_attention, gpus)):
+        settings = replace(settings, flash_attn="off")
+    return settings
+
+
+def _has_flash_attention(gpu: Gpu) -> bool:
+    if gpu.backend != "cuda" or gpu.compute_capability is None:
+        return True
+    return gpu.compute_capability != "7.2" and float(gpu.compute_capability) >= 6
 
 
 def environment(plan: Plan, engine: Engine) -> dict[str, str]:

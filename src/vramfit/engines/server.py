@@ -19,6 +19,7 @@ from .settings import as_run, engine_settings
 
 __all__ = ["arguments", "host_flags", "model_flags", "parse_command", "shares", "words"]
 
+MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS
 MAX_SHARES: Final = 15  # arg.cpp:2831 refuses as many as llama_max_devices()
 
 
@@ -198,8 +199,8 @@ def _patterns(name: str, flag: _Flag, word: str) -> tuple[str, ...]:
     if flag.kind == "patterns":
         return (EXPERTS,)
     if flag.kind == "experts":
-        if not word.isdecimal():
-            raise SettingsError(f"{name} {word!r}: give a number of layers")
+        if not word.isdecimal() or int(word) > MAX_LAYERS:
+            raise SettingsError(f"{name} {word!r}: give a number of layers, at most {MAX_LAYERS}")
         return _first_experts(int(word))
     found = []
     for part in word.split(","):

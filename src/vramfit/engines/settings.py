@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any, Final
 
 from ..errors import SettingsError
-from ..settings import Settings
+from ..settings import MAX_SEQUENCES, Settings
 from .table import Engine, find
 
 __all__ = ["as_run", "defaults", "engine_settings"]
@@ -49,16 +49,20 @@ def as_run(settings: Settings, engine: str | Engine) -> Settings:
     """
     chosen = find(engine)
     plain = Settings(**chosen.defaults)  # type: ignore[arg-type]
+    if settings.embeddings and chosen.embeds_in_slots:
+        slots = min(settings.n_batch, settings.n_ctx or MAX_SEQUENCES, MAX_SEQUENCES)
+        plain = replace(plain, n_seq_max=slots, kv_unified=True)
+        settings = replace(settings, n_seq_max=slots, kv_unified=True)
     for f in fields(Settings):
         value, own = getattr(settings, f.name), getattr(plain, f.name)
         if f.name not in chosen.told | _FOLLOWS and value != own:
             raise SettingsError(f"{chosen.title} cannot be told {f.name}={value!r}; it uses {own!r}")
     _check_values(settings, chosen)
-    if chosen.one_batch:
+    if chosen.one_batch or (settings.embeddings and not chosen.all_outputs):  # server.cpp:150
         size = min(settings.n_batch, settings.n_ubatch or settings.n_batch)
         settings = replace(settings, n_batch=size, n_ubatch=size)
-    slots = 0 if chosen.all_outputs or settings.embeddings else min(settings.n_seq_max, settings.n_batch)
-    return replace(settings, n_outputs_max=slots, n_gpu_layers=max(settings.n_gpu_layers, -1))
+    outputs = 0 if chosen.all_outputs or settings.embeddings else min(settings.n_seq_max, settings.n_batch)
+    return replace(settings, n_outputs_max=outputs, n_gpu_layers=max(settings.n_gpu_layers, -1))
 
 
 def _check_values(settings: Settings, engine: Engine) -> None:

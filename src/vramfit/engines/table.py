@@ -35,6 +35,7 @@ class Engine:
     all_outputs: bool = False  # keeps logits of the whole batch, not one row a slot
     one_batch: bool = False  # n_ubatch is n_batch
     one_cache_type: bool = False  # K and V alike
+    embeds_in_slots: bool = False  # in embedding mode every sequence of a batch is a slot of one cache
     cache_types: tuple[str, ...] = CACHE_TYPES
 
 
@@ -81,6 +82,7 @@ ENGINES: Final[Mapping[str, Engine]] = {
             defaults=_defaults(n_batch=512, n_ubatch=512, n_seq_max=1, flash_attn="off", swa_full=True),
             told=_ALL - {"n_seq_max", "kv_unified", "cpu_tensors"},
             all_outputs=True,
+            embeds_in_slots=True,
         ),
         Engine(
             name="lm-studio",

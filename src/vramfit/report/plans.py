@@ -100,9 +100,15 @@ def _on(value: bool) -> str:
     return "on" if value else "off"
 
 
-def plan_json(plan: Plan) -> str:
-    """The JSON object of `vramfit plan --json` (see docs/json.md)."""
-    return plan_as_schema(plan).model_dump_json(indent=2)
+def plan_json(plan: Plan, engine: str | None = None) -> str:
+    """The JSON object of `vramfit plan --json` (see docs/json.md); of an engine, with what to run there."""
+    found = plan_as_schema(plan)
+    if engine is not None and plan.fits:
+        text = plan.modelfile(engine) if engine.startswith("ollama") else None
+        found = found.model_copy(
+            update={"engine": engine, "command": plan.command(engine), "modelfile": text}
+        )
+    return found.model_dump_json(indent=2)
 
 
 def plan_as_schema(plan: Plan) -> PlanJson:

@@ -82,6 +82,9 @@ class PlanJson(_Frozen):
     warnings: list[str]
     reach: str
     overheads: list[OverheadJson]
+    engine: Optional[str] = None  # noqa: UP045
+    command: Optional[str] = None  # noqa: UP045
+    modelfile: Optional[str] = None  # noqa: UP045
 
 
 class FindingJson(_Frozen):

@@ -168,13 +168,16 @@ class Names:
 
 def _table(traced: Traced, block: int) -> dict[str, int]:
     scope = traced.scope(block)
-    found = {n: v for n, v in scope._dims.items() if n[0] not in "@$."}
+    layer = traced.layer(block)
+    found = {n: v for n, v in scope._dims.items() if n[0] not in "@$." and n != "n_head.first"}
+    if layer is not None and layer.is_recurrent:  # headers may say 0 for these
+        found = {n: v for n, v in found.items() if n not in ("n_head", "n_head_kv", "head_k", "head_v")}
     own, outer, weights = scope._own, scope._outer, traced.model.weights
     for suffix, index in own.items():
         found |= {f"@{suffix}:{d}": n for d, n in enumerate(weights[index].tensor.shape) if n > 1}
     for name, at in outer.items():
         found |= {f"${name}:{d}": n for d, n in enumerate(weights[at[0]].tensor.shape) if n > 1}
-    layer = traced.layer(block)
+    found["n_head.first"] = scope.value("n_head.first")
     for key, value in traced.model.hparams.items():
         if isinstance(value, (list, tuple)):
             value = value[layer.index] if layer is not None and layer.index < len(value) else None
@@ -210,7 +213,7 @@ class Inferrer:
                 if _agrees(known, samples):
                     return replace(known, label=p.label, args=p.args, guard=p.guard, marks=_marks(p))
             raise
-        if (line.ne or line.count is not None) and len(samples) > 3:
+        if (line.ne or line.count is not None) and _several(samples):
             self._lines.setdefault(key, []).append(line)
         return line
 

@@ -15,7 +15,7 @@ from tools.engine.binding import EngineError
 from tools.engine.metadata import Dims, metadata
 from tools.engine.models import DENSE_OR_MIXTURE, MIXTURES, make_model
 from vramfit.graphs.dims import FUSED, _conditions, header_value, layer_weights, outer_weights
-from vramfit.graphs.text import Block, Line, Template
+from vramfit.graphs.text import Block, Kind, Line, Template
 from vramfit.model import Model
 
 from . import plan
@@ -66,7 +66,8 @@ class Workshop:
         self.n += 1
         path = os.path.join(self.folder, f"{self.architecture}-{self.n}.gguf")
         try:
-            make_model(self.architecture, path, dims, overrides, experts=self.experts, without=without)
+            fixed = plan.FIXED.get(self.architecture, {})
+            make_model(self.architecture, path, dims, fixed | (overrides or {}), experts=self.experts, without=without)
         except EngineError as e:
             self.refused.append(str(e))
             return None
@@ -188,7 +189,7 @@ def _topology(t: Traced) -> object:
 
 
 _RUN_ATOMS = ("fa", "vtrans", "krot", "vrot", "kq", "vq", "kf32", "vf32", "step", "single", "slots", "split", "emb")
-_LAYER_ATOMS = ("last", "first", "one_expert")
+_LAYER_ATOMS = ("last", "first", "swa", "one_expert")
 
 
 class Learner:
@@ -202,6 +203,7 @@ class Learner:
         self.report = Report()
         self.inferrer = Inferrer()
         self.typical: set[int] = set()
+        self.kinds: dict[int, tuple[tuple[str, ...], frozenset[str]]] = {}
 
     def template(self) -> Template:
         groups = self._groups()
@@ -227,23 +229,20 @@ class Learner:
         )
 
     def _groups(self) -> dict[str, list[Observation]]:
-        """Blocks by kind, few of each topology."""
-        named: dict[tuple[object, ...], list[Observation]] = defaultdict(list)
+        """Blocks by what they keep between batches: layers that attend, layers that recur, ...; few of each topology."""
+        named: dict[tuple[str, ...], list[Observation]] = defaultdict(list)
         for t in self.traced:
             own = layer_weights(t.model)
             for b, lines in t.blocks.items():
                 layer = t.layer(b)
                 its = kind_traits(t, b)
-                must = frozenset(n for n in own[b] if f"@{n}" not in self.optional and not re.search(_SCALES, n)) if layer else frozenset()
-                truths = self._truths(t, b, own[b] if layer else {})
-                named[its, must].append(Observation(t, b, lines, truths))
-        result: dict[str, list[Observation]] = {}
-        order = sorted(named, key=lambda k: (k[0] != ("prologue",), k[0] == ("epilogue",), min(o.block for o in named[k])))
-        for number, key in enumerate(order):
-            its = key[0]
-            name = its[0] if its[0:1] in (("prologue",), ("epilogue",)) else f"layer {number}"
-            result[name] = _thin(named[key])
-        return result
+                o = Observation(t, b, lines, self._truths(t, b, own[b] if layer else {}))
+                if layer is not None:
+                    must = frozenset(n for n in own[b] if f"@{n}" not in self.optional and not re.search(_SCALES, n))
+                    self.kinds[id(o)] = (its, must)
+                named[tuple(x for x in its if x != "swa")].append(o)
+        order = sorted(named, key=lambda k: (k != ("prologue",), k == ("epilogue",), min(o.block for o in named[k])))
+        return {" ".join(k) if k in (("prologue",), ("epilogue",)) else f"layer {n}": _thin(named[k]) for n, k in enumerate(order)}
 
     def _truths(self, t: Traced, b: int, own: dict[str, int]) -> frozenset[str]:
         layer = t.layer(b)
@@ -256,7 +255,7 @@ class Learner:
             if header_value(t.model, layer or t.model.layers[0], key) == value:
                 found.add(x)
         if layer is not None:
-            found |= {f"il%{p}={layer.index % p}" for p in (2, 3, 4, 6)}
+            found |= {f"il%{p}={layer.index % p}" for p in (4, 2, 3, 6)}
         return frozenset(found)
 
     def _kind(self, name: str, group: list[Observation]) -> _Kind:
@@ -290,12 +289,16 @@ class Learner:
             for p in kind.positions:
                 if p.label in inputs and p.like.op != "input":
                     p.label += f".{p.like.op.split('.')[0]}"
+                if p.once and any(x.endswith(".swa") for x in p.like.inputs):
+                    p.label += ".swa"
+                if p.once and "within" in p.like.marks:  # all kinds must call what is made once the same
+                    p.label += ".tail"
 
     def _guards(self, kind: _Kind) -> None:
         own = sorted({x for o in kind.group for x in o.truths if x[0] in "@$"})
         fused = sorted({x for o in kind.group for x in o.truths if x in FUSED})
         switches = sorted({x for o in kind.group for x in o.truths if x[0] == "."})
-        periods = sorted({x for o in kind.group for x in o.truths if x.startswith("il%")})
+        periods = sorted({x for o in kind.group for x in o.truths if x.startswith("il%")}, key=lambda x: "4236".index(x[3]))
         for p in kind.positions:
             weights = [f"{k}{w}" for k, w in p.like.refs if k in "@$"]
             atoms = [*weights, *_RUN_ATOMS, *_LAYER_ATOMS, *fused, "index_head", *(a for a in own if a not in weights), *switches, *periods]
@@ -336,7 +339,7 @@ class Learner:
             for p in wrong:
                 self._rename(p, kinds)
         else:
-            self.report.say("names could not be told apart")
+            self.report.say(f"names could not be told apart: {', '.join(sorted({p.label for p in wrong})[:6])}")
         for kind in kinds:
             for p in kind.positions:
                 p.args = self._args(kind, p, placed)
@@ -405,7 +408,7 @@ class Learner:
         return found
 
     def _rename(self, p: Position, kinds: Sequence[_Kind]) -> None:
-        if p.like.op == "input":
+        if p.once:
             return
         stem = p.label.split("#")[0]
         taken = {q.label for k in kinds for q in k.positions if q is not p}
@@ -457,9 +460,11 @@ class Learner:
         lines = [x for p in kind.positions for x in self._lines(kind, p)]
         if kind.name in ("prologue", "epilogue"):
             return Block(kind.name, tuple(lines))
-        first = kind.group[0]
-        needs, allows = _presence([set(layer_weights(o.traced.model)[o.block]) for o in kind.group])
-        return Block(kind.name, tuple(lines), kind_traits(first.traced, first.block), needs, allows)
+        members: dict[object, list[set[str]]] = defaultdict(list)
+        for o in kind.group:
+            members[self.kinds[id(o)]].append(set(layer_weights(o.traced.model)[o.block]))
+        kinds = [Kind(its, *_presence(sets)) for (its, _), sets in members.items()]  # type: ignore[misc]
+        return Block(kind.name, tuple(lines), tuple(sorted(kinds, key=lambda k: (k.traits, k.needs))))
 
     def _lines(self, kind: _Kind, p: Position) -> list[Line]:
         """The line of a position, or two where one condition decides which extents it has."""
@@ -533,7 +538,7 @@ def _thin(group: list[Observation], each: int = 2) -> list[Observation]:
     count: dict[object, int] = defaultdict(int)
     found = []
     for o in group:
-        key = (id(o.traced), signature(o), frozenset(x for x in o.truths if x in _LAYER_ATOMS))
+        key = (id(o.traced), signature(o), frozenset(x for x in o.truths if x in _LAYER_ATOMS), frozenset(layer_weights(o.traced.model)[o.block]) if o.traced.layer(o.block) else None)
         count[key] += 1
         if count[key] <= each:
             found.append(o)

@@ -61,7 +61,7 @@ def _signature(observation: Observation) -> tuple[object, ...]:
         return here[what] if what in here else ("far", tensors[what].op, tensors[what].name.rstrip("0123456789"))
 
     return tuple(
-        (x.op, x.name, _type(x), x.marks, x.outer, tuple(ref(*r) for r in x.refs)) for x in observation.lines
+        (x.op, x.name, _type(x), x.marks, x.outer, tuple(ref(*r) for r in x.refs), x.inputs) for x in observation.lines
     )
 
 
@@ -143,7 +143,7 @@ def _scores(old: Sequence[Seen], new: Sequence[Seen]) -> np.ndarray:
 
 
 def _key(x: Seen) -> _Key:
-    weights = tuple(r for r in x.refs if r[0] != "t")
+    weights = (*(r for r in x.refs if r[0] != "t"), *(("input", name) for name in x.inputs))
     name = x.name if x.op in ("input", "cache") else ""
     return ((x.op, _type(x), name, "output" in x.marks, "hadamard" in x.marks, "inplace" in x.marks, "early" in x.marks),
             weights, x.name, frozenset((s.op, re.sub(r"^node_\d+.*|-.*", "", s.name)) for s in x.sources))  # fmt: skip

@@ -36,6 +36,7 @@ class Seen:
     marks: frozenset[str]
     outer: bool = False  # depends on no layer
     count: int = 0  # of the slices that are summed
+    inputs: tuple[str, ...] = ()  # the inputs that it reads, told apart
 
 
 @dataclass(eq=False)
@@ -88,6 +89,7 @@ class _Observer:
         self.lay: dict[int, int] = {}
         self.cut: dict[int, int] = {}
         self.early: dict[int, int] = {}
+        self.told: dict[int, str] = {}
 
     def traced(self) -> Traced:
         self._assign()
@@ -212,12 +214,11 @@ class _Observer:
     def _input(self, i: int, block: int) -> Seen:
         t = self.t[i]
         marks = {"once"} | ({"input"} if t.flags & INPUT else set())
-        name = "constant" if t.name.startswith("leaf_") else t.name
-        return Seen(i, "input", self._tell_apart(i, name, block), t, (), (), frozenset(marks), outer=True)
+        return Seen(i, "input", self._told(i, block), t, (), (), frozenset(marks), outer=True)
 
     def _tell_apart(self, i: int, name: str, block: int) -> str:
         """Inputs of one name: those of sliding-window layers get a suffix, further ones a number."""
-        same = [j for j in self.dump.leafs if self.t[j].usage == 0 and self.t[j].name == name]
+        same = [j for j in self.dump.leafs if self.t[j].usage == 0 and self.t[j].name == name]  # "constant": never
         if len(same) < 2:
             return name
         users = [self.cut[n] for n in self.dump.nodes if i in self.t[n].src]
@@ -261,8 +262,15 @@ class _Observer:
         if t.op == "MUL_MAT" and t.params and t.params[-1]:
             marks.add("hadamard")
         refs = tuple(self._ref(s, block) for s in src)
-        outer = block >= 0 and block < self.n and self.lay[i] < 0 and i not in self.early
-        return Seen(i, op, _base(t.name), t, refs, tuple(self.t[s] for s in src), frozenset(marks), outer)
+        outer = block >= 0 and block < self.n and self.lay[i] < 0
+        read = tuple(self._told(s, block) for s in src if self.t[s].op == "NONE" and self.t[s].usage == 0)
+        return Seen(i, op, _base(t.name), t, refs, tuple(self.t[s] for s in src), frozenset(marks), outer, 0, read)
+
+    def _told(self, i: int, block: int) -> str:
+        if i not in self.told:
+            name = self.t[i].name
+            self.told[i] = self._tell_apart(i, "constant" if name.startswith("leaf_") else name, block)
+        return self.told[i]
 
     def _ref(self, s: int, block: int) -> Ref:
         t = self.t[s]

@@ -95,7 +95,8 @@ def settings(extent: int = ALL, part: int = 0) -> Iterator[Setting]:
     """
     streams = _OTHERS if part % 2 else _STREAMS
     for number, setting in enumerate(_settings(extent, streams)):
-        if not part or extent == FEW or (number + number // len(streams)) % 2 == part // 2 % 2:
+        types = {setting.arguments.get(x, "f16") for x in ("type_k", "type_v")}
+        if not part or extent == FEW or types == {"q8_0"} or (number + number // len(streams)) % 2 == part // 2 % 2:
             yield setting
 
 
@@ -156,4 +157,9 @@ SWITCHES: dict[str, tuple[Any, ...]] = {
     "expert_group_count": (None, 0, 1),
     "pooling_type": (None, 0, 1, 2, 3),
     "hidden_act": (None,),
+}
+
+# What is held fixed for an architecture: other values make models that the engine builds no sound graph for.
+FIXED: dict[str, dict[str, Any]] = {
+    "ernie4_5-moe": {"interleave_moe_layer_step": 1},
 }

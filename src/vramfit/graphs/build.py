@@ -37,6 +37,7 @@ from .dims import (
     header_value,
     holds,
     layer_weights,
+    literals,
     outer_weights,
     owner,
     run_dims,
@@ -60,6 +61,7 @@ class Prepared:
     kinds: tuple[int, ...]  # the block of each layer of the main graph
     own: tuple[dict[str, int], ...]  # weights of each layer: suffix → position in Model.weights
     outer: dict[str, list[int]]
+    asked: tuple[tuple[str, ...], ...]  # by block: the conditions that decide which lines apply
     compiled: dict[object, _Compiled] = field(default_factory=dict, compare=False)
 
 
@@ -86,9 +88,15 @@ def prepare(template: Template, model: Model) -> Prepared:
     _check_known(template, model)
     own = layer_weights(model)
     kinds = tuple(
-        _kind(template, model, layer, own[layer.index]) for layer in model.layers if not layer.is_nextn
+        _kind(template, layer, own[layer.index]) for layer in model.layers if not layer.is_nextn
     )
-    return Prepared(model, template, kinds, tuple(own), outer)
+    return Prepared(model, template, kinds, tuple(own), outer, tuple(map(_asked, template.blocks)))
+
+
+def _asked(block: Block) -> tuple[str, ...]:
+    found = {x for line in block.lines for x in literals(line.guard)}
+    optional = {a[:-1] for line in block.lines for arg in line.args for a in arg if a[-1] == "?"}
+    return tuple(sorted(found | optional))
 
 
 def _check_weights(where: str, found: dict[str, list[int]], needs: Sequence[str], allows: Sequence[str]) -> None:
@@ -111,21 +119,15 @@ def _check_known(template: Template, model: Model) -> None:
             raise OutsideTemplate(f"{key} = {value or 'absent'}: no trace had that")
 
 
-def _kind(template: Template, model: Model, layer: Layer, own: dict[str, int]) -> int:
+def _kind(template: Template, layer: Layer, own: dict[str, int]) -> int:
+    """The block of the kind that has the layer's traits, and its weights and no others."""
     its = traits(layer)
-    scope = Scope(model, _NO_RUN, {}, {}, layer, own) if any(b.when for b in template.blocks) else None
-    fits = []
+    found = own.keys()
     for i, block in enumerate(template.blocks[1:-1], 1):
-        if block.traits != its or not all(n in own for n in block.needs):
-            continue
-        if block.when and scope is not None and not holds(block.when, scope):
-            continue
-        strange = [n for n in own if n not in block.needs and n not in block.allows]
-        fits.append((len(strange), -len(block.needs), i))
-    best = min(fits, default=None)
-    if best is None or best[0]:
-        raise OutsideTemplate(f"layer {layer.index} is of no kind that was traced")
-    return best[2]
+        for kind in block.kinds:
+            if kind.traits == its and found >= set(kind.needs) and found <= {*kind.needs, *kind.allows}:
+                return i
+    raise OutsideTemplate(f"layer {layer.index} is of no kind that was traced")
 
 
 # --- a block under fixed conditions
@@ -202,7 +204,6 @@ def _refs(
 # --- building
 
 
-_NO_RUN: Final = Run(None, 1, 1, 1, flash_attn=False)  # type: ignore[arg-type]
 _RUN_TYPES: Final[dict[str, Callable[[Run], TensorType]]] = {
     "K": lambda run: run.context.type_k,
     "V": lambda run: run.context.type_v,
@@ -229,10 +230,6 @@ class _Builder:
         self.caches: dict[tuple[str, int], int] = {}
         self.fused: list[tuple[int, int, str]] = []
         self.common = run_dims(prepared.model, run)
-        self.run_key = (
-            run.flash_attn, run.n_tokens == 1, run.n_tokens == run.n_seqs, run.n_seqs > 1, run.embeddings, run.fused,
-            run.context.n_stream > 1, run.context.v_trans, run.context.type_k.id, run.context.type_v.id,
-        )  # fmt: skip
         all_on_devices = placement.n_devices > 0 and min(placement.layers) >= 0
         self.pins_norms = placement.n_devices > 0 and (run.n_tokens < FULL_BATCH or all_on_devices)
         self.cache_on_host = placement.n_devices > 0 and not placement.offload_kqv  # llama-graph.cpp:2746
@@ -252,15 +249,11 @@ class _Builder:
         p = self.p
         own = p.own[layer.index] if layer is not None else {}
         scope = Scope(p.model, self.r, p.outer, self.common, layer, own)
-        compiled = self._compiled(number, p.template.blocks[number], scope, layer)
+        compiled = self._compiled(number, p.template.blocks[number], scope)
         return _Frame(compiled, scope, layer, number, [NONE] * len(compiled.ops))
 
-    def _compiled(self, number: int, block: Block, scope: Scope, layer: Layer | None) -> _Compiled:
-        if layer is None:
-            key: object = (number, self.run_key)
-        else:
-            own = tuple(self.p.own[layer.index])
-            key = (number, self.run_key, own, layer.index == 0, layer.index == len(self.p.kinds) - 1)
+    def _compiled(self, number: int, block: Block, scope: Scope) -> _Compiled:
+        key = (number, tuple(scope.truth(x) for x in self.p.asked[number]))
         found = self.p.compiled.get(key)
         if found is None:
             found = self.p.compiled[key] = _compile(block, scope)
@@ -294,15 +287,27 @@ class _Builder:
             return at[what]  # type: ignore[call-overload, no-any-return]
         if kind == "made":
             found = [self.made[a] for a in what if a in self.made]  # type: ignore[attr-defined]
-            if not found:
-                raise OutsideTemplate(f"nothing made {'|'.join(what)} yet")  # type: ignore[arg-type]
-            return max(found)
+            return max(found) if found else self._make(what, layer, number)  # type: ignore[arg-type]
         name = str(what)
         if kind == "%":
             return self._cache(name, layer)
         if kind == "@" and layer is not None:
             return self._weight(self.p.own[layer.index][name])
         return self._weight(self._outer(name, layer, number))
+
+    def _make(self, labels: tuple[str, ...], layer: Layer | None, number: int) -> int:
+        """Make what the first layer of another kind would have made: an input, or what all layers share."""
+        frame = next(f for f in self.frames if f.layer is layer and f.number == number)
+        for block in self.p.template.blocks:
+            for line in block.lines:
+                if line.label in labels and "once" in line.marks and holds(line.guard, frame.scope):
+                    op = _Op(line, tuple(r for a in line.args for r in _refs(a, {}, set(), frame.scope)))
+                    if op.engine_op == "INPUT":
+                        return self._leaf(op, frame.scope, layer)
+                    src = [self._source(ref, [], layer, number) for ref in op.src]
+                    index = self.made[line.label] = self._node(op, src, frame.scope, layer)
+                    return index
+        raise OutsideTemplate(f"nothing made {'|'.join(labels)} yet")
 
     def _outer(self, name: str, layer: Layer | None, number: int) -> int:
         """Which of the homes of a tensor outside layers is meant."""

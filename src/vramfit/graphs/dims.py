@@ -16,7 +16,7 @@ from ..model import Cells, Layer, Model
 from .expressions import OutsideTemplate
 from .text import Guard
 
-__all__ = ["FUSED", "Run", "Scope", "holds", "layer_weights", "outer_weights", "owner", "run_dims", "traits"]
+__all__ = ["FUSED", "Run", "Scope", "holds", "layer_weights", "literals", "outer_weights", "owner", "run_dims", "traits"]
 
 # Operations that the engine fuses where every backend concerned can run them (llama-context.cpp:507-582).
 FUSED: Final = frozenset(
@@ -54,6 +54,7 @@ def run_dims(model: Model, run: Run) -> dict[str, int]:
         "n_embd": model.n_embd,
         "n_vocab": model.n_vocab,
         "n_expert": model.n_expert,
+        "n_head.first": model.layers[0].n_head if model.layers else 0,
     }
     head = next((x.head_k for x in model.layers if not x.is_nextn), 0)
     if head and not head % _HADAMARD:
@@ -91,6 +92,8 @@ def layer_dims(model: Model, layer: Layer, context: Context) -> dict[str, int]:
         "n_expert_used": layer.n_expert_used,
     }
     for cache in owner(model, layer).caches:
+        if cache.kind == "kv":
+            found["n_kv"] = cells(cache, context)
         for which, (_, width) in zip("kv", cache_rows(model, cache, context), strict=False):
             found[f"{cache.kind}.{which}"] = width
     for i, elements in enumerate(layer.states):
@@ -149,6 +152,7 @@ class Scope:
         self._layer = layer
         self._own = own or {}
         self._dims = dict(common)
+        self._truths: dict[str, bool] | None = None
         if layer is not None:
             self._dims |= layer_dims(model, layer, run.context)
 
@@ -163,7 +167,7 @@ class Scope:
         weight, _, axis = name[1:].partition(":")
         index = self._own.get(weight, -1) if name[0] == "@" else self._outer.get(weight, [-1])[0]
         if name[0] in "@$" and index >= 0:
-            return self._model.weights[index].tensor.shape[int(axis)]
+            return (*self._model.weights[index].tensor.shape, 1, 1, 1)[int(axis)]
         number = header_number(self._model, self._layer, name[1:]) if name[0] == "." else None
         if number is None:
             raise OutsideTemplate(f"the model has no {name}")
@@ -189,7 +193,9 @@ class Scope:
             return layer is not None and layer.index % int(period) == int(rest)
         if name in FUSED:
             return name in run.fused
-        return _conditions(self._model, run, c, layer)[name]
+        if self._truths is None:
+            self._truths = _conditions(self._model, run, c, layer)
+        return self._truths[name]
 
 
 def _conditions(model: Model, run: Run, c: Context, layer: Layer | None) -> dict[str, bool]:
@@ -215,30 +221,48 @@ def _conditions(model: Model, run: Run, c: Context, layer: Layer | None) -> dict
         "emb": run.embeddings,
         "first": layer is not None and layer.index == 0,
         "last": layer is not None and bool(trunk) and layer is trunk[-1],
+        "swa": layer is not None and layer.is_swa,
         "one_expert": layer is not None and layer.n_expert_used == 1,
     }
+
+
+# Header values that name one of several ways; of all other numbers guards only ask whether they are zero.
+_NAMES: Final = frozenset(
+    (
+        "expert_gating_func",
+        "pooling_type",
+        "rope.scaling.type",
+        "attention.indexer.types",
+        "attention.compress_ratios",
+    )
+)
 
 
 def header_value(model: Model, layer: Layer | None, key: str) -> str:
     """A value of the header as guards write it; of an array by layer, the layer's; "" for none.
 
-    Switches and real numbers count as "yes" where they are not zero, as the engine asks for them; it also
+    Switches and numbers count as "yes" where they are not zero, as the engine asks for them; it also
     asks whether factors are one.
     """
-    value = model.hparams.get(key)
-    if isinstance(value, (list, tuple)):
-        value = value[layer.index] if layer is not None and len(value) > layer.index else None
+    value = _header(model, layer, key)
     if value is None:
         return ""
-    if isinstance(value, (bool, float)):
-        return "one" if value == 1.0 and isinstance(value, float) else "yes" if value else "no"
-    return str(value)
+    if key in _NAMES or isinstance(value, str):
+        return str(value)
+    return "one" if value == 1.0 and isinstance(value, float) else "yes" if value else "no"
+
+
+def _header(model: Model, layer: Layer | None, key: str) -> object:
+    value = model.hparams.get(key)
+    if isinstance(value, (list, tuple)):
+        return value[layer.index] if layer is not None and len(value) > layer.index else None
+    return value
 
 
 def header_number(model: Model, layer: Layer | None, key: str) -> int | None:
     """A whole number of the header; of an array by layer, the layer's."""
-    text = header_value(model, layer, key)
-    return int(text) if text.isdigit() else None
+    value = _header(model, layer, key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 UNKNOWN: Final = "unknown"  # a condition that no trace explains: sorted behind all that could settle it
@@ -261,4 +285,4 @@ def _all(literals: tuple[str, ...], scope: Scope) -> bool:
 def literals(guard: Guard) -> Iterator[str]:
     """The names of the conditions that `guard` asks for."""
     for one in guard:
-        yield from (x.removeprefix("!") for x in one)
+        yield from (x.removeprefix("!") for x in one if x != UNKNOWN)

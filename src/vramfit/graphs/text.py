@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from .expressions import Expression, format_expression, parse_expression
@@ -16,6 +16,7 @@ from .expressions import Expression, format_expression, parse_expression
 __all__ = [
     "Block",
     "Guard",
+    "Kind",
     "Line",
     "Template",
     "format_guard",
@@ -54,19 +55,21 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """What one layer of a kind adds to the graph, or the prologue, or the epilogue.
+class Kind:
+    """A kind of layer that was traced: its traits, the weights that all such layers have, and that some have."""
 
-    A layer is of this kind if `traits` are its traits, its weights are all of `needs` and some of
-    `allows`, and `when` holds.
-    """
+    traits: tuple[str, ...]
+    needs: tuple[str, ...]
+    allows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one layer adds to the graph if it is of one of the `kinds`, or the prologue, or the epilogue."""
 
     name: str
     lines: tuple[Line, ...]
-    traits: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
-    allows: tuple[str, ...] = ()
-    when: Guard = ()
+    kinds: tuple[Kind, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +165,10 @@ def _template_lines(t: Template) -> Iterator[str]:
     for block in t.blocks:
         yield ""
         yield f"block {block.name}"
-        for word in ("traits", "needs", "allows"):
-            yield from _words(f"  {word}", getattr(block, word))
-        if block.when:
-            yield f"  when {format_guard(block.when)}"
+        for kind in block.kinds:
+            yield f"  kind {' '.join(kind.traits)}"
+            yield from _words("    needs", kind.needs)
+            yield from _words("    allows", kind.allows)
         yield from (f"  {format_line(line)}" for line in block.lines)
 
 
@@ -197,12 +200,14 @@ def _heads(lines: Sequence[str]) -> dict[str, str]:
 def _parse_block(text: str) -> Block:
     first, *rest = text.split("\n")
     at = next((i for i, line in enumerate(rest) if " = " in line), len(rest))
-    words = _heads(rest[:at])
-    return Block(
-        name=first.removeprefix("block "),
-        lines=tuple(parse_line(line.strip()) for line in rest[at:]),
-        traits=tuple(words.get("traits", "").split()),
-        needs=tuple(words.get("needs", "").split()),
-        allows=tuple(words.get("allows", "").split()),
-        when=parse_guard(words.get("when", "")),
-    )
+    kinds: list[Kind] = []
+    for line in rest[:at]:
+        key, _, words = line.strip().partition(" ")
+        found = tuple(words.split())
+        if key == "kind":
+            kinds.append(Kind(found, ()))
+        elif key == "needs":
+            kinds[-1] = replace(kinds[-1], needs=found)
+        else:
+            kinds[-1] = replace(kinds[-1], allows=found)
+    return Block(first.removeprefix("block "), tuple(parse_line(x.strip()) for x in rest[at:]), tuple(kinds))

@@ -437,6 +437,7 @@ def test_the_command_line_plans_for_an_engine() -> None:
     assert found["command"].endswith("ollama serve")
     assert json.loads(run("-c", "8192", "--json").output)["command"] is None
     assert run("--engine", "llama-cpp-python", "-np", "2").exit_code == 1
+    assert "PARAMETER num_ctx 8192" in run("--engine", "ollama", "-c", "8192").output
     assert "Modelfile" not in run("--engine", "ollama", "-c", "131072", "-fa", "off", "-ctk", "f32").output
     assert "num_ctx: 8192" in run("-c", "8192", "--client", "aider").output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vramfit.cli import main
+from vramfit.engines.ollama import auto_batch
 from vramfit.errors import ModelfileError, SourceError
 from vramfit.gpus import Gpu, parse_gpus
 from vramfit.modelfile import Modelfile, Verdict, check, fix, parse
@@ -27,7 +29,7 @@ MIB = 1 << 20
 ALL_OF_IT = '''# a comment, "quoted"
 from ./model.gguf
 FROM ./projector.gguf
-  PARAMETER num_ctx "8192"
+  PARAMETER num_ctx   "8192"\t
 PARAMETER\tstop """<|im_end|>"""
 PARAMETER stop <|x|> # not a comment
 template """{{ .System }}
@@ -185,6 +187,40 @@ def test_the_value_that_would_fit_is_the_largest() -> None:
         assert not finding(text.format(best + 256), **options).fits
 
 
+def test_the_batch_that_ollama_chooses_is_counted() -> None:
+    """Where the batch hangs on the context, the value offered is one whose own batch fits, and the largest."""
+    cards = parse_gpus("24GiB,16GiB")
+    text = "FROM qwen2.5-14b-instruct-1m-q8_0.gguf\nPARAMETER num_ctx {}"
+    best = finding(text.format(1_000_000), cards, given={"flash_attn": "on"}).best
+    offered = finding(text.format(best), cards, given={"flash_attn": "on"})
+    assert offered.fits
+    assert offered.plan.settings.n_ubatch == auto_batch(offered.plan.model, cards, best, "on")
+    assert not finding(text.format(best + 256), cards, given={"flash_attn": "on"}).fits
+    assert finding(text.format(4096), parse_gpus("8GiB")).best == 0
+
+
+def test_a_name_of_ollamas_store_brings_its_context(alone: Path) -> None:
+    """FROM a name: the model in the store, and the context that it was made with."""
+    store = alone / ".ollama" / "models"
+    (store / "blobs").mkdir(parents=True)
+    layers = []
+    for kind, data in (("model", GEMMA.read_bytes()), ("params", b'{"num_ctx": 12288}')):
+        digest = hashlib.sha256(data).hexdigest()
+        (store / "blobs" / f"sha256-{digest}").write_bytes(data)
+        layers.append(
+            {
+                "mediaType": f"application/vnd.ollama.image.{kind}",
+                "digest": f"sha256:{digest}",
+                "size": len(data),
+            }
+        )
+    manifest = store / "manifests" / "registry.ollama.ai" / "library" / "mine" / "latest"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps({"schemaVersion": 2, "layers": layers}))
+    (found,) = check(parse("FROM mine"), alone, CARDS)
+    assert (found.num_ctx, found.command, found.verdict) == (12288, None, Verdict.FITS)
+
+
 def test_the_newer_ollama_moves_layers_unless_it_is_told_how_many() -> None:
     """From 0.30 what does not fit goes to the host; with num_gpu, and before, memory runs out."""
     text = "FROM qwen2.5-14b-instruct-1m-q8_0.gguf\nPARAMETER num_ctx 200000\n"
@@ -301,6 +337,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """What is not there is an error with the file's name; an empty folder has nothing to say."""
     assert run(str(tmp_path / "none"), "--gpus", "3060").exit_code == 1
     assert "none" in run(str(tmp_path / "none"), "--gpus", "3060").stderr
+    big = tmp_path / "Modelfile"
+    with big.open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    assert "this is no Modelfile" in run(str(big), "--gpus", "3060").stderr
+    big.unlink()
     assert "No Modelfiles found" in run(str(tmp_path), "--gpus", "3060").output
 
 

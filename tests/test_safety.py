@@ -11,7 +11,7 @@ from small import dense, gpu
 
 from vramfit.backends import backend
 from vramfit.context import resolve
-from vramfit.gpus import parse_gpus
+from vramfit.gpus import Gpu, parse_gpus
 from vramfit.memory import layer_context_bytes
 from vramfit.model import Model, Rope
 from vramfit.safety import (
@@ -116,6 +116,8 @@ def test_apples_limit_is_said() -> None:
     found = {o.name: o for o in overheads(mac)}
     assert found["wired limit"].n_bytes == (512 << 30) - mac.total_bytes
     assert "iogpu.wired_limit_mb" in found["wired limit"].why
+    assert [o.name for o in overheads(Gpu("mac", 1 << 34, backend="metal"))] == ["process"]
+    assert overheads(Gpu("host", 1 << 34, backend="cpu"))[0].counted
     assert [o.name for o in overheads(parse_gpus("7900xtx")[0])] == ["HIP context", "desktop"]
 
 

@@ -33,8 +33,11 @@ def plan_for(
     *,
     margin_bytes: int = DEFAULT_MARGIN,
     max_ctx: int | None = None,
+    compare: bool = True,
 ) -> Plan:
     """The largest context that `engine` carries with `settings`; a warning says what its own split costs.
+
+    `compare=False` leaves that warning out, and the search for the best split that it takes.
 
     Raises what `plan` raises, and `SettingsError` for settings that the engine cannot be told.
     """
@@ -43,11 +46,12 @@ def plan_for(
     if chosen.split == "free":
         settings = as_run(ollama.settle(settings, model, gpus), chosen)
     asked = _Asked(model, tuple(gpus), margin_bytes, max_ctx)
-    best = asked.solve(settings)
     if chosen.split == "told" or len(devices(gpus, settings)) < 2 or any(settings.tensor_split):
-        return best
+        return asked.solve(settings)
     own = asked.solve(_even(settings, gpus)) if chosen.split == "even" else _ollamas(asked, settings)
-    return replace(own, warnings=(*own.warnings, *_cost(own, best, chosen)))
+    if not compare:
+        return own
+    return replace(own, warnings=(*own.warnings, *_cost(own, asked.solve(settings), chosen)))
 
 
 @dataclass(frozen=True, slots=True)

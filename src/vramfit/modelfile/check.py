@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from ..context import CONTEXT_STEP
 from ..engines import engine_settings, find, plan_for
 from ..engines.ollama import auto_batch, default_context
 from ..errors import ModelfileError
@@ -110,17 +111,27 @@ class _Asked:
     given: dict[str, Any]
     margin: int
 
-    def settings(self, num_ctx: int) -> Settings:
-        """Settings for `num_ctx` tokens a slot; 0 leaves the context open."""
+    def settings(self, num_ctx: int, n_batch: int = 0) -> Settings:
+        """Settings for `num_ctx` tokens a slot, with the batch that they get unless one is given."""
         given = {**self.given, **self._stated()}
-        slots = given.get("n_seq_max", engine_settings(self.engine, {}).n_seq_max)
-        given["n_ctx"] = num_ctx * slots
-        if "n_batch" not in given and self.engine == "ollama":
-            flash_attn = given.get("flash_attn", "auto")
-            given["n_batch"] = auto_batch(
-                self.model, self.gpus, given["n_ctx"] or self._most(slots), flash_attn
-            )
-        return engine_settings(self.engine, given)
+        given |= {"n_ctx": num_ctx * self.slots}
+        batch = n_batch or self.batch(num_ctx)
+        return engine_settings(
+            self.engine, {**given, "n_batch": batch, "n_ubatch": batch} if batch else given
+        )
+
+    @property
+    def slots(self) -> int:
+        """Slots that the server is told."""
+        return int(self.given.get("n_seq_max", 1))
+
+    def batch(self, num_ctx: int) -> int:
+        """The batch that Ollama chooses for a context; 0 where it is told one, or chooses none."""
+        told = {"n_batch", "n_ubatch"} & (self.given.keys() | self._stated().keys())
+        if told or self.engine != "ollama":
+            return 0
+        flash_attn = self.given.get("flash_attn", "auto")
+        return auto_batch(self.model, self.gpus, num_ctx * self.slots, flash_attn)
 
     def _stated(self) -> dict[str, Any]:
         """What the file says beside the context."""
@@ -135,13 +146,11 @@ class _Asked:
             found |= {"main_gpu": card, "split_mode": "none"}
         return found
 
-    def _most(self, slots: int) -> int:
-        return (self.model.n_ctx_train or 4096) * slots
-
-    def plan(self, settings: Settings, max_ctx: int | None = None) -> Plan:
-        """What the engine does with the settings."""
+    def plan(self, settings: Settings, max_ctx: int | None = None, *, compare: bool = False) -> Plan:
+        """What the engine does with the settings; on request, with what its own split costs."""
         return plan_for(
-            self.model, self.gpus, settings, self.engine, margin_bytes=self.margin, max_ctx=max_ctx
+            self.model, self.gpus, settings, self.engine,
+            margin_bytes=self.margin, max_ctx=max_ctx, compare=compare,
         )  # fmt: skip
 
 
@@ -174,7 +183,7 @@ def _inherited(found: Resolved) -> int:
 def _finding(asked: _Asked, command: Command | None, num_ctx: int) -> Finding:
     model, engine = asked.model, find(asked.engine)
     loaded = min(num_ctx, model.n_ctx_train or num_ctx) if engine.name == "ollama" else num_ctx
-    plan = asked.plan(asked.settings(max(loaded, 4)))
+    plan = asked.plan(asked.settings(max(loaded, 4)), compare=True)
     shortest = min((g for g in plan.estimate.gpus if g.total), key=lambda g: g.left, default=None)
     best = loaded if plan.fits else _largest(asked, loaded)
     return Finding(
@@ -200,22 +209,19 @@ def _verdict(asked: _Asked, plan: Plan) -> Verdict:
 
 
 def _largest(asked: _Asked, below: int) -> int:
-    """The largest context a slot up to `below` that fits.
+    """The largest context a slot up to `below` that fits; 0 when none does.
 
-    Where the engine chooses the batch by the context, the batch of the larger context is counted, and again of
-    the one found, which may be smaller.
+    The batch hangs on the context where Ollama chooses it, so each batch that it may choose is asked for its
+    largest context, of which the nearest below gets that batch.
     """
-    limit = below
-    for _ in range(3):
-        settings = asked.settings(limit)
-        slots = 1 if settings.kv_unified else settings.n_seq_max
-        found = asked.plan(replace(settings, n_ctx=0), max_ctx=limit * slots)
-        if not found.fits:
-            return 0
-        limit = found.estimate.n_ctx_seq
-        if asked.plan(asked.settings(limit)).fits:
-            return limit
-    return 0
+    steps = range(below - below % CONTEXT_STEP, 0, -CONTEXT_STEP)
+    chosen = {n: asked.batch(n) for n in steps}
+    found = []
+    for batch in set(chosen.values()):
+        settings = replace(asked.settings(CONTEXT_STEP, batch), n_ctx=0)
+        most = asked.plan(settings, max_ctx=below * asked.slots).estimate.n_ctx_seq
+        found.append(next((n for n in steps if n <= most and chosen[n] == batch), 0))
+    return next((n for n in sorted(found, reverse=True) if n and asked.plan(asked.settings(n)).fits), 0)
 
 
 def _notes(asked: _Asked, num_ctx: int, loaded: int, plan: Plan) -> list[str]:

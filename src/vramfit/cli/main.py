@@ -77,12 +77,12 @@ def plan(
     vramfit plan model.gguf --gpus 24GiB --ctx 32768
     vramfit plan model.gguf --gpus 3090ti,3060 --engine ollama --client aider
     """
-    from .. import report
+    from ..report import plans
 
     settings = to_settings(options)
     result = solved(model.read(), cards(gpus), settings, engine, margin, max_ctx)
     write_pictures(result, plot, html)
-    click.echo(report.plan_json(result, engine) if as_json else report.plan_text(result))
+    click.echo(plans.plan_json(result, engine) if as_json else plans.plan_text(result))
     if not as_json:
         show_commands(result, engine, client)
     if not result.fits:
@@ -101,13 +101,13 @@ def inspect(model: Choice, as_json: bool) -> None:
     vramfit inspect qwen2.5-coder:32b
     vramfit inspect model.gguf --json
     """
-    from .. import report
     from ..load import read
+    from ..report import describe
     from ..report.companions import companions_text
 
     resolved = model.resolve()
     described = read(resolved, assume=model.assume)
-    click.echo(report.model_json(described, resolved) if as_json else report.model_text(described))
+    click.echo(describe.model_json(described, resolved) if as_json else describe.model_text(described))
     if not as_json and (found := companions_text(resolved)):
         click.echo(found)
 
@@ -123,13 +123,13 @@ def gpus(name: str | None, check: bool, as_json: bool) -> None:
     vramfit gpus
     vramfit gpus "rtx 3090 Ti"
     """
-    from .. import report
     from ..gpus import validate_catalogue
+    from ..report import cards as catalogue
 
     if check:
         click.echo(f"{validate_catalogue()} cards, no faults")
         return
-    click.echo(report.gpus_json(name) if as_json else report.gpus_text(name))
+    click.echo(catalogue.gpus_json(name) if as_json else catalogue.gpus_text(name))
 
 
 main.add_command(compare)

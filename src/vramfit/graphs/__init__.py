@@ -51,3 +51,5 @@ def template_for(architecture: str) -> Template:
             return parse_template(file.read())
     except FileNotFoundError:
         raise OutsideTemplate(f"there is no graph of {architecture} yet") from None
+    except (ValueError, LookupError) as e:
+        raise OutsideTemplate(f"the template of {architecture} is damaged: {e}") from None

@@ -16,9 +16,8 @@ from .. import header
 from ..errors import SourceError
 from ..header import Header
 from . import origin, shards
-from .grammar import Name, PathName, parse, shown, split_digest
-from .lookup import check_digest, locate
 from .nouns import Companion, Located, Resolved
+from .paths import local_file
 from .session import Session
 
 if TYPE_CHECKING:
@@ -35,7 +34,11 @@ def reference_name(reference: Reference) -> str:
         return f"<{len(reference)} bytes>"
     if isinstance(reference, str | os.PathLike):
         text = str(os.fspath(reference))
-        return shown(text) if text.startswith(("http://", "https://")) else text
+        if not text.startswith(("http://", "https://")):
+            return text
+        from .grammar import shown
+
+        return shown(text)
     raise SourceError(f"a model is named by a path or given as bytes, not by {reference!r}")
 
 
@@ -96,7 +99,15 @@ def read_header(reference: Reference) -> Header:
 
 
 def _locate(reference: str | os.PathLike[str], session: Session) -> Located:
-    """Where the model is. What is given as a `Path` is one; a text may be any name."""
+    """Where the model is. What is given as a `Path` is one; a text may be any name.
+
+    A file that is here needs none of the code that looks for names.
+    """
+    if not session.revision and os.path.isfile(reference):
+        return Located(local_file(Path(reference)))
+    from .grammar import Name, PathName, parse, split_digest
+    from .lookup import check_digest, locate
+
     text = reference_name(reference)
     if not isinstance(reference, str):
         return locate(PathName(Path(reference)), text, session)

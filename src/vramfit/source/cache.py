@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,6 +92,8 @@ class Cache:
             os.utime(self._path(key))
 
     def _path(self, key: str) -> Path:
+        from hashlib import sha256  # takes longer to load than a header takes to read
+
         return self.folder / sha256(key.encode()).hexdigest()
 
     def _trim(self) -> None:

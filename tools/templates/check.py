@@ -20,7 +20,7 @@ from .trace import dumps, read
 def one_card(model: Model, caches: bool = True) -> Placement:
     """Everything on one device, input tensors on the host."""
     weights = tuple(HOST if w.home is Home.INPUT else 0 for w in model.weights)
-    return Placement(1, (0,) * (model.n_layer + 1), weights, (0 if caches else HOST,) * model.n_layer)
+    return Placement(1, (0,) * (model.n_layer + 1), weights, (0 if caches else HOST,) * model.n_layer, caches)
 
 
 def check(template: Template, header: str, arguments: Mapping[str, Any]) -> list[str]:

@@ -222,7 +222,7 @@ class Inferrer:
         like = seen[0]
         marks = _marks(p)
         if like.op == "next":
-            return Line("next", "next")
+            return Line("next", "next", guard=p.guard)
         type_ = self._type(samples)
         count = None
         if like.op == "sum_slices":

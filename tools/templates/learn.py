@@ -143,10 +143,11 @@ def collect(shop: Workshop) -> tuple[list[str], list[str]]:
         one = shop.make(replace(mini.dims, n_expert_used=1), without=least)
         if one is not None:
             shop.trace(one, plan.settings(plan.FEW, part=minis.index(mini)))
-    return optional, _switches(shop, base, least)
+    other = max(minis, key=lambda m: m.dims.n_layer)
+    return optional, _switches(shop, base, other, least)
 
 
-def _switches(shop: Workshop, base: Mini, least: str) -> list[str]:
+def _switches(shop: Workshop, base: Mini, other: Mini, least: str) -> list[str]:
     """Header values that change the graph: traced with each value that the engine takes."""
     few = [next(plan.settings(plan.FEW))]
     mini = shop.make(base.dims, without=least) or base
@@ -165,19 +166,16 @@ def _switches(shop: Workshop, base: Mini, least: str) -> list[str]:
             found = {_topology(t) for t in shop.trace(made, few, keep=False)}
             (same if found and found <= shapes else changed if found else []).append(made)
         if changed:
-            for made in (mini, *changed, *same):
+            again = [m for x in changed if (m := _with(shop, other, key, x.overrides[key], least))]
+            for made in (mini, *changed, *same, *again):
                 found = shop.trace(made, plan.settings(plan.FEW))
                 if found:
                     known.append(f".{key}={header_value(found[0].model, found[0].model.layers[0], key)}")
     return sorted(set(known))
 
 
-class _Absent:
-    pass
-
-
-def _with(shop: Workshop, mini: Mini, key: str, value: Any) -> Mini | None:
-    return shop.make(mini.dims, {**mini.overrides, key: value}, mini.without)
+def _with(shop: Workshop, mini: Mini, key: str, value: Any, without: str = "") -> Mini | None:
+    return shop.make(mini.dims, {**mini.overrides, key: value}, without or mini.without)
 
 
 def _topology(t: Traced) -> object:
@@ -203,6 +201,7 @@ class Learner:
         self.report = Report()
         self.inferrer = Inferrer()
         self.typical: set[int] = set()
+        self.odd: set[str] = set()
         self.kinds: dict[int, tuple[tuple[str, ...], frozenset[str]]] = {}
 
     def template(self) -> Template:
@@ -299,19 +298,37 @@ class Learner:
         fused = sorted({x for o in kind.group for x in o.truths if x in FUSED})
         switches = sorted({x for o in kind.group for x in o.truths if x[0] == "."})
         periods = sorted({x for o in kind.group for x in o.truths if x.startswith("il%")}, key=lambda x: "4236".index(x[3]))
-        for p in kind.positions:
+        of_inputs: dict[str, list[str]] = {}
+        for p in sorted(kind.positions, key=lambda p: p.like.op != "input"):
             weights = [f"{k}{w}" for k, w in p.like.refs if k in "@$"]
+            weights += [x for name in p.like.inputs for x in of_inputs.get(name, ())]
             atoms = [*weights, *_RUN_ATOMS, *_LAYER_ATOMS, *fused, "index_head", *(a for a in own if a not in weights), *switches, *periods]
             eligible = [i for i, o in enumerate(kind.group) if not p.once or self._open(kind, p, i)]
-            if p.like.op == "next":
-                continue
+            if p.like.op == "next":  # which of several places: only blocks that have one can tell
+                eligible = [i for i, o in enumerate(kind.group) if any(x.op == "next" for x in o.lines)]
             guard = find_guard([kind.group[i].truths for i in eligible], [i in p.found for i in eligible], atoms)
             if guard is None:
+                self.odd |= self._odd(kind, p, eligible, atoms, switches)
                 here = sum(i in p.found for i in eligible)
                 self.report.say(f"{kind.name}: no condition for {p.label} = {p.like.op} ({here} of {len(eligible)})")
                 p.guard = (("unknown",),)
             else:
                 p.guard = guard
+            if p.like.op == "input":
+                of_inputs[p.like.name] = [x.removeprefix("!") for one in p.guard for x in one if x != "unknown"]
+
+    def _odd(
+        self, kind: _Kind, p: Position, eligible: list[int], atoms: Sequence[str], switches: Sequence[str]
+    ) -> set[str]:
+        """The header value without which there would be a condition."""
+        counts = {x: sum(x in kind.group[i].truths for i in eligible) for x in switches}
+        for x in sorted(switches, key=lambda x: counts[x]):
+            rest = [i for i in eligible if x not in kind.group[i].truths]
+            if len(rest) * 2 > len(eligible) and find_guard(
+                [kind.group[i].truths for i in rest], [i in p.found for i in rest], atoms
+            ) is not None:
+                return {x}
+        return set()
 
     def _open(self, kind: _Kind, p: Position, i: int) -> bool:
         """Whether a line that is made once had not been made before this block: by itself or its namesake."""
@@ -568,6 +585,24 @@ def learn(architecture: str, folder: str | None = None) -> tuple[Template, Repor
         found = collect(shop)
         optional |= set(found[0])
         known |= set(found[1])
-    learner = Learner(architecture, shop.traced, sorted(optional), sorted(known))
-    template = learner.template()
-    return template, learner.report, shop
+    template, report = _without_odd_switches(architecture, shop.traced, optional, known)
+    return template, report, shop
+
+
+def _without_odd_switches(
+    architecture: str, traced: list[Traced], optional: set[str], known: set[str]
+) -> tuple[Template, Report]:
+    """Learn; header values under which no condition is found for a line are left to the bound."""
+    for _ in range(4):
+        learner = Learner(architecture, traced, sorted(optional), sorted(known))
+        template = learner.template()
+        if not learner.odd:
+            break
+        known -= learner.odd
+        traced = [t for t in traced if not any(_has(t.model, x) for x in learner.odd)]
+    return template, learner.report
+
+
+def _has(model: Model, condition: str) -> bool:
+    key, _, value = condition[1:].partition("=")
+    return header_value(model, model.layers[0], key) == value

@@ -39,7 +39,12 @@ def styles(dims: Dims) -> Iterator[Dims]:
     yield one
     full = replace(one, n_rot=dims.head_k)
     yield full
+    linear = {"d_inner": dims.dt_rank * dims.d_state}  # as many value heads as steps, of the size of the state
+    yield replace(dims, **linear)
+    yield replace(one, **linear)
+    yield replace(full, **linear)
     yield replace(full, n_embd=dims.n_head * dims.head_k)
+    yield replace(full, n_embd=dims.n_head * dims.head_k, **linear)
     yield replace(full, n_embd=dims.n_head * dims.head_k, d_inner=2 * dims.n_head * dims.head_k)
     yield replace(full, n_embd=dims.n_head * dims.head_k, n_head_kv=dims.n_head)
     yield replace(full, n_embd=dims.n_head * dims.head_k, n_head_kv=1)
@@ -86,6 +91,7 @@ _OTHERS: tuple[dict[str, Any], ...] = (
 
 
 ALL, SOME, FEW = range(3)
+_ONE_OF_EACH = ((0, "on", "f16", "f16"), (1, "on", "q8_0", "q8_0"), (0, "on", "q8_0", "f16"), (3, "off", "f16", "f16"))
 
 
 def settings(extent: int = ALL, part: int = 0) -> Iterator[Setting]:
@@ -102,8 +108,8 @@ def settings(extent: int = ALL, part: int = 0) -> Iterator[Setting]:
 
 def _settings(extent: int, streams: tuple[dict[str, Any], ...]) -> Iterator[Setting]:
     if extent == FEW:
-        for stream, flash, kind in ((0, "on", "f16"), (1, "on", "q8_0"), (3, "off", "f16")):
-            yield Setting(tuple((streams[stream] | {"flash_attn": flash, "type_k": kind, "type_v": kind}).items()))
+        for stream, flash, k, v in _ONE_OF_EACH:
+            yield Setting(tuple((streams[stream] | {"flash_attn": flash, "type_k": k, "type_v": v}).items()))
         return
     for flash, types in _TYPES.items():
         for type_k, type_v in types:

@@ -58,7 +58,8 @@ class Prepared:
 
     model: Model
     template: Template
-    kinds: tuple[int, ...]  # the block of each layer of the main graph
+    blocks: tuple[int, ...]  # the block of each layer of the main graph
+    kinds: tuple[int, ...]  # equal for layers of which the template says the same, whatever the reservation
     own: tuple[dict[str, int], ...]  # weights of each layer: suffix → position in Model.weights
     outer: dict[str, list[int]]
     asked: tuple[tuple[str, ...], ...]  # by block: the conditions that decide which lines apply
@@ -87,10 +88,23 @@ def prepare(template: Template, model: Model) -> Prepared:
     _check_weights("outside layers", outer, template.needs, template.allows)
     _check_known(template, model)
     own = layer_weights(model)
+    trunk = [x for x in model.layers if not x.is_nextn]
+    blocks = tuple(_kind(template, x, own[x.index]) for x in trunk)
+    asked = tuple(map(_asked, template.blocks))
+    numbers: dict[object, int] = {}
     kinds = tuple(
-        _kind(template, layer, own[layer.index]) for layer in model.layers if not layer.is_nextn
+        numbers.setdefault((b, _own_truths(model, x, own[x.index], outer, asked[b])), len(numbers))
+        for b, x in zip(blocks, trunk, strict=True)
     )
-    return Prepared(model, template, kinds, tuple(own), outer, tuple(map(_asked, template.blocks)))
+    return Prepared(model, template, blocks, kinds, tuple(own), outer, asked)
+
+
+def _own_truths(
+    model: Model, layer: Layer, own: dict[str, int], outer: dict[str, list[int]], asked: Sequence[str]
+) -> tuple[bool, ...]:
+    """The conditions that depend on the layer alone."""
+    scope = Scope(model, None, outer, {}, layer, own)
+    return tuple(scope.truth(x) for x in asked if x[0] in "@." or x.startswith("il%"))
 
 
 def _asked(block: Block) -> tuple[str, ...]:
@@ -173,7 +187,7 @@ class _Frame:
 
 
 def _compile(block: Block, scope: Scope) -> _Compiled:
-    lines = [x for x in block.lines if holds(x.guard, scope)]
+    lines = _wanted([x for x in block.lines if holds(x.guard, scope)], block)
     ops: list[_Op] = []
     last: dict[str, int] = {}
     lasting = {x.label for x in lines if "once" in x.marks}
@@ -182,6 +196,19 @@ def _compile(block: Block, scope: Scope) -> _Compiled:
         if line.label not in lasting:
             last[line.label] = len(ops) - 1
     return _Compiled(ops)
+
+
+def _wanted(lines: list[Line], block: Block) -> list[Line]:
+    """Without what is made once for lines of which none applies."""
+    known = {label for x in block.lines for arg in x.args for label in arg}
+    used: set[str] = set()
+    kept: list[Line] = []
+    for line in reversed(lines):
+        if "once" in line.marks and line.label in known and line.label not in used:
+            continue
+        kept.append(line)
+        used.update(label for arg in line.args for label in arg)
+    return kept[::-1]
 
 
 def _refs(
@@ -214,7 +241,7 @@ def build(
     prepared: Prepared, run: Run, placement: Placement, layers: Sequence[int] | None = None
 ) -> Instance:
     """The graph of one reservation over `placement`, of all layers or of those given (in order)."""
-    return _Builder(prepared, run, placement).run(range(len(prepared.kinds)) if layers is None else layers)
+    return _Builder(prepared, run, placement).run(range(len(prepared.blocks)) if layers is None else layers)
 
 
 class _Builder:
@@ -237,7 +264,7 @@ class _Builder:
     def run(self, layers: Sequence[int]) -> Instance:
         p = self.p
         starts = []
-        numbers = [(0, None), *((p.kinds[il], p.model.layers[il]) for il in layers), (len(p.template.blocks) - 1, None)]
+        numbers = [(0, None), *((p.blocks[il], p.model.layers[il]) for il in layers), (len(p.template.blocks) - 1, None)]
         self.frames = [self._frame(number, layer) for number, layer in numbers]
         for i in range(len(self.frames)):
             if i:

@@ -140,7 +140,7 @@ class Scope:
     def __init__(
         self,
         model: Model,
-        run: Run,
+        run: Run | None,
         outer: Mapping[str, list[int]],
         common: Mapping[str, int],
         layer: Layer | None = None,
@@ -153,7 +153,7 @@ class Scope:
         self._own = own or {}
         self._dims = dict(common)
         self._truths: dict[str, bool] | None = None
-        if layer is not None:
+        if layer is not None and run is not None:
             self._dims |= layer_dims(model, layer, run.context)
 
     def value(self, name: str) -> int:
@@ -180,7 +180,7 @@ class Scope:
         return self._condition(literal)
 
     def _condition(self, name: str) -> bool:
-        layer, run, c = self._layer, self._run, self._run.context
+        layer, run = self._layer, self._run
         if name[0] == "@":
             return name[1:] in self._own
         if name[0] == "$":
@@ -191,10 +191,12 @@ class Scope:
         if name.startswith("il%"):
             period, _, rest = name[3:].partition("=")
             return layer is not None and layer.index % int(period) == int(rest)
+        if run is None:
+            raise OutsideTemplate(f"{name} asked of a layer alone")
         if name in FUSED:
             return name in run.fused
         if self._truths is None:
-            self._truths = _conditions(self._model, run, c, layer)
+            self._truths = _conditions(self._model, run, run.context, layer)
         return self._truths[name]
 
 

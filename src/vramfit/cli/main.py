@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from .modelfile import modelfile
 from .models import Choice, model_options
 from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings
 from .pictures import picture_options, write_pictures
+
+if TYPE_CHECKING:
+    from ..solve import Plan
 
 __all__ = ["main"]
 
@@ -63,11 +66,14 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
 )
 @settings_options
 @engine_options
+@click.option(
+    "--explain", is_flag=True, help="Show the terms of every figure, and what a compute buffer holds."
+)
 @picture_options
 @_json
 def plan(
-    model: Choice, gpus: str | None, margin: int, max_ctx: int | None, plot: str | None, html: str | None,
-    engine: str | None, client: str | None, as_json: bool, **options: Any,
+    model: Choice, gpus: str | None, margin: int, max_ctx: int | None, explain: bool, plot: str | None,
+    html: str | None, engine: str | None, client: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """The largest context that fits, and the split of the layers that carries it.
 
@@ -83,10 +89,19 @@ def plan(
     result = solved(model.read(), cards(gpus), settings, engine, margin, max_ctx)
     write_pictures(result, plot, html)
     click.echo(plans.plan_json(result, engine) if as_json else plans.plan_text(result))
+    if explain and not as_json:
+        _explain(result)
     if not as_json:
         show_commands(result, engine, client)
     if not result.fits:
         sys.exit(EXIT_DOES_NOT_FIT)
+
+
+def _explain(result: Plan) -> None:
+    from ..explain import explain
+    from ..report.explained import explained_text
+
+    click.echo("\n" + explained_text(explain(result.model, result.gpus, result.settings)))
 
 
 @main.command()

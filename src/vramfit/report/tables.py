@@ -13,13 +13,18 @@ __all__ = ["render_table"]
 GAP: Final = "   "
 
 
-def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """`rows` under `head` as text; the first `left` columns are names, the others numbers."""
+def render_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, last_left: bool = False
+) -> str:
+    """`rows` under `head` as text; the first `left` columns are words, the others numbers.
+
+    `last_left`: the last column holds words, too.
+    """
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
         padded = (
-            cell.ljust(width) if i < left else cell.rjust(width)
+            cell.ljust(width) if i < left or (last_left and i == len(widths) - 1) else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
         )
         return GAP.join(padded).rstrip()

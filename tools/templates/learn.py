@@ -489,7 +489,7 @@ class Learner:
             return [self._line(kind, p)]
         except Unexplained as e:
             reason = str(e)
-        for atom in (*_RUN_ATOMS, *_LAYER_ATOMS):
+        for atom in (*_RUN_ATOMS, *_LAYER_ATOMS, *self.known):
             halves = []
             for literal in (atom, "!" + atom):
                 found = {i: x for i, x in p.found.items() if (atom in kind.group[i].truths) == (literal == atom)}

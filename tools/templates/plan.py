@@ -72,8 +72,8 @@ class Setting:
 
 
 _TYPES = {
-    "on": (("f16", "f16"), ("f32", "f32"), ("q8_0", "q8_0"), ("q8_0", "f16"), ("f16", "q8_0"), ("f32", "f16")),
-    "off": (("f16", "f16"), ("q8_0", "f16"), ("f32", "f32"), ("f16", "f32")),
+    "on": (("f16", "f16"), ("f32", "f32"), ("q8_0", "q8_0"), ("q8_0", "f16"), ("f16", "q8_0")),
+    "off": (("f16", "f16"), ("q8_0", "f16"), ("f32", "f32")),
     "auto": (("f16", "f16"), ("q8_0", "f16"), ("f32", "f32")),
 }
 _STREAMS: tuple[dict[str, Any], ...] = (
@@ -140,29 +140,21 @@ SWITCHES: dict[str, tuple[Any, ...]] = {
     "attention.max_alibi_bias": (None, 0.0, 8.0),
     "attn_logit_softcapping": (None, 0.0, 50.0),
     "final_logit_softcapping": (None, 0.0, 30.0),
-    "router_logit_softcapping": (None, 0.0, 30.0),
     "use_parallel_residual": (None, False, True),
     "attention.output_scale": (None, 0.0, 0.5),
-    "attention.value_scale": (None, 0.0, 0.5),
     "attention.temperature_length": (None, 0, 8192),
     "attention.temperature_scale": (None, 0.0, 0.1),
     "attention.causal": (None, False, True),
     "rope.scaling.type": (None, "none", "linear", "yarn", "longrope"),
     "ssm.dt_b_c_rms": (None, False, True),
-    "swin_norm": (None, False, True),
     "kda.safe_gate": (None, False, True),
-    "rescale_every_n_layers": (None, 0, 6),
     "swiglu_clamp_exp": (None, 0.0, 7.0),
     "swiglu_clamp_shexp": (None, 0.0, 7.0),
-    "activation.situ_beta": (None, 0.0, 1.0),
-    "activation.situ_linear_beta": (None, 0.0, 25.0),
     "attention.indexer.kpool": (0, 4),
     "attention.indexer.kpool_select_tail": (None, False, True),
     "hash_layer_count": (None, 0, 2),
-    "n_deepstack_layers": (None, 0, 2),
+    "n_deepstack_layers": (None, 0, 2, 3),
     "expert_group_count": (None, 0, 1),
-    "pooling_type": (None, 0, 1, 2, 3),
-    "hidden_act": (None,),
 }
 
 # What is held fixed for an architecture: other values make models that the engine builds no sound graph for.

@@ -27,20 +27,23 @@ FOLDER = pathlib.Path(__file__).parents[2] / "src/vramfit/graphs/templates"
 
 def main() -> int:
     """Learn what the command line names; 1 if something is missing or wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("architecture", nargs="*")
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--careful", action="store_true", help="live through models that make the engine crash")
     parser.add_argument("--out", type=pathlib.Path, default=FOLDER)
     options = parser.parse_args()
     names = sorted(p.stem for p in options.out.glob("*.txt")) if options.all else options.architecture
-    return max([refresh(name, options.out) for name in names], default=0)
+    return max([refresh(name, options.out, options.careful) for name in names], default=0)
 
 
-def refresh(architecture: str, out: pathlib.Path) -> int:
+def refresh(architecture: str, out: pathlib.Path, careful: bool = False) -> int:
     """Learn, check and write one template; 1 if it is missing or wrong."""
     with tempfile.TemporaryDirectory(prefix="templates-") as folder:
         try:
-            template, report, shop = learn(architecture, folder)
+            template, report, shop = learn(architecture, folder, careful)
         except (EngineError, Untraceable) as e:
             print(f"{architecture}: no template: {e}")
             return 1

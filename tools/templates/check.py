@@ -32,7 +32,10 @@ def check(template: Template, header: str, arguments: Mapping[str, Any]) -> list
         return [f"outside: {e}"]
     found = []
     for dump, run in dumps(header, model, arguments):
-        found += [f"{run.n_tokens} tokens: {x}" for x in differences(prepared, dump, run, bool(arguments.get("offload_kqv", True)))]
+        found += [
+            f"{run.n_tokens} tokens: {x}"
+            for x in differences(prepared, dump, run, bool(arguments.get("offload_kqv", True)))
+        ]
     return found
 
 
@@ -56,7 +59,9 @@ def _compare(graph: Graph, dump: Dump) -> list[str]:
         t, d = graph.tensors[i], dump.tensors[j]
         match[i] = j
         if (t.type.name, t.ne, t.flags) != (d.type, d.ne, d.flags & 3):
-            found.append(f"input {t.name} {t.type.name}{t.ne} {t.flags}, the engine's is {d.name} {d.type}{d.ne} {d.flags & 3}")
+            found.append(
+                f"input {t.name} {t.type.name}{t.ne} {t.flags}, the engine's is {d.name} {d.type}{d.ne} {d.flags & 3}"
+            )
     if len(graph.nodes) != len(dump.nodes):
         found.append(f"{len(graph.nodes)} nodes, the engine has {len(dump.nodes)}")
     for i, j in zip(graph.nodes, dump.nodes, strict=False):
@@ -74,10 +79,14 @@ def _compare_node(graph: Graph, dump: Dump, i: int, j: int, match: dict[int, int
     found = [f"{t.name}: {ours}, the engine's {d.name} is {engine}"] if ours != engine else []
     for s, r in zip(t.src, d.src, strict=False):
         if not _same(graph, dump, s, r, match):
-            found.append(f"{t.name} reads {graph.tensors[s].name}, the engine's {d.name} reads {dump.tensors[r].name}")
+            found.append(
+                f"{t.name} reads {graph.tensors[s].name}, the engine's {d.name} reads {dump.tensors[r].name}"
+            )
     if len(t.src) != len(d.src):
         found.append(f"{t.name} has {len(t.src)} sources, the engine's {d.name} has {len(d.src)}")
-    if (t.view == NONE) != (d.view == NONE) or (t.view != NONE and not _same(graph, dump, t.view, d.view, match)):
+    if (t.view == NONE) != (d.view == NONE) or (
+        t.view != NONE and not _same(graph, dump, t.view, d.view, match)
+    ):
         found.append(f"{t.name}: another root than the engine's {d.name}")
     return found
 

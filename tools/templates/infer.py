@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+
 from vramfit.ggml import BY_NAME
 from vramfit.graphs.build import layout
 from vramfit.graphs.expressions import Expression, OutsideTemplate, evaluate
@@ -139,7 +140,12 @@ class Names:
             if pair is not None:
                 return pair
         for k in (2, 4, 16, 32, 64, 128, 256):
-            for op, value in (("pad", -(-a // k) * k), ("ceil", -(-a // k)), ("min", np.minimum(a, k)), ("max", np.maximum(a, k))):
+            for op, value in (
+                ("pad", -(-a // k) * k),
+                ("ceil", -(-a // k)),
+                ("min", np.minimum(a, k)),
+                ("max", np.maximum(a, k)),
+            ):
                 at = np.flatnonzero((value == v).all(-1))
                 if len(at):
                     return (op, self.names[at[0]], k)
@@ -236,12 +242,17 @@ class Inferrer:
         return Line(p.label, like.op, p.args, count, type_, ne, nb, marks, p.guard)
 
     def _type(self, samples: Sequence[Sample]) -> str:
-        if all(s.op != "input" and s.op != "cache" and result_type(s.op, _shapes(s)).name == s.node.type for s, _, _ in samples):
+        if all(
+            s.op != "input" and s.op != "cache" and result_type(s.op, _shapes(s)).name == s.node.type
+            for s, _, _ in samples
+        ):
             return ""
         types = {s.node.type for s, _, _ in samples}
         if samples[0][0].op == "cache":
             for letter, which in (("K", "type_k"), ("V", "type_v")):
-                if len(types) > 1 and all(getattr(t.run.context, which).name == s.node.type for s, t, _ in samples):
+                if len(types) > 1 and all(
+                    getattr(t.run.context, which).name == s.node.type for s, t, _ in samples
+                ):
                     return letter
         if len(types) == 1:
             return types.pop()
@@ -283,7 +294,9 @@ class Inferrer:
         n = min(len(s.sources) for s in seen)
         for j in range(n):
             for axis in (d, *range(4)):
-                if tuple(s.sources[j].ne[axis] for s in seen) == values and (len(set(values)) > 1 or len({t for t in values}) == 1):
+                if tuple(s.sources[j].ne[axis] for s in seen) == values and (
+                    len(set(values)) > 1 or len({t for t in values}) == 1
+                ):
                     if len(set(values)) > 1:
                         return f"{'abcdefgh'[j]}{axis}"
         return None
@@ -296,6 +309,9 @@ class Inferrer:
         if e is None:
             raise Unexplained(f"{what}: {values[:8]}")
         if isinstance(e, int) and e > 1:
+            same = [n for n, v in names.constant.items() if v == e and n[0] not in ".@$"]
+            if same:
+                raise Unexplained(f"{what}: is it {e} or {same[0]}? No model varied that")
             self.constants |= {f"{n}={v}" for n, v in names.constant.items() if v == e and n[0] == "."}
         return e
 
@@ -342,7 +358,9 @@ def _agrees(line: Line, samples: Sequence[Sample]) -> bool:
         for seen, traced, block in samples:
             sources = _shapes(seen)
 
-            def look_up(name: str, sources: list[Shape] = sources, traced: Traced = traced, block: int = block) -> int:
+            def look_up(
+                name: str, sources: list[Shape] = sources, traced: Traced = traced, block: int = block
+            ) -> int:
                 if len(name) == 2 and name[1].isdigit():
                     return sources[ord(name[0]) - 97].ne[int(name[1])]
                 return traced.scope(block).value(name)
@@ -352,7 +370,9 @@ def _agrees(line: Line, samples: Sequence[Sample]) -> bool:
                     return False
                 continue
             shape = layout(line, BY_NAME[seen.node.type], sources, look_up)
-            if (shape.ne, shape.nb) != (tuple(seen.node.ne), tuple(seen.node.nb)) or (line.type and line.type not in ("K", "V", seen.node.type)):
+            if (shape.ne, shape.nb) != (tuple(seen.node.ne), tuple(seen.node.nb)) or (
+                line.type and line.type not in ("K", "V", seen.node.type)
+            ):
                 return False
     except (OutsideTemplate, IndexError):
         return False

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from vramfit.model import Model
 from . import plan
 from .infer import Inferrer, Sample, Unexplained
 from .merge import Observation, Position, find_guard, merge, signature
-from .observe import Seen, Traced, Untraceable, kind_traits, n_trunk, observe
+from .observe import Seen, Traced, Untraceable, kind_traits, n_trunk
 from .trace import read, traces
 
 ENGINE = "0c1e57098"
@@ -53,7 +54,8 @@ class Report:
 class Workshop:
     """Makes models of one architecture and traces them."""
 
-    def __init__(self, architecture: str, folder: str) -> None:
+    def __init__(self, architecture: str, folder: str, careful: bool = False) -> None:
+        self.careful = careful
         self.architecture = architecture
         self.folder = folder
         self.experts: bool | None = None
@@ -65,13 +67,33 @@ class Workshop:
         """A model, or None if the engine refuses it."""
         self.n += 1
         path = os.path.join(self.folder, f"{self.architecture}-{self.n}.gguf")
+        fixed = plan.FIXED.get(self.architecture, {})
+        if self.careful and not self._survives(path, dims, fixed | (overrides or {}), without):
+            self.refused.append("the engine died")
+            return None
         try:
-            fixed = plan.FIXED.get(self.architecture, {})
-            make_model(self.architecture, path, dims, fixed | (overrides or {}), experts=self.experts, without=without)
+            make_model(
+                self.architecture,
+                path,
+                dims,
+                fixed | (overrides or {}),
+                experts=self.experts,
+                without=without,
+            )
         except EngineError as e:
             self.refused.append(str(e))
             return None
         return Mini(path, dims, overrides or {}, without)
+
+    def _survives(self, path: str, dims: Dims, overrides: dict[str, Any], without: str) -> bool:
+        """Whether the engine lives through making and tracing a model: tried in another process."""
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(EngineError):
+                make_model(self.architecture, path, dims, overrides, experts=self.experts, without=without)
+                self.trace(Mini(path, dims, overrides, without), plan.settings(plan.FEW), keep=False)
+            os._exit(0)
+        return os.waitpid(child, 0)[1] == 0
 
     def fitting(self, dims: Dims, without: str = "") -> Mini | None:
         """A model in the loosest style that loads and makes graphs."""
@@ -153,7 +175,9 @@ def _switches(shop: Workshop, base: Mini, other: Mini, least: str) -> list[str]:
     mini = shop.make(base.dims, without=least) or base
     shapes = {_topology(t) for t in shop.trace(mini, few, keep=False)}
     known: list[str] = []
-    given = metadata(shop.architecture, base.dims, shop.architecture in MIXTURES if shop.experts is None else shop.experts)
+    given = metadata(
+        shop.architecture, base.dims, shop.architecture in MIXTURES if shop.experts is None else shop.experts
+    )
     for key, values in plan.SWITCHES.items():
         changed: list[Mini] = []
         same: list[Mini] = []
@@ -186,14 +210,30 @@ def _topology(t: Traced) -> object:
 # --- observations → template
 
 
-_RUN_ATOMS = ("fa", "vtrans", "krot", "vrot", "kq", "vq", "kf32", "vf32", "step", "single", "slots", "split", "emb")
+_RUN_ATOMS = (
+    "fa",
+    "vtrans",
+    "krot",
+    "vrot",
+    "kq",
+    "vq",
+    "kf32",
+    "vf32",
+    "step",
+    "single",
+    "slots",
+    "split",
+    "emb",
+)
 _LAYER_ATOMS = ("last", "first", "swa", "one_expert")
 
 
 class Learner:
     """Turns traces into a template."""
 
-    def __init__(self, architecture: str, traced: Sequence[Traced], optional: Sequence[str], known: Sequence[str]) -> None:
+    def __init__(
+        self, architecture: str, traced: Sequence[Traced], optional: Sequence[str], known: Sequence[str]
+    ) -> None:
         self.architecture = architecture
         self.traced = traced
         self.optional = set(optional)
@@ -216,7 +256,9 @@ class Learner:
             self.report.lines = list(said)
             blocks = tuple(self._block(k) for k in kinds)
         needs, allows = _presence([set(outer_weights(t.model)) for t in self.traced])
-        known = {*self.known, *(x for x in self.inferrer.constants if x[0] == ".")} if False else set(self.known)
+        known = (
+            {*self.known, *(x for x in self.inferrer.constants if x[0] == ".")} if False else set(self.known)
+        )
         return Template(
             self.architecture,
             ENGINE,
@@ -237,11 +279,18 @@ class Learner:
                 its = kind_traits(t, b)
                 o = Observation(t, b, lines, self._truths(t, b, own[b] if layer else {}))
                 if layer is not None:
-                    must = frozenset(n for n in own[b] if f"@{n}" not in self.optional and not re.search(_SCALES, n))
+                    must = frozenset(
+                        n for n in own[b] if f"@{n}" not in self.optional and not re.search(_SCALES, n)
+                    )
                     self.kinds[id(o)] = (its, must)
                 named[tuple(x for x in its if x != "swa")].append(o)
-        order = sorted(named, key=lambda k: (k != ("prologue",), k == ("epilogue",), min(o.block for o in named[k])))
-        return {" ".join(k) if k in (("prologue",), ("epilogue",)) else f"layer {n}": _thin(named[k]) for n, k in enumerate(order)}
+        order = sorted(
+            named, key=lambda k: (k != ("prologue",), k == ("epilogue",), min(o.block for o in named[k]))
+        )
+        return {
+            " ".join(k) if k in (("prologue",), ("epilogue",)) else f"layer {n}": _thin(named[k])
+            for n, k in enumerate(order)
+        }
 
     def _truths(self, t: Traced, b: int, own: dict[str, int]) -> frozenset[str]:
         layer = t.layer(b)
@@ -281,7 +330,13 @@ class Learner:
         for kind in kinds:
             for p in kind.positions:
                 names = [x.name for x in p.found.values() if x.name]
-                p.label = "next" if p.like.op == "next" else max(sorted(set(names)), key=names.count) if names else _default_name(p.like)
+                p.label = (
+                    "next"
+                    if p.like.op == "next"
+                    else max(sorted(set(names)), key=names.count)
+                    if names
+                    else _default_name(p.like)
+                )
 
         inputs = {p.label for kind in kinds for p in kind.positions if p.like.op == "input"}
         for kind in kinds:
@@ -297,25 +352,42 @@ class Learner:
         own = sorted({x for o in kind.group for x in o.truths if x[0] in "@$"})
         fused = sorted({x for o in kind.group for x in o.truths if x in FUSED})
         switches = sorted({x for o in kind.group for x in o.truths if x[0] == "."})
-        periods = sorted({x for o in kind.group for x in o.truths if x.startswith("il%")}, key=lambda x: "4236".index(x[3]))
+        periods = sorted(
+            {x for o in kind.group for x in o.truths if x.startswith("il%")}, key=lambda x: "4236".index(x[3])
+        )
         of_inputs: dict[str, list[str]] = {}
         for p in sorted(kind.positions, key=lambda p: p.like.op != "input"):
             weights = [f"{k}{w}" for k, w in p.like.refs if k in "@$"]
             weights += [x for name in p.like.inputs for x in of_inputs.get(name, ())]
-            atoms = [*weights, *_RUN_ATOMS, *_LAYER_ATOMS, *fused, "index_head", *(a for a in own if a not in weights), *switches, *periods]
+            atoms = [
+                *weights,
+                *_RUN_ATOMS,
+                *_LAYER_ATOMS,
+                *fused,
+                "index_head",
+                *(a for a in own if a not in weights),
+                *switches,
+                *periods,
+            ]
             eligible = [i for i, o in enumerate(kind.group) if not p.once or self._open(kind, p, i)]
             if p.like.op == "next":  # which of several places: only blocks that have one can tell
                 eligible = [i for i, o in enumerate(kind.group) if any(x.op == "next" for x in o.lines)]
-            guard = find_guard([kind.group[i].truths for i in eligible], [i in p.found for i in eligible], atoms)
+            guard = find_guard(
+                [kind.group[i].truths for i in eligible], [i in p.found for i in eligible], atoms
+            )
             if guard is None:
                 self.odd |= self._odd(kind, p, eligible, atoms, switches)
                 here = sum(i in p.found for i in eligible)
-                self.report.say(f"{kind.name}: no condition for {p.label} = {p.like.op} ({here} of {len(eligible)})")
+                self.report.say(
+                    f"{kind.name}: no condition for {p.label} = {p.like.op} ({here} of {len(eligible)})"
+                )
                 p.guard = (("unknown",),)
             else:
                 p.guard = guard
             if p.like.op == "input":
-                of_inputs[p.like.name] = [x.removeprefix("!") for one in p.guard for x in one if x != "unknown"]
+                of_inputs[p.like.name] = [
+                    x.removeprefix("!") for one in p.guard for x in one if x != "unknown"
+                ]
 
     def _odd(
         self, kind: _Kind, p: Position, eligible: list[int], atoms: Sequence[str], switches: Sequence[str]
@@ -324,9 +396,11 @@ class Learner:
         counts = {x: sum(x in kind.group[i].truths for i in eligible) for x in switches}
         for x in sorted(switches, key=lambda x: counts[x]):
             rest = [i for i in eligible if x not in kind.group[i].truths]
-            if len(rest) * 2 > len(eligible) and find_guard(
-                [kind.group[i].truths for i in rest], [i in p.found for i in rest], atoms
-            ) is not None:
+            if (
+                len(rest) * 2 > len(eligible)
+                and find_guard([kind.group[i].truths for i in rest], [i in p.found for i in rest], atoms)
+                is not None
+            ):
                 return {x}
         return set()
 
@@ -356,12 +430,16 @@ class Learner:
             for p in wrong:
                 self._rename(p, kinds)
         else:
-            self.report.say(f"names could not be told apart: {', '.join(sorted({p.label for p in wrong})[:6])}")
+            self.report.say(
+                f"names could not be told apart: {', '.join(sorted({p.label for p in wrong})[:6])}"
+            )
         for kind in kinds:
             for p in kind.positions:
                 p.args = self._args(kind, p, placed)
 
-    def _complete(self, kinds: Sequence[_Kind], placed: dict[tuple[int, int], tuple[_Kind, Position]]) -> None:
+    def _complete(
+        self, kinds: Sequence[_Kind], placed: dict[tuple[int, int], tuple[_Kind, Position]]
+    ) -> None:
         """Where blocks were left out of the groups, find the position of their lines by topology."""
         known: dict[object, tuple[_Kind, list[int]]] = {}
         for kind in kinds:
@@ -378,12 +456,17 @@ class Learner:
                 for line, a in zip(lines, at, strict=True):
                     placed[id(t), line.id] = (kind, kind.positions[a])
 
-    def _wrong(self, kinds: Sequence[_Kind], placed: dict[tuple[int, int], tuple[_Kind, Position]]) -> list[Position]:
+    def _wrong(
+        self, kinds: Sequence[_Kind], placed: dict[tuple[int, int], tuple[_Kind, Position]]
+    ) -> list[Position]:
         """Positions that a name would miss: another line of the name comes between."""
         targets = self._targets(kinds, placed)
         wrong: dict[int, Position] = {}
         if not self.typical:
-            shapes = {tuple(signature(Observation(t, b, x, frozenset())) for b, x in t.blocks.items()): id(t) for t in self.traced}
+            shapes = {
+                tuple(signature(Observation(t, b, x, frozenset())) for b, x in t.blocks.items()): id(t)
+                for t in self.traced
+            }
             self.typical = set(shapes.values())
         orders: dict[int, tuple[list[int], dict[int, int]]] = {}
         for kind in kinds:
@@ -400,7 +483,11 @@ class Learner:
                         meant = where.get(what, -1)
                         for j in range(where[line.id] - 1, meant, -1):
                             hit = placed.get((id(o.traced), ids[j]))
-                            if hit is not None and hit[1].label in names and not (hit[1].once and ids[j] != what and False):
+                            if (
+                                hit is not None
+                                and hit[1].label in names
+                                and not (hit[1].once and ids[j] != what and False)
+                            ):
                                 target = placed.get((id(o.traced), what))
                                 wrong[id(hit[1])] = hit[1]
                                 if target is not None:
@@ -408,13 +495,20 @@ class Learner:
                                 break
         return list(wrong.values())
 
-    def _order(self, t: Traced, placed: dict[tuple[int, int], tuple[_Kind, Position]], memo: dict[int, tuple[list[int], dict[int, int]]]) -> tuple[list[int], dict[int, int]]:
+    def _order(
+        self,
+        t: Traced,
+        placed: dict[tuple[int, int], tuple[_Kind, Position]],
+        memo: dict[int, tuple[list[int], dict[int, int]]],
+    ) -> tuple[list[int], dict[int, int]]:
         if id(t) not in memo:
             ids = _in_order(t)
             memo[id(t)] = (ids, {i: n for n, i in enumerate(ids)})
         return memo[id(t)]
 
-    def _targets(self, kinds: Sequence[_Kind], placed: dict[tuple[int, int], tuple[_Kind, Position]]) -> dict[tuple[int, int], set[str]]:
+    def _targets(
+        self, kinds: Sequence[_Kind], placed: dict[tuple[int, int], tuple[_Kind, Position]]
+    ) -> dict[tuple[int, int], set[str]]:
         found: dict[tuple[int, int], set[str]] = defaultdict(set)
         for kind in kinds:
             for o in kind.group:
@@ -433,7 +527,9 @@ class Learner:
             return
         p.label = next(f"{stem}#{n}" for n in itertools.count(2) if f"{stem}#{n}" not in taken)
 
-    def _args(self, kind: _Kind, p: Position, placed: dict[tuple[int, int], tuple[_Kind, Position]]) -> tuple[tuple[str, ...], ...]:
+    def _args(
+        self, kind: _Kind, p: Position, placed: dict[tuple[int, int], tuple[_Kind, Position]]
+    ) -> tuple[tuple[str, ...], ...]:
         slots: list[dict[str, None]] = []
         rows = [(kind.group[i], x) for i, x in p.found.items()]
         longest = max(len(x.refs) for _, x in rows)
@@ -453,7 +549,11 @@ class Learner:
         for o, x in rows:
             if len(x.refs) == longest:
                 continue
-            given = [f"{k}{w}" if k != "t" else placed[id(o.traced), w][1].label for k, w in x.refs if k != "t" or (id(o.traced), w) in placed]
+            given = [
+                f"{k}{w}" if k != "t" else placed[id(o.traced), w][1].label
+                for k, w in x.refs
+                if k != "t" or (id(o.traced), w) in placed
+            ]
             missing = list(slots)
             for g in given:
                 hit = next((s for s in missing if g in s), None)
@@ -492,7 +592,9 @@ class Learner:
         for atom in (*_RUN_ATOMS, *_LAYER_ATOMS, *self.known):
             halves = []
             for literal in (atom, "!" + atom):
-                found = {i: x for i, x in p.found.items() if (atom in kind.group[i].truths) == (literal == atom)}
+                found = {
+                    i: x for i, x in p.found.items() if (atom in kind.group[i].truths) == (literal == atom)
+                }
                 guard = tuple(tuple(sorted({*one, literal})) for one in (p.guard or ((),)))
                 halves.append(Position(p.like, found, p.label, p.once, guard, p.args))
                 halves[-1].guard = tuple(one for one in guard if not any("!" + x in one for x in one))
@@ -515,7 +617,16 @@ class Learner:
         for i in p.found:
             t = kind.group[i].traced
             r, c = t.run, t.run.context
-            run = (r.n_tokens, r.n_seqs, r.n_outputs, c.n_ctx, c.n_stream, c.type_k.id, c.type_v.id, c.v_trans)
+            run = (
+                r.n_tokens,
+                r.n_seqs,
+                r.n_outputs,
+                c.n_ctx,
+                c.n_stream,
+                c.type_k.id,
+                c.type_v.id,
+                c.v_trans,
+            )
             by_dims[t.model.n_embd, n_trunk(t.model), t.model.n_vocab].setdefault(run, i)
         chosen: list[int] = []
         for number, runs in enumerate(by_dims.values()):
@@ -555,7 +666,12 @@ def _thin(group: list[Observation], each: int = 2) -> list[Observation]:
     count: dict[object, int] = defaultdict(int)
     found = []
     for o in group:
-        key = (id(o.traced), signature(o), frozenset(x for x in o.truths if x in _LAYER_ATOMS), frozenset(layer_weights(o.traced.model)[o.block]) if o.traced.layer(o.block) else None)
+        key = (
+            id(o.traced),
+            signature(o),
+            frozenset(x for x in o.truths if x in _LAYER_ATOMS),
+            frozenset(layer_weights(o.traced.model)[o.block]) if o.traced.layer(o.block) else None,
+        )
         count[key] += 1
         if count[key] <= each:
             found.append(o)
@@ -575,13 +691,15 @@ def _default_name(x: Seen) -> str:
     return f"{base}.{weights[0].split('.')[0]}" if weights else base
 
 
-def learn(architecture: str, folder: str | None = None) -> tuple[Template, Report, Workshop]:
+def learn(
+    architecture: str, folder: str | None = None, careful: bool = False
+) -> tuple[Template, Report, Workshop]:
     """The template of an architecture and what it could not express."""
     folder = folder or tempfile.mkdtemp(prefix="templates-")
-    shop = Workshop(architecture, folder)
+    shop = Workshop(architecture, folder, careful)
     optional: set[str] = set()
     known: set[str] = set()
-    for shop.experts in ((False, True) if architecture in DENSE_OR_MIXTURE else (None,)):
+    for shop.experts in (False, True) if architecture in DENSE_OR_MIXTURE else (None,):
         found = collect(shop)
         optional |= set(found[0])
         known |= set(found[1])

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from vramfit.graphs.text import Guard
 
 from .observe import Seen, Traced
@@ -58,10 +59,13 @@ def _signature(observation: Observation) -> tuple[object, ...]:
     def ref(kind: str, what: object) -> object:
         if kind != "t":
             return kind, what
-        return here[what] if what in here else ("far", tensors[what].op, tensors[what].name.rstrip("0123456789"))
+        return (
+            here[what] if what in here else ("far", tensors[what].op, tensors[what].name.rstrip("0123456789"))
+        )
 
     return tuple(
-        (x.op, x.name, _type(x), x.marks, x.outer, tuple(ref(*r) for r in x.refs), x.inputs) for x in observation.lines
+        (x.op, x.name, _type(x), x.marks, x.outer, tuple(ref(*r) for r in x.refs), x.inputs)
+        for x in observation.lines
     )
 
 
@@ -73,7 +77,9 @@ def merge(observations: Sequence[Observation]) -> list[Position]:
     """Align all blocks. Longest first: what the others lack then falls into place."""
     merged: list[Position] = []
     order = sorted(range(len(observations)), key=lambda i: -len(observations[i].lines))
-    for _ in range(3):  # again, so that lines which could stand in two places go where most of their kind went
+    for _ in range(
+        3
+    ):  # again, so that lines which could stand in two places go where most of their kind went
         popular = {id(p): len(p.found) for p in merged}
         for p in merged:
             p.found = {}
@@ -99,7 +105,9 @@ def _align(
     n, m = len(merged), len(lines)
     scores = _scores([p.like for p in merged], lines)
     liked = np.array([popular.get(id(p), 0) for p in merged], dtype=np.int64)
-    scores = np.where(scores > 0, (scores << 20) + liked[:, None], 0) if n and m else np.zeros((n, m), np.int64)
+    scores = (
+        np.where(scores > 0, (scores << 20) + liked[:, None], 0) if n and m else np.zeros((n, m), np.int64)
+    )
     best = np.zeros((n + 1, m + 1), dtype=np.int64)
     for i in range(n - 1, -1, -1):
         taken = np.where(scores[i] > 0, best[i + 1, 1:] + scores[i], 0)
@@ -140,8 +148,6 @@ def _scores(old: Sequence[Seen], new: Sequence[Seen]) -> np.ndarray:
     return np.array([[_PAIRS[a, b] for b in columns] for a in rows], dtype=np.int64)
 
 
-
-
 def _key(x: Seen) -> _Key:
     weights = (*(r for r in x.refs if r[0] != "t"), *(("input", name) for name in x.inputs))
     name = x.name if x.op in ("input", "cache") else ""
@@ -175,7 +181,9 @@ def _score(a: _Key, b: _Key) -> int:
 # --- conditions
 
 
-def find_guard(truths: Sequence[frozenset[str]], present: Sequence[bool], atoms: Sequence[str]) -> Guard | None:
+def find_guard(
+    truths: Sequence[frozenset[str]], present: Sequence[bool], atoms: Sequence[str]
+) -> Guard | None:
     """The simplest condition over `atoms` that is true exactly where `present` is.
 
     None where there is none of at most three alternatives of at most three literals.

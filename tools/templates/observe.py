@@ -146,7 +146,9 @@ class _Observer:
         for i in self.dump.nodes:
             direct = self._own_layer(i)
             if direct < 0:
-                direct = max((self._own_layer(s) for s in self.t[i].src if self.t[s].op == "NONE"), default=-1)
+                direct = max(
+                    (self._own_layer(s) for s in self.t[i].src if self.t[s].op == "NONE"), default=-1
+                )
             self.lay[i] = max([direct, *(self.lay.get(s, -1) for s in self.t[i].src)])
             if direct >= 0:
                 last = i
@@ -173,8 +175,12 @@ class _Observer:
             for s in t.src:
                 users.setdefault(s, []).append(i)
             sources = [s for s in t.src if self.t[s].op != "NONE" and s != i]
-            cached = self.lay[i] >= 0 and any(self.t[s].usage == CACHE and self.t[s].op == "NONE" for s in t.src)
-            if all(s in free for s in sources) and (cached or sources or all(self.t[s].usage == 0 for s in t.src)):
+            cached = self.lay[i] >= 0 and any(
+                self.t[s].usage == CACHE and self.t[s].op == "NONE" for s in t.src
+            )
+            if all(s in free for s in sources) and (
+                cached or sources or all(self.t[s].usage == 0 for s in t.src)
+            ):
                 free.add(i)
             else:
                 start.setdefault(self.lay[i], place)
@@ -218,7 +224,9 @@ class _Observer:
 
     def _tell_apart(self, i: int, name: str, block: int) -> str:
         """Inputs of one name: those of sliding-window layers get a suffix, further ones a number."""
-        same = [j for j in self.dump.leafs if self.t[j].usage == 0 and self.t[j].name == name]  # "constant": never
+        same = [
+            j for j in self.dump.leafs if self.t[j].usage == 0 and self.t[j].name == name
+        ]  # "constant": never
         if len(same) < 2:
             return name
         users = [self.cut[n] for n in self.dump.nodes if i in self.t[n].src]
@@ -230,9 +238,18 @@ class _Observer:
         for line in lines:
             for kind, what in line.refs:
                 if kind == "%" and what not in found:
-                    i = next(s for s in line.node.src if self.t[s].usage == CACHE and _cache_name(self.t[s].name) == what) \
-                        if line.id >= 0 else -1
-                    found[str(what)] = Seen(i, "cache", f"%{what}", self.t[i], (), (), frozenset(), outer=True)
+                    i = (
+                        next(
+                            s
+                            for s in line.node.src
+                            if self.t[s].usage == CACHE and _cache_name(self.t[s].name) == what
+                        )
+                        if line.id >= 0
+                        else -1
+                    )
+                    found[str(what)] = Seen(
+                        i, "cache", f"%{what}", self.t[i], (), (), frozenset(), outer=True
+                    )
         return list(found.values())
 
     # nodes
@@ -264,7 +281,9 @@ class _Observer:
         refs = tuple(self._ref(s, block) for s in src)
         outer = block >= 0 and block < self.n and self.lay[i] < 0
         read = tuple(self._told(s, block) for s in src if self.t[s].op == "NONE" and self.t[s].usage == 0)
-        return Seen(i, op, _base(t.name), t, refs, tuple(self.t[s] for s in src), frozenset(marks), outer, 0, read)
+        return Seen(
+            i, op, _base(t.name), t, refs, tuple(self.t[s] for s in src), frozenset(marks), outer, 0, read
+        )
 
     def _told(self, i: int, block: int) -> str:
         if i not in self.told:
@@ -301,7 +320,15 @@ class _Observer:
                 for i in (*nodes[at : at + n], *chain):
                     found[i] = None
                 found[last] = Seen(
-                    last, "sum_slices", _base(t.name), t, (self._ref(src, block),), (self.t[src],), frozenset(), False, n
+                    last,
+                    "sum_slices",
+                    _base(t.name),
+                    t,
+                    (self._ref(src, block),),
+                    (self.t[src],),
+                    frozenset(),
+                    False,
+                    n,
                 )
                 at += n + len(chain)
             else:
@@ -319,7 +346,13 @@ class _Observer:
         n = x.ne[1]
         for i, j in enumerate(nodes[at : at + n]):
             t = self.t[j]
-            if t.op != "VIEW" or t.src != first.src or t.ne != first.ne or t.nb[1] != x.nb[2] or t.offset - x.offset != i * x.nb[1]:
+            if (
+                t.op != "VIEW"
+                or t.src != first.src
+                or t.ne != first.ne
+                or t.nb[1] != x.nb[2]
+                or t.offset - x.offset != i * x.nb[1]
+            ):
                 return 0
         return n if at + n <= len(nodes) else 0
 

@@ -39,7 +39,9 @@ def styles(dims: Dims) -> Iterator[Dims]:
     yield one
     full = replace(one, n_rot=dims.head_k)
     yield full
-    linear = {"d_inner": dims.dt_rank * dims.d_state}  # as many value heads as steps, of the size of the state
+    linear = {
+        "d_inner": dims.dt_rank * dims.d_state
+    }  # as many value heads as steps, of the size of the state
     yield replace(dims, **linear)
     yield replace(one, **linear)
     yield replace(full, **linear)
@@ -48,7 +50,7 @@ def styles(dims: Dims) -> Iterator[Dims]:
     yield replace(full, n_embd=dims.n_head * dims.head_k, d_inner=2 * dims.n_head * dims.head_k)
     yield replace(full, n_embd=dims.n_head * dims.head_k, n_head_kv=dims.n_head)
     yield replace(full, n_embd=dims.n_head * dims.head_k, n_head_kv=1)
-    for head in (64, 128):
+    for head in (64, 128) if dims.n_head % 4 else (128, 64):
         sized = replace(full, head_k=head, head_v=head, n_rot=head, kda_head=head)
         yield replace(sized, n_embd=dims.n_head * head)
         yield replace(sized, n_embd=dims.n_head * head, n_head_kv=dims.n_head)
@@ -91,7 +93,12 @@ _OTHERS: tuple[dict[str, Any], ...] = (
 
 
 ALL, SOME, FEW = range(3)
-_ONE_OF_EACH = ((0, "on", "f16", "f16"), (1, "on", "q8_0", "q8_0"), (0, "on", "q8_0", "f16"), (3, "off", "f16", "f16"))
+_ONE_OF_EACH = (
+    (0, "on", "f16", "f16"),
+    (1, "on", "q8_0", "q8_0"),
+    (0, "on", "q8_0", "f16"),
+    (3, "off", "f16", "f16"),
+)
 
 
 def settings(extent: int = ALL, part: int = 0) -> Iterator[Setting]:
@@ -102,7 +109,12 @@ def settings(extent: int = ALL, part: int = 0) -> Iterator[Setting]:
     streams = _OTHERS if part % 2 else _STREAMS
     for number, setting in enumerate(_settings(extent, streams)):
         types = {setting.arguments.get(x, "f16") for x in ("type_k", "type_v")}
-        if not part or extent == FEW or types == {"q8_0"} or (number + number // len(streams)) % 2 == part // 2 % 2:
+        if (
+            not part
+            or extent == FEW
+            or types == {"q8_0"}
+            or (number + number // len(streams)) % 2 == part // 2 % 2
+        ):
             yield setting
 
 

@@ -34,7 +34,9 @@ def traces(header: str, arguments: Mapping[str, Any], gpus_mib: tuple[int, ...] 
         yield observe(dump, model, run)
 
 
-def dumps(header: str, model: Model, arguments: Mapping[str, Any], gpus_mib: tuple[int, ...] = GPU) -> Iterator[tuple[Dump, Run]]:
+def dumps(
+    header: str, model: Model, arguments: Mapping[str, Any], gpus_mib: tuple[int, ...] = GPU
+) -> Iterator[tuple[Dump, Run]]:
     """The graphs of the reservations, untouched, each with its `Run`."""
     try:
         context = resolve(model, settings(arguments))
@@ -52,7 +54,9 @@ class _Tracer(Tracer):
     """Does not look at the last reservation where it can only be the first again."""
 
     def __init__(self, header: str, **arguments: Any) -> None:
-        self.wanted = 3 if arguments.get("n_seq_max", 1) > 1 and arguments.get("type_k", "f16") == "f16" else 2
+        self.wanted = (
+            3 if arguments.get("n_seq_max", 1) > 1 and arguments.get("type_k", "f16") == "f16" else 2
+        )
         super().__init__(header, **arguments)
 
     def _look(self, address: int) -> None:
@@ -65,7 +69,9 @@ def settings(arguments: Mapping[str, Any]) -> Settings:
     return Settings(**{"n_ctx": 512, **arguments})
 
 
-def run_of(dump: Dump, context: Context, number: int, arguments: Mapping[str, Any], is_encoder: bool = False) -> Run:
+def run_of(
+    dump: Dump, context: Context, number: int, arguments: Mapping[str, Any], is_encoder: bool = False
+) -> Run:
     """What reservation `number` of a context is; fused operations as the graph shows them."""
     n_seqs = context.n_seq_max
     n_tokens = min(context.n_ctx, context.n_ubatch)
@@ -78,6 +84,8 @@ def run_of(dump: Dump, context: Context, number: int, arguments: Mapping[str, An
     run = Run(context, -(-n_tokens // n_seqs) * n_seqs, n_seqs, n_outputs, flash, embeddings, fused)
     if number == 1:
         return replace(run, n_tokens=n_seqs, n_outputs=n_seqs)
-    if number == 2:  # another graph than at first: some reserve for one sequence at last (llama-context.cpp:716)
+    if (
+        number == 2
+    ):  # another graph than at first: some reserve for one sequence at last (llama-context.cpp:716)
         return replace(run, n_tokens=n_tokens, n_seqs=1)
     return run

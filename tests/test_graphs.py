@@ -1,0 +1,279 @@
+"""Templates: their texts, their expressions, and the graphs that they make, against what the engine built."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small import dense
+from traces import NAMES, trace
+
+from vramfit.context import resolve
+from vramfit.ggml import BY_NAME
+from vramfit.graph import COMPUTE, NONE, Graph
+from vramfit.graphs import OutsideTemplate, Run, architectures, build, prepare, template_for
+from vramfit.graphs.dims import Scope, holds
+from vramfit.graphs.expressions import Expression, evaluate, format_expression, parse_expression
+from vramfit.graphs.rules import Shape, derive, result_type
+from vramfit.graphs.text import (
+    Line,
+    format_line,
+    format_template,
+    parse_guard,
+    parse_line,
+    parse_template,
+)
+from vramfit.model import Home, Model, Tensor, Weight
+from vramfit.placement import HOST, Placement
+from vramfit.settings import Settings
+
+F32, F16 = BY_NAME["f32"], BY_NAME["f16"]
+FOLDER = Path(__file__).parents[1] / "src/vramfit/graphs/templates"
+
+# --- expressions
+
+numbers = st.integers(0, 9)
+variables = st.sampled_from(("n_embd", "a1", "@attn_q.weight:1", ".ssm.state_size", "$token_embd.weight:0"))
+expressions: st.SearchStrategy[Expression] = st.recursive(
+    numbers | variables,
+    lambda e: st.tuples(st.sampled_from(("+", "-", "*", "/", "min", "max", "pad", "ceil")), e, e),
+    max_leaves=8,
+)
+
+
+@given(expressions)
+def test_an_expression_reads_as_it_is_written(e: Expression) -> None:
+    """Parsing the text of an expression gives the expression."""
+    assert parse_expression(format_expression(e)) == e
+
+
+@given(st.integers(1, 1000), st.integers(1, 50))
+def test_a_division_leaves_no_remainder(a: int, b: int) -> None:
+    """`a/b` is exact, or outside the template; `ceil` and `pad` round up."""
+    values = {"a": a, "b": b}.__getitem__
+    if a % b:
+        with pytest.raises(OutsideTemplate, match="does not divide"):
+            evaluate(("/", "a", "b"), values)
+    else:
+        assert evaluate(("/", "a", "b"), values) * b == a
+    assert evaluate(("ceil", "a", "b"), values) == -(-a // b)
+    assert evaluate(("pad", "a", "b"), values) == -(-a // b) * b
+
+
+@pytest.mark.parametrize("text", ["", "a+", "a b", "min(a)", "(a", "a)", "*a", "a$"])
+def test_what_is_no_expression_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        parse_expression(text)
+
+
+# --- lines and templates
+
+LINES = [
+    "inp_pos = input() : i32 [n_tokens] once input",
+    "Qcur = mul_mat(@attn_q.weight, attn_norm)",
+    "Qcur = rope(Qcur, inp_pos, $rope_freqs.weight?)",
+    "Qcur#2 = view(Qcur|embd) [a0; a1; n_tokens/n_stream; n_stream] /[sa1; ~; a0*n_head] within if !krot & fa | last",
+    "ffn_moe_out = sum_slices(ffn_moe_weighted) x n_expert_used",
+    "%k = cache() : K [kv.k; n_kv; n_stream]",
+]
+
+
+@pytest.mark.parametrize("text", LINES)
+def test_a_line_reads_as_it_is_written(text: str) -> None:
+    assert format_line(parse_line(text)) == text
+
+
+def test_what_is_no_line_is_refused() -> None:
+    with pytest.raises(ValueError, match="no line"):
+        parse_line("Qcur is what it is")
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_a_template_reads_as_it_is_written(name: str) -> None:
+    text = (FOLDER / f"{name}.txt").read_text()
+    template = parse_template(text)
+    assert format_template(template) == text
+    assert template.architecture == name
+    assert template.blocks[0].name == "prologue"
+    assert template.blocks[-1].name == "epilogue"
+
+
+def test_no_template_is_outside() -> None:
+    with pytest.raises(OutsideTemplate, match="no graph of nothing"):
+        template_for("nothing")
+
+
+# --- ggml's rules
+
+
+def shape(*ne: int) -> Shape:
+    a, b, c, d = (*ne, 1, 1, 1, 1)[:4]
+    return Shape(F32, (a, b, c, d), (4, 4 * a, 4 * a * b, 4 * a * b * c))
+
+
+def test_rules_give_the_extents_of_results() -> None:
+    assert derive("mul_mat", [shape(8, 5), shape(8, 3, 2)]) == ((5, 3, 2, 1), None)
+    assert derive("mul_mat_id", [shape(8, 5, 4), shape(8, 1, 3), shape(2, 3)]) == ((5, 2, 3, 1), None)
+    assert derive("get_rows", [shape(8, 100), shape(7)]) == ((8, 7, 1, 1), None)
+    assert derive("concat.1", [shape(8, 2), shape(8, 3)]) == ((8, 5, 1, 1), None)
+    assert derive("glu", [shape(8, 3)]) == ((4, 3, 1, 1), None)
+    assert derive("glu", [shape(8, 3), shape(8, 3)]) == ((8, 3, 1, 1), None)
+    assert derive("permute.0213", [shape(8, 3, 2)]) == ((8, 2, 3, 1), (4, 96, 32, 192))
+    assert derive("transpose", [shape(8, 3)]) == ((3, 8, 1, 1), (32, 4, 96, 96))
+    assert derive("flash_attn_ext", [shape(8, 3, 4), shape(8, 9, 2), shape(6, 9, 2)]) == ((6, 4, 3, 1), None)
+    assert derive("ssm_conv", [shape(12, 5, 2), shape(4, 5)]) == ((9, 5, 2, 1), None)
+    assert derive("reshape", [shape(8)]) is None
+    assert derive("an operation of tomorrow", []) is None
+
+
+def test_rules_give_the_types_of_results() -> None:
+    half = Shape(F16, (8, 1, 1, 1), (2, 16, 16, 16))
+    assert result_type("view", [half]) is F16
+    assert result_type("set_rows", [shape(8), shape(1), half]) is F16
+    assert result_type("mul_mat", [half, shape(8)]) is F32
+    assert result_type("argsort", [shape(8)]).name == "i32"
+    assert result_type("get_rows", [half, shape(1)]) is F32
+    assert result_type("add", [half, half]) is F16
+
+
+# --- building
+
+
+def one_card(model: Model) -> Placement:
+    weights = tuple(HOST if w.home is Home.INPUT else 0 for w in model.weights)
+    return Placement(1, (0,) * (model.n_layer + 1), weights, (0,) * model.n_layer)
+
+
+def llama(**changes: object) -> Model:
+    return replace(dense(), architecture="llama", **changes)  # type: ignore[arg-type]
+
+
+def run(model: Model, n_tokens: int = 64, **settings: object) -> Run:
+    context = resolve(model, Settings(**{"n_ctx": 4096, "flash_attn": "on", **settings}))  # type: ignore[arg-type]
+    n = context.n_seq_max
+    return Run(context, n_tokens, n, min(n_tokens, 4), flash_attn=context.flash_attn == "on")
+
+
+def ops(graph: Graph) -> list[str]:
+    return [graph.tensors[i].op for i in graph.nodes]
+
+
+def test_flash_attention_replaces_the_scores() -> None:
+    model = llama()
+    prepared = prepare(template_for("llama"), model)
+    fused = build(prepared, run(model), one_card(model)).graph
+    plain = build(prepared, run(model, flash_attn="off"), one_card(model)).graph
+    assert ops(fused).count("FLASH_ATTN_EXT") == model.n_layer
+    assert "SOFT_MAX" not in ops(fused)
+    assert ops(plain).count("SOFT_MAX") == model.n_layer
+    assert "FLASH_ATTN_EXT" not in ops(plain)
+
+
+def test_logits_are_as_many_as_outputs() -> None:
+    model = llama()
+    graph = build(prepare(template_for("llama"), model), run(model), one_card(model)).graph
+    assert graph.tensors[graph.nodes[-1]].ne == (model.n_vocab, 4, 1, 1)
+
+
+def test_fewer_layers_can_be_built() -> None:
+    """Layers left out leave the others as they are: the graph is shorter by a layer's nodes."""
+    model = llama()
+    prepared = prepare(template_for("llama"), model)
+    whole = build(prepared, run(model), one_card(model))
+    part = build(prepared, run(model), one_card(model), (0, 1, 3))
+    assert len(part.starts) == 4
+    assert ops(part.graph) == [
+        *ops(whole.graph)[: whole.starts[2]], *ops(whole.graph)[whole.starts[3] :]
+    ]  # fmt: skip
+
+
+def test_an_unknown_tensor_is_outside() -> None:
+    odd = Weight(Tensor("blk.0.attn_mystery.weight", (256,), F32), 0)
+    model = llama()
+    with pytest.raises(OutsideTemplate, match="layer 0 is of no kind"):
+        prepare(template_for("llama"), replace(model, weights=(*model.weights, odd)))
+    away = Weight(Tensor("mystery.weight", (256,), F32), Home.OUTPUT)
+    with pytest.raises(OutsideTemplate, match="has mystery"):
+        prepare(template_for("llama"), replace(model, weights=(*model.weights, away)))
+
+
+def test_a_missing_tensor_is_outside() -> None:
+    model = llama()
+    with pytest.raises(OutsideTemplate, match="of no kind"):
+        prepare(
+            template_for("llama"),
+            replace(model, weights=tuple(w for w in model.weights if "blk.2.ffn_norm" not in w.tensor.name)),
+        )
+
+
+def test_an_unexplained_condition_is_outside_unless_another_settles_it() -> None:
+    model = llama()
+    scope = Scope(model, run(model), {}, {})
+    assert not holds(parse_guard("!fa & unknown"), scope)
+    with pytest.raises(OutsideTemplate, match="no trace explains"):
+        holds(parse_guard("fa & unknown"), scope)
+
+
+def test_a_shape_that_does_not_come_out_even_is_outside() -> None:
+    line = Line("x", "reshape", (("y",),), ne=(7, "rest"))
+    from vramfit.graphs.build import layout
+
+    with pytest.raises(OutsideTemplate, match="do not fill"):
+        layout(line, F32, [shape(8)], {}.__getitem__)
+
+
+# --- against graphs that the engine reserved (tests/data/graphs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_templates_give_the_graphs_that_the_engine_reserved(name: str, truth: Path) -> None:
+    """Node for node: operation, layout, flags, pins, sources; inputs in the engine's order."""
+    from vramfit.gpus import Gpu
+    from vramfit.load import read
+    from vramfit.placement import place
+
+    with gzip.open(Path(__file__).parent / f"data/graphs/{name}.txt.gz", "rt") as f:
+        import json
+
+        head = json.loads(f.readline())
+    model = read(truth / head["file"])
+    if model.architecture not in architectures():
+        pytest.skip(f"no template of {model.architecture}")
+    settings = Settings(**head["settings"])
+    context = resolve(model, settings)
+    gpus = [
+        Gpu(name=f"gpu{i}", total_bytes=m << 20, free_bytes=m << 20) for i, m in enumerate(head["gpus_mib"])
+    ]
+    placement = place(model, gpus, settings)
+    n_seqs, n_tokens = context.n_seq_max, min(context.n_ctx, context.n_ubatch)
+    flash = context.flash_attn != "off"
+    prompt = Run(
+        context, -(-n_tokens // n_seqs) * n_seqs, n_seqs, min(n_tokens, context.n_outputs_max), flash
+    )
+    step = replace(prompt, n_tokens=n_seqs, n_outputs=n_seqs)
+    prepared = prepare(template_for(model.architecture), model)
+    for wanted, reserved in zip((prompt, step), trace(name).passes, strict=False):
+        same_graph(build(prepared, wanted, placement).graph, reserved.graph)
+
+
+def same_graph(ours: Graph, engine: Graph) -> None:
+    match: dict[int, int] = {}
+    inputs, theirs = (
+        [i for i in g.leafs if g.tensors[i].usage == COMPUTE and g.tensors[i].home == NONE]
+        for g in (ours, engine)
+    )
+    for i, j in zip(inputs, theirs, strict=True):
+        t, e = ours.tensors[i], engine.tensors[j]
+        assert (t.type, t.ne, t.flags) == (e.type, e.ne, e.flags)
+        match[i] = j
+    assert len(ours.nodes) == len(engine.nodes)
+    for i, j in zip(ours.nodes, engine.nodes, strict=True):
+        t, e = ours.tensors[i], engine.tensors[j]
+        match[i] = j
+        assert (t.op, t.type, t.ne, t.nb, t.flags, t.pinned) == (e.op, e.type, e.ne, e.nb, e.flags, e.pinned)
+        for s, r in zip((*t.src, t.view), (*e.src, e.view), strict=True):
+            assert s == NONE == r or match.setdefault(s, r) == r

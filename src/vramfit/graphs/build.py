@@ -9,7 +9,7 @@ cover the model or the run, both raise `OutsideTemplate`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Final
 
@@ -34,6 +34,7 @@ from .dims import (
     FUSED,
     Run,
     Scope,
+    header_number,
     header_value,
     holds,
     layer_weights,
@@ -43,7 +44,7 @@ from .dims import (
     run_dims,
     traits,
 )
-from .expressions import OutsideTemplate, evaluate
+from .expressions import OutsideTemplate, evaluate, names
 from .rules import Shape, derive, result_type, view_root
 from .text import Block, Line, Template
 
@@ -60,6 +61,7 @@ class Prepared:
     template: Template
     blocks: tuple[int, ...]  # the block of each layer of the main graph
     kinds: tuple[int, ...]  # equal for layers of which the template says the same, whatever the reservation
+    alike: tuple[int, ...]  # equal for layers whose tensors have the same layouts, too
     own: tuple[dict[str, int], ...]  # weights of each layer: suffix → position in Model.weights
     outer: dict[str, list[int]]
     asked: tuple[tuple[str, ...], ...]  # by block: the conditions that decide which lines apply
@@ -96,7 +98,25 @@ def prepare(template: Template, model: Model) -> Prepared:
         numbers.setdefault((b, _own_truths(model, x, own[x.index], outer, asked[b])), len(numbers))
         for b, x in zip(blocks, trunk, strict=True)
     )
-    return Prepared(model, template, blocks, kinds, tuple(own), outer, asked)
+    asks = tuple(map(_header_names, template.blocks))
+    alike = tuple(
+        numbers.setdefault((k, _layout_of(model, x, own[x.index], asks[b])), len(numbers))
+        for k, b, x in zip(kinds, blocks, trunk, strict=True)
+    )
+    return Prepared(model, template, blocks, kinds, alike, tuple(own), outer, asked)
+
+
+def _layout_of(model: Model, layer: Layer, own: dict[str, int], asks: Sequence[str]) -> object:
+    """What the extents of a layer's tensors depend on, the reservation apart."""
+    tensors = tuple(
+        (n, model.weights[i].tensor.type.id, model.weights[i].tensor.shape) for n, i in own.items()
+    )
+    return replace(layer, index=0), tensors, tuple(header_number(model, layer, x[1:]) for x in asks)
+
+
+def _header_names(block: Block) -> tuple[str, ...]:
+    es = [e for line in block.lines for e in (*line.ne, *line.nb, line.count) if e is not None]
+    return tuple(sorted({n for e in es for n in names(e) if n[0] == "."}))
 
 
 def _own_truths(
@@ -113,7 +133,9 @@ def _asked(block: Block) -> tuple[str, ...]:
     return tuple(sorted(found | optional))
 
 
-def _check_weights(where: str, found: dict[str, list[int]], needs: Sequence[str], allows: Sequence[str]) -> None:
+def _check_weights(
+    where: str, found: dict[str, list[int]], needs: Sequence[str], allows: Sequence[str]
+) -> None:
     missing = [n for n in needs if n not in found]
     strange = [n for n in found if n not in needs and n not in allows]
     if missing or strange:
@@ -128,9 +150,10 @@ def _check_known(template: Template, model: Model) -> None:
         key, _, value = condition.partition("=")
         values.setdefault(key.removeprefix("."), []).append(value)
     for key, seen in values.items():
-        value = header_value(model, None, key)
-        if value not in seen:
-            raise OutsideTemplate(f"{key} = {value or 'absent'}: no trace had that")
+        for layer in model.layers:
+            value = header_value(model, layer, key)
+            if value not in seen:
+                raise OutsideTemplate(f"{key} = {value or 'absent'}: no trace had that")
 
 
 def _kind(template: Template, layer: Layer, own: dict[str, int]) -> int:
@@ -153,7 +176,7 @@ class _Op:
     __slots__ = ("early", "engine_op", "fold", "line", "once", "params", "root", "src", "type")
 
     def __init__(self, line: Line, src: tuple[_Ref, ...]) -> None:
-        base, _, parameter = line.op.partition(".")
+        base = line.op.partition(".")[0]
         self.line = line
         self.src = src
         self.fold = base == "sum_slices"
@@ -175,6 +198,10 @@ class _Compiled:
     shapes: dict[object, list[Shape]] = field(default_factory=dict)
 
 
+# The extents of the sources that a layout was found for, and the layout.
+_Known = tuple[list[Extents], Shape]
+
+
 @dataclass(slots=True)
 class _Frame:
     """A block on its way into the graph: what each of its lines has become."""
@@ -184,6 +211,7 @@ class _Frame:
     layer: Layer | None
     number: int
     at: list[int]
+    known: dict[int, _Known]  # by line: what its like in another layer came out as
 
 
 def _compile(block: Block, scope: Scope) -> _Compiled:
@@ -256,6 +284,7 @@ class _Builder:
         self.weights: dict[tuple[int, int], int] = {}
         self.caches: dict[tuple[str, int], int] = {}
         self.fused: list[tuple[int, int, str]] = []
+        self.known: dict[tuple[int, int], dict[int, _Known]] = {}
         self.common = run_dims(prepared.model, run)
         all_on_devices = placement.n_devices > 0 and min(placement.layers) >= 0
         self.pins_norms = placement.n_devices > 0 and (run.n_tokens < FULL_BATCH or all_on_devices)
@@ -264,7 +293,11 @@ class _Builder:
     def run(self, layers: Sequence[int]) -> Instance:
         p = self.p
         starts = []
-        numbers = [(0, None), *((p.blocks[il], p.model.layers[il]) for il in layers), (len(p.template.blocks) - 1, None)]
+        numbers = [
+            (0, None),
+            *((p.blocks[il], p.model.layers[il]) for il in layers),
+            (len(p.template.blocks) - 1, None),
+        ]
         self.frames = [self._frame(number, layer) for number, layer in numbers]
         for i in range(len(self.frames)):
             if i:
@@ -277,7 +310,9 @@ class _Builder:
         own = p.own[layer.index] if layer is not None else {}
         scope = Scope(p.model, self.r, p.outer, self.common, layer, own)
         compiled = self._compiled(number, p.template.blocks[number], scope)
-        return _Frame(compiled, scope, layer, number, [NONE] * len(compiled.ops))
+        like = -1 - number if layer is None else p.alike[layer.index]
+        known = self.known.setdefault((id(compiled), like), {})
+        return _Frame(compiled, scope, layer, number, [NONE] * len(compiled.ops), known)
 
     def _compiled(self, number: int, block: Block, scope: Scope) -> _Compiled:
         key = (number, tuple(scope.truth(x) for x in self.p.asked[number]))
@@ -303,7 +338,11 @@ class _Builder:
                 at[i] = self._leaf(op, scope, layer)
             else:
                 src = [self._source(ref, at, layer, frame.number) for ref in op.src]
-                at[i] = self._fold(op, src, scope) if op.fold else self._node(op, src, scope, layer)
+                at[i] = (
+                    self._fold(op, src, scope)
+                    if op.fold
+                    else self._node(op, src, scope, layer, frame.known, i)
+                )
                 self.made[op.line.label] = at[i]
 
     # sources
@@ -332,7 +371,7 @@ class _Builder:
                     if op.engine_op == "INPUT":
                         return self._leaf(op, frame.scope, layer)
                     src = [self._source(ref, [], layer, number) for ref in op.src]
-                    index = self.made[line.label] = self._node(op, src, frame.scope, layer)
+                    index = self.made[line.label] = self._node(op, src, frame.scope, layer, {}, 0)
                     return index
         raise OutsideTemplate(f"nothing made {'|'.join(labels)} yet")
 
@@ -352,7 +391,9 @@ class _Builder:
         found = self.weights.get(key)
         if found is None:
             ne = _extents(t.shape)
-            leaf = Tensor(t.name, "NONE", t.type, ne, contiguous(t.type, ne), usage=WEIGHT, home=_home(device))
+            leaf = Tensor(
+                t.name, "NONE", t.type, ne, contiguous(t.type, ne), usage=WEIGHT, home=_home(device)
+            )
             found = self.weights[key] = self._add(leaf, self.graph.leafs)
         return found
 
@@ -380,7 +421,9 @@ class _Builder:
         home = _home(self.placement.caches[key[1]]) if is_cache else NONE
         flags = 0 if is_cache or "input" not in line.marks else INPUT
         usage = CACHE if is_cache else COMPUTE
-        leaf = Tensor(line.label, "NONE", type_, ne, contiguous(type_, ne), flags=flags, usage=usage, home=home)
+        leaf = Tensor(
+            line.label, "NONE", type_, ne, contiguous(type_, ne), flags=flags, usage=usage, home=home
+        )
         index = self._add(leaf, self.graph.leafs)
         if is_cache:
             self.caches[key] = index
@@ -393,10 +436,17 @@ class _Builder:
             return _RUN_TYPES[name](self.r)
         return BY_NAME[name]
 
-    def _node(self, op: _Op, src: list[int], scope: Scope, layer: Layer | None) -> int:
+    def _node(
+        self, op: _Op, src: list[int], scope: Scope, layer: Layer | None, known: dict[int, _Known], i: int
+    ) -> int:
         tensors = self.graph.tensors
         line = op.line
-        shape = self._shape(op, [Shape(t.type, t.ne, t.nb) for t in (tensors[s] for s in src)], scope)
+        extents = [tensors[s].ne for s in src]
+        found = known.get(i)
+        if found is None or found[0] != extents:
+            shape = self._shape(op, [Shape(t.type, t.ne, t.nb) for t in (tensors[s] for s in src)], scope)
+            found = known[i] = (extents, shape)
+        shape = found[1]
         t = Tensor(line.label, op.engine_op, shape.type, shape.ne, shape.nb, tuple(src), params=op.params)
         if op.root is not None:
             root = tensors[src[op.root]]

@@ -16,7 +16,18 @@ from ..model import Cells, Layer, Model
 from .expressions import OutsideTemplate
 from .text import Guard
 
-__all__ = ["FUSED", "Run", "Scope", "holds", "layer_weights", "literals", "outer_weights", "owner", "run_dims", "traits"]
+__all__ = [
+    "FUSED",
+    "Run",
+    "Scope",
+    "holds",
+    "layer_weights",
+    "literals",
+    "outer_weights",
+    "owner",
+    "run_dims",
+    "traits",
+]
 
 # Operations that the engine fuses where every backend concerned can run them (llama-context.cpp:507-582).
 FUSED: Final = frozenset(
@@ -187,7 +198,7 @@ class Scope:
             return name[1:] in self._outer
         if name[0] == ".":
             key, _, value = name[1:].partition("=")
-            return header_value(self._model, layer, key) == value
+            return header_value(self._model, layer or self._model.layers[0], key) == value
         if name.startswith("il%"):
             period, _, rest = name[3:].partition("=")
             return layer is not None and layer.index % int(period) == int(rest)
@@ -272,7 +283,9 @@ UNKNOWN: Final = "unknown"  # a condition that no trace explains: sorted behind 
 
 def holds(guard: Guard, scope: Scope) -> bool:
     """Whether `guard` is true in `scope`. Raises `OutsideTemplate` where only an unknown condition decides."""
-    return not guard or any([_all(one, scope) for one in guard])
+    if not guard:
+        return True
+    return any(_all(one, scope) for one in sorted(guard, key=lambda one: UNKNOWN in one))
 
 
 def _all(literals: tuple[str, ...], scope: Scope) -> bool:

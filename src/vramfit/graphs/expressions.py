@@ -16,12 +16,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import Final, Union
+from typing import Final, TypeAlias
 
 __all__ = ["Expression", "OutsideTemplate", "evaluate", "format_expression", "names", "parse_expression"]
 
 # A number, a name, or an operator with its operands.
-Expression = Union[int, str, tuple[str, "Expression", "Expression"]]
+Expression: TypeAlias = "int | str | tuple[str, Expression, Expression]"
 
 _TOKEN: Final = re.compile(r"\s*(?:(\d+)|([.@$]?[A-Za-z_][\w.]*(?::\d)?)|([-+*/(),]))")
 _FUNCTIONS: Final = frozenset(("min", "max", "pad", "ceil"))

@@ -40,8 +40,38 @@ ROOT: Final[dict[str, int]] = {
 VIEWS: Final = frozenset(("view", "reshape", "permute", "transpose"))
 
 _AS_FIRST: Final = frozenset(
-    """add add1 add_id sub mul div scale sqr sqrt log sin cos unary rms_norm norm l2_norm group_norm rope
-    rope_back soft_max clamp diag_mask_inf fill cumsum tri cont acc set glu cast""".split()
+    [
+        "add",
+        "add1",
+        "add_id",
+        "sub",
+        "mul",
+        "div",
+        "scale",
+        "sqr",
+        "sqrt",
+        "log",
+        "sin",
+        "cos",
+        "unary",
+        "rms_norm",
+        "norm",
+        "l2_norm",
+        "group_norm",
+        "rope",
+        "rope_back",
+        "soft_max",
+        "clamp",
+        "diag_mask_inf",
+        "fill",
+        "cumsum",
+        "tri",
+        "cont",
+        "acc",
+        "set",
+        "glu",
+        "cast",
+    ]
 )
 
 
@@ -120,5 +150,3 @@ _RULES: Final[dict[str, tuple[int, Callable[..., Extents]]]] = {
     "repeat": (2, lambda a, to: to),
     "ssm_conv": (2, lambda x, c: (x[0] - c[0] + 1, x[1], x[2], 1)),
 }
-
-

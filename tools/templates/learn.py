@@ -154,17 +154,18 @@ def collect(shop: Workshop) -> tuple[list[str], list[str]]:
             shop.trace(bare, plan.settings(part=number))
         full = shop.make(mini.dims)
         if full is not None:
-            shop.trace(full, plan.settings(plan.SOME, part=number))
+            shop.trace(full, plan.settings(plan.SOME if number < 2 else plan.FEW, part=number))
     for name in optional:
         rest = [o for o in optional if o != name]
         for pattern in (_join(_SCALES, *map(_pattern, rest)), _join(_SCALES, _pattern(name))):
             made = shop.make(base.dims, without=pattern)
             if made is not None:
                 shop.trace(made, plan.settings(plan.FEW))
-    for mini in minis[:3]:
-        one = shop.make(replace(mini.dims, n_expert_used=1), without=least)
-        if one is not None:
-            shop.trace(one, plan.settings(plan.FEW, part=minis.index(mini)))
+    for number, mini in enumerate(minis[:2]):
+        for without in ("", least):  # with all that is optional, too: it tells in which order lines come
+            one = shop.make(replace(mini.dims, n_expert_used=1), without=without)
+            if one is not None:
+                shop.trace(one, plan.settings(plan.FEW, part=number))
     other = max(minis, key=lambda m: m.dims.n_layer)
     return optional, _switches(shop, base, other, least)
 

@@ -74,7 +74,7 @@ class Setting:
 
 
 _TYPES = {
-    "on": (("f16", "f16"), ("f32", "f32"), ("q8_0", "q8_0"), ("q8_0", "f16"), ("f16", "q8_0")),
+    "on": (("f16", "f16"), ("f32", "f32"), ("q8_0", "q8_0"), ("q8_0", "f16"), ("f16", "q8_0"), ("f16", "f32")),
     "off": (("f16", "f16"), ("q8_0", "f16"), ("f32", "f32")),
     "auto": (("f16", "f16"), ("q8_0", "f16"), ("f32", "f32")),
 }
@@ -104,7 +104,7 @@ _ONE_OF_EACH = (
 def settings(extent: int = ALL, part: int = 0) -> Iterator[Setting]:
     """Settings to trace under: all variants, those that differ most, or one of each topology.
 
-    `part` numbers the models: they get different sizes, and all but the first every other variant.
+    `part` numbers the models: they get different sizes, and all but the first every third variant.
     """
     streams = _OTHERS if part % 2 else _STREAMS
     for number, setting in enumerate(_settings(extent, streams)):
@@ -113,7 +113,7 @@ def settings(extent: int = ALL, part: int = 0) -> Iterator[Setting]:
             not part
             or extent == FEW
             or types == {"q8_0"}
-            or (number + number // len(streams)) % 2 == part // 2 % 2
+            or (number + number // len(streams)) % 3 == part % 3
         ):
             yield setting
 

@@ -50,5 +50,7 @@ def test_a_bound_says_that_its_terms_are_not_known() -> None:
 
 def test_only_cards_in_use_are_explained() -> None:
     """With split_mode none the other card has nothing to explain."""
-    found = explain(dense(), [gpu(name="a"), gpu(name="b")], Settings(n_ctx=512, split_mode="none", main_gpu=1))
+    found = explain(
+        dense(), [gpu(name="a"), gpu(name="b")], Settings(n_ctx=512, split_mode="none", main_gpu=1)
+    )
     assert [x.device.name for x in found] == ["b", "host"]

@@ -153,7 +153,7 @@ def _comparison(comparison: Comparison, look: _Look) -> Figure:
     caches = list(dict.fromkeys((c.type_k, c.type_v) for c in fitting))
     for i, cache in enumerate(caches):
         group = [c for c in fitting if (c.type_k, c.type_v) == cache]
-        style = {"color": look.color(i), "marker": MARKS[i % CURVES], "linestyle": "none"}
+        style: dict[str, Any] = {"color": look.color(i), "marker": MARKS[i % CURVES], "linestyle": "none"}
         label = "/".join(dict.fromkeys(cache)) + " cache"
         left.plot([c.n_ctx for c in group], [c.file_type for c in group], label=label, **style)
         measured = [c for c in group if c.measure]
@@ -195,7 +195,7 @@ def _names(axes: Axes, choices: Iterable[Choice], look: _Look) -> None:
         if _kld(c) < lowest * LINE:
             continue
         lowest = _kld(c)
-        where = {"xytext": (9, -3), "textcoords": "offset points"}
+        where: dict[str, Any] = {"xytext": (9, -3), "textcoords": "offset points"}
         axes.annotate(c.file_type, (c.n_ctx, lowest), color=look.ink, fontsize=8, **where)
 
 
@@ -217,7 +217,11 @@ def _sweep(result: Sweep, look: _Look) -> Figure:
         raise SettingsError("every point was refused: there is nothing to draw")
     figure, (axes,) = _axes(look, 1, 9, 5)
     for i, row in enumerate(curves[:CURVES]):
-        style = {"color": look.color(i), "linestyle": DASHES[i % len(DASHES)], "marker": MARKS[i]}
+        style: dict[str, Any] = {
+            "color": look.color(i),
+            "linestyle": DASHES[i % len(DASHES)],
+            "marker": MARKS[i],
+        }
         order = n_ctx[row].argsort()
         every = max(1, len(order) // 12)
         axes.plot(n_ctx[row][order], left[row][order], label=_name(result, row), markevery=every, **style)

@@ -32,7 +32,9 @@ def main() -> int:
     )
     parser.add_argument("architecture", nargs="*")
     parser.add_argument("--all", action="store_true")
-    parser.add_argument("--careful", action="store_true", help="live through models that make the engine crash")
+    parser.add_argument(
+        "--careful", action="store_true", help="live through models that make the engine crash"
+    )
     parser.add_argument("--out", type=pathlib.Path, default=FOLDER)
     options = parser.parse_args()
     names = sorted(p.stem for p in options.out.glob("*.txt")) if options.all else options.architecture
@@ -73,7 +75,8 @@ def unseen(shop: Workshop) -> list[str]:
         n_ff_exp=304, n_expert=9, n_expert_used=3, q_lora=120, d_state=48, d_inner=384, dt_rank=8, n_group=4,
     )  # fmt: skip
     found = []
-    for shop.experts in (False, True) if shop.architecture in DENSE_OR_MIXTURE else (None,):
+    for experts in (False, True) if shop.architecture in DENSE_OR_MIXTURE else (None,):
+        shop.experts = experts
         mini = shop.fitting(dims)
         if mini is not None:
             found.append(mini.path)

@@ -149,8 +149,7 @@ class Names:
                 at = np.flatnonzero((value == v).all(-1))
                 if len(at):
                     return (op, self.names[at[0]], k)
-        pair = self._first2("ceil", (-(-a[:, None, :] // a[None, :, :]) == v).all(-1))
-        return pair
+        return self._first2("ceil", (-(-a[:, None, :] // a[None, :, :]) == v).all(-1))
 
     def _quadruples(self, v: np.ndarray) -> Expression | None:
         """a*b + c*d, a*b - c*d."""
@@ -294,11 +293,8 @@ class Inferrer:
         n = min(len(s.sources) for s in seen)
         for j in range(n):
             for axis in (d, *range(4)):
-                if tuple(s.sources[j].ne[axis] for s in seen) == values and (
-                    len(set(values)) > 1 or len({t for t in values}) == 1
-                ):
-                    if len(set(values)) > 1:
-                        return f"{'abcdefgh'[j]}{axis}"
+                if len(set(values)) > 1 and tuple(s.sources[j].ne[axis] for s in seen) == values:
+                    return f"{'abcdefgh'[j]}{axis}"
         return None
 
     def _find(self, what: str, values: Values, samples: Sequence[Sample]) -> Expression:

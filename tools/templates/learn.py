@@ -420,7 +420,7 @@ class Learner:
         """Name what each line reads, and tell lines of one name apart where the last one is not meant."""
         placed: dict[tuple[int, int], tuple[_Kind, Position]] = {}
         for kind in kinds:
-            for i, o in enumerate(kind.group):
+            for _i, o in enumerate(kind.group):
                 for line, at in zip(o.lines, o.at, strict=True):
                     placed[id(o.traced), line.id] = (kind, kind.positions[at])
         self._complete(kinds, placed)

@@ -167,6 +167,16 @@ def collect(shop: Workshop) -> tuple[list[str], list[str]]:
             if one is not None:
                 shop.trace(one, plan.settings(plan.FEW, part=number))
     other = max(minis, key=lambda m: m.dims.n_layer)
+    for name in (o for o in optional if o.endswith(".weight") and other is not base):
+        made = shop.make(other.dims, without=_join(_SCALES, _pattern(name)))
+        if made is not None:
+            shop.trace(made, plan.settings(plan.FEW, part=1))
+    if any(x.is_recurrent for x in read(base.path).layers):
+        for mini in (base, other):
+            d = mini.dims
+            equal = shop.make(replace(d, dt_rank=d.n_group, d_inner=d.n_group * d.d_state), without=least)
+            if equal is not None:
+                shop.trace(equal, plan.settings(plan.FEW, part=minis.index(mini)))
     return optional, _switches(shop, base, other, least)
 
 

@@ -227,6 +227,8 @@ def _conditions(model: Model, run: Run, c: Context, layer: Layer | None) -> dict
         "krot": c.type_k.is_quantized and k_all > 0 and not k_all % _HADAMARD,
         "vrot": c.type_v.is_quantized and v_all > 0 and not v_all % _HADAMARD,
         "index_head": index_head is not None and first is not None and index_head == first.head_k,
+        "equal_heads": header_number(model, first, "ssm.group_count")
+        == header_number(model, first, "ssm.time_step_rank"),  # as many key heads as value heads
         "step": run.n_tokens == run.n_seqs,
         "single": run.n_tokens == 1,
         "slots": run.n_seqs > 1,

@@ -615,7 +615,7 @@ class Learner:
                 except Unexplained:
                     continue
         node = p.like.node
-        guard = tuple((*one, "unknown") for one in (p.guard or ((),)))
+        guard = tuple(tuple(sorted((*one, "unknown"))) for one in (p.guard or ((),)))
         self.report.say(f"{kind.name}: {p.label} = {p.like.op}: {reason}")
         return [Line(p.label, p.like.op, p.args, None, node.type, tuple(node.ne), (), frozenset(), guard)]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from vramfit.graphs.text import Guard
 
-from .observe import Seen, Traced
+from .observe import Seen, Traced, base_name
 
 _TYPED_BY_RUN = frozenset(("view", "reshape", "permute", "transpose", "set_rows", "cpy", "cache", "cont"))
 
@@ -152,7 +152,7 @@ def _key(x: Seen) -> _Key:
     weights = (*(r for r in x.refs if r[0] != "t"), *(("input", name) for name in x.inputs))
     name = x.name if x.op in ("input", "cache") else ""
     return ((x.op, _type(x), name, "output" in x.marks, "hadamard" in x.marks, "inplace" in x.marks, "early" in x.marks),
-            weights, x.name, frozenset((s.op, re.sub(r"^node_\d+.*|-.*", "", s.name)) for s in x.sources))  # fmt: skip
+            weights, x.name, frozenset((s.op, base_name(s.name)) for s in x.sources))  # fmt: skip
 
 
 def _fits(a: _Key, b: _Key) -> bool:

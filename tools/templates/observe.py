@@ -282,7 +282,7 @@ class _Observer:
         outer = block >= 0 and block < self.n and self.lay[i] < 0
         read = tuple(self._told(s, block) for s in src if self.t[s].op == "NONE" and self.t[s].usage == 0)
         return Seen(
-            i, op, _base(t.name), t, refs, tuple(self.t[s] for s in src), frozenset(marks), outer, 0, read
+            i, op, base_name(t.name), t, refs, tuple(self.t[s] for s in src), frozenset(marks), outer, 0, read
         )
 
     def _told(self, i: int, block: int) -> str:
@@ -322,7 +322,7 @@ class _Observer:
                 found[last] = Seen(
                     last,
                     "sum_slices",
-                    _base(t.name),
+                    base_name(t.name),
                     t,
                     (self._ref(src, block),),
                     (self.t[src],),
@@ -370,7 +370,7 @@ def _cache_name(name: str) -> str:
     return m[1] if m else name
 
 
-def _base(name: str) -> str:
+def base_name(name: str) -> str:
     """The engine's name without the layer and without what views add; "" for none."""
     if name.startswith("node_"):
         return ""

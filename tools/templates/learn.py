@@ -20,6 +20,7 @@ from vramfit.graphs.text import Block, Kind, Line, Template
 from vramfit.model import Model
 
 from . import plan
+from .fuse import fuse
 from .infer import Inferrer, Sample, Unexplained
 from .merge import Observation, Position, find_guard, merge, signature
 from .observe import Seen, Traced, Untraceable, kind_traits, n_trunk
@@ -84,6 +85,14 @@ class Workshop:
             self.refused.append(str(e))
             return None
         return Mini(path, dims, overrides or {}, without)
+
+    def fused(self, mini: Mini) -> Mini | None:
+        """The model with Q, K and V in one tensor, if the engine takes that."""
+        path = mini.path.replace(".gguf", "-fused.gguf")
+        if not fuse(mini.path, path):
+            return None
+        found = replace(mini, path=path)
+        return found if self.trace(found, plan.settings(plan.FEW), keep=False) else None
 
     def _survives(self, path: str, dims: Dims, overrides: dict[str, Any], without: str) -> bool:
         """Whether the engine lives through making and tracing a model: tried in another process."""
@@ -152,7 +161,11 @@ def collect(shop: Workshop) -> tuple[list[str], list[str]]:
         bare = shop.make(mini.dims, without=least)
         if bare is not None:
             shop.trace(bare, plan.settings(part=number))
+        if bare is not None and (whole := shop.fused(bare)) is not None:
+            shop.trace(whole, plan.settings(plan.SOME, part=number))
         full = shop.make(mini.dims)
+        if full is not None and (whole := shop.fused(full)) is not None:
+            shop.trace(whole, plan.settings(plan.FEW, part=number))
         if full is not None:
             shop.trace(full, plan.settings(plan.SOME if number < 2 else plan.FEW, part=number))
     for name in optional:

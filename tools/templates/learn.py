@@ -159,9 +159,10 @@ def collect(shop: Workshop) -> tuple[list[str], list[str]]:
     least = _join(_SCALES, *map(_pattern, optional))
     for number, mini in enumerate(minis):
         bare = shop.make(mini.dims, without=least)
-        if bare is not None:
-            shop.trace(bare, plan.settings(part=number))
-        if bare is not None and (whole := shop.fused(bare)) is not None:
+        if bare is None or not shop.trace(bare, plan.settings(part=number)):
+            bare = mini  # without everything that is optional alone there is no model left
+            shop.trace(mini, plan.settings(part=number))
+        if (whole := shop.fused(bare)) is not None:
             shop.trace(whole, plan.settings(plan.SOME, part=number))
         full = shop.make(mini.dims)
         if full is not None and (whole := shop.fused(full)) is not None:
@@ -187,7 +188,8 @@ def collect(shop: Workshop) -> tuple[list[str], list[str]]:
     if any(x.is_recurrent for x in read(base.path).layers):
         for mini in (base, other):
             d = mini.dims
-            equal = shop.make(replace(d, dt_rank=d.n_group, d_inner=d.n_group * d.d_state), without=least)
+            d = replace(d, dt_rank=d.n_group, d_inner=d.n_group * d.d_state)
+            equal = shop.make(d, without=least) or shop.make(d, without=_SCALES)
             if equal is not None:
                 shop.trace(equal, plan.settings(plan.FEW, part=minis.index(mini)))
     return optional, _switches(shop, base, other, least)
@@ -249,6 +251,8 @@ _RUN_ATOMS = (
     "split",
     "emb",
 )
+# Conditions that guards must not confuse.
+_APART = (("slots", "split"), ("krot", "vrot"), ("kf32", "vf32"), ("kq", "vq"))
 _LAYER_ATOMS = ("last", "first", "swa", "one_expert")
 
 
@@ -270,6 +274,10 @@ class Learner:
 
     def template(self) -> Template:
         groups = self._groups()
+        alike = all(t.model.same_kv_type for t in self.traced)
+        for pair in _APART:
+            if not self._told_apart(*pair) and not (alike and pair[0][0] == "k"):
+                raise Untraceable(f"no trace tells {pair[0]} from {pair[1]}")
         kinds = [self._kind(name, group) for name, group in groups.items()]
         self._label(kinds)
         for kind in kinds:
@@ -292,6 +300,11 @@ class Learner:
             tuple(sorted(known)),
             one_sequence=any(t.run.n_seqs == 1 < t.run.context.n_seq_max for t in self.traced),
         )
+
+    def _told_apart(self, one: str, other: str) -> bool:
+        """Whether some trace has one condition without the other, or no trace has either."""
+        seen = {(one in x, other in x) for t in self.traced for x in [self._truths(t, -1, {})]}
+        return (True, False) in seen or (False, True) in seen or len(seen) < 2
 
     def _groups(self) -> dict[str, list[Observation]]:
         """Blocks by what they keep between batches: layers that attend, layers that recur, ...; few of each topology."""

@@ -8,7 +8,6 @@ same with the same weights and an alignment of the blocks puts them together.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 

@@ -402,6 +402,7 @@ class Learner:
                 *_LAYER_ATOMS,
                 *fused,
                 "index_head",
+                "equal_heads",
                 *(a for a in own if a not in weights),
                 *switches,
                 *periods,

@@ -287,7 +287,7 @@ class _Builder:
         self.known: dict[tuple[int, int], dict[int, _Known]] = {}
         self.common = run_dims(prepared.model, run)
         all_on_devices = placement.n_devices > 0 and min(placement.layers) >= 0
-        self.pins_norms = placement.n_devices > 0 and (run.n_tokens < FULL_BATCH or all_on_devices)
+        self.pins_norms = run.n_tokens < FULL_BATCH or all_on_devices
         self.cache_on_host = placement.n_devices > 0 and not placement.offload_kqv  # llama-graph.cpp:2746
 
     def run(self, layers: Sequence[int]) -> Instance:

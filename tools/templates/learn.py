@@ -375,6 +375,8 @@ class Learner:
                     else _default_name(p.like)
                 )
 
+        for kind in kinds:
+            self._carry(kind)
         inputs = {p.label for kind in kinds for p in kind.positions if p.like.op == "input"}
         for kind in kinds:
             for p in kind.positions:
@@ -384,6 +386,20 @@ class Learner:
                     p.label += ".swa"
                 if p.once and "within" in p.like.marks:  # all kinds must call what is made once the same
                     p.label += ".tail"
+
+    def _carry(self, kind: _Kind) -> None:
+        """An optional weight that is applied to a tensor without a new name leaves it its name: whoever
+        reads the tensor then reads it with what was applied, in models that no trace had, too.
+        """
+        where = {(id(o.traced), x.id): p for o in kind.group for x, p in zip(o.lines, (kind.positions[a] for a in o.at), strict=True)}
+        for p in kind.positions:
+            i, x = next(iter(p.found.items()))
+            tensors = [what for k, what in x.refs if k == "t"]
+            if x.op not in ("mul", "add") or len(tensors) != 1 or len(x.refs) != 2 or any(y.name for y in p.found.values()):
+                continue
+            source = where.get((id(kind.group[i].traced), tensors[0]))
+            if source is not None:
+                p.label = source.label
 
     def _guards(self, kind: _Kind) -> None:
         own = sorted({x for o in kind.group for x in o.truths if x[0] in "@$"})
@@ -742,6 +758,8 @@ def learn(
         optional |= set(found[0])
         known |= set(found[1])
     template, report = _without_odd_switches(architecture, shop.traced, optional, known)
+    for key, value in plan.FIXED.get(architecture, {}).items():
+        template = replace(template, known=tuple(sorted({*template.known, f".{key}={value}"})))
     return template, report, shop
 
 

@@ -249,6 +249,7 @@ _NAMES: Final = frozenset(
         "rope.scaling.type",
         "attention.indexer.types",
         "attention.compress_ratios",
+        "interleave_moe_layer_step",
     )
 )
 

@@ -391,11 +391,20 @@ class Learner:
         """An optional weight that is applied to a tensor without a new name leaves it its name: whoever
         reads the tensor then reads it with what was applied, in models that no trace had, too.
         """
-        where = {(id(o.traced), x.id): p for o in kind.group for x, p in zip(o.lines, (kind.positions[a] for a in o.at), strict=True)}
+        where = {
+            (id(o.traced), x.id): p
+            for o in kind.group
+            for x, p in zip(o.lines, (kind.positions[a] for a in o.at), strict=True)
+        }
         for p in kind.positions:
             i, x = next(iter(p.found.items()))
             tensors = [what for k, what in x.refs if k == "t"]
-            if x.op not in ("mul", "add") or len(tensors) != 1 or len(x.refs) != 2 or any(y.name for y in p.found.values()):
+            if (
+                x.op not in ("mul", "add")
+                or len(tensors) != 1
+                or len(x.refs) != 2
+                or any(y.name for y in p.found.values())
+            ):
                 continue
             source = where.get((id(kind.group[i].traced), tensors[0]))
             if source is not None:

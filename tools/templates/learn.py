@@ -15,8 +15,8 @@ from typing import Any
 from tools.engine.binding import EngineError
 from tools.engine.metadata import Dims, metadata
 from tools.engine.models import DENSE_OR_MIXTURE, MIXTURES, make_model
-from vramfit.graphs.dims import FUSED, _conditions, header_value, layer_weights, outer_weights
-from vramfit.graphs.text import Block, Kind, Line, Template
+from vramfit.graphs.dims import FUSED, UNKNOWN, _conditions, header_value, layer_weights, outer_weights
+from vramfit.graphs.text import Block, Guard, Kind, Line, Template
 from vramfit.model import Model
 
 from . import plan
@@ -251,7 +251,7 @@ _RUN_ATOMS = (
     "split",
     "emb",
 )
-# Conditions that guards must not confuse.
+# Conditions that often hold together; a guard must not take one for the other.
 _APART = (("slots", "split"), ("krot", "vrot"), ("kf32", "vf32"), ("kq", "vq"))
 _LAYER_ATOMS = ("last", "first", "swa", "one_expert")
 
@@ -274,10 +274,6 @@ class Learner:
 
     def template(self) -> Template:
         groups = self._groups()
-        alike = all(t.model.same_kv_type for t in self.traced)
-        for pair in _APART:
-            if not self._told_apart(*pair) and not (alike and pair[0][0] == "k"):
-                raise Untraceable(f"no trace tells {pair[0]} from {pair[1]}")
         kinds = [self._kind(name, group) for name, group in groups.items()]
         self._label(kinds)
         for kind in kinds:
@@ -300,11 +296,6 @@ class Learner:
             tuple(sorted(known)),
             one_sequence=any(t.run.n_seqs == 1 < t.run.context.n_seq_max for t in self.traced),
         )
-
-    def _told_apart(self, one: str, other: str) -> bool:
-        """Whether some trace has one condition without the other, or no trace has either."""
-        seen = {(one in x, other in x) for t in self.traced for x in [self._truths(t, -1, {})]}
-        return (True, False) in seen or (False, True) in seen or len(seen) < 2
 
     def _groups(self) -> dict[str, list[Observation]]:
         """Blocks by what they keep between batches: layers that attend, layers that recur, ...; few of each topology."""
@@ -446,7 +437,7 @@ class Learner:
                 )
                 p.guard = (("unknown",),)
             else:
-                p.guard = guard
+                p.guard = _doubted(guard, [kind.group[i].truths for i in eligible])
             if p.like.op == "input":
                 of_inputs[p.like.name] = [
                     x.removeprefix("!") for one in p.guard for x in one if x != "unknown"
@@ -703,6 +694,26 @@ class _Kind:
     name: str
     group: list[Observation]
     positions: list[Position]
+
+
+def _doubted(guard: Guard, truths: Sequence[frozenset[str]]) -> Guard:
+    """`guard`, true where both conditions of a pair hold that no block tells apart, unknown where one does."""
+    for pair in _APART:
+        if any((pair[0] in t) != (pair[1] in t) for t in truths):
+            continue
+        found: list[tuple[str, ...]] = []
+        for one in guard:
+            mine = {x for x in one if x.removeprefix("!") in pair}
+            if not mine:
+                found.append(one)
+                continue
+            rest = tuple(x for x in one if x not in mine)
+            sign = "!" if min(mine)[0] == "!" else ""
+            found.append(tuple(sorted((*rest, *(sign + x for x in pair)))))
+            for yes, no in (pair, pair[::-1]):
+                found.append(tuple(sorted((*rest, yes, "!" + no, UNKNOWN))))
+        guard = tuple(dict.fromkeys(found))
+    return guard
 
 
 def _in_order(t: Traced) -> list[int]:

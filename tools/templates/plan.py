@@ -119,7 +119,7 @@ def settings(extent: int = ALL, part: int = 0) -> Iterator[Setting]:
         if (
             not part
             or extent == FEW
-            or types == {"q8_0"}
+            or "q8_0" in types
             or (number + number // len(streams)) % 3 == part % 3
         ):
             yield setting
@@ -133,7 +133,8 @@ def _settings(extent: int, streams: tuple[dict[str, Any], ...]) -> Iterator[Sett
     for flash, types in _TYPES.items():
         for type_k, type_v in types:
             for stream in streams:
-                if extent == SOME and (type_k != type_v or stream.get("kv_unified") or flash == "auto"):
+                mixed = type_k != type_v and not ("q8_0" in (type_k, type_v) and stream is streams[0])
+                if extent == SOME and (mixed or stream.get("kv_unified") or flash == "auto"):
                     continue
                 more = {"flash_attn": flash, "type_k": type_k, "type_v": type_v}
                 if flash == "auto":

@@ -129,7 +129,8 @@ def _own_truths(
 
 def _asked(block: Block) -> tuple[str, ...]:
     found = {x for line in block.lines for x in literals(line.guard)}
-    optional = {a[:-1] for line in block.lines for arg in line.args for a in arg if a[-1] == "?"}
+    args = [arg for line in block.lines for arg in line.args if arg[0][0] in "@$"]
+    optional = {a.rstrip("?") for arg in args for a in arg if len(arg) > 1 or a[-1] == "?"}
     return tuple(sorted(found | optional))
 
 

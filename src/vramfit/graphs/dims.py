@@ -190,12 +190,23 @@ class Scope:
             return not self.truth(literal[1:])
         return self._condition(literal)
 
+    def _idle_factors(self) -> str:
+        """Of the two tensors of long-context RoPE factors the one that this context does not use.
+
+        Source: llama-model.cpp:2337-2351.
+        """
+        if self._run is None:
+            return ""
+        trained = header_number(self._model, None, "rope.scaling.original_context_length")
+        is_long = self._run.context.n_ctx_seq > (trained or self._model.n_ctx_train)
+        return "rope_factors_short.weight" if is_long else "rope_factors_long.weight"
+
     def _condition(self, name: str) -> bool:
         layer, run = self._layer, self._run
         if name[0] == "@":
             return name[1:] in self._own
         if name[0] == "$":
-            return name[1:] in self._outer
+            return name[1:] in self._outer and name[1:] != self._idle_factors()
         if name[0] == ".":
             key, _, value = name[1:].partition("=")
             return header_value(self._model, layer or self._model.layers[0], key) == value

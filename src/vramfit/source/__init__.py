@@ -103,12 +103,12 @@ def _locate(reference: str | os.PathLike[str], session: Session) -> Located:
 
     A file that is here needs none of the code that looks for names.
     """
+    text = reference_name(reference)
     if not session.revision and os.path.isfile(reference):
         return Located(local_file(Path(reference)))
     from .grammar import Name, PathName, parse, split_digest
     from .lookup import check_digest, locate
 
-    text = reference_name(reference)
     if not isinstance(reference, str):
         return locate(PathName(Path(reference)), text, session)
     digest = ""

@@ -74,8 +74,8 @@ def _compare(graph: Graph, dump: Dump) -> list[str]:
 
 def _compare_node(graph: Graph, dump: Dump, i: int, j: int, match: dict[int, int]) -> list[str]:
     t, d = graph.tensors[i], dump.tensors[j]
-    ours = (t.op, t.type.name, t.ne, t.nb, t.flags, t.pinned, bool(t.params and t.params[-1]))
-    engine = (d.op, d.type, d.ne, d.nb, d.flags & 3, d.pinned, d.op == "MUL_MAT" and bool(d.params[-1]))
+    ours = (t.op, t.type.name, t.ne, t.nb, t.flags, t.pinned, t.params[1:2] == (1,))
+    engine = (d.op, d.type, d.ne, d.nb, d.flags & 3, d.pinned, d.op == "MUL_MAT" and d.params[1:2] == (1,))
     found = [f"{t.name}: {ours}, the engine's {d.name} is {engine}"] if ours != engine else []
     for s, r in zip(t.src, d.src, strict=False):
         if not _same(graph, dump, s, r, match):

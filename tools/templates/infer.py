@@ -264,7 +264,7 @@ class Inferrer:
         seen = [s for s, _, _ in samples]
         found: list[Expression] = []
         plain = self._plain(seen, samples)
-        if plain.count(None) == 1 and seen[0].op in ("reshape", "cont"):
+        if plain.count(None) == 1 and seen[0].op in ("reshape", "cont", "flat"):
             plain[plain.index(None)] = "rest"
         for d, e in enumerate(plain):
             values = tuple(s.node.ne[d] for s in seen)

@@ -17,7 +17,7 @@ from vramfit.graphs.text import Guard
 
 from .observe import Seen, Traced, base_name
 
-_TYPED_BY_RUN = frozenset(("view", "reshape", "permute", "transpose", "set_rows", "cpy", "cache", "cont"))
+_TYPED_BY_RUN = frozenset(("view", "reshape", "permute", "transpose", "set_rows", "cpy", "cache", "cont", "flat"))
 
 
 @dataclass(eq=False)
@@ -166,7 +166,7 @@ def _fits(a: _Key, b: _Key) -> bool:
     return _optional_only(one ^ two)
 
 
-_LOOKS = frozenset(("view", "reshape", "permute", "transpose", "cont", "cast", "set_rows"))
+_LOOKS = frozenset(("view", "reshape", "permute", "transpose", "cont", "cast", "set_rows", "flat"))
 
 
 def _optional_only(rest: set[object]) -> bool:

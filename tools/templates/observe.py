@@ -90,6 +90,7 @@ class _Observer:
         self.cut: dict[int, int] = {}
         self.early: dict[int, int] = {}
         self.told: dict[int, str] = {}
+        self.rotated = {t.src[1] for t in self.t if _is_rotation(t)}
 
     def traced(self) -> Traced:
         self._assign()
@@ -263,8 +264,10 @@ class _Observer:
             op += f".{t.params[0]}"
         elif op == "cpy" and i in src:
             op, src = "cast", tuple(s for s in src if s != i)
+        elif i in self.rotated and op in ("cont", "reshape"):
+            op = "flat"
         marks = set()
-        if t.view != NONE and view_root(op) is None:
+        if t.view != NONE and view_root(op) is None and op != "flat":
             marks.add("inplace")
         if t.view != NONE and src:
             root = 0 if "inplace" in marks else view_root(op)
@@ -276,7 +279,7 @@ class _Observer:
             marks.add("input")
         if t.pinned != NONE:
             marks.add("kv" if t.pinned == HOST else "layer")
-        if t.op == "MUL_MAT" and t.params and t.params[-1]:
+        if _is_rotation(t):
             marks.add("hadamard")
         refs = tuple(self._ref(s, block) for s in src)
         outer = block >= 0 and block < self.n and self.lay[i] < 0
@@ -363,6 +366,11 @@ class _Observer:
                 return False
             total = j
         return len(chain) == len(slices) - 1
+
+
+def _is_rotation(t: Node) -> bool:
+    """Whether a tensor is multiplied by the matrix that rotates what quantized caches hold."""
+    return t.op == "MUL_MAT" and t.params[1:2] == (1,)  # GGML_HINT_SRC0_IS_HADAMARD
 
 
 def _cache_name(name: str) -> str:

@@ -45,7 +45,7 @@ from .dims import (
     traits,
 )
 from .expressions import OutsideTemplate, evaluate, names
-from .rules import Shape, derive, result_type, view_root
+from .rules import Shape, derive, result_type, view_root, without_gaps
 from .text import Block, Line, Template
 
 __all__ = ["Instance", "Prepared", "build", "layout", "prepare"]
@@ -186,7 +186,7 @@ class _Op:
         self.root = 0 if "inplace" in line.marks else view_root(line.op)
         self.once = "once" in line.marks
         self.early = "early" in line.marks or base == "cache"
-        self.params = (1,) if "hadamard" in line.marks else ()
+        self.params = (0, 1) if "hadamard" in line.marks else ()
 
 
 # ("here", position), ("made", labels), ("@", suffix), ("$", name), ("%", cache)
@@ -449,9 +449,14 @@ class _Builder:
             found = known[i] = (extents, shape)
         shape = found[1]
         t = Tensor(line.label, op.engine_op, shape.type, shape.ne, shape.nb, tuple(src), params=op.params)
-        if op.root is not None:
-            root = tensors[src[op.root]]
-            t.view = src[op.root] if root.view == NONE else root.view
+        at = op.root
+        if line.op == "flat":
+            first = tensors[src[0]]
+            gaps = not without_gaps(Shape(first.type, first.ne, first.nb))
+            t.op, at = ("CONT", None) if gaps else ("RESHAPE", 0)
+        if at is not None:
+            root = tensors[src[at]]
+            t.view = src[at] if root.view == NONE else root.view
             t.offset = root.offset + ("within" in line.marks)
         if line.marks:
             self._mark(t, line.marks, layer)

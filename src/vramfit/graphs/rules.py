@@ -3,6 +3,7 @@
 In: an operation as a template names it, and its sources' shapes. Out: a `Shape`, or None where the
 operation has no rule and the template must state the extents. Operations are named as ggml does, in
 small letters; a number after a dot is the parameter that decides the shape ("permute.0213", "concat.1").
+"cast" is a copy to another type; "flat" a reshape of what has no gaps and a copy of what has (ggml_cont).
 Source: ggml/src/ggml.c (`ggml_*` constructors).
 """
 
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 from ..ggml import BY_NAME, TensorType
 from ..graph import Extents
 
-__all__ = ["ROOT", "VIEWS", "Shape", "derive", "result_type", "view_root"]
+__all__ = ["ROOT", "VIEWS", "Shape", "derive", "result_type", "view_root", "without_gaps"]
 
 F32: Final = BY_NAME["f32"]
 I32: Final = BY_NAME["i32"]
@@ -80,6 +81,16 @@ def view_root(op: str) -> int | None:
     return ROOT.get(op.partition(".")[0])
 
 
+def without_gaps(shape: Shape) -> bool:
+    """Whether elements follow each other without gaps (ggml_is_contiguous)."""
+    step = shape.type.block_bytes
+    for d, (n, stride) in enumerate(zip(shape.ne, shape.nb, strict=True)):
+        if n != 1 and stride != step:
+            return False
+        step = step * n // shape.type.block if d == 0 else step * n
+    return True
+
+
 def result_type(op: str, sources: Sequence[Shape]) -> TensorType:
     """Type of the result where the template states none."""
     base = op.partition(".")[0]
@@ -95,7 +106,7 @@ def result_type(op: str, sources: Sequence[Shape]) -> TensorType:
     return F32
 
 
-_TYPE_OF_FIRST: Final = _AS_FIRST | {"concat", "repeat", "sum_rows", "pad", "roll"}
+_TYPE_OF_FIRST: Final = _AS_FIRST | {"concat", "repeat", "sum_rows", "pad", "roll", "flat"}
 
 
 def derive(op: str, sources: Sequence[Shape]) -> tuple[Extents, Extents | None] | None:

@@ -28,7 +28,7 @@ from .trace import read, traces
 
 ENGINE = "0c1e57098"
 _SCALES = r"\.(?:input_)?scale$"
-MAX_SAMPLES = 14
+MAX_SAMPLES = 20
 
 
 @dataclass
@@ -680,6 +680,7 @@ class Learner:
                 c.type_k.id,
                 c.type_v.id,
                 c.v_trans,
+                *(x in kind.group[i].truths for x in _LAYER_ATOMS),
             )
             by_dims[t.model.n_embd, n_trunk(t.model), t.model.n_vocab].setdefault(run, i)
         chosen: list[int] = []

@@ -17,7 +17,9 @@ from vramfit.graphs.text import Guard
 
 from .observe import Seen, Traced, base_name
 
-_TYPED_BY_RUN = frozenset(("view", "reshape", "permute", "transpose", "set_rows", "cpy", "cache", "cont", "flat"))
+_TYPED_BY_RUN = frozenset(
+    ("view", "reshape", "permute", "transpose", "set_rows", "cpy", "cache", "cont", "flat")
+)
 
 
 @dataclass(eq=False)

@@ -10,8 +10,10 @@ import re
 from dataclasses import dataclass, field
 
 from tools.engine.trace import CACHE, HOST, NONE, WEIGHT, Dump, Node
-from vramfit.graphs.dims import FUSED, Run, Scope, layer_weights, outer_weights, run_dims, traits
+from vramfit.context import cells
+from vramfit.graphs.dims import FUSED, Run, Scope, layer_weights, outer_weights, owner, run_dims, traits
 from vramfit.graphs.rules import view_root
+from vramfit.memory import cache_rows
 from vramfit.model import Layer, Model
 
 INPUT, OUTPUT = 1, 2
@@ -221,18 +223,23 @@ class _Observer:
     def _input(self, i: int, block: int) -> Seen:
         t = self.t[i]
         marks = {"once"} | ({"input"} if t.flags & INPUT else set())
-        return Seen(i, "input", self._told(i, block), t, (), (), frozenset(marks), outer=True)
+        return Seen(i, "input", self._told(i), t, (), (), frozenset(marks), outer=True)
 
-    def _tell_apart(self, i: int, name: str, block: int) -> str:
-        """Inputs of one name: those of sliding-window layers get a suffix, further ones a number."""
-        same = [
-            j for j in self.dump.leafs if self.t[j].usage == 0 and self.t[j].name == name
-        ]  # "constant": never
+    def _tell_apart(self, i: int, name: str) -> str:
+        """Inputs of one name: those of sliding-window layers get a suffix; of others that a layer reads
+        several of, the further ones a number.
+        """
+        same = [j for j in self.dump.leafs if self.t[j].usage == 0 and self.t[j].name == name]
         if len(same) < 2:
             return name
+        suffix = ".swa" if self._of_windows(i) else ""
+        number = [j for j in same if self._of_windows(j) == bool(suffix)].index(i)
+        return f"{name}{suffix}.{number + 1}" if number else name + suffix
+
+    def _of_windows(self, i: int) -> bool:
+        """Whether only sliding-window layers read an input."""
         users = [self.cut[n] for n in self.dump.nodes if i in self.t[n].src]
-        kinds = {self.model.layers[b].is_swa for b in users if 0 <= b < self.n}
-        return f"{name}.swa" if kinds == {True} else name
+        return {self.model.layers[b].is_swa for b in users if 0 <= b < self.n} == {True}
 
     def _caches(self, lines: list[Seen], block: int) -> list[Seen]:
         found: dict[str, Seen] = {}
@@ -243,7 +250,7 @@ class _Observer:
                         next(
                             s
                             for s in line.node.src
-                            if self.t[s].usage == CACHE and _cache_name(self.t[s].name) == what
+                            if self.t[s].usage == CACHE and self._cache_name(s) == what
                         )
                         if line.id >= 0
                         else -1
@@ -283,15 +290,15 @@ class _Observer:
             marks.add("hadamard")
         refs = tuple(self._ref(s, block) for s in src)
         outer = block >= 0 and block < self.n and self.lay[i] < 0
-        read = tuple(self._told(s, block) for s in src if self.t[s].op == "NONE" and self.t[s].usage == 0)
+        read = tuple(self._told(s) for s in src if self.t[s].op == "NONE" and self.t[s].usage == 0)
         return Seen(
             i, op, base_name(t.name), t, refs, tuple(self.t[s] for s in src), frozenset(marks), outer, 0, read
         )
 
-    def _told(self, i: int, block: int) -> str:
+    def _told(self, i: int) -> str:
         if i not in self.told:
             name = self.t[i].name
-            self.told[i] = self._tell_apart(i, "constant" if name.startswith("leaf_") else name, block)
+            self.told[i] = "constant" if name.startswith("leaf_") else self._tell_apart(i, name)
         return self.told[i]
 
     def _ref(self, s: int, block: int) -> Ref:
@@ -304,8 +311,25 @@ class _Observer:
                 raise Untraceable(f"layer {block} reads {t.name}")
             return ("@", m[2])
         if t.usage == CACHE and t.op == "NONE":
-            return ("%", _cache_name(t.name))
+            return ("%", self._cache_name(s))
         return ("t", s)
+
+    def _cache_name(self, i: int) -> str:
+        """The engine's name without the layer; where a layer has several caches of one name, with the kind."""
+        t = self.t[i]
+        m = _CACHE_NAME.match(t.name)
+        if m is None:
+            return t.name
+        same = [j for j in self.dump.leafs if self.t[j].usage == CACHE and self.t[j].name == t.name]
+        if len(same) < 2:
+            return m[1]
+        context = self.run.context
+        for cache in owner(self.model, self.model.layers[int(m[2])]).caches:
+            if t.ne[:2] in [
+                (width, cells(cache, context)) for _, width in cache_rows(self.model, cache, context)
+            ]:
+                return m[1] if cache.kind == "kv" else f"{m[1]}.{cache.kind}"
+        raise Untraceable(f"{t.name} {t.ne} is no cache of the layer")
 
     def _folds(self) -> dict[int, Seen | None]:
         """Sums over the slices of a tensor that the engine unrolls: the line stands for the last node."""
@@ -371,11 +395,6 @@ class _Observer:
 def _is_rotation(t: Node) -> bool:
     """Whether a tensor is multiplied by the matrix that rotates what quantized caches hold."""
     return t.op == "MUL_MAT" and t.params[1:2] == (1,)  # GGML_HINT_SRC0_IS_HADAMARD
-
-
-def _cache_name(name: str) -> str:
-    m = _CACHE_NAME.match(name)
-    return m[1] if m else name
 
 
 def base_name(name: str) -> str:

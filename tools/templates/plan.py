@@ -116,12 +116,7 @@ def settings(extent: int = ALL, part: int = 0) -> Iterator[Setting]:
     streams = _OTHERS if part % 2 else _STREAMS
     for number, setting in enumerate(_settings(extent, streams)):
         types = {setting.arguments.get(x, "f16") for x in ("type_k", "type_v")}
-        if (
-            not part
-            or extent == FEW
-            or "q8_0" in types
-            or (number + number // len(streams)) % 3 == part % 3
-        ):
+        if not part or extent == FEW or "q8_0" in types or (number + number // len(streams)) % 3 == part % 3:
             yield setting
 
 

@@ -164,6 +164,8 @@ def collect(shop: Workshop) -> tuple[list[str], list[str]]:
             shop.trace(mini, plan.settings(part=number))
         if (whole := shop.fused(bare)) is not None:
             shop.trace(whole, plan.settings(plan.SOME, part=number))
+        if any(c.kind != "kv" for x in read(bare.path).layers for c in x.caches):
+            shop.trace(bare, plan.short(number))
         full = shop.make(mini.dims)
         if full is not None and (whole := shop.fused(full)) is not None:
             shop.trace(whole, plan.settings(plan.FEW, part=number))

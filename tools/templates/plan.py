@@ -120,6 +120,13 @@ def settings(extent: int = ALL, part: int = 0) -> Iterator[Setting]:
             yield setting
 
 
+def short(part: int = 0) -> Iterator[Setting]:
+    """One of each topology at contexts of few cells: what picks among cells cannot pick more than there are."""
+    for number, setting in enumerate(settings(FEW, part)):
+        cells = 256 * (1 + number % 2) * int(setting.arguments.get("n_seq_max", 1))
+        yield Setting(tuple((setting.arguments | {"n_ctx": cells}).items()))
+
+
 def _settings(extent: int, streams: tuple[dict[str, Any], ...]) -> Iterator[Setting]:
     if extent == FEW:
         for stream, flash, k, v in _ONE_OF_EACH:

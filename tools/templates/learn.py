@@ -8,14 +8,15 @@ import os
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tools.engine.binding import EngineError
 from tools.engine.metadata import Dims, metadata
 from tools.engine.models import DENSE_OR_MIXTURE, MIXTURES, make_model
-from vramfit.graphs.dims import FUSED, UNKNOWN, _conditions, header_value, layer_weights, outer_weights
+from vramfit.graphs.dims import FUSED, UNKNOWN, _conditions, equal, header_value, layer_weights, outer_weights
+from vramfit.graphs.expressions import Expression, parse_expression
 from vramfit.graphs.text import Block, Guard, Kind, Line, Template
 from vramfit.model import Model
 
@@ -286,18 +287,25 @@ class Learner:
             self.report.lines = list(said)
             blocks = tuple(self._block(k) for k in kinds)
         needs, allows = _presence([set(outer_weights(t.model)) for t in self.traced])
-        known = (
-            {*self.known, *(x for x in self.inferrer.constants if x[0] == ".")} if False else set(self.known)
-        )
         return Template(
             self.architecture,
             ENGINE,
             blocks,
             needs,
             allows,
-            tuple(sorted(known)),
+            tuple(sorted(set(self.known))),
+            tuple(self._ties()),
             one_sequence=any(t.run.n_seqs == 1 < t.run.context.n_seq_max for t in self.traced),
         )
+
+    def _ties(self) -> Iterator[tuple[Expression, Expression]]:
+        """Sizes that are equal in all traces though they are not the same."""
+        models = {id(t.model): t.model for t in self.traced}.values()
+        for one, other in plan.TIES:
+            a, b = parse_expression(one), parse_expression(other)
+            found = {equal(m, x, a, b) for m in models for x in m.layers if not x.is_nextn}
+            if True in found and False not in found:
+                yield a, b
 
     def _groups(self) -> dict[str, list[Observation]]:
         """Blocks by what they keep between batches: layers that attend, layers that recur, ...; few of each topology."""

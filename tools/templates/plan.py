@@ -39,6 +39,7 @@ def styles(dims: Dims) -> Iterator[Dims]:
     yield one
     full = replace(one, n_rot=dims.head_k)
     yield full
+    yield replace(full, n_head_kv=dims.n_head)
     linear = {
         "d_inner": dims.dt_rank * dims.d_state
     }  # as many value heads as steps, of the size of the state
@@ -55,6 +56,21 @@ def styles(dims: Dims) -> Iterator[Dims]:
         yield replace(sized, n_embd=dims.n_head * head)
         yield replace(sized, n_embd=dims.n_head * head, n_head_kv=dims.n_head)
         yield replace(sized, n_embd=dims.n_head * head, n_head_kv=dims.n_head, d_inner=2 * dims.n_head * head)
+
+
+# Sizes that a style or the engine may make equal.
+TIES = (
+    ("n_embd", "n_head*head_k"),
+    ("n_embd", "n_head*head_v"),
+    ("n_embd", "n_head_kv*head_k"),
+    ("n_head", "n_head_kv"),
+    ("head_k", "head_v"),
+    (".rope.dimension_count", "head_k"),
+    (".kda.head_dim", "head_k"),
+    (".ssm.inner_size", "n_embd*2"),
+    (".ssm.inner_size", "n_head*head_k*2"),
+    (".ssm.inner_size", ".ssm.time_step_rank*.ssm.state_size"),
+)
 
 
 def dimensions() -> tuple[Dims, ...]:

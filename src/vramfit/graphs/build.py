@@ -34,6 +34,7 @@ from .dims import (
     FUSED,
     Run,
     Scope,
+    equal,
     header_number,
     header_value,
     holds,
@@ -44,7 +45,7 @@ from .dims import (
     run_dims,
     traits,
 )
-from .expressions import OutsideTemplate, evaluate, names
+from .expressions import OutsideTemplate, evaluate, format_expression, names
 from .rules import Shape, derive, result_type, view_root, without_gaps
 from .text import Block, Line, Template
 
@@ -89,6 +90,7 @@ def prepare(template: Template, model: Model) -> Prepared:
     outer = outer_weights(model)
     _check_weights("outside layers", outer, template.needs, template.allows)
     _check_known(template, model)
+    _check_ties(template, model)
     own = layer_weights(model)
     trunk = [x for x in model.layers if not x.is_nextn]
     blocks = tuple(_kind(template, x, own[x.index]) for x in trunk)
@@ -155,6 +157,17 @@ def _check_known(template: Template, model: Model) -> None:
             value = header_value(model, layer, key)
             if value not in seen:
                 raise OutsideTemplate(f"{key} = {value or 'absent'}: no trace had that")
+
+
+def _check_ties(template: Template, model: Model) -> None:
+    """Sizes that no trace told apart must be equal: an expression may have taken one for the other."""
+    for one, other in template.ties:
+        for layer in model.layers:
+            if not layer.is_nextn and equal(model, layer, one, other) is False:
+                raise OutsideTemplate(
+                    f"layer {layer.index}: {format_expression(one)} is not {format_expression(other)},"
+                    " as it was in all traces"
+                )
 
 
 def _kind(template: Template, layer: Layer, own: dict[str, int]) -> int:

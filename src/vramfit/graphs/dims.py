@@ -13,7 +13,7 @@ from typing import Final
 from ..context import Context, cells
 from ..memory import cache_rows
 from ..model import Cells, Layer, Model
-from .expressions import OutsideTemplate
+from .expressions import Expression, OutsideTemplate, evaluate
 from .text import Guard
 
 __all__ = [
@@ -110,6 +110,19 @@ def layer_dims(model: Model, layer: Layer, context: Context) -> dict[str, int]:
     for i, elements in enumerate(layer.states):
         found[f"state.{i}"] = elements
     return found
+
+
+def size(model: Model, layer: Layer, name: str) -> int:
+    """A size of a layer that does not depend on the reservation, or a number of the header; 0 for none."""
+    if name[0] == ".":
+        return header_number(model, layer, name[1:]) or 0
+    return model.n_embd if name == "n_embd" else int(getattr(layer, name))
+
+
+def equal(model: Model, layer: Layer, one: Expression, other: Expression) -> bool | None:
+    """Whether two sizes of a layer are equal; None where it has not both."""
+    a, b = (evaluate(e, lambda name: size(model, layer, name)) for e in (one, other))
+    return a == b if a and b else None
 
 
 def traits(layer: Layer) -> tuple[str, ...]:

@@ -82,6 +82,9 @@ class Template:
     needs: tuple[str, ...] = ()  # tensors outside layers
     allows: tuple[str, ...] = ()
     known: tuple[str, ...] = ()  # conditions on the header that were traced, with those that were not seen
+    ties: tuple[
+        tuple[Expression, Expression], ...
+    ] = ()  # sizes that were equal in all models that were traced
     one_sequence: bool = False  # the last reservation of a context is made with one sequence
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -162,6 +165,7 @@ def _template_lines(t: Template) -> Iterator[str]:
     yield from _words("needs", t.needs)
     yield from _words("allows", t.allows)
     yield from _words("known", t.known)
+    yield from _words("ties", [f"{format_expression(a)}={format_expression(b)}" for a, b in t.ties])
     for block in t.blocks:
         yield ""
         yield f"block {block.name}"
@@ -188,9 +192,15 @@ def parse_template(text: str) -> Template:
         needs=tuple(words.get("needs", "").split()),
         allows=tuple(words.get("allows", "").split()),
         known=tuple(words.get("known", "").split()),
+        ties=tuple(map(_parse_tie, words.get("ties", "").split())),
         one_sequence="one_sequence" in words,
         notes=tuple(n.removeprefix("note ") for n in head.split("\n") if n.startswith("note ")),
     )
+
+
+def _parse_tie(text: str) -> tuple[Expression, Expression]:
+    one, _, other = text.partition("=")
+    return parse_expression(one), parse_expression(other)
 
 
 def _heads(lines: Sequence[str]) -> dict[str, str]:

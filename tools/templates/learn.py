@@ -99,7 +99,7 @@ class Workshop:
         """Whether the engine lives through making and tracing a model: tried in another process."""
         child = os.fork()
         if not child:
-            with contextlib.suppress(EngineError):
+            with contextlib.suppress(Exception):  # the parent will meet it
                 make_model(self.architecture, path, dims, overrides, experts=self.experts, without=without)
                 self.trace(Mini(path, dims, overrides, without), plan.settings(plan.FEW), keep=False)
             os._exit(0)
@@ -256,7 +256,7 @@ _RUN_ATOMS = (
 )
 # Conditions that often hold together; a guard must not take one for the other.
 _APART = (("slots", "split"), ("krot", "vrot"), ("kf32", "vf32"), ("kq", "vq"))
-_LAYER_ATOMS = ("last", "first", "swa", "one_expert")
+_LAYER_ATOMS = ("last", "first", "swa", "one_expert", "turn")
 
 
 class Learner:
@@ -340,6 +340,8 @@ class Learner:
             key, _, value = x[1:].partition("=")
             if header_value(t.model, layer or t.model.layers[0], key) == value:
                 found.add(x)
+        if t.scope(b).truth("turn"):
+            found.add("turn")
         if layer is not None:
             found |= {f"il%{p}={layer.index % p}" for p in (4, 2, 3, 6)}
         return frozenset(found)

@@ -196,6 +196,4 @@ SWITCHES: dict[str, tuple[Any, ...]] = {
 }
 
 # What is held fixed for an architecture: other values make models that the engine builds no sound graph for.
-FIXED: dict[str, dict[str, Any]] = {
-    "ernie4_5-moe": {"interleave_moe_layer_step": 1},
-}
+FIXED: dict[str, dict[str, Any]] = {}

@@ -38,6 +38,7 @@ from .dims import (
     header_number,
     header_value,
     holds,
+    is_of_layer,
     layer_weights,
     literals,
     outer_weights,
@@ -126,7 +127,7 @@ def _own_truths(
 ) -> tuple[bool, ...]:
     """The conditions that depend on the layer alone."""
     scope = Scope(model, None, outer, {}, layer, own)
-    return tuple(scope.truth(x) for x in asked if x[0] in "@." or x.startswith("il%"))
+    return tuple(scope.truth(x) for x in asked if is_of_layer(x))
 
 
 def _asked(block: Block) -> tuple[str, ...]:

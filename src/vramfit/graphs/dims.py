@@ -226,6 +226,9 @@ class Scope:
         if name.startswith("il%"):
             period, _, rest = name[3:].partition("=")
             return layer is not None and layer.index % int(period) == int(rest)
+        if name == "turn":  # of the layer that is a mixture (ernie4-5-moe.cpp:64)
+            step = header_number(self._model, layer, "interleave_moe_layer_step") or 1
+            return layer is not None and (layer.index + 1) % step == 0
         if run is None:
             raise OutsideTemplate(f"{name} asked of a layer alone")
         if name in FUSED:
@@ -303,6 +306,11 @@ def header_number(model: Model, layer: Layer | None, key: str) -> int | None:
     """A whole number of the header; of an array by layer, the layer's."""
     value = _header(model, layer, key)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def is_of_layer(condition: str) -> bool:
+    """Whether a condition depends on the layer alone, not on the reservation."""
+    return condition[0] in "@." or condition.startswith("il%") or condition == "turn"
 
 
 UNKNOWN: Final = "unknown"  # a condition that no trace explains: sorted behind all that could settle it

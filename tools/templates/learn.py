@@ -655,7 +655,8 @@ class Learner:
             return [self._line(kind, p)]
         except Unexplained as e:
             reason = str(e)
-        for atom in (*_RUN_ATOMS, *_LAYER_ATOMS, *self.known):
+        weights = sorted({x for i in p.found for x in kind.group[i].truths if x[0] in "@$"})
+        for atom in (*_RUN_ATOMS, *_LAYER_ATOMS, *self.known, *weights):
             halves = []
             for literal in (atom, "!" + atom):
                 found = {

@@ -176,7 +176,9 @@ def _optional_only(rest: set[object]) -> bool:
 
 
 def _score(a: _Key, b: _Key) -> int:
-    return 4 + 4 * (bool(a[1]) and a[1] == b[1]) + 2 * (a[2] == b[2] and bool(a[2])) + len(a[3] & b[3])
+    named = {n for _, n in a[3] if n} & {n for _, n in b[3] if n}
+    same = a[2] == b[2] and bool(a[2])
+    return 4 + 4 * (bool(a[1]) and a[1] == b[1]) + 2 * same + 2 * bool(named) + len(a[3] & b[3])
 
 
 # --- conditions

@@ -29,7 +29,9 @@ _MIXTURES = """
     kimi-k3 glm5-next step35 mistral4 mellum laguna maple granitemoe nomic-bert-moe deepseek2-ocr
     nemotron_h_moe
 """
-_DENSE_OR_MIXTURE = "llama refact minicpm granite granitemoe mistral3 llama-embed"
+_DENSE_OR_MIXTURE = (
+    "llama refact minicpm granite granitemoe granitehybrid mistral3 llama-embed nemotron_h_moe jamba gemma4"
+)
 _ALL = """
     afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bailingmoe3 bert bitnet bloom
     chameleon chatglm codeshell cogvlm cohere2 cohere2moe command-r dbrx deci deepseek deepseek2

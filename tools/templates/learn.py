@@ -116,7 +116,7 @@ class Workshop:
     def trace(self, mini: Mini, settings: Iterable[plan.Setting], keep: bool = True) -> list[Traced]:
         """All graphs of a model under some settings; refused settings are left out."""
         found: list[Traced] = []
-        for setting in settings:
+        for setting in self._survivors(mini, list(settings)) if self.careful and keep else settings:
             try:
                 found += traces(mini.path, setting.arguments)
             except EngineError as e:
@@ -126,6 +126,31 @@ class Workshop:
         if keep:
             self.traced += found
         return found
+
+    def _survivors(self, mini: Mini, settings: list[plan.Setting]) -> list[plan.Setting]:
+        """The settings that the engine lives through: tried in other processes."""
+        alive, rest = [], settings
+        while rest:
+            done = self._tried(mini, rest)
+            alive += rest[:done]
+            rest = rest[done + 1 :]
+        return alive
+
+    def _tried(self, mini: Mini, settings: list[plan.Setting]) -> int:
+        """How many settings a child goes through before the engine dies."""
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            for setting in settings:
+                with contextlib.suppress(Exception):  # the parent will meet it
+                    list(traces(mini.path, setting.arguments))
+                os.write(writer, b".")
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as marks:
+            done = len(marks.read())
+        os.waitpid(child, 0)
+        return done
 
     def optional(self, mini: Mini) -> list[str]:
         """Suffixes (or whole names outside layers) of tensors that the model loads without."""

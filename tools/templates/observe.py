@@ -93,6 +93,7 @@ class _Observer:
         self.early: dict[int, int] = {}
         self.told: dict[int, str] = {}
         self.rotated = {t.src[1] for t in self.t if _is_rotation(t)}
+        self.picked = {t.src[0]: t.src[1] for t in self.t if t.op == "GET_ROWS"}
 
     def traced(self) -> Traced:
         self._assign()
@@ -273,6 +274,8 @@ class _Observer:
             op, src = "cast", tuple(s for s in src if s != i)
         elif i in self.rotated and op in ("cont", "reshape"):
             op = "flat"
+        elif op == "repeat" and i in self.picked:
+            op, src = "repeat.for", (*src, self.picked[i])
         marks = set()
         if t.view != NONE and view_root(op) is None and op != "flat":
             marks.add("inplace")

@@ -462,6 +462,8 @@ class _Builder:
             shape = self._shape(op, [Shape(t.type, t.ne, t.nb) for t in (tensors[s] for s in src)], scope)
             found = known[i] = (extents, shape)
         shape = found[1]
+        if line.op == "repeat.for":
+            src = src[:1]
         t = Tensor(line.label, op.engine_op, shape.type, shape.ne, shape.nb, tuple(src), params=op.params)
         at = op.root
         if line.op == "flat":

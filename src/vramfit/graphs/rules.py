@@ -3,7 +3,8 @@
 In: an operation as a template names it, and its sources' shapes. Out: a `Shape`, or None where the
 operation has no rule and the template must state the extents. Operations are named as ggml does, in
 small letters; a number after a dot is the parameter that decides the shape ("permute.0213", "concat.1").
-"cast" is a copy to another type; "flat" a reshape of what has no gaps and a copy of what has (ggml_cont).
+"cast" is a copy to another type; "repeat.for" repeats its first source for each column of the second, by which
+rows are then picked; "flat" a reshape of what has no gaps and a copy of what has (ggml_cont).
 Source: ggml/src/ggml.c (`ggml_*` constructors).
 """
 
@@ -158,6 +159,6 @@ _RULES: Final[dict[str, tuple[int, Callable[..., Extents]]]] = {
     "argsort": (1, lambda a: a),
     "sum_rows": (1, lambda a: (1, a[1], a[2], a[3])),
     "mean": (1, lambda a: (1, a[1], a[2], a[3])),
-    "repeat": (2, lambda a, to: to),
+    "repeat": (2, lambda a, rows: (a[0], a[1], rows[1], 1)),  # "repeat.for" what picks rows of it
     "ssm_conv": (2, lambda x, c: (x[0] - c[0] + 1, x[1], x[2], 1)),
 }

@@ -278,6 +278,7 @@ _RUN_ATOMS = (
     "slots",
     "split",
     "emb",
+    "short_output",
 )
 # Conditions that often hold together; a guard must not take one for the other.
 _APART = (("slots", "split"), ("krot", "vrot"), ("kf32", "vf32"), ("kq", "vq"))
@@ -365,8 +366,7 @@ class Learner:
             key, _, value = x[1:].partition("=")
             if header_value(t.model, layer or t.model.layers[0], key) == value:
                 found.add(x)
-        if t.scope(b).truth("turn"):
-            found.add("turn")
+        found |= {x for x in ("turn", "short_output") if t.scope(b).truth(x)}
         if layer is not None:
             found |= {f"il%{p}={layer.index % p}" for p in (4, 2, 3, 6)}
         return frozenset(found)
@@ -527,6 +527,21 @@ class Learner:
         for kind in kinds:
             for p in kind.positions:
                 p.args = self._args(kind, p, placed)
+        self._begin(kinds)
+
+    def _begin(self, kinds: Sequence[_Kind]) -> None:
+        """What one kind of layer reads of the prologue where there is no layer before, the others read there, too."""
+        outer = {p.label for kind in kinds if kind.name == "prologue" for p in kind.positions}
+        before: dict[str, set[str]] = defaultdict(set)
+        layers = [p for kind in kinds if kind.name not in ("prologue", "epilogue") for p in kind.positions]
+        for slot in (slot for p in layers for slot in p.args):
+            for label in set(slot) - outer:
+                before[label] |= {x for x in slot if x in outer and label[0] not in "@$%"}
+        for p in layers:
+            p.args = tuple(
+                tuple(dict.fromkeys((*sorted(set().union(*(before[x] for x in slot)) - set(slot)), *slot)))
+                for slot in p.args
+            )
 
     def _complete(
         self, kinds: Sequence[_Kind], placed: dict[tuple[int, int], tuple[_Kind, Position]]

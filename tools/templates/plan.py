@@ -39,18 +39,20 @@ def styles(dims: Dims) -> Iterator[Dims]:
     yield one
     full = replace(one, n_rot=dims.head_k)
     yield full
+    yield replace(one, n_head_kv=dims.n_head)
     yield replace(full, n_head_kv=dims.n_head)
-    linear = {
-        "d_inner": dims.dt_rank * dims.d_state
-    }  # as many value heads as steps, of the size of the state
+    # as many value heads as steps, of the size of the state
+    linear = {"d_inner": dims.dt_rank * dims.d_state}
     yield replace(dims, **linear)
     yield replace(one, **linear)
     yield replace(full, **linear)
-    yield replace(full, n_embd=dims.n_head * dims.head_k)
-    yield replace(full, n_embd=dims.n_head * dims.head_k, **linear)
-    yield replace(full, n_embd=dims.n_head * dims.head_k, d_inner=2 * dims.n_head * dims.head_k)
-    yield replace(full, n_embd=dims.n_head * dims.head_k, n_head_kv=dims.n_head)
-    yield replace(full, n_embd=dims.n_head * dims.head_k, n_head_kv=1)
+    wide = {"n_embd": dims.n_head * dims.head_k}
+    for x in (one, full):
+        yield replace(x, **wide)
+        yield replace(x, **wide, **linear)
+        yield replace(x, **wide, d_inner=2 * dims.n_head * dims.head_k)
+        yield replace(x, **wide, n_head_kv=dims.n_head)
+        yield replace(x, **wide, n_head_kv=1)
     for head in (64, 128) if dims.n_head % 4 else (128, 64):
         sized = replace(full, head_k=head, head_v=head, n_rot=head, kda_head=head)
         yield replace(sized, n_embd=dims.n_head * head)

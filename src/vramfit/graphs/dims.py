@@ -229,6 +229,8 @@ class Scope:
         if name == "turn":  # of the layer that is a mixture (ernie4-5-moe.cpp:64)
             step = header_number(self._model, layer, "interleave_moe_layer_step") or 1
             return layer is not None and (layer.index + 1) % step == 0
+        if name == "short_output":  # fewer rows than the vocabulary (qwen3vl.cpp:177)
+            return "output.weight" in self._outer and self.value("$output.weight:1") < self._model.n_vocab
         if run is None:
             raise OutsideTemplate(f"{name} asked of a layer alone")
         if name in FUSED:

@@ -339,6 +339,50 @@ class Registry(Server):
         return True
 
 
+class Images(Server):
+    """A container registry that gives a token to anyone, and redirects blobs to another host."""
+
+    def __init__(self, store: Server) -> None:
+        super().__init__()
+        self.store = store
+        self.manifests: dict[str, bytes] = {}  # "ai/model/tag"
+        self.token = "t0ken"  # that it wants; "" for none
+        self.challenge: str | None = None  # in place of the sound one
+        self.gives: bytes | None = None  # in place of a sound token
+        self.answer = self.route
+
+    def put(self, name: str, *layers: tuple[str, Served, str]) -> str:
+        """An image of these layers (type, content, title) under "ai/model/tag"; its manifest's digest."""
+        rows = []
+        for media_type, served, title in layers:
+            digest = "sha256:" + hashlib.sha256(served.body).hexdigest()
+            self.store.files[f"/blobs/{digest}"] = served
+            notes = {"annotations": {"org.opencontainers.image.title": title}} if title else {}
+            rows.append({"mediaType": media_type, "digest": digest, "size": served.total, **notes})
+        body = json.dumps({"schemaVersion": 2, "layers": rows}).encode()
+        digest = "sha256:" + hashlib.sha256(body).hexdigest()
+        repository = name.rpartition("/")[0]
+        self.manifests[name] = self.manifests[f"{repository}/{digest}"] = body
+        return digest
+
+    def route(self, handler: Handler) -> bool:
+        parts = unquote(urlsplit(handler.path).path).strip("/").split("/")
+        if parts == ["token"]:
+            gives = json.dumps({"token": self.token}).encode() if self.gives is None else self.gives
+            handler.reply(200, gives)
+        elif self.token and handler.headers.get("Authorization") != f"Bearer {self.token}":
+            challenge = self.challenge
+            if challenge is None:
+                challenge = f'Bearer realm="{self.url}/token",service="images",scope="everything"'
+            handler.reply(401, b"{}", {"WWW-Authenticate": challenge})
+        elif parts[-2] == "manifests":
+            found = self.manifests.get("/".join([*parts[1:-2], parts[-1]]))
+            handler.reply(200 if found else 404, found or b"{}")
+        else:
+            handler.reply(307, b"", {"Location": f"{self.store.url}/blobs/{parts[-1]}"})
+        return True
+
+
 def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
     """Return as soon as it is true; fail when it never is."""
     end = time.monotonic() + seconds

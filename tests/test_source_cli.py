@@ -53,6 +53,22 @@ def test_a_url(server: Server) -> None:
     assert run("plan", url, "--gpus", "80GiB", "--ctx", "4096").exit_code == 0
 
 
+@pytest.mark.parametrize("command", ["plan", "inspect"])
+def test_json_of_a_url(server: Server, alone: Path, command: str) -> None:
+    """A model far away gets the same JSON as the file, to the last value, but for what it is called."""
+    (alone / "m.gguf").write_bytes(QWEN)
+    cards = ["--gpus", "3090ti,3060"] if command == "plan" else []
+
+    def told(reference: str) -> object:
+        result = run(command, reference, *cards, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.output.replace(json.dumps(reference), '"MODEL"'))
+
+    near, far, again = told("m.gguf"), told(f"{server.url}/m.gguf"), told(f"{server.url}/m.gguf")
+    assert near == far == again
+    assert "MODEL" in json.dumps(near)
+
+
 def test_no_cache(server: Server) -> None:
     url = f"{server.url}/m.gguf"
     for _ in range(2):
@@ -72,6 +88,32 @@ def test_llama_cpp_flags_of_the_hub(hub: Hub) -> None:
     several = run("inspect", "-hf", "user/repo")
     assert several.exit_code == 1
     assert "hf.co/user/repo/m-Q4_K_M.gguf" in several.output
+
+
+@pytest.mark.parametrize(
+    ("args", "reference"),
+    [
+        (["-dr", "gemma3"], "docker://gemma3"),
+        (["--docker-repo", "ai/gemma3:4B-Q4_K_M"], "docker://ai/gemma3:4B-Q4_K_M"),
+        (["-hfr", "user/repo:Q8_0", "-hff", "m.gguf"], "hf://user/repo/m.gguf"),
+        (["--ms-repo", "user/repo", "--ms-file", "q8/m.gguf"], "ms://user/repo/q8/m.gguf"),
+        (["--ol-model", "qwen3:4b"], "ollama://qwen3:4b"),
+        (["--url", "https://example.com/m.gguf"], "https://example.com/m.gguf"),
+        (["--path", "m.gguf"], "m.gguf"),
+    ],
+)
+def test_flags_of_peers(monkeypatch: pytest.MonkeyPatch, args: list[str], reference: str) -> None:
+    """A model by another tool's flag is the model by that place's prefix."""
+    asked: list[str] = []
+
+    def stop(choice: models.Choice) -> None:
+        asked.append(choice.reference)
+        raise vramfit.SourceError("stop")
+
+    for method in ("read", "resolve"):
+        monkeypatch.setattr(models.Choice, method, stop)
+    assert run("inspect", *args).output == "vramfit: stop\n"
+    assert asked == [reference]
 
 
 def test_what_comes_with_a_model_is_printed(server: Server) -> None:
@@ -97,9 +139,14 @@ def test_what_comes_with_a_model_is_printed(server: Server) -> None:
         (["inspect"], 2, "Missing argument 'MODEL'"),
         (["inspect", "a.gguf", "-m", "b.gguf"], 1, "vramfit: two models given: a.gguf and b.gguf"),
         (["inspect", "-hff", "m.gguf"], 1, "vramfit: --hf-file m.gguf needs --hf-repo USER/REPO"),
+        (["inspect", "--ms-file", "m.gguf"], 1, "vramfit: --ms-file m.gguf needs --ms-repo USER/REPO"),
         (["inspect", "absent.gguf"], 1, "vramfit: absent.gguf: no such file"),
         (["inspect", "s3://x/y"], 1, "vramfit: s3://x/y: models are not read from s3: addresses"),
-        (["inspect", "a.gguf", "--revision", "v1"], 1, "only models of the Hugging Face Hub have revisions"),
+        (
+            ["inspect", "a.gguf", "--revision", "v1"],
+            1,
+            "only models of the Hugging Face Hub and of ModelScope have",
+        ),
     ],
 )
 def test_refusals(alone: Path, args: list[str], status: int, message: str) -> None:

@@ -10,17 +10,18 @@ from hypothesis import strategies as st
 
 from vramfit import source
 from vramfit.errors import SourceError
-from vramfit.source.grammar import (
+from vramfit.source.grammar import parse, split_digest
+from vramfit.source.names import (
     Anywhere,
     HubName,
+    ImageName,
     LmStudioName,
+    ModelScopeName,
     Name,
     OllamaName,
     PathName,
     StandardInput,
     Url,
-    parse,
-    split_digest,
 )
 
 Q8 = HubName("user/repo", quant="Q8_0")
@@ -67,9 +68,28 @@ NAMES: dict[str, Name] = {
     # LM Studio
     "lmstudio://publisher/repo@q8_0": LmStudioName("publisher/repo", "q8_0"),
     "lmstudio://publisher/repo/m.gguf": LmStudioName("publisher/repo/m.gguf"),
+    # container registries, as llama.cpp, Docker Model Runner, ORAS and RamaLama write them
+    "docker://smollm2": ImageName("ai/smollm2"),
+    "docker://ai/smollm2:135M-Q4_K_M": ImageName("ai/smollm2", "135M-Q4_K_M"),
+    "docker.io/ai/smollm2": ImageName("ai/smollm2"),
+    f"docker.io/ai/smollm2@sha256:{'A' * 64}": ImageName("ai/smollm2", digest="a" * 64),
+    f"oci://ghcr.io/me/models/m:7b@sha256:{'a' * 64}": ImageName("me/models/m", "7b", "ghcr.io", "a" * 64),
+    "https://hub.docker.com/r/ai/smollm2": ImageName("ai/smollm2"),
+    "oci://quay.io/me/m": ImageName("me/m", "latest", "quay.io"),
+    "oras://localhost:5000/m:7b": ImageName("m", "7b", "localhost:5000"),
+    "rlcr://gpt-oss-20b": ImageName("ramalama/gpt-oss-20b", host="rlcr.io"),
+    "docker://hf.co/user/repo:Q8_0": Q8,
     # ModelScope, and anything else with an address
-    "ms://user/repo/m.gguf": Url("https://modelscope.cn/models/user/repo/resolve/master/m.gguf"),
-    "modelscope://user/repo@v1/m.gguf": Url("https://modelscope.cn/models/user/repo/resolve/v1/m.gguf"),
+    "ms://user/repo/m.gguf": ModelScopeName("user/repo", filename="m.gguf"),
+    "ms://user/repo:Q8_0": ModelScopeName("user/repo", quant="Q8_0"),
+    "modelscope://user/repo@v1/q8/m.gguf": ModelScopeName("user/repo", "v1", "q8/m.gguf"),
+    "https://www.modelscope.cn/models/user/repo": ModelScopeName("user/repo"),
+    "https://modelscope.cn/models/user/repo/summary": ModelScopeName("user/repo"),
+    "https://modelscope.cn/models/user/repo/file/view/master/q8%2Fm.gguf?status=2": ModelScopeName(
+        "user/repo", "master", "q8/m.gguf"
+    ),
+    "https://modelscope.cn/models/user/repo/resolve/v1/m.gguf": ModelScopeName("user/repo", "v1", "m.gguf"),
+    "https://modelscope.cn/api/v1/x.gguf": Url("https://modelscope.cn/api/v1/x.gguf"),
     "https://example.com/m.gguf?key=1": Url("https://example.com/m.gguf?key=1"),
     "http://127.0.0.1:8080/m.gguf": Url("http://127.0.0.1:8080/m.gguf"),
 }
@@ -104,6 +124,16 @@ def test_names_that_do_not_say_where(
     assert found.remote is not text.endswith(".gguf")
 
 
+def test_docker_models_that_do_not_say_where() -> None:
+    """Docker Hub keeps models under ai/: such a name is looked for there, once it is not here."""
+    found = parse("ai/smollm2:135M-Q4_K_M")
+    assert isinstance(found, Anywhere)
+    assert found.image == ImageName("ai/smollm2", "135M-Q4_K_M")
+    other = parse("user/smollm2:135M-Q4_K_M")
+    assert isinstance(other, Anywhere)
+    assert other.image is None
+
+
 def test_a_path_that_exists_is_that_path(alone: Path) -> None:
     (alone / "user").mkdir()
     for name in ("m:7b", "user/repo"):
@@ -136,7 +166,13 @@ REFUSED = {
     "ollama://.m": "is no name of an Ollama model",
     "lmstudio://": "names no model",
     "lmstudio://a/../../etc": "names no model",
-    "ms://user/repo": "name the file too",
+    "ms://user": "names no repository",
+    "ms://user/repo/README.md": "is no .gguf file",
+    "https://modelscope.cn/models/user/repo/resolve/v1/README.md": "is no .gguf file",
+    "docker://": "is no name of an image",
+    "docker://AI/Model": "is no name of an image",
+    "oci://../m": "is no name of an image",
+    "oci://ghcr.io/a//b": "is no name of an image",
     "what is this?": "no such file, and no model is named like that",
 }
 
@@ -155,6 +191,9 @@ def test_any_text_is_a_name_or_refused(text: str) -> None:
         found = parse(text)
     except SourceError:
         return
+    if isinstance(found, ImageName):
+        assert ".." not in found.repository.split("/")
+        assert not found.host.startswith((".", "-"))
     ollama = found.ollama if isinstance(found, Anywhere) else found
     if isinstance(ollama, OllamaName):
         for part in (ollama.host, ollama.namespace, ollama.model, ollama.tag):
@@ -177,5 +216,8 @@ def test_ollama_names_read_back(model: str, tag: str) -> None:
 
 
 def test_digests_are_split_off() -> None:
+    """Behind an image's name a digest is that of its manifest: it stays."""
+    for image in ("docker://m@sha256:" + "ab" * 32, "docker.io/ai/m@sha256:" + "ab" * 32):
+        assert split_digest(image) == (image, "")
     assert split_digest("m:7b@sha256:" + "AB" * 32) == ("m:7b", "ab" * 32)
     assert split_digest("m:7b@sha256:abc") == ("m:7b@sha256:abc", "")

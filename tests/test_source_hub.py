@@ -138,7 +138,8 @@ def test_revisions(hub: Hub) -> None:
     with pytest.raises(SourceError, match=r"hf\.co/user/one: has no revision 'v2'"):
         source.read_header("hf://user/one@v2")
     with pytest.raises(
-        SourceError, match="only models of the Hugging Face Hub have revisions; leave out 'v1'"
+        SourceError,
+        match="only models of the Hugging Face Hub and of ModelScope have revisions; leave out 'v1'",
     ):
         source.open_headers("m:7b", revision="v1")
 

@@ -20,20 +20,28 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "model_options"]
 
-# Flags as in llama.cpp's common/arg.cpp, so that a command line people have can be pasted.
+# Flags as in llama.cpp's common/arg.cpp, then gguf-parser's, so that a command line people have can be pasted.
 _OPTIONS: Final = (
     click.argument("model_argument", metavar="MODEL", required=False),
     click.option("-m", "--model", "--path", "model_option", metavar="MODEL", hidden=True),
     click.option("-mu", "--model-url", "--url", "model_url", metavar="URL", hidden=True),
     click.option("-hf", "-hfr", "--hf-repo", "hf_repo", metavar="USER/REPO[:QUANT]", hidden=True),
     click.option("-hff", "--hf-file", "hf_file", metavar="FILE", hidden=True),
+    click.option("-dr", "--docker-repo", "docker_repo", metavar="[REPO/]MODEL[:TAG]", hidden=True),
+    click.option("--ms-repo", "ms_repo", metavar="USER/REPO", hidden=True),
+    click.option("--ms-file", "ms_file", metavar="FILE", hidden=True),
+    click.option("--ol-model", "ol_model", metavar="NAME[:TAG]", hidden=True),
     click.option("--revision", metavar="NAME", default="", help="Branch, tag or commit on the Hugging Face Hub."),
     click.option("--no-cache", is_flag=True, help="Read a remote header again, and do not keep it."),
     click.option("--assume", metavar="ARCH", help="Read an unknown architecture as this one."),
 )  # fmt: skip
-_NAMES: Final = (
-    "model_argument", "model_option", "model_url", "hf_repo", "hf_file", "revision", "no_cache", "assume",
-)  # fmt: skip
+_PLACES: Final = {"model_argument": "", "model_option": "", "model_url": "", "hf_repo": "hf://", "docker_repo": "docker://",
+                  "ms_repo": "ms://", "ol_model": "ollama://"}  # fmt: skip
+_FILES: Final = {
+    "hf_repo": "hf_file",
+    "ms_repo": "ms_file",
+}  # the file of a repository, by an option of its own
+_NAMES: Final = (*_PLACES, *_FILES.values(), "revision", "no_cache", "assume")
 _LONG_SECONDS: Final = 1.0  # a wait that deserves a word
 
 
@@ -80,21 +88,19 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_model
 
 
-def _choice(
-    model_argument: str | None, model_option: str | None, model_url: str | None, hf_repo: str | None,
-    hf_file: str | None, revision: str, no_cache: bool, assume: str | None,
-) -> Choice:  # fmt: skip
-    if hf_file and not hf_repo:
-        raise SettingsError(f"--hf-file {hf_file} needs --hf-repo USER/REPO")
-    if hf_file and hf_repo:
-        hf_repo = f"{hf_repo.partition(':')[0]}/{hf_file}"
-    given = [model_argument, model_option, model_url, f"hf://{hf_repo}" if hf_repo else None]
-    names = [name for name in given if name]
-    if len(names) > 1:
-        raise SettingsError(f"two models given: {names[0]} and {names[1]}")
-    if not names:
+def _choice(revision: str, no_cache: bool, assume: str | None, **names: str | None) -> Choice:
+    for repo, file in _FILES.items():
+        if names[file] and not names[repo]:
+            option = f"--{file.replace('_', '-')}"
+            raise SettingsError(f"{option} {names[file]} needs --{repo.replace('_', '-')} USER/REPO")
+        if names[file]:
+            names[repo] = f"{str(names[repo]).partition(':')[0]}/{names[file]}"
+    given = [f"{prefix}{names[option]}" for option, prefix in _PLACES.items() if names[option]]
+    if len(given) > 1:
+        raise SettingsError(f"two models given: {given[0]} and {given[1]}")
+    if not given:
         raise click.UsageError("Missing argument 'MODEL'.", click.get_current_context())
-    return Choice(names[0], revision, not no_cache, assume)
+    return Choice(given[0], revision, not no_cache, assume)
 
 
 @contextmanager

@@ -106,8 +106,9 @@ def _locate(reference: str | os.PathLike[str], session: Session) -> Located:
     text = reference_name(reference)
     if not session.revision and os.path.isfile(reference):
         return Located(local_file(Path(reference)))
-    from .grammar import Name, PathName, parse, split_digest
+    from .grammar import parse, split_digest
     from .lookup import check_digest, locate
+    from .names import Name, PathName
 
     if not isinstance(reference, str):
         return locate(PathName(Path(reference)), text, session)

@@ -1,4 +1,4 @@
-"""Models in the folders of other programs on this machine: Hugging Face, llama.cpp, LM Studio."""
+"""Models in the folders of other programs on this machine: Hugging Face, llama.cpp, LM Studio, ModelScope."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 
 from .cache import home, platform_caches
 from .choose import matching, projectors
-from .grammar import HubName, LmStudioName
+from .names import HubName, LmStudioName, ModelScopeName
 from .nouns import Companion, Located
 from .paths import local_file
 
@@ -83,6 +83,17 @@ def by_filename(filename: str, text: str) -> Located | None:
         path = folder / filename
         if path.is_file():
             return Located(local_file(path, name=text, within=folder))
+    return None
+
+
+def in_modelscope_cache(name: ModelScopeName, text: str) -> Located | None:
+    """The file that `name` means among those that ModelScope's own tools downloaded; they keep one revision."""
+    chosen = os.environ.get("MODELSCOPE_CACHE")
+    base = Path(os.path.expanduser(chosen)) if chosen else home() / ".cache" / "modelscope" / "hub"
+    for folder in (base / "models" / name.repo, base / name.repo):
+        found = None if name.revision else _pick(_files(folder), name.filename, name.quant, text, folder)
+        if found:
+            return found
     return None
 
 

@@ -1,4 +1,4 @@
-"""What people write to name a model → one of the nouns below. Pure: nothing is opened.
+"""What people write to name a model → one of the nouns in `names`. Pure: nothing is opened.
 
 Every tool has its own way; `docs/references.md` shows all that are understood. Most say by a prefix where
 the model is. What does not (`qwen2.5-coder:32b`, `user/repo:Q8_0`) becomes `Anywhere`: the stores of this
@@ -10,89 +10,31 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ..errors import SourceError
-
-MAX_REFERENCE: Final = 4096
-OLLAMA_HOST: Final = "registry.ollama.ai"
-
-_FORMS: Final = (
-    "write a path, a URL, hf.co/user/repo:Q8_0, hf://user/repo/file.gguf, ollama://name:tag, "
-    "lmstudio://publisher/repo or - for standard input"
+from .names import (
+    DOCKER_HOST,
+    Anywhere,
+    HubName,
+    ImageName,
+    LmStudioName,
+    ModelScopeName,
+    Name,
+    OllamaName,
+    PathName,
+    StandardInput,
+    Url,
 )
 
+MAX_REFERENCE: Final = 4096
 
-@dataclass(frozen=True, slots=True)
-class PathName:
-    """A file of this machine."""
-
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class StandardInput:
-    """What is piped in."""
-
-
-@dataclass(frozen=True, slots=True)
-class Url:
-    """A file on a web server."""
-
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
-class HubName:
-    """A model on the Hugging Face Hub: a file by its path in the repository, or one to choose there."""
-
-    repo: str  # user/name
-    revision: str = ""  # a branch, tag or commit; "" for the default branch
-    filename: str = ""
-    quant: str = ""  # a word of the file's name, as in "Q8_0"
-
-
-@dataclass(frozen=True, slots=True)
-class OllamaName:
-    """A model of an Ollama registry (Ollama, types/model/name.go)."""
-
-    model: str
-    tag: str = "latest"
-    namespace: str = "library"
-    host: str = OLLAMA_HOST
-
-    def __str__(self) -> str:
-        """As Ollama shows it: without the parts that are the default."""
-        parts = [self.host, self.namespace, self.model]
-        if self.host == OLLAMA_HOST:
-            parts = parts[1:] if self.namespace != "library" else parts[2:]
-        return "/".join(parts) + ":" + self.tag
-
-
-@dataclass(frozen=True, slots=True)
-class LmStudioName:
-    """A model in LM Studio's folder: publisher/repo, its key, or a file there."""
-
-    text: str
-    quant: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Anywhere:
-    """A name that does not say where: what it would be in each place."""
-
-    text: str
-    hub: HubName | None = None
-    ollama: OllamaName | None = None
-    lmstudio: LmStudioName | None = None
-    filename: str = ""  # a bare file name, for folders that are flat
-    remote: bool = True  # whether it is so clearly a name that asking a server is in order
-
-
-Name: TypeAlias = PathName | StandardInput | Url | HubName | OllamaName | LmStudioName | Anywhere
+_FORMS: Final = (
+    "write a path, a URL, hf.co/user/repo:Q8_0, hf://user/repo/file.gguf, ollama://name:tag, docker://ai/model:tag, "
+    "ms://user/repo, lmstudio://publisher/repo or - for standard input"
+)
 
 # Texts, not compiled patterns: a path needs two of them, and `re` keeps those that were used.
 _DIGEST: Final = r"@sha256:([0-9a-fA-F]{64})$"
@@ -107,11 +49,26 @@ _HUB: Final = (
 _HUB_PAGE: Final = rf"({_WORD}/{_WORD})/(?:blob|resolve|raw|tree)/([^/]+)(?:/(.+))?"
 _HUB_HOSTS: Final = frozenset({"hf.co", "huggingface.co", "www.huggingface.co"})
 _OLLAMA_HOSTS: Final = frozenset({"ollama.com", "www.ollama.com", "registry.ollama.ai"})
+_DOCKER_HOSTS: Final = frozenset({"docker.io", "index.docker.io", DOCKER_HOST})
+_IMAGE_SCHEMES: Final = frozenset({"docker", "oci", "oras", "rlcr"})
+_RAMALAMA: Final = "rlcr.io/ramalama"
+_MODELSCOPE_HOSTS: Final = frozenset(
+    {"modelscope.cn", "www.modelscope.cn", "modelscope.ai", "www.modelscope.ai"}
+)
+_MODELSCOPE_PAGE: Final = (
+    rf"models/({_WORD}/{_WORD})(?:/(?:resolve|file/view)/([^/]+)/(.+)|/(?:summary|files))?"
+)
 _LMSTUDIO: Final = rf"{_WORD}@{_WORD}"  # key@quant
 _OLLAMA_PART: Final = r"[A-Za-z0-9_][\w.-]{0,79}"
 _OLLAMA: Final = (
     r"(?:(?:(?P<host>\w[\w.-]{0,340}(?::\d{1,5})?)/)?(?P<namespace>[A-Za-z0-9_][\w-]{0,79})/)?"
     rf"(?P<model>{_OLLAMA_PART})(?::(?P<tag>{_OLLAMA_PART}))?"
+)
+_IMAGE_PART: Final = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
+_IMAGE: Final = (
+    r"(?:(?P<host>localhost|[\w-]+(?:\.[\w-]+)+|[\w.-]+(?=:\d))(?P<port>:\d{1,5})?/)?"
+    rf"(?P<repository>{_IMAGE_PART}(?:/{_IMAGE_PART}){{0,15}})(?::(?P<tag>\w[\w.-]{{0,127}}))?"
+    r"(?:@sha256:(?P<digest>[0-9a-fA-F]{64}))?"
 )
 
 
@@ -125,8 +82,13 @@ def shown(url: str) -> str:
 
 
 def split_digest(text: str) -> tuple[str, str]:
-    """`text` without the `@sha256:...` behind it, and that digest in lower-case hex ("" without one)."""
-    match = re.search(_DIGEST, text, re.ASCII)
+    """`text` without the `@sha256:...` behind it, and that digest in lower-case hex ("" without one).
+
+    Behind the name of an image it is the manifest's digest, not a file's, and part of the name.
+    """
+    start = re.split(r"://|/", text, maxsplit=1)[0].lower()
+    of_image = start in _DOCKER_HOSTS or start in _IMAGE_SCHEMES
+    match = None if of_image else re.search(_DIGEST, text, re.ASCII)
     return (text[: match.start()], match[1].lower()) if match else (text, "")
 
 
@@ -152,6 +114,8 @@ def parse(text: str) -> Name:
         return _hub(rest, text)
     if rest and host.lower() in _OLLAMA_HOSTS:
         return _ollama(rest, text)
+    if rest and host.lower() in _DOCKER_HOSTS:
+        return _image(text, text)
     return _anywhere(text)
 
 
@@ -183,7 +147,12 @@ def _web(_: str, text: str) -> Name:
         return _hub(path, text)
     if host in _OLLAMA_HOSTS and not path.startswith("v2/"):
         return _ollama(path, text)
-    return Url(text)
+    if host == "hub.docker.com" and path.startswith("r/"):
+        return _image(path.removeprefix("r/"), text)
+    page = re.fullmatch(_MODELSCOPE_PAGE, path, re.ASCII) if host in _MODELSCOPE_HOSTS else None
+    return (
+        _modelscope_file(ModelScopeName(page[1], page[2] or "", page[3] or ""), text) if page else Url(text)
+    )
 
 
 def _file(rest: str, text: str) -> Name:
@@ -247,12 +216,39 @@ def _lmstudio(rest: str, text: str) -> Name:
     return LmStudioName(name, quant)
 
 
+def _image(rest: str, text: str) -> Name:
+    """An image's name. One of the Hub is a repository there; Docker Hub keeps models under ai/."""
+    host, _, path = rest.partition("/")
+    if path and host.lower() in _HUB_HOSTS:
+        return _hub(path, text)
+    match = re.fullmatch(_IMAGE, rest, re.ASCII)
+    if match is None:
+        raise SourceError(f"{text}: is no name of an image; write docker://[host/]ai/model[:tag]")
+    host, repository = (match["host"] or "").lower() + (match["port"] or ""), match["repository"]
+    if host in _DOCKER_HOSTS or not host:
+        host = DOCKER_HOST
+        repository = repository if "/" in repository else f"ai/{repository}"  # as llama.cpp, download.cpp:854
+    return ImageName(repository, match["tag"] or "latest", host, (match["digest"] or "").lower())
+
+
+def _ramalama(rest: str, text: str) -> Name:
+    return _image(f"{_RAMALAMA}/{rest}", text)
+
+
 def _modelscope(rest: str, text: str) -> Name:
-    match = re.fullmatch(_HUB, rest, re.ASCII)
-    if not match or not match["file"]:
-        raise SourceError(f"{text}: name the file too, as in modelscope://user/repo/file.gguf")
-    revision = match["branch"] or match["at"] or "master"
-    return Url(f"https://modelscope.cn/models/{match['repo']}/resolve/{revision}/{match['file']}")
+    match = re.fullmatch(_HUB, rest.strip("/"), re.ASCII)
+    if not match:
+        raise SourceError(f"{text}: names no repository; write modelscope://user/repo/file.gguf")
+    revision = match["branch"] or match["at"] or ""
+    return _modelscope_file(
+        ModelScopeName(match["repo"], revision, match["file"] or "", match["quant"] or ""), text
+    )
+
+
+def _modelscope_file(name: ModelScopeName, text: str) -> ModelScopeName:
+    if name.filename and not name.filename.endswith(".gguf"):
+        raise SourceError(f"{text}: {name.filename!r} is no .gguf file; name one, or the repository alone")
+    return name
 
 
 _SCHEMES: Final[dict[str, Callable[[str, str], Name]]] = {
@@ -260,6 +256,7 @@ _SCHEMES: Final[dict[str, Callable[[str, str], Name]]] = {
     "hf": _hub, "huggingface": _hub, "hf.co": _hub, "huggingface.co": _hub,
     "ollama": _ollama, "lmstudio": _lmstudio, "lm-studio": _lmstudio,
     "ms": _modelscope, "modelscope": _modelscope,
+    "docker": _image, "oci": _image, "oras": _image, "rlcr": _ramalama,
 }  # fmt: skip
 
 
@@ -278,4 +275,17 @@ def _anywhere(text: str) -> Name:
     if not (hub or ollama or re.fullmatch(_LMSTUDIO, text, re.ASCII)):
         raise SourceError(f"{text}: no such file, and no model is named like that; {_FORMS}")
     name, _, quant = text.partition("@" if "@" in text else ":")
-    return Anywhere(text, hub, ollama, LmStudioName(name, quant), remote=bool(hub or ollama) and not is_file)
+    return Anywhere(
+        text,
+        hub,
+        ollama,
+        LmStudioName(name, quant),
+        _docker_model(text),
+        remote=bool(hub or ollama) and not is_file,
+    )
+
+
+def _docker_model(text: str) -> ImageName | None:
+    """The image that `ai/model:tag` names: Docker Hub keeps models, and nothing else, under ai/."""
+    found = _image(text, text) if re.fullmatch(rf"ai/{_IMAGE_PART}(?::\w[\w.-]*)?", text, re.ASCII) else None
+    return found if isinstance(found, ImageName) else None

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from ..errors import SourceError
 from .choose import choose, projectors
-from .grammar import HubName
+from .names import HubName
 from .nouns import Companion, Located
 from .origin import File, Missing, Origin
 from .session import Session

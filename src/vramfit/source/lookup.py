@@ -9,7 +9,19 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ..errors import SourceError
 from . import folders, ollama
-from .grammar import Anywhere, HubName, LmStudioName, Name, OllamaName, PathName, StandardInput, Url, shown
+from .grammar import shown
+from .names import (
+    Anywhere,
+    HubName,
+    ImageName,
+    LmStudioName,
+    ModelScopeName,
+    Name,
+    OllamaName,
+    PathName,
+    StandardInput,
+    Url,
+)
 from .nouns import Located
 from .origin import File, Missing, Origin
 from .paths import local_file, standard_input
@@ -30,6 +42,10 @@ def locate(name: Name, text: str, session: Session) -> Located:
         return _hub(name, text, session)
     if isinstance(name, OllamaName):
         return ollama.in_stores(name, text) or ollama.in_registry(name, text, session)
+    if isinstance(name, ImageName):
+        return _image(name, text, session)
+    if isinstance(name, ModelScopeName):
+        return _modelscope(name, text, session)
     if isinstance(name, LmStudioName):
         return folders.in_lmstudio(name, text) or _not_in_lmstudio(text)
     return _anywhere(name, text, session)
@@ -37,9 +53,9 @@ def locate(name: Name, text: str, session: Session) -> Located:
 
 def _at_revision(name: Name, text: str, revision: str) -> Name:
     hub = name.hub if isinstance(name, Anywhere) else name
-    if not isinstance(hub, HubName):
+    if not isinstance(hub, HubName | ModelScopeName):
         raise SourceError(
-            f"{text}: only models of the Hugging Face Hub have revisions; leave out {revision!r}"
+            f"{text}: only models of the Hugging Face Hub and of ModelScope have revisions; leave out {revision!r}"
         )
     return replace(hub, revision=revision)
 
@@ -65,6 +81,27 @@ def _pulled_from_hub(name: HubName, text: str) -> Located | None:
     return None
 
 
+def _image(name: ImageName, text: str, session: Session) -> Located:
+    # the name under which llama.cpp keeps what it pulled (download.cpp:915)
+    pulled = f"{name.repository.replace('/', '_')}_{name.tag}.gguf"
+    local = None if name.digest else folders.by_filename(pulled, text)
+    if local:
+        return local
+    from . import images
+
+    return images.in_registry(name, text, session)
+
+
+def _modelscope(name: ModelScopeName, text: str, session: Session) -> Located:
+    local = folders.in_modelscope_cache(name, text)
+    if local:
+        return local
+    from . import modelscope
+
+    url, companions = modelscope.find(name, text, session)
+    return Located(_url(url, session), companions)
+
+
 def _anywhere(name: Anywhere, text: str, session: Session) -> Located:
     for found in _on_this_machine(name, text):
         if found:
@@ -72,6 +109,8 @@ def _anywhere(name: Anywhere, text: str, session: Session) -> Located:
     if not name.remote:
         hint = f"; for a file of the Hub write hf.co/{text}" if name.hub else ""
         raise Missing(f"{text}: no such file{hint}")
+    if name.image:
+        return _image(name.image, text, session)
     if name.hub:
         from .hub import on_hub
 

@@ -1,45 +1,32 @@
 """Models of Ollama: its store on this machine, and the registries that it pulls from.
 
 Both hold a manifest, a list of layers by digest (Ollama, manifest/paths.go): the model is one of them, its
-projector, parameters and template are others. A manifest is not trusted: a digest is 64 hex digits or nothing.
+projector, parameters and template are others.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from ..errors import SourceError
+from . import manifests
 from .cache import home
-from .grammar import OllamaName
+from .manifests import Layer
+from .names import OllamaName
 from .nouns import Companion, Located
 from .origin import File, Missing, Origin
 from .paths import check_inside, local_file
 from .session import Session
 
-_MAX_MANIFEST_BYTES: Final = 4 << 20
 _MAX_TEXT_BYTES: Final = 1 << 20
-_MAX_LAYERS: Final = 1000
-_DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE)
-_LAYER: Final = "application/vnd.ollama.image."
-_MANIFEST_TYPE: Final = "application/vnd.docker.distribution.manifest.v2+json"
-_LOOPBACK: Final = re.compile(r"(localhost|127\.\d+\.\d+\.\d+)(:\d+)?")
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    kind: str  # what follows _LAYER, such as "model"
-    digest: str  # 64 hex digits
-    n_bytes: int
+_LAYER: Final = "application/vnd.ollama.image."  # before the kind of a layer, such as "model"
 
 
 def stores() -> Iterator[Path]:
@@ -81,9 +68,9 @@ def _manifest_path(store: Path, name: OllamaName) -> Path | None:
 
 def _stored(store: Path, manifest: Path, text: str) -> Located:
     check_inside(manifest, store, text)
-    layers = _layers(_content(manifest, _MAX_MANIFEST_BYTES, text), text)
+    layers = manifests.layers(_content(manifest, manifests.MAX_BYTES, text), text)
 
-    def blob(layer: _Layer) -> Path:
+    def blob(layer: Layer) -> Path:
         return store / "blobs" / f"sha256-{layer.digest}"
 
     def text_of(kind: str) -> bytes:
@@ -100,7 +87,9 @@ def _stored(store: Path, manifest: Path, text: str) -> Located:
         )
     return Located(
         local_file(blob(model), name=text, within=store, digest=model.digest),
-        tuple(Companion(c.kind, f"sha256:{c.digest}", c.n_bytes, blob(c)) for c in layers if c is not model),
+        tuple(
+            Companion(kind, f"sha256:{c.digest}", c.n_bytes, blob(c)) for kind, c in _others(layers, model)
+        ),
         lambda: _parameters(text_of("params"), text),
         lambda: text_of("template").decode("utf-8", "replace"),
     )
@@ -108,27 +97,28 @@ def _stored(store: Path, manifest: Path, text: str) -> Located:
 
 def in_registry(name: OllamaName, text: str, session: Session) -> Located:
     """The model `name` in its registry: its manifest is fetched, its file is read when it is opened."""
-    from . import web
-
-    scheme = "http" if _LOOPBACK.fullmatch(name.host) else "https"
-    base = f"{scheme}://{name.host}/v2/{name.namespace}/{name.model}"
+    base = manifests.base_url(name.host, f"{name.namespace}/{name.model}")
 
     def fetch(url: str, limit: int, accept: str = "*/*") -> bytes:
+        from . import web
+
         return web.fetch(session.client, url, text, accept=accept, limit=limit)
 
     def manifest() -> bytes:
         try:
-            return fetch(f"{base}/manifests/{name.tag}", _MAX_MANIFEST_BYTES, _MANIFEST_TYPE)
+            return fetch(f"{base}/manifests/{name.tag}", manifests.MAX_BYTES, manifests.DOCKER_TYPE)
         except Missing:
             raise Missing(
                 f"{text}: no such file here, and {name.host} has no model {name}; "
                 "see `ollama list` for yours, or write hf.co/user/repo for one of the Hub"
             ) from None
 
-    layers = _layers(session.remembered(f"manifest {base} {name.tag}", manifest), text)
+    layers = manifests.layers(session.remembered(f"manifest {base} {name.tag}", manifest), text)
     model = _model(layers, text)
 
     def open_blob(_: str) -> AbstractContextManager[Origin | None]:
+        from . import web
+
         return web.open_url(session.client, f"{base}/blobs/sha256:{model.digest}", text, spent=1)
 
     def parameters() -> Mapping[str, Any]:
@@ -141,7 +131,7 @@ def in_registry(name: OllamaName, text: str, session: Session) -> Located:
 
     return Located(
         File(text, "", open_blob, key=f"sha256:{model.digest}", lasting=True, digest=model.digest),
-        tuple(Companion(c.kind, f"sha256:{c.digest}", c.n_bytes) for c in layers if c is not model),
+        tuple(Companion(kind, f"sha256:{c.digest}", c.n_bytes) for kind, c in _others(layers, model)),
         parameters,
     )
 
@@ -157,38 +147,7 @@ def _content(path: Path, limit: int, text: str) -> bytes:
     return body
 
 
-def _json(body: bytes, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{what} is no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise SourceError(f"{what} is no JSON object")
-    return value
-
-
-def _layers(body: bytes, text: str) -> list[_Layer]:
-    """The layers of a manifest, each with a sound digest."""
-    value = _json(body, f"{text}: its manifest")
-    items = value.get("layers")
-    if not isinstance(items, list) or len(items) > _MAX_LAYERS:
-        raise SourceError(f"{text}: its manifest has no sound list of layers; run `ollama pull` again")
-    layers = []
-    for item in items:
-        kind, digest, size = (
-            (item.get(k) for k in ("mediaType", "digest", "size")) if isinstance(item, dict) else (0, 0, 0)
-        )
-        match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
-        if not match or not isinstance(kind, str) or not isinstance(size, int) or size < 0:
-            raise SourceError(
-                f"{text}: its manifest names a layer by {digest!r:.90}, which is no sha256 digest; not followed"
-            )
-        if kind.startswith(_LAYER):
-            layers.append(_Layer(kind.removeprefix(_LAYER), match[1].lower(), size))
-    return layers
-
-
-def _model(layers: list[_Layer], text: str) -> _Layer:
+def _model(layers: list[Layer], text: str) -> Layer:
     model = _first(layers, "model")
     if model:
         return model
@@ -200,9 +159,16 @@ def _model(layers: list[_Layer], text: str) -> _Layer:
     raise SourceError(f"{text}: {why}, so there is no GGUF header to read")
 
 
-def _first(layers: list[_Layer], kind: str) -> _Layer | None:
-    return next((layer for layer in layers if layer.kind == kind), None)
+def _first(layers: list[Layer], kind: str) -> Layer | None:
+    return next((layer for layer in layers if layer.media_type == _LAYER + kind), None)
+
+
+def _others(layers: list[Layer], model: Layer) -> Iterator[tuple[str, Layer]]:
+    """The kind of each layer that goes with the model, and the layer."""
+    for layer in layers:
+        if layer is not model and layer.media_type.startswith(_LAYER):
+            yield layer.media_type.removeprefix(_LAYER), layer
 
 
 def _parameters(body: bytes, text: str) -> Mapping[str, Any]:
-    return MappingProxyType(_json(body, f"{text}: its list of parameters") if body else {})
+    return MappingProxyType(manifests.json_object(body, f"{text}: its list of parameters") if body else {})

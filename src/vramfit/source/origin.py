@@ -46,6 +46,14 @@ class Missing(SourceError):
     """Nothing is there under this name."""
 
 
+class Unauthorized(SourceError):
+    """A server wants to know who asks; `challenge` is its WWW-Authenticate, which says how to tell it."""
+
+    def __init__(self, message: str, challenge: str) -> None:
+        super().__init__(message)
+        self.challenge = challenge
+
+
 class Stream(Protocol):
     """What is read of a file: its bytes in order, from the start."""
 

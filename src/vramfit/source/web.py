@@ -16,10 +16,11 @@ from urllib.parse import unquote, urljoin, urlsplit
 from ..errors import SourceError
 from .client import ATTEMPTS, SMALL_BYTES, Client, host_of
 from .grammar import shown
-from .origin import Missing, Origin
+from .origin import Missing, Origin, Unauthorized
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
+
 
 REQUESTS: Final = 3  # that one header may cost
 STEP_BYTES: Final = 16 << 10  # the window of a remote header grows by this much
@@ -156,7 +157,7 @@ class RangeStream:
         """Refuse what is not the piece that was asked for; note what it is a piece of."""
         host = host_of(self._url)
         if answer.status not in (200, 206):
-            raise_for_status(answer.status, self.name, host)
+            raise_for_status(answer.status, self.name, host, answer.headers.get("WWW-Authenticate", ""))
         encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             raise SourceError(
@@ -227,9 +228,11 @@ def open_url(
         stream.close()
 
 
-def fetch(client: Client, url: str, name: str, *, accept: str, limit: int) -> bytes:
-    """A small text, whole: of at most `limit` bytes."""
-    stream = RangeStream(client, url, name, accept=accept, ranged=False)
+def fetch(
+    client: Client, url: str, name: str, *, accept: str, limit: int, auth: Mapping[str, str] | None = None
+) -> bytes:
+    """A small text, whole: of at most `limit` bytes. `auth` is shown to the host of `url` alone."""
+    stream = RangeStream(client, url, name, auth=auth, accept=accept, ranged=False)
     body = bytearray()
     try:
         while chunk := stream.read(64 << 10):
@@ -243,12 +246,13 @@ def fetch(client: Client, url: str, name: str, *, accept: str, limit: int) -> by
     return bytes(body)
 
 
-def raise_for_status(status: int, name: str, host: str) -> None:
+def raise_for_status(status: int, name: str, host: str, challenge: str = "") -> None:
     """The error that a refusal of the server means to the person who asked."""
     if status in (404, 410):
         raise Missing(f"{name}: {host} has no such file ({status})")
     if status in (401, 403):
-        raise SourceError(f"{name}: {host} refuses access ({status}); it is private, gated or needs a token")
+        message = f"{name}: {host} refuses access ({status}); it is private, gated or needs a token"
+        raise Unauthorized(message, challenge) if status == 401 else SourceError(message)
     if status == 429:
         raise SourceError(f"{name}: {host} has had too many requests from here (429); try again later")
     raise SourceError(f"{name}: {host} answers {status}" + ("; try again later" if status >= 500 else ""))

@@ -31,7 +31,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of its own: no store, cache, token or proxy of the person who runs the tests, no way out."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith(
-            ("HF_", "HUGGING", "OLLAMA_", "LLAMA_", "MODELSCOPE_", "XDG_", "VRAMFIT_")
+            ("HF_", "HUGGING", "OLLAMA_", "LLAMA_", "MODEL_ENDPOINT", "MODELSCOPE_", "XDG_", "VRAMFIT_")
         ):
             monkeypatch.delenv(name)
     home = tmp_path / "home"

@@ -6,14 +6,20 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import gguf_bytes as raw
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vramfit import header
+from vramfit.errors import SourceError
 from vramfit.source import cache
 from vramfit.source.cache import Cache
+from vramfit.source.paths import local_file
+from vramfit.source.session import Session
 
 
 @pytest.fixture
@@ -171,3 +177,39 @@ def test_where_it_is(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.default_folder() == alone / "xdg" / "vramfit"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert cache.default_folder() == alone / ".cache" / "vramfit"
+
+
+STRINGS = raw.array("str", 3000, raw.string("word") * 3000)
+
+
+@pytest.mark.parametrize(
+    "strings", [None, {"t": 3000 * 12}, {"t": 7}, {"t": 1 << 60}, {"t": -1}, {"t": 24_040}, {"t": "x"}, [], 7]
+)
+def test_what_is_kept_beside_a_header_cannot_change_it(kept: Cache, strings: object) -> None:
+    """How long arrays of strings are is kept too, to step over them; where that is no truth, they are walked."""
+    data = raw.file([raw.key("t", "arr", STRINGS), raw.key("general.name", "str", raw.string("m"))])
+    session = Session(cache=False)
+    session.cache = kept
+    file = replace(local_file(Path("absent")), key="key", lasting=True)
+    with pytest.raises(SourceError):
+        session.read(file)
+    note = {} if strings is None else {"strings": strings}
+    kept.put("key", data, etag="", size=-1, **note)
+    if strings in ({"t": 24_040}, {"t": "x"}, [], 7):  # no header any more, so that the file is read again
+        with pytest.raises(SourceError, match="no such file"):
+            session.read(file)
+    else:
+        assert session.read(file).metadata == header.parse(data, name="absent").metadata
+
+
+def test_long_arrays_are_stepped_over(kept: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one session kept, the next reads without walking its strings."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(raw.file([raw.key("t", "arr", STRINGS)]))
+    file = replace(local_file(path), key="key", lasting=True)
+    session = Session(cache=False)
+    session.cache = kept
+    first = session.read(file)
+    monkeypatch.setattr(header.Parser, "_skip_strings", None)
+    path.unlink()
+    assert session.read(file) == first

@@ -90,6 +90,13 @@ def test_llama_cpp_flags_of_the_hub(hub: Hub) -> None:
     assert "hf.co/user/repo/m-Q4_K_M.gguf" in several.output
 
 
+def test_a_token_on_the_command_line(hub: Hub) -> None:
+    """llama-server's `-hft` opens a private repository."""
+    hub.private["user/repo"] = "hf_secret"
+    assert run("inspect", "-hf", "user/repo:Q8_0").exit_code == 1
+    assert NAME in run("inspect", "-hf", "user/repo:Q8_0", "-hft", "hf_secret").output
+
+
 @pytest.mark.parametrize(
     ("args", "reference"),
     [

@@ -144,6 +144,21 @@ def test_revisions(hub: Hub) -> None:
         source.open_headers("m:7b", revision="v1")
 
 
+def test_a_token_that_is_given(hub: Hub, store: Server, alone: Path) -> None:
+    """It stands for the one that huggingface-hub would find, and is written nowhere."""
+    hub.private["user/one"] = TOKEN
+    assert name_of("hf.co/user/one", token=TOKEN) == "only"
+    assert not any("authorization" in r.headers for r in store.log)
+    assert not any(TOKEN.encode() in p.read_bytes() for p in alone.rglob("*") if p.is_file())
+
+
+def test_the_hub_that_llama_cpp_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`MODEL_ENDPOINT` names it for llama.cpp, and comes before `HF_ENDPOINT`."""
+    monkeypatch.setenv("MODEL_ENDPOINT", f"{hub.url}/")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert name_of("hf.co/user/one") == name_of(f"{hub.url}/user/one/blob/main/only.gguf") == "only"
+
+
 def test_a_token_stays_with_the_hub(hub: Hub, store: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A private repository is read with the person's token, which the other host never sees."""
     hub.private["user/one"] = TOKEN

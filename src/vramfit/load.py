@@ -19,6 +19,7 @@ def read(
     *,
     assume: str | None = None,
     revision: str = "",
+    token: str = "",
     cache: bool = True,
     progress: Callable[[str, int], None] | None = None,
 ) -> Model:
@@ -26,11 +27,11 @@ def read(
     the Hugging Face Hub, in Ollama or LM Studio, `-` for standard input, or what `source.resolve` found.
 
     Only headers are read. `assume` names the architecture to take in place of an unknown one; the
-    result records it. `revision` is a branch, tag or commit on the Hub. `cache=False` neither uses headers that
-    were read before nor keeps those read now. `progress` is told the name of a remote file and how many
+    result records it. `revision` is a branch, tag or commit on the Hub, `token` one for it in place of that
+    which huggingface-hub finds. `cache=False` neither uses headers that were read before nor keeps those read now. `progress` is told the name of a remote file and how many
     bytes of it came, from any thread. Raises `SourceError`, `HeaderError` or `ModelError`.
     """
     if isinstance(reference, Resolved):
         return describe(reference.headers, assume=assume, source=reference.name)
-    headers = open_headers(reference, revision=revision, cache=cache, progress=progress)
+    headers = open_headers(reference, revision=revision, token=token, cache=cache, progress=progress)
     return describe(headers, assume=assume, source=reference_name(reference))

@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Timer
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +27,7 @@ _OPTIONS: Final = (
     click.option("-mu", "--model-url", "--url", "model_url", metavar="URL", hidden=True),
     click.option("-hf", "-hfr", "--hf-repo", "hf_repo", metavar="USER/REPO[:QUANT]", hidden=True),
     click.option("-hff", "--hf-file", "hf_file", metavar="FILE", hidden=True),
+    click.option("-hft", "--hf-token", "token", metavar="TOKEN", default="", hidden=True),
     click.option("-dr", "--docker-repo", "docker_repo", metavar="[REPO/]MODEL[:TAG]", hidden=True),
     click.option("--ms-repo", "ms_repo", metavar="USER/REPO", hidden=True),
     click.option("--ms-file", "ms_file", metavar="FILE", hidden=True),
@@ -41,7 +42,7 @@ _FILES: Final = {
     "hf_repo": "hf_file",
     "ms_repo": "ms_file",
 }  # the file of a repository, by an option of its own
-_NAMES: Final = (*_PLACES, *_FILES.values(), "revision", "no_cache", "assume")
+_NAMES: Final = (*_PLACES, *_FILES.values(), "revision", "token", "no_cache", "assume")
 _LONG_SECONDS: Final = 1.0  # a wait that deserves a word
 
 
@@ -51,6 +52,7 @@ class Choice:
 
     reference: str
     revision: str
+    token: str = field(repr=False)
     cache: bool
     assume: str | None
 
@@ -63,6 +65,7 @@ class Choice:
                 self.reference,
                 assume=self.assume,
                 revision=self.revision,
+                token=self.token,
                 cache=self.cache,
                 progress=progress,
             )
@@ -72,7 +75,9 @@ class Choice:
         from ..source import resolve
 
         with _told() as progress:
-            return resolve(self.reference, revision=self.revision, cache=self.cache, progress=progress)
+            return resolve(
+                self.reference, revision=self.revision, token=self.token, cache=self.cache, progress=progress
+            )
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,7 +93,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_model
 
 
-def _choice(revision: str, no_cache: bool, assume: str | None, **names: str | None) -> Choice:
+def _choice(revision: str, token: str, no_cache: bool, assume: str | None, **names: str | None) -> Choice:
     for repo, file in _FILES.items():
         if names[file] and not names[repo]:
             option = f"--{file.replace('_', '-')}"
@@ -100,7 +105,7 @@ def _choice(revision: str, no_cache: bool, assume: str | None, **names: str | No
         raise SettingsError(f"two models given: {given[0]} and {given[1]}")
     if not given:
         raise click.UsageError("Missing argument 'MODEL'.", click.get_current_context())
-    return Choice(given[0], revision, not no_cache, assume)
+    return Choice(given[0], revision, token, not no_cache, assume)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
@@ -44,9 +45,14 @@ class Parser:
     What was read is not read again, so that a window that grows in small steps costs no more than
     one that was large enough from the start. No view of `data` is kept before the header is whole:
     a `bytearray` may grow in place in between.
+
+    `string_bytes` are the sizes of arrays of strings by key, where an earlier parse of the same bytes found them:
+    what they hold is then stepped over at once.
     """
 
-    def __init__(self, *, file_size: int | None = None, name: str = "") -> None:
+    def __init__(
+        self, *, file_size: int | None = None, name: str = "", string_bytes: Mapping[str, int] | None = None
+    ) -> None:
         self._file_size = file_size
         self._prefix = f"{name}: " if name else ""
         self._name = name
@@ -56,6 +62,7 @@ class Parser:
         self._keys_left = self._tensors_left = 0  # the item being read included
         self._values: dict[str, Scalar | _Span] = {}
         self._types: dict[str, str] = {}
+        self._string_bytes = string_bytes or {}
         self._walked = (0, 0)  # of the string array being read: strings passed, place reached
         self._alignment = limits.DEFAULT_ALIGNMENT
         self._tensors: dict[str, TensorInfo] = {}
@@ -155,7 +162,7 @@ class Parser:
             raise self._invalid(f"key {key!r} appears twice" if key else f"{what} is empty")
         what = f"key {key!r}"
         type_name = self._type_name(at, what)
-        value, end = self._value(type_name, at + 4, what)
+        value, end = self._value(type_name, at + 4, what, self._string_bytes.get(key, 0))
         self._types[key], self._values[key] = type_name, value
         self._at = end
         self._keys_left -= 1
@@ -168,17 +175,17 @@ class Parser:
             )
         return limits.TYPE_NAMES[type_id]
 
-    def _value(self, type_name: str, at: int, what: str) -> tuple[Scalar | _Span, int]:
+    def _value(self, type_name: str, at: int, what: str, known: int) -> tuple[Scalar | _Span, int]:
         """The value at `at`, and where it ends."""
         if type_name == "str":
             return self._string(at, limits.MAX_STRING_BYTES, what)
         if type_name == "arr":
-            span = self._array(at, what)
+            span = self._array(at, what, known)
             return span, span.end
         number = self._number(type_name, at, what)
         return bool(number) if type_name == "bool" else number, at + limits.WIDTHS[type_name]
 
-    def _array(self, at: int, what: str) -> _Span:
+    def _array(self, at: int, what: str, known: int) -> _Span:
         type_name = self._type_name(at, what)
         if type_name == "arr":
             raise self._invalid(f"{what} is an array of arrays; the engine reads none")
@@ -189,6 +196,8 @@ class Parser:
             )
         start = at + 12
         if type_name == "str":
+            if count * limits.MIN_STRING_BYTES <= known <= len(self._data) - start:
+                return _Span(type_name, count, start, start + known)
             return _Span(type_name, count, start, self._skip_strings(start, count, what))
         end = start + count * limits.WIDTHS[type_name]
         self._require(end, what)

@@ -43,17 +43,23 @@ def reference_name(reference: Reference) -> str:
 
 
 def resolve(
-    reference: Reference, *, revision: str = "", cache: bool = True, progress: Progress | None = None
+    reference: Reference,
+    *,
+    revision: str = "",
+    token: str = "",
+    cache: bool = True,
+    progress: Progress | None = None,
 ) -> Resolved:
     """The model that `reference` names, with what comes with it: projector, parameters, template.
 
-    `revision` is a branch, tag or commit of a repository on the Hub. `cache` is whether headers that were read
+    `revision` is a branch, tag or commit of a repository on the Hub. `token` is shown to the Hub alone, in place of
+    the one that huggingface-hub finds. `cache` is whether headers that were read
     before may be used and those read now kept. `progress` is told the name of a remote file and the bytes just
     read, from any thread. Raises as `open_headers` does.
     """
     if isinstance(reference, bytes | bytearray | memoryview):
         return Resolved(reference_name(reference), open_headers(reference))
-    with Session(revision=revision, cache=cache, progress=progress) as session:
+    with Session(revision=revision, token=token, cache=cache, progress=progress) as session:
         located = _locate(reference, session)
         headers = shards.read_all(located.file, session.read)
         return Resolved(
@@ -62,7 +68,12 @@ def resolve(
 
 
 def open_headers(
-    reference: Reference, *, revision: str = "", cache: bool = True, progress: Progress | None = None
+    reference: Reference,
+    *,
+    revision: str = "",
+    token: str = "",
+    cache: bool = True,
+    progress: Progress | None = None,
 ) -> tuple[Header, ...]:
     """The headers of all files of the model, in the order of its shards; one for a model of one file.
 
@@ -78,7 +89,7 @@ def open_headers(
                 "give the path of a shard, with the others beside it"
             )
         return (given,)
-    with Session(revision=revision, cache=cache, progress=progress) as session:
+    with Session(revision=revision, token=token, cache=cache, progress=progress) as session:
         return shards.read_all(_locate(reference, session).file, session.read)
 
 

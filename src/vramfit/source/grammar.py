@@ -81,6 +81,11 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))[:200]
 
 
+def hub_endpoint() -> str:
+    """The Hub that the environment names, as llama.cpp (common.cpp:1463) and huggingface-hub read it; "" for none."""
+    return (os.environ.get("MODEL_ENDPOINT") or os.environ.get("HF_ENDPOINT") or "").rstrip("/")
+
+
 def split_digest(text: str) -> tuple[str, str]:
     """`text` without the `@sha256:...` behind it, and that digest in lower-case hex ("" without one).
 
@@ -142,7 +147,7 @@ def _web(_: str, text: str) -> Name:
     if not host:
         raise SourceError(f"{text}: names no host")
     path = unquote(parts.path).strip("/")
-    hub_host = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc.lower()
+    hub_host = urlsplit(hub_endpoint()).netloc.lower()
     if host in _HUB_HOSTS or (hub_host and parts.netloc.lower() == hub_host):
         return _hub(path, text)
     if host in _OLLAMA_HOSTS and not path.startswith("v2/"):

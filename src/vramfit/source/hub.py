@@ -5,7 +5,6 @@ are, who may have them. Only those bytes are read by `web`, piece by piece.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from ..errors import SourceError
 from .choose import choose, projectors
+from .grammar import hub_endpoint
 from .names import HubName
 from .nouns import Companion, Located
 from .origin import File, Missing, Origin
@@ -25,8 +25,7 @@ _MAX_FILES: Final = 100_000
 
 def on_hub(name: HubName, text: str, session: Session) -> Located:
     """The file on the Hub that `name` means. Its repository is listed when the file has to be chosen."""
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
-    hub = _Hub(endpoint, name, session)
+    hub = _Hub(hub_endpoint() or "https://huggingface.co", name, session)
     if name.filename:
         return Located(hub.file(name.filename))
     files = hub.listing()
@@ -68,10 +67,10 @@ class _Hub:
         return names
 
     def _list(self, shown: str) -> bytes:
-        from huggingface_hub import HfApi, get_token
+        from huggingface_hub import HfApi
 
         self._spent += 1
-        api = HfApi(endpoint=self._endpoint, token=get_token() or False)
+        api = HfApi(endpoint=self._endpoint, token=self._token() or False)
         info = self._talk(
             shown, lambda: api.model_info(self._repo, revision=self._revision, timeout=self._patience(shown))
         )
@@ -80,12 +79,12 @@ class _Hub:
 
     @contextmanager
     def _open(self, filename: str, shown: str, etag: str) -> Iterator[Origin | None]:
-        from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
         from . import web
         from .client import host_of
 
-        token = get_token()
+        token = self._token()
         url = hf_hub_url(self._repo, filename, revision=self._revision, endpoint=self._endpoint)
         found: Any = self._talk(
             shown,
@@ -108,6 +107,11 @@ class _Hub:
                     f"{origin.size:,}; try again later"
                 )
             yield Origin(origin.name, origin.stream, origin.size, origin.step, found.etag or "")
+
+    def _token(self) -> str | None:
+        from huggingface_hub import get_token
+
+        return self._session.token or get_token()
 
     def _patience(self, shown: str) -> float:
         return min(_TIMEOUT, self._session.client.remaining(shown))

@@ -7,7 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from ..errors import VramfitError
-from ..header import Header, Parser
+from ..header import Array, Header, Parser
 from ..header.limits import MAX_HEADER_BYTES
 from . import origin
 from .cache import Cache, Entry
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from .client import Client, Progress
 
 _UNKNOWN: Final = -1
+_MANY_STRINGS: Final = 1000  # in an array: walking it takes longer than all else of a second look
 
 
 class Session:
     """One look-up, from its reference to the last header."""
 
-    def __init__(self, *, revision: str = "", cache: bool = True, progress: Progress | None = None) -> None:
-        self.revision = revision
+    def __init__(
+        self, *, revision: str = "", token: str = "", cache: bool = True, progress: Progress | None = None
+    ) -> None:
+        self.revision, self.token = revision, token
         self.cache = Cache() if cache else None
         self._progress = progress
         self._client: Client | None = None
@@ -66,7 +69,12 @@ class Session:
         if self.cache and file.key and (file.lasting or opened.etag):
             size = _UNKNOWN if opened.size is None else opened.size
             body = memoryview(window)[: header.header_bytes]
-            self.cache.put(file.key, body, etag=opened.etag, size=size)
+            strings = {
+                key: len(value.body)
+                for key, value in header.metadata.items()
+                if isinstance(value, Array) and value.type == "str" and value.count >= _MANY_STRINGS
+            }
+            self.cache.put(file.key, body, etag=opened.etag, size=size, strings=strings)
 
     def remembered(self, key: str, fetch: Callable[[], bytes]) -> bytes:
         """What `fetch` gives, or gave a short while ago."""
@@ -81,10 +89,13 @@ class Session:
 
 def _parse(held: Entry, file: File, limit: int) -> Header | None:
     """The header that was kept, None when the entry is damaged."""
-    size = held.note.get("size", _UNKNOWN)
+    size, strings = held.note.get("size", _UNKNOWN), held.note.get("strings", {})
     if not isinstance(size, int) or not isinstance(held.note.get("etag", ""), str) or len(held.body) > limit:
         return None
+    if not isinstance(strings, dict) or not all(isinstance(n, int) for n in strings.values()):
+        return None
     try:
-        return Parser(file_size=None if size == _UNKNOWN else size, name=file.name).parse(held.body)
+        file_size = None if size == _UNKNOWN else size
+        return Parser(file_size=file_size, name=file.name, string_bytes=strings).parse(held.body)
     except VramfitError:
         return None

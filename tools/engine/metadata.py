@@ -330,7 +330,7 @@ _SPECIAL: tuple[tuple[frozenset[str], _Special], ...] = tuple(
         ("rwkv6qwen2 arwkv7", lambda d: {"token_shift_count": 1}),
         ("minicpm3 t5 t5encoder olmoe chameleon", lambda d: {"attention.head_count_kv": d.n_head}),
         ("minicpm3", lambda d: {"rope.dimension_count": d.mla_rot}),
-        ("qwen3tts", lambda d: {"vocab_size": 3072 + d.n_vocab * (d.n_layer % 2)}),
+        ("qwen3tts", lambda d: {"vocab_size": 3072 + d.n_vocab * (d.n_layer % 5 > 0)}),
         ("chameleon", lambda d: {"vocab_size": max(d.n_vocab, 10240)}),
         ("graniteswitch", lambda d: {
             "adapters.count": 3,

@@ -93,6 +93,8 @@ class Workshop:
         if not fuse(mini.path, path):
             return None
         found = replace(mini, path=path)
+        if self.careful and not self._tried(found, list(plan.settings(plan.FEW))[:1]):
+            return None
         return found if self.trace(found, plan.settings(plan.FEW), keep=False) else None
 
     def _survives(self, path: str, dims: Dims, overrides: dict[str, Any], without: str) -> bool:

@@ -271,7 +271,11 @@ def _hrm(d: Dims) -> Metadata:
 
 
 def _gemma3n(d: Dims) -> Metadata:
-    return {"block_count": max(22, d.n_layer), "embedding_length_per_layer_input": d.n_embd // 2}
+    return {
+        "block_count": max(22, d.n_layer),
+        "embedding_length_per_layer_input": d.n_embd // 2,
+        "attention.sliding_window_pattern": 5,  # the last layers share what layers 18 and 19 keep
+    }
 
 
 def _gemma4(d: Dims) -> Metadata:

@@ -60,7 +60,15 @@ class Names:
         return self.memo[values]
 
     def _search(self, v: np.ndarray) -> Expression | None:
-        for level in (self._pairs, self._scaled, self._sums, self._triples, self._bounded, self._quadruples):
+        for level in (
+            self._pairs,
+            self._scaled,
+            self._sums,
+            self._triples,
+            self._bounded,
+            self._quadruples,
+            self._lessened,
+        ):
             e = level(v)
             if e is not None:
                 return e
@@ -164,6 +172,14 @@ class Names:
                              ("-", tuple(k - g for g, k in zip(goal, key, strict=True)))):  # fmt: skip
                 if rest in sums:
                     return (op, e, sums[rest])
+        return None
+
+    def _lessened(self, v: np.ndarray) -> Expression | None:
+        """a - c, where c is an extent of a weight that all models have alike."""
+        for name, value in self.constant.items():
+            at = np.flatnonzero((self.array - value == v).all(-1)) if name[0] in "@$" else ()
+            if len(at):
+                return ("-", self.names[at[0]], name)
         return None
 
     def _first2(self, op: str, hits: np.ndarray) -> Expression | None:

@@ -28,7 +28,7 @@ from .observe import Seen, Traced, Untraceable, kind_traits, n_trunk
 from .trace import read, traces
 
 ENGINE = "0c1e57098"
-_SCALES = r"\.(?:input_)?scale$"
+_SCALES = r"(?<!ffn_gate_inp)\.(?:input_)?scale$"  # the router's is no quantization scale
 MAX_SAMPLES = 20
 
 

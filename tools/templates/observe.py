@@ -17,6 +17,7 @@ from vramfit.memory import cache_rows
 from vramfit.model import Layer, Model
 
 INPUT, OUTPUT = 1, 2
+_LOOKS = frozenset(("VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"))  # compute nothing
 _SUFFIX = re.compile(r"-(\d+)(?= |$)")
 _CACHE_NAME = re.compile(r"(?:cache_)?(.+?)(?:_l|-)(\d+)$")
 _BLK = re.compile(r"blk\.(\d+)\.(.+)$")
@@ -168,7 +169,7 @@ class _Observer:
                 self.cut[i] = -1
 
     def _find_early(self) -> None:
-        """Nodes that come before their layer because they depend on its caches alone: the engine puts them
+        """Nodes that come before their layer because they depend on its caches and weights alone: the engine puts them
         into the graph while what the layer before still has to compute waits for its reader.
         """
         users: dict[int, list[int]] = {}
@@ -179,12 +180,8 @@ class _Observer:
             for s in t.src:
                 users.setdefault(s, []).append(i)
             sources = [s for s in t.src if self.t[s].op != "NONE" and s != i]
-            cached = self.lay[i] >= 0 and any(
-                self.t[s].usage == CACHE and self.t[s].op == "NONE" for s in t.src
-            )
-            if all(s in free for s in sources) and (
-                cached or sources or all(self.t[s].usage == 0 for s in t.src)
-            ):
+            weighs = any(self.t[s].usage == WEIGHT and self.t[s].op == "NONE" for s in t.src)
+            if all(s in free for s in sources) and (not weighs or t.op in _LOOKS):
                 free.add(i)
             else:
                 start.setdefault(self.lay[i], place)

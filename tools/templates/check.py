@@ -7,7 +7,7 @@ from typing import Any
 
 from tools.engine.trace import NONE, Dump
 from vramfit.graph import COMPUTE, Graph
-from vramfit.graphs.build import Prepared, build, prepare
+from vramfit.graphs import Prepared, build, prepare
 from vramfit.graphs.dims import Run
 from vramfit.graphs.expressions import OutsideTemplate
 from vramfit.graphs.text import Template

@@ -6,7 +6,9 @@
 | `expressions` | what extents are written in                                    |
 | `rules`       | what ggml makes of an operation                                |
 | `dims`        | what the names in a template stand for                         |
-| `build`       | template + model + reservation → `graph.Graph`                 |
+| `prepare`     | template + model → which kind every layer is of                |
+| `compiled`    | the lines of a block that apply under given conditions         |
+| `build`       | prepared model + reservation → `graph.Graph`                   |
 | `templates/`  | the texts, made by tools/templates (docs/graphs.md)            |
 """
 
@@ -16,9 +18,10 @@ import os
 from functools import lru_cache
 from typing import Final
 
-from .build import Instance, Prepared, build, prepare
+from .build import Instance, build
 from .dims import FUSED, Run
 from .expressions import OutsideTemplate
+from .prepare import Prepared, prepare
 from .text import Template, parse_template
 
 __all__ = [

@@ -16,7 +16,7 @@ from .backends import Backend
 from .graph import INPUT, NONE, OUTPUT, Tensor, n_bytes
 from .scheduler import Schedule, attention
 
-__all__ = ["Arena", "Live", "Walk", "allocate", "fullest", "held", "reserve"]
+__all__ = ["Arena", "Live", "Walk", "allocate", "fullest", "held", "most_alive", "reserve"]
 
 # Operations that may write over a source (ggml_op_can_inplace, 20-52).
 _IN_PLACE: Final = frozenset(
@@ -63,13 +63,19 @@ class Live:
 class _Chunk:
     """One buffer: its free blocks by address, the last of them open-ended up to its capacity."""
 
-    __slots__ = ("base", "peak", "sizes", "starts")
+    __slots__ = ("base", "capacity", "peak", "sizes", "starts")
 
     def __init__(self, base: int, capacity: int) -> None:
         self.base = base
+        self.capacity = capacity
         self.starts = [base]
         self.sizes = [capacity]
         self.peak = 0
+
+    @property
+    def taken(self) -> int:
+        """Bytes that are not free."""
+        return self.capacity - sum(self.sizes)
 
     def best_fit(self, size: int) -> int:
         """The smallest block that holds `size`, the last one apart; of equals the later; -1 for none (223-233)."""
@@ -344,6 +350,19 @@ def held(needs: Sequence[Sequence[tuple[int, ...]]]) -> tuple[int, ...]:
             if any(n > now[c] for c, n in enumerate(chunks)):
                 buffers[b] = chunks
     return tuple(map(sum, buffers))
+
+
+def most_alive(plan: Schedule) -> tuple[int, ...]:
+    """The most bytes that tensors of one graph hold at once on each backend: its buffer without gaps."""
+    most = [0] * len(plan.backends)
+
+    def look(walk: Walk, where: int) -> None:
+        now = sum(chunk.taken for chunk in walk.arenas[where].chunks)
+        if now > most[where]:
+            most[where] = now
+
+    Walk(plan, look).run()
+    return tuple(most)
 
 
 def fullest(plans: Sequence[Schedule], backend: int) -> tuple[Live, ...]:

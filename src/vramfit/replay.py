@@ -24,7 +24,7 @@ from .scheduler import Schedule, schedule
 from .settings import Settings
 from .steady import walk_repeats
 
-__all__ = ["Reservation", "plans", "reserve_context"]
+__all__ = ["Case", "Reservation", "plans", "prepare_case", "reservations", "reserve_context"]
 
 # Fused operations that the engine gives up when one of them is not scheduled where its layer is.
 _PROBED: Final = ("dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
@@ -40,7 +40,7 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class Case:
     """A placed model under settings, ready to be built at any batch."""
 
     prepared: Prepared
@@ -52,9 +52,11 @@ class _Case:
     layers: Collapsed
 
     def instance(self, run: Run, *, whole: bool = False) -> Instance:
+        """The graph of a reservation: of the layers that stand for all, or of all."""
         return build(self.prepared, run, self.placement, None if whole else self.layers.kept)
 
     def schedule(self, instance: Instance) -> Schedule:
+        """The graph over the backends."""
         return schedule(instance.graph, self.backends, n_copies=self.n_copies, op_offload=self.op_offload)
 
 
@@ -62,8 +64,8 @@ def reserve_context(
     model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
 ) -> Reservation:
     """What the engine reserves when it creates this context. Raises `OutsideTemplate`."""
-    case = _case(model, placement, settings, backends)
-    prompt, step, last = _runs(case, context, settings)
+    case = prepare_case(model, placement, settings, backends)
+    prompt, step, last = reservations(case, context, settings)
     needs = [_needs(case, prompt), _needs(case, step)]
     if last != prompt:
         needs.append(_needs(case, last))
@@ -74,15 +76,16 @@ def plans(
     model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
 ) -> list[Schedule]:
     """The schedules of the reservations, all layers built: for explaining, not for speed."""
-    case = _case(model, placement, settings, backends)
-    return [case.schedule(case.instance(run, whole=True)) for run in _runs(case, context, settings)]
+    case = prepare_case(model, placement, settings, backends)
+    return [case.schedule(case.instance(run, whole=True)) for run in reservations(case, context, settings)]
 
 
-def _case(model: Model, placement: Placement, settings: Settings, backends: Sequence[Backend]) -> _Case:
+def prepare_case(model: Model, placement: Placement, settings: Settings, backends: Sequence[Backend]) -> Case:
+    """The model matched to its template. Raises `OutsideTemplate`."""
     prepared, probed = _matched(model)
     n_copies = pipeline_copies(model, settings, backends)
     kinds = _kinds(prepared, placement)
-    return _Case(prepared, probed, placement, tuple(backends), n_copies, settings.op_offload, collapse(kinds))
+    return Case(prepared, probed, placement, tuple(backends), n_copies, settings.op_offload, collapse(kinds))
 
 
 def _kinds(prepared: Prepared, placement: Placement) -> list[tuple[object, ...]]:
@@ -112,7 +115,7 @@ def _matched(model: Model) -> tuple[Prepared, tuple[str, ...]]:
     return found
 
 
-def _runs(case: _Case, context: Context, settings: Settings) -> tuple[Run, Run, Run]:
+def reservations(case: Case, context: Context, settings: Settings) -> tuple[Run, Run, Run]:
     """The three reservations: a prompt, a step of every slot, a prompt again."""
     n_seqs = context.n_seq_max
     n_tokens = min(context.n_ctx, context.n_ubatch)
@@ -127,7 +130,7 @@ def _runs(case: _Case, context: Context, settings: Settings) -> tuple[Run, Run, 
     return prompt, step, replace(prompt, n_tokens=n_tokens, n_seqs=1) if alone else prompt
 
 
-def _resolve(case: _Case, step: Run, *, auto: bool) -> Run:
+def _resolve(case: Case, step: Run, *, auto: bool) -> Run:
     """Turn off what is not scheduled on the device of its layer, one operation after the other."""
     if auto and not _at_home(case, step, _ATTENTION):
         step = replace(step, flash_attn=False)
@@ -137,7 +140,7 @@ def _resolve(case: _Case, step: Run, *, auto: bool) -> Run:
     return step
 
 
-def _at_home(case: _Case, run: Run, op: str) -> bool:
+def _at_home(case: Case, run: Run, op: str) -> bool:
     instance = case.instance(run)
     here = [(tensor, layer) for tensor, layer, name in instance.fused if name == op]
     if not here:
@@ -148,7 +151,7 @@ def _at_home(case: _Case, run: Run, op: str) -> bool:
     return all(on[tensor] == (cpu if layers[layer] == HOST else layers[layer]) for tensor, layer in here)
 
 
-def _needs(case: _Case, run: Run) -> tuple[tuple[int, ...], ...]:
+def _needs(case: Case, run: Run) -> tuple[tuple[int, ...], ...]:
     """Chunks of each backend for one reservation: of the collapsed graph if that is proven to be enough."""
     instance = case.instance(run)
     plan = case.schedule(instance)

@@ -271,7 +271,7 @@ class Walk:
         t = self.tensors[i]
         if t.op in _IN_PLACE and self._reuse(i, t):
             return
-        size = self._bytes(i, t, self.backends[backend])
+        size = self.bytes_of(i, self.backends[backend])
         self.owner[i] = backend
         self.size[i] = size
         self.address[i] = self.arenas[backend].alloc(size)
@@ -290,7 +290,7 @@ class Walk:
             parent = self.tensors[s]
             if parent.type is not t.type or parent.ne != t.ne or parent.nb != t.nb:
                 continue
-            size = self._bytes(i, t, self.backends[backend])
+            size = self.bytes_of(i, self.backends[backend])
             self.owner[s], self.owner[i] = NONE, backend
             self.address[i], self.size[i] = self.address[s], size
             if self.size[s] > size:
@@ -298,8 +298,11 @@ class Walk:
             return True
         return False
 
-    def _bytes(self, i: int, t: Tensor, backend: Backend) -> int:
-        """What a tensor asks of the backend's buffer type, padded to its alignment."""
+    def bytes_of(self, i: int, backend: Backend) -> int:
+        """What tensor `i` asks of the backend's buffer type, padded to its alignment."""
+        if self.plan.sizes is not None:
+            return self.plan.sizes(i, backend)
+        t = self.tensors[i]
         size = n_bytes(t)
         if backend.expand is not None:
             size = backend.expand(t.op, size, [self.tensors[s].ne for s in self.src[i]])

@@ -11,7 +11,7 @@ a backend also names its buffer type.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,6 +54,7 @@ class Schedule:
     nodes: list[tuple[int, int]]
     splits: list[Split]
     copies: dict[tuple[int, int], list[int]]  # a tensor and the backend it is copied to: its copies
+    sizes: Callable[[int, Backend], int] | None = None  # padded bytes of a tensor, where they are known already
 
 
 def copies_of_inputs(

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from small import dense, gpu
 
 from vramfit.estimates import estimate
-from vramfit.segments import Segments, chain
+from vramfit.search import Chains
+from vramfit.segments import Segments
 from vramfit.settings import Settings
 
 MODELS = [dense(6), dense(6, tied=True), dense(6, window=700, swa_layers=4)]
@@ -31,15 +32,20 @@ def test_learned_totals_are_those_of_an_estimate(model, parts, steps, n_gpu_laye
     assert segments.learn(split, settings.n_ctx) == tuple(g.total for g in found.gpus)
 
 
-@given(st.sampled_from(MODELS), SPLITS, st.integers(1, 40), st.integers(0, 40))
-def test_what_is_known_at_less_context_is_a_lower_bound(model, parts, steps, more) -> None:  # type: ignore[no-untyped-def]
-    """`at_least` never exceeds what the same segment is found to need at a larger context."""
-    segments = Segments(model, [gpu()] * 3, Settings())
-    split = as_split(parts, 7)
-    segments.learn(split, 256 * steps)
-    known = segments.at_least(0, 0, split[0], 256 * (steps + more))
-    total = segments.learn(split, 256 * (steps + more))[0]
-    assert known <= total - segments.fixed(0, 0, split[0], 256 * (steps + more))
+@given(st.sampled_from(MODELS), SPLITS, st.integers(1, 40), st.integers(0, 40), st.booleans())
+def test_floors_are_lower_bounds_at_larger_contexts(model, parts, steps, more, attention) -> None:  # type: ignore[no-untyped-def]
+    """No segment needs less at a larger context than the bytes that are alive in it at a smaller one."""
+    segments = Segments(model, [gpu()] * 3, Settings(flash_attn="on" if attention else "off"))
+    split = as_split(parts, segments.last - segments.first)
+    segments.learn_floors(split, 256 * steps)
+    n_ctx = 256 * (steps + more)
+    totals = segments.learn(split, n_ctx)
+    start = 0
+    for device, count in enumerate(split):
+        floor = segments.floor(device, start, start + count, n_ctx)
+        assert bool(floor) == bool(count)
+        assert floor + segments.fixed(device, start, start + count, n_ctx) <= totals[device]
+        start += count
 
 
 @given(st.sampled_from(MODELS), SPLITS, st.integers(1, 40))
@@ -70,6 +76,6 @@ def test_a_chain_uses_no_card_beyond_its_room() -> None:
     segments = Segments(dense(6), [gpu()] * 3, Settings())
     nothing = lambda *_: 0  # noqa: E731
     big = 1 << 40
-    assert chain(segments, nothing, 1024, [big, big, big]) is not None
-    assert chain(segments, nothing, 1024, [-1, big, -1]) == (0, 7, 0)
-    assert chain(segments, nothing, 1024, [0, 0, 0]) is None
+    assert Chains(segments, [big, big, big]).find(nothing, 1024) is not None
+    assert Chains(segments, [-1, big, -1]).find(nothing, 1024) == (0, 7, 0)
+    assert Chains(segments, [0, 0, 0]).find(nothing, 1024) is None

@@ -8,60 +8,93 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from .model import Model
 
-__all__ = ["REPEATS", "Collapsed", "collapse", "layer_kinds"]
+__all__ = ["Collapsed", "Cut", "collapse", "layer_kinds"]
 
-REPEATS: Final = 4  # of a run of single layers that stand for all; of longer patterns fewer do
-MAX_PERIOD: Final = 8  # layers of a pattern that repeats (one dense in six, one attention in eight)
+MAX_PERIOD: Final = 12  # layers of a pattern that repeats (one dense in six, one attention in eight)
+
+
+class Cut(NamedTuple):
+    """Where repeats were dropped: positions in `Collapsed.kept`.
+
+    The last two repeats before the gap begin at `first` and `second`; the gap is at `end`.
+    """
+
+    first: int
+    second: int
+    end: int
+    dropped: int  # repeats
 
 
 @dataclass(frozen=True, slots=True)
 class Collapsed:
-    """Which layers stand for all.
-
-    `cuts` name, for each run that lost repeats, two neighbours of those that were kept: positions in
-    `kept` where the first and the second of them begin and where the second ends.
-    """
+    """Which layers stand for all, and where others were between them."""
 
     kept: tuple[int, ...]
-    cuts: tuple[tuple[int, int, int], ...]
+    cuts: tuple[Cut, ...]
 
 
-def collapse(kinds: Sequence[Hashable], repeats: int = REPEATS) -> Collapsed:
-    """Cut every run of a pattern to its first and last repeats, an even number dropped between.
+def collapse(kinds: Sequence[Hashable], repeats: int = 3) -> Collapsed:
+    """Drop repeats of equal layers, and then of patterns of layers, behind the first `repeats` of a run.
 
-    Even, because what one layer hands to the next may alternate between two places.
+    At least one layer of the run is left behind the gap, so that what reads the last repeat before it is
+    what read it before. The layers dropped are an even number, because what one layer hands to the next
+    may alternate between two places.
     """
-    kept: list[int] = []
-    cuts: list[tuple[int, int, int]] = []
+    items = [_Item(i, 0, 0) for i in range(len(kinds))]
+    items = _shorten(items, [(kind, 0) for kind in kinds], range(1, 2), repeats)
+    items = _shorten(items, [(kinds[x.layer], x.gap) for x in items], range(2, MAX_PERIOD + 1), repeats)
+    cuts = (
+        Cut(at + 1 - 2 * x.period, at + 1 - x.period, at + 1, x.gap) for at, x in enumerate(items) if x.gap
+    )
+    return Collapsed(tuple(x.layer for x in items), tuple(cuts))
+
+
+class _Item(NamedTuple):
+    """A layer that is kept, and how many repeats of the `period` items up to it are dropped behind it."""
+
+    layer: int
+    gap: int
+    period: int
+
+
+def _shorten(
+    items: Sequence[_Item], alike: Sequence[Hashable], periods: Sequence[int], repeats: int
+) -> list[_Item]:
+    """Cut every run of a pattern of one of these lengths."""
+    kept: list[_Item] = []
     i = 0
-    while i < len(kinds):
-        period, count = _longest_run(kinds, i)
-        enough = max(3, -(-repeats // period))  # a long pattern settles within itself
-        keep = count if count <= enough else enough + (count - enough) % 2
-        head = (keep + 1) // 2
-        if keep < count:
-            at = len(kept) + (head - 1) * period
-            cuts.append((at, at + period, at + 2 * period))
-        kept += range(i, i + head * period)
-        kept += range(i + (count - (keep - head)) * period, i + count * period)
-        i += count * period
-    return Collapsed(tuple(kept), tuple(cuts))
+    while i < len(items):
+        period, length, dropped = _best_run(alike, i, periods, repeats)
+        end = i + repeats * period
+        if not dropped or items[end - 1].gap:
+            kept.append(items[i])
+            i += 1
+            continue
+        kept += items[i : end - 1]
+        kept.append(items[end - 1]._replace(gap=dropped, period=period))
+        kept += items[end + dropped * period : i + length]
+        i += length
+    return kept
 
 
-def _longest_run(kinds: Sequence[Hashable], start: int) -> tuple[int, int]:
-    """Period and number of repeats of the pattern that covers most layers from `start`."""
-    best = (1, 1)
-    for period in range(1, MAX_PERIOD + 1):
-        count = 1
-        pattern = kinds[start : start + period]
-        while kinds[start + count * period : start + (count + 1) * period] == pattern:
-            count += 1
-        if count > 1 and count * period > best[0] * best[1]:
-            best = (period, count)
+def _best_run(
+    alike: Sequence[Hashable], start: int, periods: Sequence[int], repeats: int
+) -> tuple[int, int, int]:
+    """Of the runs from `start` the one that loses most: its period, its length, and how many repeats."""
+    best = (1, 1, 0)
+    for period in periods:
+        end = start + period
+        while end < len(alike) and alike[end] == alike[end - period]:
+            end += 1
+        length = min(end, len(alike)) - start
+        dropped = max(0, (length - 1) // period - repeats)
+        dropped -= dropped * period % 2
+        if dropped * period > best[0] * best[2]:
+            best = (period, length, dropped)
     return best
 
 

@@ -24,11 +24,21 @@ from .scheduler import Schedule, schedule
 from .settings import Settings
 from .steady import walk_repeats
 
-__all__ = ["Case", "Reservation", "plans", "prepare_case", "reservations", "reserve_context"]
+__all__ = [
+    "Case",
+    "Needs",
+    "Reservation",
+    "needs_of_all",
+    "plans",
+    "prepare_case",
+    "reservations",
+    "reserve_context",
+]
 
 # Fused operations that the engine gives up when one of them is not scheduled where its layer is.
 _PROBED: Final = ("dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
 _ATTENTION: Final = "flash_attn_ext"
+Needs = tuple[tuple[int, ...], ...]  # bytes of each backend, chunk by chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +95,18 @@ def prepare_case(model: Model, placement: Placement, settings: Settings, backend
     prepared, probed = _matched(model)
     n_copies = pipeline_copies(model, settings, backends)
     kinds = _kinds(prepared, placement)
-    return Case(prepared, probed, placement, tuple(backends), n_copies, settings.op_offload, collapse(kinds))
+    return Case(
+        prepared, probed, placement, tuple(backends), n_copies, settings.op_offload, collapse(kinds, 2)
+    )
 
 
 def _kinds(prepared: Prepared, placement: Placement) -> list[tuple[object, ...]]:
     """What a layer of the main graph must share with another one to be its repeat."""
     model = prepared.model
     alike = layer_kinds(model, [at == HOST for at in placement.weights])
-    last = len(prepared.kinds) - 1
-    return [
-        (kind, alike[i], placement.layers[i], placement.caches[i], i == 0, i == last)
+    at, last = placement.layers, len(prepared.kinds) - 1
+    return [  # the first layer of a device brings the inputs there
+        (kind, alike[i], at[i], placement.caches[i], i == 0 or at[i] != at[i - 1], i == last)
         for i, kind in enumerate(prepared.kinds)
     ]
 
@@ -151,16 +163,21 @@ def _at_home(case: Case, run: Run, op: str) -> bool:
     return all(on[tensor] == (cpu if layers[layer] == HOST else layers[layer]) for tensor, layer in here)
 
 
-def _needs(case: Case, run: Run) -> tuple[tuple[int, ...], ...]:
+def _needs(case: Case, run: Run) -> Needs:
     """Chunks of each backend for one reservation: of the collapsed graph if that is proven to be enough."""
     instance = case.instance(run)
-    plan = case.schedule(instance)
-    if not case.layers.cuts:
+    found = needs_of_all(case, instance, case.schedule(instance))
+    return allocate(case.schedule(case.instance(run, whole=True))) if found is None else found
+
+
+def needs_of_all(case: Case, instance: Instance, plan: Schedule) -> Needs | None:
+    """Chunks of each backend for all layers, from those that stand for them; None where that is not proven."""
+    cuts = case.layers.cuts
+    if not cuts:
         return allocate(plan)
     starts = instance.starts
     found = walk_repeats(
-        instance.graph, plan, [(starts[a], starts[b], starts[c]) for a, b, c in case.layers.cuts]
+        instance.graph, plan, [(starts[c.first], starts[c.second], starts[c.end]) for c in cuts]
     )
-    if all(found.cycles):
-        return found.needs
-    return allocate(case.schedule(case.instance(run, whole=True)))
+    proven = all(cycle and not cut.dropped % cycle for cycle, cut in zip(found.cycles, cuts, strict=True))
+    return found.needs if proven else None

@@ -54,7 +54,9 @@ class Schedule:
     nodes: list[tuple[int, int]]
     splits: list[Split]
     copies: dict[tuple[int, int], list[int]]  # a tensor and the backend it is copied to: its copies
-    sizes: Callable[[int, Backend], int] | None = None  # padded bytes of a tensor, where they are known already
+    sizes: Callable[[int, Backend], int] | None = (
+        None  # padded bytes of a tensor, where they are known already
+    )
 
 
 def copies_of_inputs(

@@ -3,33 +3,51 @@
 In: `Model`, the cards in use, `Settings`. Out: bytes of layers [start, end) on a card at a context.
 Weights and context are prefix sums over layers. A compute buffer depends on a segment only through
 the kinds of layer in it and their order, on whether it holds the first and the output layer, and on
-the card's rules; segments that agree in all of that share one figure. One replay of a whole split
-gives the figures of all its segments, so they are learned split by split; in between, a figure at a
-smaller context is a lower bound, because a compute buffer never falls as the context grows.
+the card's rules; segments that agree in all of that share what is known of them. One replay of a whole
+split gives the figures of all its segments, so they are learned split by split.
+
+Two things are known of a compute buffer. Its size, at a context that was replayed: it can fall as the context
+grows, because the allocator then fills other gaps. And its floor, the bytes that are alive in it at once:
+tensors only grow with the context, so the floor at a smaller context is a lower bound at every larger one,
+and a run of layers within a longer one is a lower bound of that.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
+from .allocator import most_alive
 from .backends import Backend, backend
 from .collapse import collapse, layer_kinds
 from .compute import compute_bytes
 from .context import Context, resolve
 from .gpus import Gpu
+from .graphs import OutsideTemplate
 from .memory import layer_context_bytes, weight_size
 from .model import Home, Model, Weight
 from .placement import HOST, Placement, place
+from .replay import prepare_case, reservations
 from .settings import Settings
 
-__all__ = ["Learned", "Segments", "chain"]
+__all__ = ["Learned", "Segments"]
 
-Key = tuple[object, ...]
-Points = tuple[list[int], list[int]]  # contexts, ascending, and the compute bytes at each
-Learned = dict[Key, Points]
+Points = list[tuple[int, int]]  # contexts, ascending, and bytes at each
+Place = tuple[object, ...]  # all that figures depend on beside the kinds of layer
+Kinds = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of the compute buffer of segments that are alike."""
+
+    sizes: Points = field(default_factory=list)
+    floors: Points = field(default_factory=list)
+
+
+Learned = dict[Place, dict[Kinds, _Known]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +80,7 @@ class Segments:
         self._tables = {rules.name: _tables(model, placement, rules) for rules in self._rules}
         self._caches: dict[tuple[int, str], list[int]] = {}
         self._contexts: dict[int, Context] = {}
-        self._keys: dict[tuple[int, int, int], Key] = {}
+        self._places: dict[tuple[int, int, int], tuple[Place, Kinds, _Known]] = {}
         self._learned = {} if learned is None else learned
         copied = (
             w.tensor.type.id
@@ -88,10 +106,18 @@ class Segments:
         return size
 
     def at_least(self, device: int, start: int, end: int, n_ctx: int) -> int:
-        """A compute buffer that the segment needs at least: what it needs at a context not larger."""
-        contexts, sizes = self._points(device, start, end)
-        at = bisect_right(contexts, n_ctx)
-        return sizes[at - 1] if at else 0
+        """A compute buffer that the segment needs at least: its size if that is known, else its best floor."""
+        known = self._known(device, start, end)
+        at = bisect_left(known.sizes, (n_ctx,))
+        if at < len(known.sizes) and known.sizes[at][0] == n_ctx:
+            return known.sizes[at][1]
+        return self.floor(device, start, end, n_ctx)
+
+    def floor(self, device: int, start: int, end: int, n_ctx: int) -> int:
+        """Bytes that are alive in it at once, at least: never falls as the context grows."""
+        place, kinds, known = self._where(device, start, end)
+        found = [known] if known.floors else [k for x, k in self._learned[place].items() if _within(x, kinds)]
+        return max((_below(k.floors, n_ctx) for k in found), default=0)
 
     def holds(self, counts: Sequence[int], n_ctx: int, free: Sequence[int]) -> bool:
         """Whether it is known, without computing, that each card with so many layers has room for them.
@@ -101,56 +127,83 @@ class Segments:
         """
         start = self.first
         for device, (count, room) in enumerate(zip(counts, free, strict=True)):
-            contexts, sizes = self._points(device, start, start + count)
-            at = bisect_left(contexts, n_ctx)
-            if at == len(contexts) or contexts[at] != n_ctx:
+            sizes = self._known(device, start, start + count).sizes
+            at = bisect_left(sizes, (n_ctx,))
+            if at == len(sizes) or sizes[at][0] != n_ctx:
                 return False
-            size = self.fixed(device, start, start + count, n_ctx) + sizes[at]
+            size = self.fixed(device, start, start + count, n_ctx) + sizes[at][1]
             if size > room and size:
                 return False
             start += count
         return True
 
+    def has_floors(self, counts: Sequence[int], n_ctx: int) -> bool:
+        """Whether floors of these segments are known at this very context."""
+        start = self.first
+        for device, count in enumerate(counts):
+            floors = self._known(device, start, start + count).floors
+            at = bisect_left(floors, (n_ctx,))
+            if at == len(floors) or floors[at][0] != n_ctx:
+                return False
+            start += count
+        return True
+
     def probably(self, device: int, start: int, end: int, n_ctx: int) -> int:
-        """A guess at the compute buffer: on the line through the two nearest contexts known."""
-        contexts, sizes = self._points(device, start, end)
-        if len(contexts) < 2:
-            return sizes[0] if sizes else 0
-        at = min(max(1, bisect_left(contexts, n_ctx)), len(contexts) - 1)
-        (x0, x1), (y0, y1) = contexts[at - 1 : at + 1], sizes[at - 1 : at + 1]
-        return y0 + (y1 - y0) * (n_ctx - x0) // (x1 - x0)
+        """A guess at the compute buffer: on the line through the two nearest contexts known.
+
+        Of a segment of which nothing is known, as much as the largest of the same place.
+        """
+        place, _, known = self._where(device, start, end)
+        if known.sizes:
+            return _on_line(known.sizes, n_ctx)
+        if start == end:
+            return 0
+        return max((_on_line(k.sizes, n_ctx) for k in self._learned[place].values() if k.sizes), default=0)
 
     def learn(self, counts: Sequence[int], n_ctx: int) -> tuple[int, ...]:
         """Bytes on each card when it has so many layers: exact as `compute` is. Remembered."""
-        settings = replace(self._settings, tensor_split=tuple(map(float, counts)), n_ctx=n_ctx)
-        placement = place(self._model, self._gpus, settings)
-        context = self._context(n_ctx)
+        settings, placement, context = self._split(counts, n_ctx)
         found = compute_bytes(self._model, placement, context, settings, self._rules)
         totals = []
         start = self.first
-        for device, count in enumerate(counts):
-            compute = found.gpus[device]
-            self._remember(device, start, start + count, n_ctx, compute)
+        for device, (count, compute) in enumerate(zip(counts, found.gpus, strict=True)):
+            _remember(self._known(device, start, start + count).sizes, n_ctx, compute)
             totals.append(self.fixed(device, start, start + count, n_ctx) + compute)
             start += count
         return tuple(totals)
 
-    def _remember(self, device: int, start: int, end: int, n_ctx: int, size: int) -> None:
-        contexts, sizes = self._points(device, start, end)
-        at = bisect_left(contexts, n_ctx)
-        if at == len(contexts) or contexts[at] != n_ctx:
-            contexts.insert(at, n_ctx)
-            sizes.insert(at, size)
+    def learn_floors(self, counts: Sequence[int], n_ctx: int) -> None:
+        """Learn the floors of the segments of a split. The last reservation counts: every buffer holds it."""
+        settings, placement, context = self._split(counts, n_ctx)
+        try:
+            case = prepare_case(self._model, placement, settings, self._rules)
+            last = reservations(case, context, settings)[-1]
+            floors: Sequence[int] = most_alive(case.schedule(case.instance(last)))
+        except OutsideTemplate:  # the size is a formula that never falls
+            floors = compute_bytes(self._model, placement, context, settings, self._rules).gpus
+        start = self.first
+        for device, count in enumerate(counts):
+            _remember(self._known(device, start, start + count).floors, n_ctx, floors[device])
+            start += count
 
-    def _points(self, device: int, start: int, end: int) -> Points:
-        where = (device, start, end)
-        if where not in self._keys:
-            kinds = self._kinds[start : min(end, self.last - 1)]
-            kept = tuple(kinds[i] for i in collapse(kinds).kept)
+    def _split(self, counts: Sequence[int], n_ctx: int) -> tuple[Settings, Placement, Context]:
+        settings = replace(self._settings, tensor_split=tuple(map(float, counts)), n_ctx=n_ctx)
+        return settings, place(self._model, self._gpus, settings), self._context(n_ctx)
+
+    def _known(self, device: int, start: int, end: int) -> _Known:
+        return self._where(device, start, end)[2]
+
+    def _where(self, device: int, start: int, end: int) -> tuple[Place, Kinds, _Known]:
+        segment = (device, start, end)
+        if segment not in self._places:
+            run = self._kinds[start : min(end, self.last - 1)]
+            kinds = tuple(run[i] for i in collapse(run).kept)
             # the first card also takes what is offloaded from the host
-            place = (device == 0, start == self.first, end == self.last, start == end)
-            self._keys[where] = (self._rules[device].name, place, kept, self._question)
-        return self._learned.setdefault(self._keys[where], ([], []))
+            edges = (device == 0, start == self.first, end == self.last, start == end)
+            place = (self._rules[device].name, edges, self._question)
+            known = self._learned.setdefault(place, {}).setdefault(kinds, _Known())
+            self._places[segment] = (place, kinds, known)
+        return self._places[segment]
 
     def _context(self, n_ctx: int) -> Context:
         if n_ctx not in self._contexts:
@@ -177,37 +230,6 @@ class Segments:
         return sizes
 
 
-Compute = Callable[[int, int, int, int], int]  # device, start, end, context -> bytes
-
-
-def chain(segments: Segments, compute: Compute, n_ctx: int, free: Sequence[int]) -> tuple[int, ...] | None:
-    """Layers on each card such that every segment fits into `free` bytes, or None.
-
-    Walks the cards and keeps every layer that the cards so far can end at, with the layer it came
-    from. Of all starts for an end, the latest takes least; earlier ones are tried too, because a
-    compute buffer may be smaller for a segment of other kinds.
-    """
-    reached: dict[int, tuple[int, ...]] = {segments.first: ()}
-    for device, room in enumerate(free):
-        starts = sorted(reached, reverse=True)
-        last_card = device == len(free) - 1
-        ends = (segments.last,) if last_card else range(segments.first, segments.last + 1)
-        further: dict[int, tuple[int, ...]] = {}
-        for end in ends:
-            for start in starts:
-                if start > end:
-                    continue
-                fixed = segments.fixed(device, start, end, n_ctx)
-                if fixed > max(room, 0):
-                    break
-                size = fixed + compute(device, start, end, n_ctx)
-                if size <= room or not size:  # an unused card needs no room
-                    further[end] = (*reached[start], end - start)
-                    break
-        reached = further
-    return reached.get(segments.last)
-
-
 def _tables(model: Model, placement: Placement, rules: Backend) -> _Tables:
     repeated = {w.tensor.name for w in model.weights if w.duplicate}
     each = [0] * (model.n_layer + 1)
@@ -229,3 +251,28 @@ def _tables(model: Model, placement: Placement, rules: Backend) -> _Tables:
 
 def _index(weight: Weight, model: Model) -> int:
     return model.n_layer if isinstance(weight.home, Home) else weight.home
+
+
+def _remember(points: Points, n_ctx: int, size: int) -> None:
+    at = bisect_left(points, (n_ctx,))
+    if at == len(points) or points[at][0] != n_ctx:
+        points.insert(at, (n_ctx, size))
+
+
+def _below(points: Points, n_ctx: int) -> int:
+    """The largest figure at a context that is not larger."""
+    return max((size for at, size in points if at <= n_ctx), default=0)
+
+
+def _on_line(points: Points, n_ctx: int) -> int:
+    if len(points) < 2:
+        return points[0][1]
+    at = min(max(1, bisect_left(points, (n_ctx,))), len(points) - 1)
+    (x0, y0), (x1, y1) = points[at - 1 : at + 1]
+    return y0 + (y1 - y0) * (n_ctx - x0) // (x1 - x0)
+
+
+def _within(part: Kinds, whole: Kinds) -> bool:
+    """Whether `part` is a run of `whole`."""
+    n = len(part)
+    return bool(n) and any(whole[i : i + n] == part for i in range(len(whole) - n + 1))

@@ -1,16 +1,15 @@
 """The largest context that is safe, and the split of the layers that carries it.
 
 In: `Model`, cards, `Settings`, a margin. Out: a `Plan`. The engine places layers in order, so a split
-is a chain of segments, one a card; for one context every chain is tried, with compute buffers
-counted as `compute` counts them, and the context is found by bisection.
+is a chain of segments, one a card; `search` finds the best chain, with compute buffers counted as
+`compute` counts them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from itertools import count
 from typing import Final, cast
 
 from .context import CONTEXT_STEP
@@ -18,9 +17,10 @@ from .errors import SettingsError
 from .estimates import Estimate, estimate
 from .gpus import Gpu
 from .model import Model
-from .placement import devices
+from .placement import devices, place
 from .safety import context_warnings, margin_warning
-from .segments import Learned, Segments, chain
+from .search import Chains, Split, largest, least_short
+from .segments import Learned, Segments
 from .settings import Settings
 from .shown import Shown
 
@@ -120,40 +120,6 @@ def _contexts(model: Model, settings: Settings, max_ctx: int | None) -> range:
     return range(step, max(step, most // step * step) + 1, step)
 
 
-Split = tuple[int, ...]  # layers on each card in use
-Splitter = Callable[[int], "Split | None"]  # a context -> a split that leaves the margin, if there is one
-
-
-def _search(
-    candidates: range, split_for: Splitter, guess: Callable[[int, int], int]
-) -> tuple[int, Split] | None:
-    """The largest candidate that fits, and its split; memory never falls as the context grows.
-
-    `guess` proposes where between two positions the answer lies; bisection takes over when guesses
-    do not converge.
-    """
-    top = len(candidates) - 1
-    low, high, best = -1, top + 1, None
-    probe = top
-    for attempt in count():
-        split = split_for(candidates[probe])
-        if split is None:
-            high = probe
-        else:
-            low, best = probe, (candidates[probe], split)
-        if high - low <= 1:
-            return best
-        probe = (low + high) // 2 if attempt >= _GUESSES else guess(low, high)
-    raise AssertionError("unreachable")
-
-
-_GUESSES: Final = 8
-
-
-def _bisecting(low: int, high: int) -> int:
-    return (low + high) // 2
-
-
 @dataclass(frozen=True, slots=True)
 class _Question:
     """What stays the same while contexts and splits are tried."""
@@ -179,54 +145,23 @@ class _Question:
         settings = replace(self.settings, main_gpu=0)  # indexes count the cards in use
         return Segments(self.model, [self.gpus[i] for i in self.used], settings, self.learned)
 
-    def room(self, shortfall: int = 0) -> list[int]:
+    def room(self) -> list[int]:
         """Bytes that may be taken on each card in use."""
-        return [self.gpus[i].free - self.margin + shortfall for i in self.used]
+        return [self.gpus[i].free - self.margin for i in self.used]
+
+    def given_split(self) -> Split | None:
+        """Layers on each card in use where the caller fixed the split."""
+        if not any(self.settings.tensor_split):
+            return None
+        placement = place(self.model, self.gpus, self.settings)
+        return tuple(map(placement.count, range(placement.n_devices)))
 
 
-def _answer(q: _Question, candidates: range) -> tuple[int, Split] | None:
-    if not q.used or any(q.settings.tensor_split):
-        return _search(candidates, lambda n_ctx: _as_given(q, n_ctx), _bisecting)
-    segments = q.segments()
-    room = q.room()
-
-    def guess(low: int, high: int) -> int:
-        return _guess(segments, candidates, room, low, high)
-
-    return _search(candidates, lambda n_ctx: _proven(segments, n_ctx, room), guess)
-
-
-def _as_given(q: _Question, n_ctx: int) -> Split | None:
-    """The split that the settings say, if it fits."""
-    result = estimate(q.model, q.gpus, replace(q.settings, n_ctx=n_ctx))
-    fits = all(g.left >= q.margin for g in result.gpus if g.total)
-    return tuple(result.gpus[i].layers for i in q.used) if fits else None
-
-
-def _proven(segments: Segments, n_ctx: int, room: Sequence[int]) -> Split | None:
-    """A split that fits by what is known or computed; or None when not even lower bounds leave one.
-
-    Each split that the bounds allow is computed, which replaces the bounds it rested on.
-    """
-    while True:
-        split = chain(segments, segments.at_least, n_ctx, room)
-        if split is None or segments.holds(split, n_ctx, room):
-            return split
-        sizes = segments.learn(split, n_ctx)
-        if all(size <= free or not size for size, free in zip(sizes, room, strict=True)):
-            return split
-
-
-def _guess(segments: Segments, candidates: range, room: Sequence[int], low: int, high: int) -> int:
-    """The last position between `low` and `high` where a split would fit if compute grew in a line."""
-    floor = low
-    while high - low > 1:
-        middle = (low + high) // 2
-        if chain(segments, segments.probably, candidates[middle], room) is None:
-            high = middle
-        else:
-            low = middle
-    return max(low, floor + 1)
+def _answer(q: _Question, candidates: range) -> tuple[int, Split | None] | None:
+    """The largest context that fits, and its split; without a card the host takes them all."""
+    if not q.used:
+        return candidates[-1], None
+    return largest(Chains(q.segments(), q.room(), q.given_split()), candidates)
 
 
 def _with(q: _Question, n_ctx: int, split: Split | None) -> Settings:
@@ -237,30 +172,7 @@ def _with(q: _Question, n_ctx: int, split: Split | None) -> Settings:
 
 
 def _least_short(q: _Question, n_ctx: int) -> Split | None:
-    """The split under which the shortest card lacks least, when no split fits (to a MiB).
-
-    Cards are given the same bytes more until some split fits into them.
-    """
-    if not q.split_is_free:
-        return None
-    segments = q.segments()
-    best = None
-    low, high = 0, segments.learn(_all_on_one(segments, len(q.used)), n_ctx)[0] + q.margin
-    while high - low > _SHORTFALL_STEP:
-        middle = (low + high) // 2
-        split = _proven(segments, n_ctx, q.room(middle))
-        if split is None:
-            low = middle
-        else:
-            best, high = split, middle
-    return best
-
-
-def _all_on_one(segments: Segments, n_cards: int) -> Split:
-    return (segments.last - segments.first, *[0] * (n_cards - 1))
-
-
-_SHORTFALL_STEP: Final = 1 << 20
+    return least_short(Chains(q.segments(), q.room()), n_ctx) if q.split_is_free else None
 
 
 def _limit(

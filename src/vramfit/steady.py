@@ -43,23 +43,21 @@ def walk_repeats(graph: Graph, plan: Schedule, runs: Sequence[Run]) -> Repeats:
     """Allocate a schedule that holds a few repeats of each run.
 
     Any multiple of a run's cycle of repeats may stand between the two that are given, with the same
-    compute buffers; with a cycle of 0 nothing is promised. `runs` are in the order of the nodes.
+    compute buffers; with a cycle of 0 nothing is promised. Runs may lie within the repeats of others.
     """
     places = {i: at for at, (i, _) in enumerate(plan.nodes)}
     pairing = _Pairing(graph, plan)
     walk = Walk(plan)
     walk.begin()
     at = 0
-    found = []
-    for run in runs:
-        cuts = [_boundary(plan, places[graph.nodes[p]], len(graph.tensors)) for p in run]
-        states = []
-        for cut in cuts:
-            walk.advance(at, cut)
-            states.append(_State(walk))
-            at = cut
-        found.append(_cycle(run, cuts, states, plan, pairing))
+    cuts = {p: _boundary(plan, places[graph.nodes[p]], len(graph.tensors)) for run in runs for p in run}
+    states = {}
+    for p in sorted(cuts):
+        walk.advance(at, cuts[p])
+        states[p] = _State(walk)
+        at = cuts[p]
     walk.advance(at, len(plan.nodes))
+    found = [_cycle(run, [cuts[p] for p in run], [states[p] for p in run], plan, pairing) for run in runs]
     return Repeats(tuple(arena.peaks for arena in walk.arenas), tuple(found))
 
 

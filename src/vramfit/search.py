@@ -1,0 +1,173 @@
+"""The best chain of segments: the largest context that any split carries, or the split that lacks least.
+
+In: `Chains`, that is segments and the room on each card, and contexts to choose from. Out: a context and
+layers on each card. Compute buffers are replayed for few splits; the others are ruled out by what is known of
+them at least, so that the answer is that of trying every split at every context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from .segments import Segments
+
+__all__ = ["Chains", "Split", "largest", "last_where", "least_short"]
+
+Split = tuple[int, ...]  # layers on each card in use
+Compute = Callable[[int, int, int, int], int]  # device, start, end, context -> bytes
+
+_CLIMBS: Final = 12  # guesses at most; proof does without them
+_STEP: Final = 1 << 20  # bytes to which the least shortfall is found
+
+
+@dataclass(frozen=True, slots=True)
+class Chains:
+    """All splits of the layers over the cards, or the one that the caller fixed; `room` is bytes a card."""
+
+    segments: Segments
+    room: Sequence[int]
+    only: Split | None = None
+
+    def find(self, compute: Compute, n_ctx: int) -> Split | None:
+        """A split that leaves every card's room if compute buffers are as `compute` says, or None.
+
+        Walks the cards and keeps every layer that the cards so far can end at, with the layer it came
+        from. Of all starts for an end, the latest takes least; earlier ones are tried too, because a
+        compute buffer may be smaller for a segment of other kinds.
+        """
+        first, last = self.segments.first, self.segments.last
+        reached: dict[int, Split] = {first: ()}
+        for device in range(len(self.room)):
+            starts = sorted(reached, reverse=True)
+            last_card = device == len(self.room) - 1
+            further: dict[int, Split] = {}
+            for end in (last,) if last_card else self._ends(device, first, last):
+                start = self._start(compute, device, starts, end, n_ctx)
+                if start is not None:
+                    further[end] = (*reached[start], end - start)
+            reached = further
+        return reached.get(last)
+
+    def _ends(self, device: int, first: int, last: int) -> Sequence[int]:
+        if self.only is None:
+            return range(first, last + 1)
+        return (first + sum(self.only[: device + 1]),)
+
+    def _start(
+        self, compute: Compute, device: int, starts: Sequence[int], end: int, n_ctx: int
+    ) -> int | None:
+        """The last layer from which a segment up to `end` fits on the card."""
+        room, fixed_bytes = self.room[device], self.segments.fixed
+        for start in starts:
+            if start > end:
+                continue
+            fixed = fixed_bytes(device, start, end, n_ctx)
+            if fixed > max(room, 0):
+                return None
+            size = fixed + compute(device, start, end, n_ctx)
+            if size <= room or not size:  # an unused card needs no room
+                return start
+        return None
+
+    def fits(self, split: Split, n_ctx: int) -> bool:
+        """Whether a split leaves every card's room; replayed unless that is known."""
+        if self.segments.holds(split, n_ctx, self.room):
+            return True
+        sizes = self.segments.learn(split, n_ctx)
+        return all(size <= free or not size for size, free in zip(sizes, self.room, strict=True))
+
+    def short(self, split: Split, n_ctx: int) -> int:
+        """Bytes that the shortest card lacks; replayed."""
+        sizes = self.segments.learn(split, n_ctx)
+        return max((size - free for size, free in zip(sizes, self.room, strict=True) if size), default=0)
+
+    def widened(self, n_bytes: int) -> Chains:
+        """The same with more room on every card."""
+        return replace(self, room=[r + n_bytes for r in self.room])
+
+
+def largest(chains: Chains, candidates: range) -> tuple[int, Split] | None:
+    """The largest of the contexts that fits under any split, and a split under which it does; or None.
+
+    Guesses find a context that fits; then every larger one is ruled out, or found to fit.
+    """
+    best, split = _climb(chains, candidates)
+    at, better = _above(chains, candidates, best)
+    if better is not None:
+        best, split = at, better
+    return None if split is None else (candidates[best], split)
+
+
+def _climb(chains: Chains, candidates: range) -> tuple[int, Split | None]:
+    """Position of a context that fits, seldom far below the largest, and its split; -1 if none was found."""
+    best, found = -1, None
+    probably = chains.segments.probably
+    for _ in range(_CLIMBS):
+        at = last_where(
+            lambda at: chains.find(probably, candidates[at]) is not None, best, len(candidates) - 1
+        )
+        split = chains.find(probably, candidates[at]) if at > best else None
+        if split is None:
+            break
+        if chains.fits(split, candidates[at]):
+            best, found = at, split
+    return best, found
+
+
+def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | None]:
+    """The largest position above `best` that fits, and its split; or `best` and None.
+
+    From the top down: floors, which never fall, leave out all but a few contexts; of those that
+    remain, every split that may fit is replayed.
+    """
+    segments = chains.segments
+    at = len(candidates) - 1
+    while (
+        at := last_where(lambda p: chains.find(segments.floor, candidates[p]) is not None, best, at)
+    ) > best:
+        split = chains.find(segments.at_least, candidates[at])
+        if split is None:
+            at -= 1
+        elif not segments.has_floors(split, candidates[best + 1]):
+            segments.learn_floors(split, candidates[best + 1])
+        elif chains.fits(split, candidates[at]):
+            return at, split
+    return best, None
+
+
+def last_where(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """The last position above `low` and up to `high` where `holds`, else `low`; once it fails it fails ever after."""
+    if high > low and holds(high):
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if holds(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def least_short(chains: Chains, n_ctx: int) -> Split:
+    """The split under which the shortest card lacks least, to a MiB.
+
+    Each round asks how many bytes more each card would need for what is known at least, and replays
+    the split that would fit then, until one lacks no more than that.
+    """
+    segments = chains.segments
+    best: Split = (segments.last - segments.first, *[0] * (len(chains.room) - 1))
+    most = chains.short(best, n_ctx)
+    while True:
+
+        def with_less(steps: int, most: int = most) -> Split | None:
+            return chains.widened(most - steps * _STEP).find(segments.at_least, n_ctx)
+
+        steps = last_where(lambda n: with_less(n) is not None, 0, most // _STEP + 1)
+        split = with_less(steps)
+        if not steps or split is None:
+            return best
+        short = chains.short(split, n_ctx)
+        if short < most:
+            best, most = split, short

@@ -387,9 +387,12 @@ class Learner:
         if kind.name in ("prologue", "epilogue"):
             return p.like.op == "input"
         per_trace: dict[int, set[int]] = defaultdict(set)
+        shared = p.like.op == "input"
         for i, x in p.found.items():
-            per_trace[id(kind.group[i].traced)].add(x.id)
-        return all(len(ids) == 1 for ids in per_trace.values())
+            o = kind.group[i]
+            per_trace[id(o.traced)].add(x.id)
+            shared = shared or o.traced.readers()[x.id] > {o.block}
+        return shared and all(len(ids) == 1 for ids in per_trace.values())
 
     # labels: the engine's names; lines of one name follow each other as assignments to a variable do
 
@@ -692,21 +695,22 @@ class Learner:
         return Block(kind.name, tuple(lines), tuple(sorted(kinds, key=lambda k: (k.traits, k.needs))))
 
     def _lines(self, kind: _Kind, p: Position) -> list[Line]:
-        """The line of a position, or two where one condition decides which extents it has."""
+        """The line of a position, or two where one condition decides what it reads or which extents it has."""
+        for slot, names in enumerate(p.args):
+            if names[0][-1] == "?" and (literal := self._refrains(kind, p, names)):
+                bare = (*p.args[:slot], *p.args[slot + 1 :])
+                halves = [
+                    _half(kind, p, literal, bare),
+                    _half(kind, p, _opposite(literal), p.args),
+                ]
+                return [line for half in halves for line in self._lines(kind, half)]
         try:
             return [self._line(kind, p)]
         except Unexplained as e:
             reason = str(e)
         weights = sorted({x for i in p.found for x in kind.group[i].truths if x[0] in "@$"})
         for atom in (*_RUN_ATOMS, *_LAYER_ATOMS, *self.known, *weights):
-            halves = []
-            for literal in (atom, "!" + atom):
-                found = {
-                    i: x for i, x in p.found.items() if (atom in kind.group[i].truths) == (literal == atom)
-                }
-                guard = tuple(tuple(sorted({*one, literal})) for one in (p.guard or ((),)))
-                halves.append(Position(p.like, found, p.label, p.once, guard, p.args))
-                halves[-1].guard = tuple(one for one in guard if not any("!" + x in one for x in one))
+            halves = [_half(kind, p, literal, p.args) for literal in (atom, "!" + atom)]
             if all(h.found for h in halves):
                 try:
                     return [self._line(kind, h) for h in halves]
@@ -716,6 +720,18 @@ class Learner:
         guard = tuple(tuple(sorted((*one, "unknown"))) for one in (p.guard or ((),)))
         self.report.say(f"{kind.name}: {p.label} = {p.like.op}: {reason}")
         return [Line(p.label, p.like.op, p.args, None, node.type, tuple(node.ne), (), frozenset(), guard)]
+
+    def _refrains(self, kind: _Kind, p: Position, names: tuple[str, ...]) -> str:
+        """The condition under which a line does not read an optional weight that is there; "" for none."""
+        having = [i for i in p.found if any(n[:-1] in kind.group[i].truths for n in names)]
+        without = {i for i in having if len(p.found[i].refs) < len(p.args)}
+        for atom in _LAYER_ATOMS if 0 < len(without) < len(having) else ():
+            true = {i for i in having if atom in kind.group[i].truths}
+            if true == without:
+                return atom
+            if true == set(having) - without:
+                return "!" + atom
+        return ""
 
     def _line(self, kind: _Kind, p: Position) -> Line:
         return self.inferrer.line(p, self._samples(kind, p))
@@ -770,6 +786,20 @@ def _doubted(guard: Guard, truths: Sequence[frozenset[str]]) -> Guard:
                 found.append(tuple(sorted((*rest, yes, "!" + no, UNKNOWN))))
         guard = tuple(dict.fromkeys(found))
     return guard
+
+
+def _opposite(literal: str) -> str:
+    return literal[1:] if literal[0] == "!" else "!" + literal
+
+
+def _half(kind: _Kind, p: Position, literal: str, args: tuple[tuple[str, ...], ...]) -> Position:
+    """What remains of a position where a literal holds."""
+    atom = literal.removeprefix("!")
+    found = {i: x for i, x in p.found.items() if (atom in kind.group[i].truths) == (literal == atom)}
+    guard = tuple(tuple(sorted({*one, literal})) for one in (p.guard or ((),)))
+    guard = tuple(one for one in guard if not any("!" + x in one for x in one))
+    like = next(iter(found.values()), p.like)
+    return Position(like, found, p.label, p.once, guard, args)
 
 
 def _in_order(t: Traced) -> list[int]:

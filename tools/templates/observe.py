@@ -7,6 +7,7 @@ for the prologue, each layer and the epilogue. Extents are still numbers; `merge
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from tools.engine.trace import CACHE, HOST, NONE, WEIGHT, Dump, Node
@@ -53,6 +54,16 @@ class Traced:
     fused: frozenset[str]
     scopes: dict[int, Scope] = field(default_factory=dict)
     signatures: dict[int, tuple[object, ...]] = field(default_factory=dict)
+    _readers: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+
+    def readers(self) -> dict[int, set[int]]:
+        """The blocks that read each tensor."""
+        if not self._readers:
+            for b, lines in self.blocks.items():
+                for kind, what in ((k, w) for x in lines for k, w in x.refs):
+                    if kind == "t" and isinstance(what, int):
+                        self._readers[what].add(b)
+        return self._readers
 
     def scope(self, block: int) -> Scope:
         """The names of a block."""

@@ -66,3 +66,18 @@ def with_states(model: Model, *states: int) -> Model:
     """`model` with every layer recurrent instead of attending."""
     layers = tuple(replace(x, caches=(), states=states, is_recurrent=True) for x in model.layers)
     return replace(model, layers=layers)
+
+
+def mixture(model: Model, n_expert: int = 8, n_used: int = 2, *, first: int = 0) -> Model:
+    """`model` with experts in the layers from `first` on in place of their feed-forward weights."""
+    weights: list[Weight] = []
+    for weight in model.weights:
+        tensor, home = weight.tensor, weight.home
+        if isinstance(home, int) and home >= first and ".ffn_" in tensor.name and len(tensor.shape) > 1:
+            name = tensor.name.replace(".weight", "_exps.weight")
+            weights.append(Weight(Tensor(name, (*tensor.shape, n_expert), tensor.type), home))
+        else:
+            weights.append(weight)
+    layers = tuple(replace(x, n_expert_used=n_used if x.index >= first else 0) for x in model.layers)
+    tensors = tuple(w.tensor for w in weights if not w.duplicate)
+    return replace(model, weights=tuple(weights), tensors=tensors, layers=layers, n_expert=n_expert)

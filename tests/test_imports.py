@@ -17,8 +17,8 @@ SRC = Path(vramfit.__file__).parent
 ORDER = [
     "errors", "units", "progress", "shown", "ggml", "header", "model", "architectures", "settings", "gpus", "backends", "context",
     "placement", "memory", "collapse", "graph", "scheduler", "allocator", "steady", "bound", "graphs", "replay", "compute",
-    "estimates", "explain", "segments", "search", "quants", "safety", "solve", "quality", "speed",
-    "comparison", "sweeps", "engines", "source", "load", "modelfile", "report", "plots", "cli",
+    "estimates", "explain", "lines", "pieces", "segments", "search", "quants", "safety", "solve", "quality", "speed",
+    "alternatives", "shortlist", "comparison", "sweeps", "engines", "source", "load", "modelfile", "report", "plots", "cli",
 ]  # fmt: skip
 OUTSIDE = {"subprocess", "socket", "urllib", "http", "requests", "huggingface_hub", "httpx"}
 DOORS = {"source", "gpus", "cli"}
@@ -92,6 +92,6 @@ def test_public_names_are_exactly_these() -> None:
 
 def test_functions_stay_functions() -> None:
     """No module hides the public function of the same name, whatever was imported first."""
-    code = "import vramfit.solve, vramfit.load, vramfit.estimates, vramfit.quants, vramfit.comparison, vramfit.sweeps, vramfit as v;" \
-        "print(all(map(callable, (v.estimate, v.plan, v.read, v.requantize, v.compare, v.sweep))))"  # fmt: skip
+    code = "import vramfit.solve, vramfit.load, vramfit.estimates, vramfit.quants, vramfit.comparison, vramfit.sweeps, vramfit.alternatives, vramfit.shortlist, vramfit as v;" \
+        "print(all(map(callable, (v.estimate, v.plan, v.read, v.requantize, v.compare, v.sweep, v.trades, v.best, v.which))))"  # fmt: skip
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "True"

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Final
 __version__: Final = "0.1.0"
 
 _WHERE: Final = {
+    "Alternative": "alternatives",
+    "Alternatives": "alternatives",
+    "Carrier": "shortlist",
     "Choice": "comparison",
     "Comparison": "comparison",
     "DeviceEstimate": "estimates",
@@ -31,12 +34,14 @@ _WHERE: Final = {
     "Plan": "solve",
     "Settings": "settings",
     "SettingsError": "errors",
+    "Shortlist": "shortlist",
     "SourceError": "errors",
     "Sweep": "sweeps",
     "Tensor": "model",
     "Truncated": "errors",
     "UnknownArchitecture": "errors",
     "VramfitError": "errors",
+    "best": "alternatives",
     "compare": "comparison",
     "detect_gpus": "gpus",
     "estimate": "estimates",
@@ -45,9 +50,14 @@ _WHERE: Final = {
     "read": "load",
     "requantize": "quants",
     "sweep": "sweeps",
+    "trades": "alternatives",
+    "which": "shortlist",
 }
 
 __all__ = [
+    "Alternative",
+    "Alternatives",
+    "Carrier",
     "Choice",
     "Comparison",
     "DeviceEstimate",
@@ -62,6 +72,7 @@ __all__ = [
     "Plan",
     "Settings",
     "SettingsError",
+    "Shortlist",
     "SourceError",
     "Sweep",
     "Tensor",
@@ -69,6 +80,7 @@ __all__ = [
     "UnknownArchitecture",
     "VramfitError",
     "__version__",
+    "best",
     "compare",
     "detect_gpus",
     "estimate",
@@ -77,9 +89,12 @@ __all__ = [
     "read",
     "requantize",
     "sweep",
+    "trades",
+    "which",
 ]
 
 if TYPE_CHECKING:
+    from .alternatives import Alternative, Alternatives, best, trades
     from .comparison import Choice, Comparison, compare
     from .errors import (
         EngineRefusal,
@@ -99,6 +114,7 @@ if TYPE_CHECKING:
     from .model import Model, Tensor
     from .quants import requantize
     from .settings import Settings
+    from .shortlist import Carrier, Shortlist, which
     from .solve import Plan, plan
     from .sweeps import Sweep, sweep
 

@@ -1,0 +1,114 @@
+"""The cards that carry a context: those listed do, smaller ones do not, and no pair is listed for nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations_with_replacement
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from small import dense, gpu
+
+from vramfit.errors import GpuError, SettingsError
+from vramfit.gpus import Gpu, all_gpus
+from vramfit.settings import Settings
+from vramfit.shortlist import Shortlist, which
+from vramfit.solve import plan
+
+MARGIN = 8 << 20
+MODEL = dense(8, n_embd=512, n_ff=8192, n_vocab=4096, n_head=8, n_head_kv=4, n_ctx_train=1 << 14)
+ASKED = Settings(n_ctx=1024, flash_attn="on", n_outputs_max=1)
+SIZES = st.lists(st.integers(150, 600), min_size=1, max_size=5)
+
+
+def catalogue(mib: list[int], backend: str = "cuda") -> list[Gpu]:
+    return [replace(gpu(n, name=f"{backend} card {i}"), backend=backend) for i, n in enumerate(mib)]
+
+
+def carry(*gpus: Gpu) -> bool:
+    return plan(MODEL, gpus, ASKED, margin_bytes=MARGIN).fits
+
+
+def names(found: Shortlist) -> set[tuple[str, ...]]:
+    """Each single card and each pair by name, in no order."""
+    singles = {(name,) for carrier in found.singles for name in carrier.alike[0]}
+    pairs = {tuple(sorted((a, b))) for c in found.pairs for a in c.alike[0] for b in c.alike[1]}
+    return singles | pairs
+
+
+@hypothesis_settings(max_examples=15)
+@given(SIZES)
+def test_it_lists_what_a_plan_for_each_would_find(mib: list[int]) -> None:
+    """A card is listed exactly if it carries the context, a pair exactly if it does and neither card alone."""
+    cards = catalogue(mib)
+    alone = {g.name for g in cards if carry(g)}
+    wanted = {(name,) for name in alone}
+    for a, b in combinations_with_replacement(cards, 2):
+        if not alone & {a.name, b.name} and (carry(a, b) or carry(b, a)):
+            wanted.add(tuple(sorted((a.name, b.name))))
+    assert names(which(MODEL, ASKED, margin_bytes=MARGIN, gpus=cards)) == wanted
+
+
+@hypothesis_settings(max_examples=10)
+@given(SIZES)
+def test_pairs_stand_in_an_order_that_carries(mib: list[int]) -> None:
+    """The cards of a carrier, planned in the order given, carry the context."""
+    for carrier in which(MODEL, ASKED, margin_bytes=MARGIN, gpus=catalogue(mib)).carriers:
+        assert carry(*carrier.gpus)
+
+
+@hypothesis_settings(max_examples=10)
+@given(SIZES, SIZES)
+def test_cheapest_memory_comes_first(mib: list[int], others: list[int]) -> None:
+    """Carriers are sorted by the memory of their cards together, and no pair mixes backends."""
+    found = which(MODEL, ASKED, margin_bytes=MARGIN, gpus=[*catalogue(mib), *catalogue(others, "hip")])
+    totals = [c.total_bytes for c in found.carriers]
+    assert totals == sorted(totals)
+    assert all(len({g.backend for g in c.gpus}) == 1 for c in found.carriers)
+    assert found.fits == bool(totals)
+
+
+def test_equal_cards_are_one_carrier() -> None:
+    """Cards with as much free memory are tried once and stand together."""
+    (carrier,) = which(MODEL, ASKED, margin_bytes=MARGIN, gpus=catalogue([800, 800])).singles
+    assert carrier.alike == (("cuda card 0", "cuda card 1"),)
+    assert carrier.free_bytes == 800 << 20
+
+
+def test_memory_of_the_system_is_not_paired() -> None:
+    """Two machines are no pair, and a single card was asked for when `max_cards` is 1."""
+    small = catalogue([400])
+    assert which(MODEL, ASKED, margin_bytes=MARGIN, gpus=small).pairs
+    shared = [replace(g, unified=True) for g in small]
+    assert not which(MODEL, ASKED, margin_bytes=MARGIN, gpus=shared).fits
+    assert not which(MODEL, ASKED, margin_bytes=MARGIN, gpus=small, max_cards=1).fits
+    assert not which(MODEL, replace(ASKED, split_mode="none"), margin_bytes=MARGIN, gpus=small).fits
+
+
+def test_the_catalogue_is_the_default() -> None:
+    """Without cards to choose from, those of the catalogue; without a context, the trained one."""
+    found = which(MODEL, replace(ASKED, n_ctx=0))
+    assert found.n_ctx == 1 << 14
+    listed = {name for c in found.singles for name in c.alike[0]}
+    assert listed == {g.name for g in all_gpus() if plan(MODEL, [g], replace(ASKED, n_ctx=1 << 14)).fits}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "word"),
+    [
+        ({"max_cards": 3}, SettingsError, "max_cards=3"),
+        ({"max_cards": 0}, SettingsError, "max_cards=0"),
+        ({"margin_bytes": -1}, SettingsError, "margin_bytes"),
+        ({"gpus": []}, GpuError, "no cards"),
+        ({"settings": replace(ASKED, tensor_split=(1, 2))}, SettingsError, "tensor_split"),
+        ({"settings": replace(ASKED, main_gpu=1)}, SettingsError, "main_gpu"),
+    ],
+)
+def test_what_makes_no_sense_is_an_error(
+    arguments: dict[str, object], error: type[Exception], word: str
+) -> None:
+    """A wrong number, no cards, or a split of cards that are not known yet is one error that names it."""
+    with pytest.raises(error, match=word):
+        which(**{"model": MODEL, "settings": ASKED, **arguments})  # type: ignore[arg-type]

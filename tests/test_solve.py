@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from small import dense, gpu
 from vramfit.errors import SettingsError
 from vramfit.estimates import estimate
 from vramfit.gpus import Gpu
+from vramfit.load import read
 from vramfit.model import Model
 from vramfit.quants import requantize
 from vramfit.segments import Learned
@@ -184,3 +186,29 @@ def test_doubts_about_the_model_are_warnings() -> None:
     said = " ".join(plan(strange, [gpu()]).warnings)
     assert "planned as llama" in said
     assert "blk.0.extra.weight" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "mib", "settings"),
+    [
+        ("qwen2.5-14b-instruct-1m-q8_0.gguf", (8192, 6144), Settings(flash_attn="off", n_gpu_layers=20, n_outputs_max=1)),
+        ("gemma-3-12b-q4_k_m.gguf", (8192, 6144), Settings(flash_attn="off", n_outputs_max=1)),
+        ("gemma-3-12b-q4_k_m.gguf", (9216,), Settings(flash_attn="on", type_k="q8_0", type_v="q8_0")),
+    ],
+)  # fmt: skip
+def test_no_larger_context_of_a_real_model_fits(name: str, mib: tuple[int, ...], settings: Settings) -> None:
+    """Buffers can fall as the context grows, so every larger context is tried under the splits around the best."""
+    model = read(ROOT / "examples" / name)
+    gpus = cards(list(mib))
+    best = plan(model, gpus, settings, max_ctx=1 << 16)
+    assert best.fits
+    assert all(g.left >= best.margin_bytes for g in best.estimate.gpus)
+    first, *rest = best.tensor_split
+    others = [(first + i, rest[0] - i, *rest[1:]) for i in (-1, 0, 1)] if rest else [(first,)]
+    for n_ctx in (
+        *range(best.n_ctx + 256, best.n_ctx + 10_000, 256),
+        *range(best.n_ctx + 10_240, 1 << 16, 2048),
+    ):
+        for split in others:
+            asked = replace(settings, n_ctx=n_ctx, tensor_split=tuple(map(float, split)))
+            assert min(g.left for g in estimate(model, gpus, asked).gpus) < best.margin_bytes

@@ -23,13 +23,14 @@ __all__ = ["Compute", "compute_bytes"]
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Compute buffers in bytes. `note` says why they are a bound when `exact` is false."""
+    """Compute buffers in bytes. `note` says why they are not known to be exact; `replayed` is false for a formula."""
 
     gpus: tuple[int, ...]
     host: int
     exact: bool
     flash_attn: bool
     note: str = ""
+    replayed: bool = True
 
 
 def compute_bytes(
@@ -45,7 +46,7 @@ def compute_bytes(
     except OutsideTemplate as reason:
         bound = compute_bound(model, placement, context, settings, backends)
         return Compute(
-            bound.gpus, bound.host, exact=False, flash_attn=context.flash_attn != "off", note=str(reason)
+            bound.gpus, bound.host, False, context.flash_attn != "off", note=str(reason), replayed=False
         )
     unchecked = sorted({b.name for b in backends if not b.exact})
     note = (

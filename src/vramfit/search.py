@@ -19,6 +19,7 @@ Split = tuple[int, ...]  # layers on each card in use
 Compute = Callable[[int, int, int, int], int]  # device, start, end, context -> bytes
 
 _CLIMBS: Final = 12  # guesses at most; proof does without them
+_FEW: Final = 4  # contexts that are replayed one by one
 _STEP: Final = 1 << 20  # bytes to which the least shortfall is found
 
 
@@ -119,22 +120,40 @@ def _climb(chains: Chains, candidates: range) -> tuple[int, Split | None]:
 def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | None]:
     """The largest position above `best` that fits, and its split; or `best` and None.
 
-    From the top down: floors, which never fall, leave out all but a few contexts; of those that
-    remain, every split that may fit is replayed.
+    From the top down: lower bounds, which never fall as the context grows, leave out all but a few
+    contexts; of those that remain, every split that may fit is replayed.
     """
     segments = chains.segments
     at = len(candidates) - 1
-    while (
-        at := last_where(lambda p: chains.find(segments.floor, candidates[p]) is not None, best, at)
-    ) > best:
+
+    def may_fit(position: int) -> bool:
+        def least(device: int, start: int, end: int, n_ctx: int) -> int:
+            return segments.least(device, start, end, candidates[position : at + 1])
+
+        return chains.find(least, candidates[position]) is not None
+
+    while (at := last_where(may_fit, best, at)) > best:
         split = chains.find(segments.at_least, candidates[at])
         if split is None:
             at -= 1
         elif not segments.has_floors(split, candidates[best + 1]):
             segments.learn_floors(split, candidates[best + 1])
-        elif chains.fits(split, candidates[at]):
+        elif segments.holds(split, candidates[at], chains.room):
             return at, split
+        else:
+            _learn(chains, split, candidates[best + 1 : at + 1])
     return best, None
+
+
+def _learn(chains: Chains, split: Split, contexts: range) -> None:
+    """Learn how much a split takes at the last of these contexts, and at as many of the others as come with it."""
+    segments = chains.segments
+    segments.learn(split, contexts[-1])
+    if segments.never_falls:
+        last_where(lambda i: chains.fits(split, contexts[i]), -1, len(contexts) - 1)
+        return
+    while len(contexts) > _FEW and not segments.learn_lines(split, contexts):
+        contexts = contexts[len(contexts) // 2 :]
 
 
 def last_where(holds: Callable[[int], bool], low: int, high: int) -> int:

@@ -6,8 +6,8 @@ the kinds of layer in it and their order, on whether it holds the first and the 
 the card's rules; segments that agree in all of that share what is known of them. One replay of a whole
 split gives the figures of all its segments, so they are learned split by split.
 
-Two things are known of a compute buffer. Its size, at a context that was replayed: it can fall as the context
-grows, because the allocator then fills other gaps. And its floor, the bytes that are alive in it at once:
+Two things are known of a compute buffer. Its size, at a context that was replayed, or along a stretch of
+contexts: it can fall as the context grows, because the allocator then fills other gaps. And its floor, the bytes that are alive in it at once:
 tensors only grow with the context, so the floor at a smaller context is a lower bound at every larger one,
 and a run of layers within a longer one is a lower bound of that.
 """
@@ -18,6 +18,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 from .allocator import most_alive
 from .backends import Backend, backend
@@ -28,6 +29,7 @@ from .gpus import Gpu
 from .graphs import OutsideTemplate
 from .memory import layer_context_bytes, weight_size
 from .model import Home, Model, Weight
+from .pieces import NotStraight, Stretch
 from .placement import HOST, Placement, place
 from .replay import prepare_case, reservations
 from .settings import Settings
@@ -39,12 +41,43 @@ Place = tuple[object, ...]  # all that figures depend on beside the kinds of lay
 Kinds = tuple[int, ...]
 
 
+class _Line(NamedTuple):
+    """Sizes that grow evenly: `first` bytes at the first of the contexts, `slope` more at each further one."""
+
+    contexts: range
+    first: int
+    slope: int
+
+    def size(self, n_ctx: int) -> int:
+        return self.first + (n_ctx - self.contexts[0]) // self.contexts.step * self.slope
+
+
 @dataclass(slots=True)
 class _Known:
     """What is known of the compute buffer of segments that are alike."""
 
     sizes: Points = field(default_factory=list)
     floors: Points = field(default_factory=list)
+    lines: list[_Line] = field(default_factory=list)
+
+    def size(self, n_ctx: int) -> int | None:
+        """The size at this very context, if that is known."""
+        at = bisect_left(self.sizes, (n_ctx,))
+        if at < len(self.sizes) and self.sizes[at][0] == n_ctx:
+            return self.sizes[at][1]
+        return next((line.size(n_ctx) for line in self.lines if n_ctx in line.contexts), None)
+
+    def least(self, contexts: range) -> int | None:
+        """The least size at any of these contexts, if it is known at all of them."""
+        found: list[int] = []
+        while contexts:
+            line = next((x for x in self.lines if contexts[0] in x.contexts), None)
+            if line is None or line.contexts.step != contexts.step:
+                return None
+            last = min(line.contexts[-1], contexts[-1])
+            found += (line.size(contexts[0]), line.size(last))
+            contexts = contexts[(last - contexts[0]) // contexts.step + 1 :]
+        return min(found, default=None)
 
 
 Learned = dict[Place, dict[Kinds, _Known]]
@@ -82,6 +115,7 @@ class Segments:
         self._contexts: dict[int, Context] = {}
         self._places: dict[tuple[int, int, int], tuple[Place, Kinds, _Known]] = {}
         self._learned = {} if learned is None else learned
+        self.never_falls = False  # whether what was learned last was a formula, not a replay
         copied = (
             w.tensor.type.id
             for w, at in zip(model.weights, placement.weights, strict=True)
@@ -107,11 +141,13 @@ class Segments:
 
     def at_least(self, device: int, start: int, end: int, n_ctx: int) -> int:
         """A compute buffer that the segment needs at least: its size if that is known, else its best floor."""
-        known = self._known(device, start, end)
-        at = bisect_left(known.sizes, (n_ctx,))
-        if at < len(known.sizes) and known.sizes[at][0] == n_ctx:
-            return known.sizes[at][1]
-        return self.floor(device, start, end, n_ctx)
+        size = self._known(device, start, end).size(n_ctx)
+        return self.floor(device, start, end, n_ctx) if size is None else size
+
+    def least(self, device: int, start: int, end: int, contexts: range) -> int:
+        """A compute buffer that the segment needs at least at any of these contexts: never falls as they get fewer."""
+        size = self._known(device, start, end).least(contexts)
+        return self.floor(device, start, end, contexts[0]) if size is None else size
 
     def floor(self, device: int, start: int, end: int, n_ctx: int) -> int:
         """Bytes that are alive in it at once, at least: never falls as the context grows."""
@@ -127,11 +163,10 @@ class Segments:
         """
         start = self.first
         for device, (count, room) in enumerate(zip(counts, free, strict=True)):
-            sizes = self._known(device, start, start + count).sizes
-            at = bisect_left(sizes, (n_ctx,))
-            if at == len(sizes) or sizes[at][0] != n_ctx:
+            compute = self._known(device, start, start + count).size(n_ctx)
+            if compute is None:
                 return False
-            size = self.fixed(device, start, start + count, n_ctx) + sizes[at][1]
+            size = self.fixed(device, start, start + count, n_ctx) + compute
             if size > room and size:
                 return False
             start += count
@@ -164,13 +199,41 @@ class Segments:
         """Bytes on each card when it has so many layers: exact as `compute` is. Remembered."""
         settings, placement, context = self._split(counts, n_ctx)
         found = compute_bytes(self._model, placement, context, settings, self._rules)
+        self.never_falls = not found.replayed
         totals = []
         start = self.first
         for device, (count, compute) in enumerate(zip(counts, found.gpus, strict=True)):
-            _remember(self._known(device, start, start + count).sizes, n_ctx, compute)
+            known = self._known(device, start, start + count)
+            _remember(known.sizes, n_ctx, compute)
+            if not found.replayed:  # a formula that never falls
+                _remember(known.floors, n_ctx, compute)
             totals.append(self.fixed(device, start, start + count, n_ctx) + compute)
             start += count
         return tuple(totals)
+
+    def learn_lines(self, counts: Sequence[int], contexts: range) -> bool:
+        """Learn the sizes of the segments of a split at all of these contexts; False where they grow unevenly."""
+        settings, placement, _ = self._split(counts, contexts[0])
+        try:
+            stretch = Stretch(
+                self._model,
+                placement,
+                lambda i: self._context(contexts[i]),
+                len(contexts) - 1,
+                settings,
+                self._rules,
+            )
+            pieces = list(stretch.pieces())
+        except (NotStraight, OutsideTemplate):
+            return False
+        start = self.first
+        for device, count in enumerate(counts):
+            lines = self._known(device, start, start + count).lines
+            for p in pieces:
+                size = p.sizes[device] + p.first * p.slopes[device]
+                lines.append(_Line(contexts[p.first : p.last + 1], size, p.slopes[device]))
+            start += count
+        return True
 
     def learn_floors(self, counts: Sequence[int], n_ctx: int) -> None:
         """Learn the floors of the segments of a split. The last reservation counts: every buffer holds it."""

@@ -45,14 +45,22 @@ def architectures() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".txt") for name in os.listdir(_FOLDER) if name.endswith(".txt")))
 
 
-@lru_cache(maxsize=16)
 def template_for(architecture: str) -> Template:
     """The template of an architecture. Raises `OutsideTemplate` when there is none."""
+    found = _template(architecture)
+    if isinstance(found, OutsideTemplate):
+        raise found
+    return found
+
+
+@lru_cache(maxsize=16)
+def _template(architecture: str) -> Template | OutsideTemplate:
+    """The template or what is to be raised, which is remembered, too."""
     path = os.path.join(_FOLDER, os.path.basename(architecture) + ".txt")
     try:
         with open(path, encoding="utf-8") as file:
             return parse_template(file.read())
     except FileNotFoundError:
-        raise OutsideTemplate(f"there is no graph of {architecture} yet") from None
+        return OutsideTemplate(f"there is no graph of {architecture} yet")
     except (ValueError, LookupError) as e:
-        raise OutsideTemplate(f"the template of {architecture} is damaged: {e}") from None
+        return OutsideTemplate(f"the template of {architecture} is damaged: {e}")

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from tools.engine.binding import EngineError
-from tools.engine.metadata import Dims, metadata
-from tools.engine.models import DENSE_OR_MIXTURE, MIXTURES, make_model
+from tools.engine.models import DENSE_OR_MIXTURE
 from vramfit.graphs.dims import FUSED, UNKNOWN, _conditions, equal, header_value, layer_weights, outer_weights
 from vramfit.graphs.expressions import Expression, parse_expression
 from vramfit.graphs.text import Block, Guard, Kind, Line, Template
 from vramfit.model import Model
 
 from . import plan
-from .fuse import fuse
+from .collect import collect
 from .infer import Inferrer, Sample, Unexplained
 from .merge import Observation, Position, find_guard, merge, signature
-from .observe import Seen, Traced, Untraceable, kind_traits, n_trunk
-from .trace import read, traces
+from .observe import Seen, Traced, kind_traits, n_trunk
+from .workshop import SCALES, Workshop
 
 ENGINE = "0c1e57098"
-_SCALES = r"(?<!ffn_gate_inp)\.(?:input_)?scale$"  # the router's is no quantization scale
 MAX_SAMPLES = 20
-
-
-@dataclass
-class Mini:
-    """A small model that was made for tracing."""
-
-    path: str
-    dims: Dims
-    overrides: dict[str, Any]
-    without: str
 
 
 @dataclass
@@ -51,219 +35,6 @@ class Report:
     def say(self, text: str) -> None:
         if text not in self.lines:
             self.lines.append(text)
-
-
-class Workshop:
-    """Makes models of one architecture and traces them."""
-
-    def __init__(self, architecture: str, folder: str, careful: bool = False) -> None:
-        self.careful = careful
-        self.architecture = architecture
-        self.folder = folder
-        self.experts: bool | None = None
-        self.n = 0
-        self.traced: list[Traced] = []
-        self.refused: list[str] = []
-
-    def make(self, dims: Dims, overrides: dict[str, Any] | None = None, without: str = "") -> Mini | None:
-        """A model, or None if the engine refuses it."""
-        self.n += 1
-        path = os.path.join(self.folder, f"{self.architecture}-{self.n}.gguf")
-        fixed = plan.FIXED.get(self.architecture, {})
-        if self.careful and not self._survives(path, dims, fixed | (overrides or {}), without):
-            self.refused.append("the engine died")
-            return None
-        try:
-            make_model(
-                self.architecture,
-                path,
-                dims,
-                fixed | (overrides or {}),
-                experts=self.experts,
-                without=without,
-            )
-        except EngineError as e:
-            self.refused.append(str(e))
-            return None
-        return Mini(path, dims, overrides or {}, without)
-
-    def fused(self, mini: Mini) -> Mini | None:
-        """The model with Q, K and V in one tensor, if the engine takes that."""
-        path = mini.path.replace(".gguf", "-fused.gguf")
-        if not fuse(mini.path, path):
-            return None
-        found = replace(mini, path=path)
-        if self.careful and not self._tried(found, list(plan.settings(plan.FEW))[:1]):
-            return None
-        return found if self.trace(found, plan.settings(plan.FEW), keep=False) else None
-
-    def _survives(self, path: str, dims: Dims, overrides: dict[str, Any], without: str) -> bool:
-        """Whether the engine lives through making and tracing a model: tried in another process."""
-        child = os.fork()
-        if not child:
-            with contextlib.suppress(Exception):  # the parent will meet it
-                make_model(self.architecture, path, dims, overrides, experts=self.experts, without=without)
-                self.trace(Mini(path, dims, overrides, without), plan.settings(plan.FEW), keep=False)
-            os._exit(0)
-        return os.waitpid(child, 0)[1] == 0
-
-    def fitting(self, dims: Dims, without: str = "") -> Mini | None:
-        """A model in the loosest style that loads and makes graphs."""
-        for styled in plan.styles(dims):
-            mini = self.make(styled, without=without)
-            if mini is not None and self.trace(mini, plan.settings(plan.FEW), keep=False):
-                return mini
-        return None
-
-    def trace(self, mini: Mini, settings: Iterable[plan.Setting], keep: bool = True) -> list[Traced]:
-        """All graphs of a model under some settings; refused settings are left out."""
-        found: list[Traced] = []
-        for setting in self._survivors(mini, list(settings)) if self.careful and keep else settings:
-            try:
-                found += traces(mini.path, setting.arguments)
-            except EngineError as e:
-                self.refused.append(f"{setting.arguments}: {e}")
-            if not keep and found:
-                break
-        if keep:
-            self.traced += found
-        return found
-
-    def _survivors(self, mini: Mini, settings: list[plan.Setting]) -> list[plan.Setting]:
-        """The settings that the engine lives through: tried in other processes."""
-        alive, rest = [], settings
-        while rest:
-            done = self._tried(mini, rest)
-            alive += rest[:done]
-            rest = rest[done + 1 :]
-        return alive
-
-    def _tried(self, mini: Mini, settings: list[plan.Setting]) -> int:
-        """How many settings a child goes through before the engine dies."""
-        reader, writer = os.pipe()
-        child = os.fork()
-        if not child:
-            for setting in settings:
-                with contextlib.suppress(Exception):  # the parent will meet it
-                    list(traces(mini.path, setting.arguments))
-                os.write(writer, b".")
-            os._exit(0)
-        os.close(writer)
-        with os.fdopen(reader, "rb") as marks:
-            done = len(marks.read())
-        os.waitpid(child, 0)
-        return done
-
-    def optional(self, mini: Mini) -> list[str]:
-        """Suffixes (or whole names outside layers) of tensors that the model loads without."""
-        names = {re.sub(r"^blk\.\d+\.", "@", t.name) for t in read(mini.path).tensors}
-        found = []
-        for name in sorted(names):
-            if re.search(_SCALES, name):
-                continue
-            without = _join(mini.without, _pattern(name))
-            made = self.make(mini.dims, mini.overrides, without)
-            if made is not None and self.trace(made, plan.settings(plan.FEW), keep=False):
-                found.append(name)
-        return found
-
-
-def _pattern(name: str) -> str:
-    body = re.escape(name.removeprefix("@"))
-    return rf"^blk\.\d+\.{body}$" if name[0] == "@" else f"^{body}$"
-
-
-def _join(*patterns: str) -> str:
-    return "|".join(f"(?:{p})" for p in patterns if p)
-
-
-def collect(shop: Workshop) -> tuple[list[str], list[str]]:
-    """Trace everything that the architecture can be made to do; optional tensors, switches."""
-    minis = [m for d in plan.dimensions() if (m := shop.fitting(d, _SCALES))]
-    if not minis:
-        raise Untraceable(f"no model loads: {shop.refused[-1] if shop.refused else ''}")
-    base = min(minis, key=lambda m: m.dims.n_layer)
-    optional = shop.optional(base)
-    least = _join(_SCALES, *map(_pattern, optional))
-    for number, mini in enumerate(minis):
-        bare = shop.make(mini.dims, without=least)
-        if bare is None or not shop.trace(bare, plan.settings(part=number)):
-            bare = mini  # without everything that is optional alone there is no model left
-            shop.trace(mini, plan.settings(part=number))
-        if (whole := shop.fused(bare)) is not None:
-            shop.trace(whole, plan.settings(plan.SOME, part=number))
-        if any(c.kind != "kv" for x in read(bare.path).layers for c in x.caches):
-            shop.trace(bare, plan.short(number))
-        full = shop.make(mini.dims)
-        if full is not None and (whole := shop.fused(full)) is not None:
-            shop.trace(whole, plan.settings(plan.FEW, part=number))
-        if full is not None:
-            shop.trace(full, plan.settings(plan.SOME if number < 2 else plan.FEW, part=number))
-    for name in optional:
-        rest = [o for o in optional if o != name]
-        for pattern in (_join(_SCALES, *map(_pattern, rest)), _join(_SCALES, _pattern(name))):
-            made = shop.make(base.dims, without=pattern)
-            if made is not None:
-                shop.trace(made, plan.settings(plan.FEW))
-    for number, mini in enumerate(minis[:2]):
-        for without in ("", least):  # with all that is optional, too: it tells in which order lines come
-            one = shop.make(replace(mini.dims, n_expert_used=1), without=without)
-            if one is not None:
-                shop.trace(one, plan.settings(plan.FEW, part=number))
-    other = max(minis, key=lambda m: m.dims.n_layer)
-    for name in (o for o in optional if o.endswith(".weight") and other is not base):
-        made = shop.make(other.dims, without=_join(_SCALES, _pattern(name)))
-        if made is not None:
-            shop.trace(made, plan.settings(plan.FEW, part=1))
-    if any(x.is_recurrent for x in read(base.path).layers):
-        for mini in (base, other):
-            d = mini.dims
-            d = replace(d, dt_rank=d.n_group, d_inner=d.n_group * d.d_state)
-            equal = shop.make(d, without=least) or shop.make(d, without=_SCALES)
-            if equal is not None:
-                shop.trace(equal, plan.settings(plan.FEW, part=minis.index(mini)))
-    return optional, _switches(shop, base, other, least)
-
-
-def _switches(shop: Workshop, base: Mini, other: Mini, least: str) -> list[str]:
-    """Header values that change the graph: traced with each value that the engine takes."""
-    few = [next(plan.settings(plan.FEW))]
-    mini = shop.make(base.dims, without=least) or base
-    shapes = {_topology(t) for t in shop.trace(mini, few, keep=False)}
-    known: list[str] = []
-    given = metadata(
-        shop.architecture, base.dims, shop.architecture in MIXTURES if shop.experts is None else shop.experts
-    )
-    for key, values in plan.SWITCHES.items():
-        changed: list[Mini] = []
-        same: list[Mini] = []
-        for value in values:
-            if given.get(key) == value:
-                continue
-            made = _with(shop, mini, key, value)
-            if made is None:
-                continue
-            found = {_topology(t) for t in shop.trace(made, few, keep=False)}
-            (same if found and found <= shapes else changed if found else []).append(made)
-        if changed:
-            again = [m for x in changed if (m := _with(shop, other, key, x.overrides[key], least))]
-            for made in (mini, *changed, *same, *again):
-                found = shop.trace(made, plan.settings(plan.FEW))
-                if found:
-                    known.append(f".{key}={header_value(found[0].model, found[0].model.layers[0], key)}")
-    return sorted(set(known))
-
-
-def _with(shop: Workshop, mini: Mini, key: str, value: Any, without: str = "") -> Mini | None:
-    return shop.make(mini.dims, {**mini.overrides, key: value}, without or mini.without)
-
-
-def _topology(t: Traced) -> object:
-    blocks = [Observation(t, b, lines, frozenset()) for b, lines in t.blocks.items()]
-    return tuple(signature(o) for o in blocks)
-
-
-# --- observations → template
 
 
 _RUN_ATOMS = (
@@ -346,7 +117,7 @@ class Learner:
                 o = Observation(t, b, lines, self._truths(t, b, own[b] if layer else {}))
                 if layer is not None:
                     must = frozenset(
-                        n for n in own[b] if f"@{n}" not in self.optional and not re.search(_SCALES, n)
+                        n for n in own[b] if f"@{n}" not in self.optional and not re.search(SCALES, n)
                     )
                     self.kinds[id(o)] = (its, must)
                 named[tuple(x for x in its if x != "swa")].append(o)

@@ -16,8 +16,8 @@ a preference picks.
 
 from __future__ import annotations
 
-from .nouns import PREFERENCES, Alternative, Alternatives, Prefer
+from .nouns import PREFERENCES, Alternative, Alternatives, Prefer, cache_bits
 from .prefer import best
 from .table import trades
 
-__all__ = ["PREFERENCES", "Alternative", "Alternatives", "Prefer", "best", "trades"]
+__all__ = ["PREFERENCES", "Alternative", "Alternatives", "Prefer", "best", "cache_bits", "trades"]

@@ -18,7 +18,7 @@ from ..segments import Learned
 from ..settings import Settings
 from ..solve import Plan, plan
 from .changes import flags, slots_of
-from .costs import costs, host_read, tokens_per_second
+from .costs import costs, extra_host_read, tokens_per_second
 from .nouns import Alternative
 
 __all__ = ["LEAST", "Planner", "Question", "question"]
@@ -84,7 +84,7 @@ class Question:
             before=self.reached,
             plan=found,
             costs=costs(self.asked, found),
-            host_bytes=max(0, host_read(found) - host_read(self.asked)),
+            host_bytes=extra_host_read(self.asked, found),
             tokens_per_second=tokens_per_second(found, self.host_bandwidth_gbs),
             measure=cache_measure(found.settings.type_k, found.settings.type_v),
         )

@@ -11,13 +11,16 @@ from .. import __version__
 from ..errors import VramfitError
 from .cards import cards, cards_option
 from .compare import compare
-from .engines import engine_options, show_commands, solved
+from .engines import engine_options, show_commands
 from .modelfile import modelfile
 from .models import Choice, model_options
 from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings
 from .pictures import picture_options, write_pictures
+from .trades import Asked, trade_options
+from .which import which
 
 if TYPE_CHECKING:
+    from ..alternatives import Alternative, Alternatives
     from ..solve import Plan
 
 __all__ = ["main"]
@@ -51,6 +54,7 @@ def main() -> None:
     vramfit plan model.gguf --gpus 3090ti,3060
     vramfit inspect model.gguf
     vramfit gpus 4090
+    vramfit which model.gguf --ctx 65536
     """
 
 
@@ -65,6 +69,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
     "--max-ctx", type=int, default=None, metavar="N", help="Largest context. Default: the trained one."
 )
 @settings_options
+@trade_options
 @engine_options
 @click.option(
     "--explain", is_flag=True, help="Show the terms of every figure, and what a compute buffer holds."
@@ -73,35 +78,59 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
 @_json
 def plan(
     model: Choice, gpus: str | None, margin: int, max_ctx: int | None, explain: bool, plot: str | None,
-    html: str | None, engine: str | None, client: str | None, as_json: bool, **options: Any,
+    html: str | None, engine: str | None, client: str | None, prefer: str | None, show_alternatives: bool,
+    host_bandwidth: float | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """The largest context that fits, and the split of the layers that carries it.
 
     \b
     vramfit plan model.gguf --gpus 3090ti,3060
     vramfit plan model.gguf --gpus 2x4090 -ctk q8_0 -ctv q8_0 -fa on
-    vramfit plan model.gguf --gpus 24GiB --ctx 32768
+    vramfit plan model.gguf --gpus 24GiB --ctx 32768 --prefer quality
     vramfit plan model.gguf --gpus 3090ti,3060 --engine ollama --client aider
     """
     from ..report import plans
 
-    settings = to_settings(options)
-    result = solved(model.read(), cards(gpus), settings, engine, margin, max_ctx)
+    asked = Asked(model.read(), cards(gpus), to_settings(options), engine, margin, max_ctx, host_bandwidth)
+    chosen = asked.best(prefer) if prefer else None
+    result = chosen.plan if chosen else asked.plan()
+    wanted = show_alternatives or not result.fits
+    found = asked.trades(prefer, brief=not show_alternatives) if wanted else None
     write_pictures(result, plot, html)
-    click.echo(plans.plan_json(result, engine) if as_json else plans.plan_text(result))
-    if explain and not as_json:
-        _explain(result)
-    if not as_json:
+    if as_json:
+        click.echo(plans.plan_json(result, engine, prefer=prefer, changed=chosen, alternatives=found))
+    else:
+        click.echo(plans.plan_text(result))
+        if chosen:
+            _say_changes(chosen, prefer or "")
+        if found:
+            _say_alternatives(found, brief=not show_alternatives)
+        if explain:
+            _explain(result, asked)
         show_commands(result, engine, client)
     if not result.fits:
         sys.exit(EXIT_DOES_NOT_FIT)
 
 
-def _explain(result: Plan) -> None:
+def _say_changes(chosen: Alternative, prefer: str) -> None:
+    from ..report.alternatives import changed_text
+
+    click.echo("\n" + changed_text(chosen, prefer))
+
+
+def _say_alternatives(found: Alternatives, brief: bool) -> None:
+    from ..report.alternatives import alternatives_text
+
+    click.echo("\n" + alternatives_text(found, brief=brief))
+
+
+def _explain(result: Plan, asked: Asked) -> None:
     from ..explain import explain
+    from ..report.alternatives import most_text
     from ..report.explained import explained_text
 
     click.echo("\n" + explained_text(explain(result.model, result.gpus, result.settings)))
+    click.echo("\n" + most_text(asked.trades(None, brief=True, any_context=True)))
 
 
 @main.command()
@@ -149,3 +178,4 @@ def gpus(name: str | None, check: bool, as_json: bool) -> None:
 
 main.add_command(compare)
 main.add_command(modelfile)
+main.add_command(which)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from ..alternatives import Alternative, Alternatives
 from ..estimates import DeviceEstimate, Estimate
 from ..model import Model
 from ..safety import overheads, rope_sentence
 from ..solve import Plan
 from ..units import format_bytes, format_mib
+from .alternatives import alternative_as_schema
 from .safety import notes
 from .tables import render_table
 
@@ -100,9 +102,26 @@ def _on(value: bool) -> str:
     return "on" if value else "off"
 
 
-def plan_json(plan: Plan, engine: str | None = None) -> str:
-    """The JSON object of `vramfit plan --json` (see docs/json.md); of an engine, with what to run there."""
-    found = plan_as_schema(plan)
+def plan_json(
+    plan: Plan,
+    engine: str | None = None,
+    *,
+    prefer: str | None = None,
+    changed: Alternative | None = None,
+    alternatives: Alternatives | None = None,
+) -> str:
+    """The JSON object of `vramfit plan --json` (see docs/json.md); of an engine, with what to run there.
+
+    `changed` is what `prefer` made of the settings.
+    """
+    rows = None if alternatives is None else [alternative_as_schema(row) for row in alternatives.rows]
+    found = plan_as_schema(plan).model_copy(
+        update={
+            "prefer": prefer,
+            "changed": None if changed is None else alternative_as_schema(changed),
+            "alternatives": rows,
+        }
+    )
     if engine is not None and plan.fits:
         text = plan.modelfile(engine) if engine.startswith("ollama") else None
         found = found.model_copy(

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from ..settings import Settings
 
 __all__ = [
+    "AlternativeJson",
+    "CarrierJson",
     "ChoiceJson",
     "ComparisonJson",
     "DeviceJson",
@@ -25,6 +27,7 @@ __all__ = [
     "OverheadJson",
     "PlanJson",
     "RopeJson",
+    "ShortlistJson",
     "settings_json",
 ]
 
@@ -59,6 +62,35 @@ class OverheadJson(_Frozen):
     why: str
 
 
+class MeasureJson(_Frozen):
+    """A published measure of quality: of `model`, not of the model compared."""
+
+    kld: float
+    perplexity: float
+    imatrix: bool
+    model: str
+    metric: str
+    source: str
+
+
+class AlternativeJson(_Frozen):
+    """Other settings, what they carry and what they cost. Contexts are of one slot; 0: it does not fit."""
+
+    kind: str
+    flags: str
+    before: int
+    n_ctx: int
+    fits: bool
+    exact: bool
+    shortfall: int
+    tensor_split: list[int]
+    costs: list[str]
+    host_bytes: int
+    tokens_per_second: Optional[float]  # noqa: UP045
+    measure: Optional[MeasureJson]  # noqa: UP045
+    settings: dict[str, Any]
+
+
 class PlanJson(_Frozen):
     """What `vramfit plan --json` prints."""
 
@@ -85,6 +117,9 @@ class PlanJson(_Frozen):
     engine: Optional[str] = None  # noqa: UP045
     command: Optional[str] = None  # noqa: UP045
     modelfile: Optional[str] = None  # noqa: UP045
+    prefer: Optional[str] = None  # noqa: UP045
+    changed: Optional[AlternativeJson] = None  # noqa: UP045
+    alternatives: Optional[list[AlternativeJson]] = None  # noqa: UP045
 
 
 class FindingJson(_Frozen):
@@ -179,17 +214,6 @@ class GpuJson(_Frozen):
     compute_capability: Optional[str]  # noqa: UP045
 
 
-class MeasureJson(_Frozen):
-    """A published measure of quality: of `model`, not of the model compared."""
-
-    kld: float
-    perplexity: float
-    imatrix: bool
-    model: str
-    metric: str
-    source: str
-
-
 class ChoiceJson(_Frozen):
     """One file type with one pair of cache types."""
 
@@ -222,6 +246,29 @@ class ComparisonJson(_Frozen):
     margin: int
     fits: bool
     choices: list[ChoiceJson]
+    settings: dict[str, Any]
+
+
+class CarrierJson(_Frozen):
+    """Cards that carry a context; `alike` names for each of them all that have as much free memory."""
+
+    total: int
+    free: int
+    backend: str
+    gpus: list[str]
+    alike: list[list[str]]
+
+
+class ShortlistJson(_Frozen):
+    """What `vramfit which --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    architecture: str
+    n_ctx: int
+    margin: int
+    fits: bool
+    carriers: list[CarrierJson]
     settings: dict[str, Any]
 
 

@@ -1,0 +1,48 @@
+"""`vramfit which`: the cards that carry a context."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from .models import Choice, model_options
+from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings
+
+__all__ = ["which"]
+
+
+@click.command(epilog="Exit status: 0 something carries it, 3 nothing does, 1 error, 2 usage.")
+@model_options
+@click.option(
+    "--max-cards",
+    type=click.IntRange(1, 2),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Cards together: 1 or 2.",
+)
+@click.option("--margin", type=size, default="1GiB", show_default=True, help="Left free on every card.")
+@click.option("--all", "everything", is_flag=True, help="List every card and pair, not the smallest few.")
+@settings_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text; it lists them all.")
+def which(
+    model: Choice, max_cards: int, margin: int, everything: bool, as_json: bool, **options: Any
+) -> None:
+    """The cards and pairs of the catalogue that carry a context, least memory first.
+
+    Cards with as much free memory are one line. Pairs are listed where neither card alone is enough.
+    Without --ctx, the context is the trained one.
+
+    \b
+    vramfit which model.gguf --ctx 65536
+    vramfit which model.gguf --ctx 32768 -ctk q8_0 -ctv q8_0 --max-cards 1
+    """
+    from ..report.shortlist import shortlist_json, shortlist_text
+    from ..shortlist import which as find
+
+    found = find(model.read(), to_settings(options), max_cards=max_cards, margin_bytes=margin)
+    click.echo(shortlist_json(found) if as_json else shortlist_text(found, everything=everything))
+    if not found.fits:
+        sys.exit(EXIT_DOES_NOT_FIT)

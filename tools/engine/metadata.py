@@ -316,7 +316,7 @@ _SPECIAL: tuple[tuple[frozenset[str], _Special], ...] = tuple(
             "attention.indexer.head_count": d.n_head_kv,
             "rope.dimension_count": min(d.head_k, d.index_size),
         }),
-        ("jamba plamo2 mamba mamba2 granitehybrid falcon-h1 nemotron_h nemotron_h_moe", lambda d: {
+        ("jamba mamba granitehybrid", lambda d: {
             "ssm.inner_size": 2 * d.n_embd,
         }),
         ("plamo2", lambda d: {"ssm.group_count": 0}),

@@ -40,8 +40,14 @@ def layers_levels(model: Model, settings: Settings) -> list[Settings]:
 
 
 def host_levels(model: Model, settings: Settings) -> list[Settings]:
-    """First the experts, then whole layers as well: what costs least speed comes first."""
-    experts = experts_levels(model, settings)
+    """First the experts, tensor by tensor, then whole layers as well: what costs least speed comes first."""
+    experts = [settings]
+    spared = host_layers(settings)
+    for il, stacks in expert_tensors(model, settings).items():
+        names = [t.name for t in stacks]
+        experts += [with_experts(settings, spared, names[:n]) for n in range(1, len(names))]
+        spared = il + 1
+        experts.append(with_experts(settings, spared))
     return [*experts, *layers_levels(model, experts[-1])[1:]]
 
 

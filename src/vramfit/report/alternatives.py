@@ -21,7 +21,7 @@ HEAD: Final = ("change", "context", "tokens/s", "what it costs")
 
 def alternatives_text(found: Alternatives, *, brief: bool = False) -> str:
     """What each change carries and costs; `brief` shows few, and says nothing of the others."""
-    rows = _unbeaten(found.useful)
+    rows = _wider_k(found.useful)
     if not rows:
         return _nothing(found)
     shown = rows[:SHOWN] if brief else rows
@@ -29,14 +29,13 @@ def alternatives_text(found: Alternatives, *, brief: bool = False) -> str:
     return "\n\n".join((_title(found), table, *([] if brief else _notes(found, rows))))
 
 
-def _unbeaten(rows: Sequence[Alternative]) -> list[Alternative]:
-    """Of cache types that are as wide together, those that carry most; everything else."""
-    best: dict[object, Alternative] = {}
+def _wider_k(rows: Sequence[Alternative]) -> list[Alternative]:
+    """Of cache types that are as wide together, those whose K is wider (they come first); everything else."""
+    first: dict[object, Alternative] = {}
     for row in rows:
-        key = cache_bits(row.plan.settings) if row.kind == "cache types" else row.flags
-        if key not in best or row.n_ctx > best[key].n_ctx:
-            best[key] = row
-    return [row for row in rows if row in best.values()]
+        s = row.plan.settings
+        first.setdefault(cache_bits(s) if row.kind == "cache types" else row.flags, row)
+    return [row for row in rows if row in first.values()]
 
 
 def _title(found: Alternatives) -> str:

@@ -51,6 +51,15 @@ def test_it_lists_what_a_plan_for_each_would_find(mib: list[int]) -> None:
     assert names(which(MODEL, ASKED, margin_bytes=MARGIN, gpus=cards)) == wanted
 
 
+def test_a_context_is_asked_as_it_is() -> None:
+    """A context that the engine pads is planned as asked, since it bounds the batch, and named as padded."""
+    asked = replace(ASKED, n_ctx=100)
+    enough = next(n for n in range(50, 800) if plan(MODEL, catalogue([n]), asked, margin_bytes=MARGIN).fits)
+    found = which(MODEL, asked, margin_bytes=MARGIN, gpus=catalogue([enough - 1, enough]), max_cards=1)
+    assert found.n_ctx == 256
+    assert [c.alike for c in found.singles] == [(("cuda card 1",),)]
+
+
 @hypothesis_settings(max_examples=10)
 @given(SIZES)
 def test_pairs_stand_in_an_order_that_carries(mib: list[int]) -> None:

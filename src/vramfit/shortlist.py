@@ -7,7 +7,7 @@ context is found by bisection, and for pairs one walk finds for each card the sm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Final
@@ -91,12 +91,12 @@ def which(
     if settings.tensor_split or settings.main_gpu:
         raise SettingsError("tensor_split and main_gpu are for cards that are known; leave them out")
     n_ctx = resolve(model, settings).n_ctx
-    settings = replace(settings, n_ctx=n_ctx)
+    settings = replace(settings, n_ctx=settings.n_ctx or model.n_ctx_train)
     singles: list[Carrier] = []
     pairs: list[Carrier] = []
     for sizes in _by_backend(all_gpus() if gpus is None else gpus):
         one = _Cards(model, settings, margin_bytes, sizes[-1][0], 1)
-        at = _smallest(lambda at, one=one, sizes=sizes: one.carry(sizes[at][0]), 0, len(sizes))  # type: ignore[misc]
+        at = _first_enough(one, sizes)
         singles += [_carrier(group) for group in sizes[at:]]
         own = [[g for g in group if not g.unified] for group in sizes[:at]]
         if max_cards > 1 and settings.split_mode != "none" and any(own):
@@ -116,9 +116,9 @@ def _by_backend(gpus: Sequence[Gpu]) -> Iterable[list[Group]]:
         yield [list(group) for _, group in groupby(cards, key=lambda g: g.free)]
 
 
-def _smallest(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The first position from `low` on where `holds`, else `high`; from there on it holds."""
-    return 1 + last_where(lambda at: not holds(at), low - 1, high - 1)
+def _first_enough(one: _Cards, sizes: Sequence[Group]) -> int:
+    """Position of the smallest size of which one card is enough, else their number."""
+    return 1 + last_where(lambda at: not one.carry(sizes[at][0]), -1, len(sizes) - 1)
 
 
 def _carrier(*groups: Group) -> Carrier:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from ..gpus import Gpu
 from ..model import Model
+from ..progress import Bar
 from ..settings import Settings
 from ..solve import DEFAULT_MARGIN
 from .changes import cache_pairs, one_slot, ubatches, with_pair
@@ -52,33 +54,47 @@ def _table(q: Question, brief: bool) -> list[Alternative]:
         return []
     seen = {q.settings}
     rows = []
-    for kind, settings in _changes(q, brief):
-        row = None if settings in seen else q.alternative(kind, settings)
-        seen.add(settings)
-        rows += [] if row is None else [row]
+    changes = [*_on_cards(q, brief), *_on_host(q)]
+    with Bar("alternatives", len(changes)) as bar:
+        for kind, change in changes:
+            settings = change()
+            row = None if settings in seen else q.alternative(kind, settings)
+            seen.add(settings)
+            rows += [] if row is None else [row]
+            bar.advance()
     return rows
 
 
-def _changes(q: Question, brief: bool) -> Iterable[tuple[str, Settings]]:
+_Change = tuple[str, Callable[[], Settings]]  # kind, what the settings become
+
+
+def _on_cards(q: Question, brief: bool) -> Iterable[_Change]:
     asked = q.settings
     if not q.asked.estimate.flash_attn:
-        yield "flash attention", replace(asked, flash_attn="on")
+        yield "flash attention", partial(replace, asked, flash_attn="on")
     for pair in cache_pairs(q.model, asked)[1:]:
         if not brief or pair[0] == pair[1]:
-            yield "cache types", with_pair(asked, pair)
+            yield "cache types", partial(with_pair, asked, pair)
     for n_ubatch in ubatches(asked)[1:]:
-        yield "physical batch", replace(asked, n_ubatch=n_ubatch)
-    yield "slots", one_slot(q.model, asked)
-    yield from _on_host(q)
+        yield "physical batch", partial(replace, asked, n_ubatch=n_ubatch)
+    yield "slots", partial(one_slot, q.model, asked)
 
 
-def _on_host(q: Question) -> Iterable[tuple[str, Settings]]:
+def _on_host(q: Question) -> Iterable[_Change]:
     """What is enough for twice the context (or for a usable one), and what is enough for all of it."""
     halfway = q.goal if q.settings.n_ctx else min(max(LEAST, 2 * q.reached), q.goal)
     goals = sorted({halfway, q.goal})
-    everything = experts_levels(q.model, q.settings)[-1]
     for goal in goals:
-        yield "experts on the host", fewest_experts(q, goal) or everything
-    yield "cache on the host", replace(q.settings, offload_kqv=False)
+        yield "experts on the host", partial(_experts, q, goal)
+    yield "cache on the host", partial(replace, q.settings, offload_kqv=False)
     for goal in goals:
-        yield "layers on the host", most_layers(q, goal) or replace(q.settings, n_gpu_layers=0)
+        yield "layers on the host", partial(_layers, q, goal)
+
+
+def _experts(q: Question, goal: int) -> Settings:
+    """Where not even all experts are enough, all."""
+    return fewest_experts(q, goal) or experts_levels(q.model, q.settings)[-1]
+
+
+def _layers(q: Question, goal: int) -> Settings:
+    return most_layers(q, goal) or replace(q.settings, n_gpu_layers=0)

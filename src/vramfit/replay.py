@@ -104,10 +104,10 @@ def _kinds(prepared: Prepared, placement: Placement) -> list[tuple[object, ...]]
     """What a layer of the main graph must share with another one to be its repeat."""
     model = prepared.model
     alike = layer_kinds(model, [at == HOST for at in placement.weights])
-    at, last = placement.layers, len(prepared.kinds) - 1
+    at, last = placement.layers, len(prepared.alike) - 1
     return [  # the first layer of a device brings the inputs there
         (kind, alike[i], at[i], placement.caches[i], i == 0 or at[i] != at[i - 1], i == last)
-        for i, kind in enumerate(prepared.kinds)
+        for i, kind in enumerate(prepared.alike)
     ]
 
 

@@ -60,7 +60,7 @@ def refresh(architecture: str, out: pathlib.Path, careful: bool = False) -> int:
                 except EngineError:
                     continue
                 right += not found
-                wrong.update(found[:1])
+                wrong.update(["; ".join(found[:2])] if found else [])
     for reason, n in wrong.most_common(3):
         print(f"{architecture}: {n} times: {reason}")
     print(f"{architecture}: {right} of {right + sum(wrong.values())} unseen contexts are equal node for node")

@@ -11,11 +11,12 @@ from typing import Any
 
 from tools.engine.metadata import Dims, metadata
 from tools.engine.models import MIXTURES
-from vramfit.graphs.dims import header_value
+from vramfit.graphs.dims import header_value, traits
+from vramfit.model import Cells, Model
 
 from . import plan
 from .merge import Observation, signature
-from .observe import Traced, Untraceable
+from .observe import Traced, Untraceable, n_trunk
 from .trace import read
 from .workshop import SCALES, Mini, Workshop, either, pattern_of
 
@@ -44,7 +45,30 @@ def collect(shop: Workshop) -> tuple[list[str], list[str]]:
             equal = shop.make(d, without=least) or shop.make(d, without=SCALES)
             if equal is not None:
                 shop.trace(equal, plan.settings(plan.FEW, part=minis.index(mini)))
+    _each_at_last(shop, (base, other), least)
     return optional, _switches(shop, base, other, least)
+
+
+def _each_at_last(shop: Workshop, minis: tuple[Mini, ...], least: str) -> None:
+    """Trace models of other lengths, until every kind of layer was the last of one."""
+
+    def kind(model: Model, block: int) -> frozenset[str]:
+        return frozenset(traits(model.layers[block])) - {"swa"}
+
+    models = [t.model for t in shop.traced]
+    wanted = {kind(m, b) for m in models for b in range(n_trunk(m))}
+    wanted -= {kind(m, n_trunk(m) - 1) for m in models}
+    for mini in minis:
+        missing = set(wanted)
+        for n_layer in range(2, _LONGEST):
+            made = shop.make(replace(mini.dims, n_layer=n_layer), without=least) if missing else None
+            model = read(made.path) if made else None
+            if made and model and kind(model, n_trunk(model) - 1) in missing:
+                missing.remove(kind(model, n_trunk(model) - 1))
+                shop.trace(made, plan.settings(plan.FEW))
+
+
+_LONGEST = 13  # layers of a model that is made to end in another kind
 
 
 def _least_and_most(shop: Workshop, mini: Mini, least: str, number: int) -> None:
@@ -55,8 +79,11 @@ def _least_and_most(shop: Workshop, mini: Mini, least: str, number: int) -> None
         shop.trace(mini, plan.settings(part=number))
     if (whole := shop.fused(bare)) is not None:
         shop.trace(whole, plan.settings(plan.SOME, part=number))
-    if any(c.kind != "kv" for x in read(bare.path).layers for c in x.caches):
+    caches = [c for x in read(bare.path).layers for c in x.caches]
+    if any(c.kind != "kv" for c in caches):
         shop.trace(bare, plan.short(number))
+    if any(c.cells is Cells.COMPRESSED for c in caches):
+        shop.trace(bare, plan.long(number))
     full = shop.make(mini.dims)
     if full is not None and (whole := shop.fused(full)) is not None:
         shop.trace(whole, plan.settings(plan.FEW, part=number))

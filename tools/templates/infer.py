@@ -24,7 +24,7 @@ from .observe import Seen, Traced
 Sample = tuple[Seen, Traced, int]
 Values = tuple[int, ...]
 _LARGEST = 1 << 40
-_FACTORS = (2, 3, 4, 6, 8, 64)
+_FACTORS = (2, 3, 4, 6, 8, 64, 128)
 
 
 class Unexplained(Exception):
@@ -157,7 +157,15 @@ class Names:
                 at = np.flatnonzero((value == v).all(-1))
                 if len(at):
                     return (op, self.names[at[0]], k)
-        return self._first2("ceil", (-(-a[:, None, :] // a[None, :, :]) == v).all(-1))
+        return self._first2("ceil", (-(-a[:, None, :] // a[None, :, :]) == v).all(-1)) or self._least_of(v)
+
+    def _least_of(self, v: np.ndarray) -> Expression | None:
+        """The smaller of one dimension, a little more or less, and another."""
+        for k in (-3, -2, -1, 1, 2, 3):
+            pair = self._first2("min", (np.minimum((self.array + k)[:, None, :], self.array) == v).all(-1))
+            if pair is not None:
+                return ("min", ("+" if k > 0 else "-", pair[1], abs(k)), pair[2])
+        return None
 
     def _quadruples(self, v: np.ndarray) -> Expression | None:
         """a*b + c*d, a*b - c*d."""

@@ -55,7 +55,7 @@ _RUN_ATOMS = (
 )
 # Conditions that often hold together; a guard must not take one for the other.
 _APART = (("slots", "split"), ("krot", "vrot"), ("kf32", "vf32"), ("kq", "vq"))
-_LAYER_ATOMS = ("last", "first", "swa", "one_expert", "turn")
+_LAYER_ATOMS = ("last", "first", "swa", "one_expert", "turn", "bank")
 
 
 class Learner:
@@ -139,7 +139,7 @@ class Learner:
             key, _, value = x[1:].partition("=")
             if header_value(t.model, layer or t.model.layers[0], key) == value:
                 found.add(x)
-        found |= {x for x in ("turn", "short_output") if t.scope(b).truth(x)}
+        found |= {x for x in ("turn", "bank", "short_output") if t.scope(b).truth(x)}
         if layer is not None:
             found |= {f"il%{p}={layer.index % p}" for p in (4, 2, 3, 6)}
         return frozenset(found)
@@ -182,12 +182,15 @@ class Learner:
         for kind in kinds:
             self._carry(kind)
         inputs = {p.label for kind in kinds for p in kind.positions if p.like.op == "input"}
+        often = {p.label for kind in kinds for p in kind.positions if not p.once}
         for kind in kinds:
             for p in kind.positions:
                 if p.label in inputs and p.like.op != "input":
                     p.label += f".{p.like.op.split('.')[0]}"
                 if p.once and any(x.endswith(".swa") for x in p.like.inputs):
                     p.label += ".swa"
+                if p.once and p.label in often and p.like.op != "input":
+                    p.label += ".once"
                 if p.once and "within" in p.like.marks:  # all kinds must call what is made once the same
                     p.label += ".tail"
 
@@ -365,11 +368,7 @@ class Learner:
                         meant = where.get(what, -1)
                         for j in range(where[line.id] - 1, meant, -1):
                             hit = placed.get((id(o.traced), ids[j]))
-                            if (
-                                hit is not None
-                                and hit[1].label in names
-                                and not (hit[1].once and ids[j] != what and False)
-                            ):
+                            if hit is not None and hit[1].label in names:
                                 target = placed.get((id(o.traced), what))
                                 wrong[id(hit[1])] = hit[1]
                                 if target is not None:
@@ -463,7 +462,10 @@ class Learner:
         for o in kind.group:
             members[self.kinds[id(o)]].append(set(layer_weights(o.traced.model)[o.block]))
         kinds = [Kind(its, *_presence(sets)) for (its, _), sets in members.items()]  # type: ignore[misc]
-        return Block(kind.name, tuple(lines), tuple(sorted(kinds, key=lambda k: (k.traits, k.needs))))
+        unseen = [x for x in ("first", "last") if not any(x in o.truths for o in kind.group)]
+        return Block(
+            kind.name, tuple(lines), tuple(sorted(kinds, key=lambda k: (k.traits, k.needs))), tuple(unseen)
+        )
 
     def _lines(self, kind: _Kind, p: Position) -> list[Line]:
         """The line of a position, or two where one condition decides what it reads or which extents it has."""

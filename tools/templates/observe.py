@@ -84,6 +84,10 @@ class Untraceable(Exception):
     """A graph that the format cannot express; the text is the reason."""
 
 
+class Ambiguous(Untraceable):
+    """Tensors of this trace cannot be told apart; other sizes can help."""
+
+
 def n_trunk(model: Model) -> int:
     """Layers of the main graph."""
     return sum(not x.is_nextn for x in model.layers)
@@ -180,8 +184,9 @@ class _Observer:
                 self.cut[i] = -1
 
     def _find_early(self) -> None:
-        """Nodes that come before their layer because they depend on its caches and weights alone: the engine puts them
-        into the graph while what the layer before still has to compute waits for its reader.
+        """Nodes that come before their layer because they depend on its caches and weights, or on layers before the
+        last, alone: the engine puts them into the graph while what the layer before still has to compute waits for
+        its reader.
         """
         users: dict[int, list[int]] = {}
         free: set[int] = set()
@@ -192,13 +197,18 @@ class _Observer:
                 users.setdefault(s, []).append(i)
             sources = [s for s in t.src if self.t[s].op != "NONE" and s != i]
             weighs = any(self.t[s].usage == WEIGHT and self.t[s].op == "NONE" for s in t.src)
-            if all(s in free for s in sources) and (not weighs or t.op in _LOOKS):
+            if (all(s in free for s in sources) and (not weighs or t.op in _LOOKS)) or (
+                weighs and self.lay[i] > 0 and all(self.lay[s] < self.lay[i] - 1 for s in sources)
+            ):
                 free.add(i)
             else:
                 start.setdefault(self.lay[i], place)
         for place, i in reversed(list(enumerate(self.dump.nodes))):
             layer = self.lay[i]
             if i not in free:
+                to = {self.early.get(u, -1) for u in users.get(i, [])}
+                if len(to) == 1 and layer < min(to) - 1 and place < start.get(min(to), 0):
+                    self.early[i] = min(to)
                 continue
             if layer < 0:
                 reader = users.get(i, [i])[0]
@@ -335,12 +345,17 @@ class _Observer:
         if len(same) < 2:
             return m[1]
         context = self.run.context
-        for cache in owner(self.model, self.model.layers[int(m[2])]).caches:
-            if t.ne[:2] in [
-                (width, cells(cache, context)) for _, width in cache_rows(self.model, cache, context)
-            ]:
-                return m[1] if cache.kind == "kv" else f"{m[1]}.{cache.kind}"
-        raise Untraceable(f"{t.name} {t.ne} is no cache of the layer")
+        kinds = [
+            cache.kind
+            for cache in owner(self.model, self.model.layers[int(m[2])]).caches
+            if t.ne[:2]
+            in [(width, cells(cache, context)) for _, width in cache_rows(self.model, cache, context)]
+        ]
+        if not kinds:
+            raise Untraceable(f"{t.name} {t.ne} is no cache of the layer")
+        if len(kinds) > 1:
+            raise Ambiguous(f"{t.name} {t.ne} may be {' or '.join(kinds)}")
+        return m[1] if kinds[0] == "kv" else f"{m[1]}.{kinds[0]}"
 
     def _folds(self) -> dict[int, Seen | None]:
         """Sums over the slices of a tensor that the engine unrolls: the line stands for the last node."""
@@ -413,8 +428,10 @@ def base_name(name: str) -> str:
     if name.startswith("node_"):
         return ""
     name = re.sub(r"^blk\.\d+\.", "", _SUFFIX.sub("", name.split(" (")[0]))
-    m = re.match(r"cache_(.+)_l\d+$", name)
-    return re.sub(r"[^\w.]", "_", f"{m[1]}_cache" if m else name)
+    m = re.match(r"(cache_)?(.+)_l\d+$", name)
+    if m:
+        name = f"{m[2]}_cache" if m[1] else m[2]
+    return re.sub(r"[^\w.]", "_", name)
 
 
 def kind_traits(traced: Traced, block: int) -> tuple[str, ...]:

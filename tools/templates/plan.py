@@ -145,6 +145,13 @@ def short(part: int = 0) -> Iterator[Setting]:
         yield Setting(tuple((setting.arguments | {"n_ctx": cells}).items()))
 
 
+def long(part: int = 0) -> Iterator[Setting]:
+    """One of each topology at contexts of which even a cache of one cell for every 128 has several sizes."""
+    for number, setting in enumerate(settings(FEW, part)):
+        n_ctx = 128 * 256 * (2 + number) * int(setting.arguments.get("n_seq_max", 1))
+        yield Setting(tuple((setting.arguments | {"n_ctx": n_ctx}).items()))
+
+
 def _settings(extent: int, streams: tuple[dict[str, Any], ...]) -> Iterator[Setting]:
     if extent == FEW:
         for stream, flash, k, v in _ONE_OF_EACH:

@@ -18,7 +18,7 @@ from tools.engine.models import make_model
 
 from . import plan
 from .fuse import fuse
-from .observe import Traced
+from .observe import Ambiguous, Traced
 from .trace import read, traces
 
 SCALES = r"(?<!ffn_gate_inp)\.(?:input_)?scale$"  # the router's is no quantization scale
@@ -102,7 +102,7 @@ class Workshop:
         for setting in self._survivors(mini, list(settings)) if self.careful and keep else settings:
             try:
                 found += traces(mini.path, setting.arguments)
-            except EngineError as e:
+            except (EngineError, Ambiguous) as e:
                 self.refused.append(f"{setting.arguments}: {e}")
             if not keep and found:
                 break

@@ -33,6 +33,7 @@ __all__ = [
 FUSED: Final = frozenset(
     ("gated_delta_net", "lightning_indexer", "dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
 )
+_BANK: Final = "attn_res.block_size"
 _HADAMARD: Final = 64  # head sizes that a rotation of quantized caches divides (llama-kv-cache.cpp:325)
 
 
@@ -76,6 +77,12 @@ def run_dims(model: Model, run: Run) -> dict[str, int]:
                 found.setdefault("n_kv_swa", cells(cache, c))
             elif cache.kind != "kv":
                 found.setdefault(f"n_kv_{cache.kind}", cells(cache, c))
+            if (
+                cache.cells is Cells.COMPRESSED
+            ):  # blocks that the batch may complete (llama-kv-cache-dsv4.cpp:859-862)
+                n_blocks = run.n_tokens // cache.ratio + run.n_seqs
+                found.setdefault(f"n_new_{cache.kind}", n_blocks)
+                found.setdefault(f"n_read_{cache.kind}", n_blocks * cache.ratio)
     return found
 
 
@@ -109,7 +116,15 @@ def layer_dims(model: Model, layer: Layer, context: Context) -> dict[str, int]:
             found[f"{cache.kind}.{which}"] = width
     for i, elements in enumerate(layer.states):
         found[f"state.{i}"] = elements
+    if banks := n_bank(model, layer):
+        found["n_bank"] = banks
     return found
+
+
+def n_bank(model: Model, layer: Layer) -> int:
+    """Residual streams that are kept when the layer ends: one every few layers (kimi-k3.cpp:289-291)."""
+    size = header_number(model, layer, _BANK) or 0
+    return layer.index // size + 1 if size else 0
 
 
 def size(model: Model, layer: Layer, name: str) -> int:
@@ -229,6 +244,9 @@ class Scope:
         if name == "turn":  # of the layer that is a mixture (ernie4-5-moe.cpp:64)
             step = header_number(self._model, layer, "interleave_moe_layer_step") or 1
             return layer is not None and (layer.index + 1) % step == 0
+        if name == "bank":  # of the layer that keeps its residual stream (kimi-k3.cpp:289)
+            size = header_number(self._model, layer, _BANK) or 0
+            return layer is not None and size > 0 and not layer.index % size
         if name == "short_output":  # fewer rows than the vocabulary (qwen3vl.cpp:177)
             return "output.weight" in self._outer and self.value("$output.weight:1") < self._model.n_vocab
         if run is None:
@@ -312,7 +330,7 @@ def header_number(model: Model, layer: Layer | None, key: str) -> int | None:
 
 def is_of_layer(condition: str) -> bool:
     """Whether a condition depends on the layer alone, not on the reservation."""
-    return condition[0] in "@." or condition.startswith("il%") or condition == "turn"
+    return condition[0] in "@." or condition.startswith("il%") or condition in ("turn", "bank")
 
 
 UNKNOWN: Final = "unknown"  # a condition that no trace explains: sorted behind all that could settle it

@@ -20,6 +20,7 @@ from .dims import (
     is_of_layer,
     layer_weights,
     literals,
+    n_bank,
     outer_weights,
     traits,
 )
@@ -63,6 +64,7 @@ def prepare(template: Template, model: Model) -> Prepared:
     own = layer_weights(model)
     trunk = [x for x in model.layers if not x.is_nextn]
     blocks = tuple(_kind(template, x, own[x.index]) for x in trunk)
+    _check_ends(template, blocks)
     asked = tuple(map(_asked, template.blocks))
     numbers: dict[object, int] = {}
     kinds = tuple(
@@ -82,7 +84,8 @@ def _layout_of(model: Model, layer: Layer, own: dict[str, int], asks: Sequence[s
     tensors = tuple(
         (n, model.weights[i].tensor.type.id, model.weights[i].tensor.shape) for n, i in own.items()
     )
-    return replace(layer, index=0), tensors, tuple(header_number(model, layer, x[1:]) for x in asks)
+    numbers = tuple(header_number(model, layer, x[1:]) for x in asks)
+    return replace(layer, index=0), tensors, numbers, n_bank(model, layer)
 
 
 def _header_names(block: Block) -> tuple[str, ...]:
@@ -113,6 +116,13 @@ def _check_weights(
     if missing or strange:
         what = f"lacks {missing[0]}" if missing else f"has {strange[0]}"
         raise OutsideTemplate(f"{where}: the model {what}, which no trace did")
+
+
+def _check_ends(template: Template, blocks: Sequence[int]) -> None:
+    """The ends of the graph must be layers of kinds that were traced there: inputs and outputs come in with them."""
+    for end, at in (("first", 0), ("last", -1)):
+        if blocks and end in template.blocks[blocks[at]].unseen:
+            raise OutsideTemplate(f"the {end} layer is of a kind that no trace had there")
 
 
 def _check_known(template: Template, model: Model) -> None:

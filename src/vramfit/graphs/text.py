@@ -65,11 +65,15 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What one layer adds to the graph if it is of one of the `kinds`, or the prologue, or the epilogue."""
+    """What one layer adds to the graph if it is of one of the `kinds`, or the prologue, or the epilogue.
+
+    `unseen`: of "first" and "last", what no such layer was in any trace.
+    """
 
     name: str
     lines: tuple[Line, ...]
     kinds: tuple[Kind, ...] = ()
+    unseen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,7 @@ def _template_lines(t: Template) -> Iterator[str]:
     for block in t.blocks:
         yield ""
         yield f"block {block.name}"
+        yield from _words("  unseen", block.unseen)
         for kind in block.kinds:
             yield f"  kind {' '.join(kind.traits)}"
             yield from _words("    needs", kind.needs)
@@ -211,13 +216,17 @@ def _parse_block(text: str) -> Block:
     first, *rest = text.split("\n")
     at = next((i for i, line in enumerate(rest) if " = " in line), len(rest))
     kinds: list[Kind] = []
+    unseen: tuple[str, ...] = ()
     for line in rest[:at]:
         key, _, words = line.strip().partition(" ")
         found = tuple(words.split())
-        if key == "kind":
+        if key == "unseen":
+            unseen = found
+        elif key == "kind":
             kinds.append(Kind(found, ()))
         elif key == "needs":
             kinds[-1] = replace(kinds[-1], needs=found)
         else:
             kinds[-1] = replace(kinds[-1], allows=found)
-    return Block(first.removeprefix("block "), tuple(parse_line(x.strip()) for x in rest[at:]), tuple(kinds))
+    lines = tuple(parse_line(x.strip()) for x in rest[at:])
+    return Block(first.removeprefix("block "), lines, tuple(kinds), unseen)

@@ -14,7 +14,7 @@ from typing import Final
 from ..gpus import Gpu
 from ..model import Model
 from ..settings import Settings
-from ..solve import DEFAULT_MARGIN, Plan
+from ..solve import DEFAULT_MARGIN
 from .changes import cache_pairs, one_slot, ubatches, with_pair
 from .host import host_levels
 from .nouns import Alternative, Prefer, by_preference, checked
@@ -24,11 +24,17 @@ __all__ = ["best"]
 
 Change = Callable[[Settings], Settings]
 
-# What each preference keeps longest, first.
-_ORDER: Final[dict[Prefer, tuple[str, ...]]] = {
-    "speed": ("host", "slots", "ubatch", "cache", "flash"),
-    "quality": ("cache", "host", "slots", "ubatch", "flash"),
-    "context": ("host", "cache", "slots", "ubatch", "flash"),
+# What each preference keeps longest, first; what is not named stays as asked. The host is left alone where that
+# will do. Where not, batches stay large: its weights are copied to the cards for each (op offload).
+_ON_CARDS: Final[dict[Prefer, tuple[str, ...]]] = {
+    "speed": ("slots", "ubatch", "cache", "flash"),
+    "quality": ("slots", "ubatch", "flash"),
+    "context": ("cache", "slots", "ubatch", "flash"),
+}
+_WITH_HOST: Final[dict[Prefer, tuple[str, ...]]] = {
+    "speed": ("ubatch", "host", "slots", "cache", "flash"),
+    "quality": ("cache", "ubatch", "host", "slots", "flash"),
+    "context": ("ubatch", "host", "cache", "slots", "flash"),
 }
 
 
@@ -58,9 +64,9 @@ def best(
     """The plan that a preference makes of the settings, and what was changed for it.
 
     "speed" and "quality" change what they must for the context asked about, or, where none is, for 4,096
-    tokens a slot; "context" changes what it must for the longest. Speed gives up the cache's types before batches and
-    slots, and these before memory of the host; quality gives up the cache's types last. Where no change is
-    enough the plan as asked comes back, which then does not fit. Everything else is as in `trades`.
+    tokens a slot; "context" changes what it must for the longest. Quality keeps the cache's types longest, the others
+    keep the host out as long as they can. Where no change is enough the plan as asked comes back, which
+    then does not fit. Everything else is as in `trades`.
     """
     order = checked(prefer)
     q = question(model, gpus, settings, margin_bytes, max_ctx, host_bandwidth_gbs, planner)
@@ -68,7 +74,14 @@ def best(
     as_asked = q.described("as asked", q.settings, q.asked)
     if q.reached >= goal or not any(g.total for g in q.asked.estimate.gpus):
         return as_asked
-    found = [_least(q, ladders, goal) for ladders in _ladders(q, order)]
+    ladders = _ladders(q)
+    on_cards = _least(q, [ladders[name] for name in _ON_CARDS[order]], goal)
+    if on_cards is not None and on_cards.n_ctx >= goal:
+        return on_cards
+    found = [
+        _least(q, [host if name == "host" else ladders[name] for name in _WITH_HOST[order]], goal, short=True)
+        for host in _hosts(q)
+    ]
     reaching = [row for row in found if row is not None and row.n_ctx > q.reached]
     return min(reaching, key=lambda row: by_preference(row, order), default=as_asked)
 
@@ -77,20 +90,26 @@ def _goal(q: Question, prefer: Prefer) -> int:
     return q.goal if prefer == "context" or q.settings.n_ctx else min(LEAST, q.goal)
 
 
-def _ladders(q: Question, prefer: Prefer) -> list[list[_Ladder]]:
-    """What may be given up, dearest first; once with layers on the host and once with the cache there."""
+def _ladders(q: Question) -> dict[str, _Ladder]:
+    """What may be given up on the cards, by name."""
     asked = q.settings
-    shared = {
-        "slots": _Ladder("slots", [_same, lambda s: one_slot(q.model, s)]),
-        "ubatch": _Ladder("ubatch", [_same, *map(_ubatch, ubatches(asked)[1:])]),
-        "cache": _Ladder("cache", [_same, *map(_pair, cache_pairs(q.model, asked)[1:])], falls=False),
-        "flash": _Ladder("flash", [_same, *([] if q.asked.estimate.flash_attn else [_flash])]),
-    }
-    hosts = (
-        _Ladder("host", [_host(level) for level in host_levels(q.model, asked)]),
+    slots: list[Change] = [lambda s: one_slot(q.model, s)] if asked.n_seq_max > 1 else []
+    flash: list[Change] = [] if q.asked.estimate.flash_attn else [_flash]
+    found = (
+        _Ladder("slots", [_same, *slots]),
+        _Ladder("ubatch", [_same, *map(_ubatch, ubatches(asked)[1:])]),
+        _Ladder("cache", [_same, *map(_pair, cache_pairs(q.model, asked)[1:])], falls=False),
+        _Ladder("flash", [_same, *flash]),
+    )
+    return {ladder.name: ladder for ladder in found}
+
+
+def _hosts(q: Question) -> tuple[_Ladder, _Ladder]:
+    """The host with experts and layers, or with the cache alone."""
+    return (
+        _Ladder("host", [_host(level) for level in host_levels(q.model, q.settings)]),
         _Ladder("host", [_same, lambda s: replace(s, offload_kqv=False)]),
     )
-    return [[host if name == "host" else shared[name] for name in _ORDER[prefer]] for host in hosts]
 
 
 def _same(settings: Settings) -> Settings:
@@ -113,8 +132,11 @@ def _host(level: Settings) -> Change:
     return lambda s: replace(s, n_gpu_layers=level.n_gpu_layers, cpu_tensors=level.cpu_tensors)
 
 
-def _least(q: Question, ladders: Sequence[_Ladder], goal: int) -> Alternative | None:
-    """As little as will do of each, the dearest first; None where all of all is not enough."""
+def _least(q: Question, ladders: Sequence[_Ladder], goal: int, short: bool = False) -> Alternative | None:
+    """As little as will do of each, the dearest first; None where all of all is not enough.
+
+    `short`: a smaller context will do where the goal is out of reach.
+    """
     steps = {ladder.name: len(ladder.steps) - 1 for ladder in ladders}
 
     def settings() -> Settings:
@@ -124,16 +146,12 @@ def _least(q: Question, ladders: Sequence[_Ladder], goal: int) -> Alternative | 
         return found
 
     full = q.answer(settings())
-    if full is None or not full.fits:
+    if full is None or not full.fits or (full.estimate.n_ctx_seq < goal and not short):
         return None
-    goal = min(goal, _context(full))
+    goal = min(goal, full.estimate.n_ctx_seq)
     for ladder in ladders:
         steps[ladder.name] = _step(q, ladder, goal, steps, settings)
     return q.alternative("together", settings())
-
-
-def _context(plan: Plan) -> int:
-    return plan.estimate.n_ctx_seq
 
 
 def _step(

@@ -77,7 +77,8 @@ def _on_cards(q: Question, brief: bool) -> Iterable[_Change]:
             yield "cache types", partial(with_pair, asked, pair)
     for n_ubatch in ubatches(asked)[1:]:
         yield "physical batch", partial(replace, asked, n_ubatch=n_ubatch)
-    yield "slots", partial(one_slot, q.model, asked)
+    if asked.n_seq_max > 1:
+        yield "slots", partial(one_slot, q.model, asked)
 
 
 def _on_host(q: Question) -> Iterable[_Change]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
@@ -61,9 +62,9 @@ def contexts(row: Alternative) -> str:
 
 
 def _notes(found: Alternatives, rows: Sequence[Alternative]) -> Iterable[str]:
-    rest = [r.flags for r in found.rows if r.gain <= 0]
+    rest = Counter(row.kind for row in found.rows if row.gain <= 0)
     if rest:
-        yield f"No gain from: {', '.join(rest)}."
+        yield f"Tried without gain: {', '.join(f'{kind} ({n})' for kind, n in rest.items())}."
     if any(row.tokens_per_second is not None for row in rows):
         yield "tokens/s: memory bandwidth over the weights a token reads, an upper bound."
     if not all(row.exact for row in rows):

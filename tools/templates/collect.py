@@ -81,7 +81,7 @@ def _least_and_most(shop: Workshop, mini: Mini, least: str, number: int) -> None
         shop.trace(whole, plan.settings(plan.SOME, part=number))
     caches = [c for x in read(bare.path).layers for c in x.caches]
     if any(c.kind != "kv" for c in caches):
-        shop.trace(bare, plan.short(number))
+        shop.trace(bare, plan.short(number, min(c.ratio for c in caches if c.kind != "kv")))
     if any(c.cells is Cells.COMPRESSED for c in caches):
         shop.trace(bare, plan.long(number))
     full = shop.make(mini.dims)

@@ -10,7 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tools.engine.models import DENSE_OR_MIXTURE
-from vramfit.graphs.dims import FUSED, UNKNOWN, _conditions, equal, header_value, layer_weights, outer_weights
+from vramfit.graphs.dims import (
+    BY_INDEX,
+    FUSED,
+    UNKNOWN,
+    _conditions,
+    equal,
+    header_value,
+    layer_weights,
+    outer_weights,
+)
 from vramfit.graphs.expressions import Expression, parse_expression
 from vramfit.graphs.text import Block, Guard, Kind, Line, Template
 from vramfit.model import Model
@@ -55,7 +64,7 @@ _RUN_ATOMS = (
 )
 # Conditions that often hold together; a guard must not take one for the other.
 _APART = (("slots", "split"), ("krot", "vrot"), ("kf32", "vf32"), ("kq", "vq"))
-_LAYER_ATOMS = ("last", "first", "swa", "one_expert", "turn", "bank")
+_LAYER_ATOMS = ("last", "first", "swa", "one_expert", *BY_INDEX)
 
 
 class Learner:
@@ -77,6 +86,7 @@ class Learner:
     def template(self) -> Template:
         groups = self._groups()
         kinds = [self._kind(name, group) for name, group in groups.items()]
+        self._split_firsts(kinds)
         self._label(kinds)
         for kind in kinds:
             self._guards(kind)
@@ -139,7 +149,7 @@ class Learner:
             key, _, value = x[1:].partition("=")
             if header_value(t.model, layer or t.model.layers[0], key) == value:
                 found.add(x)
-        found |= {x for x in ("turn", "bank", "short_output") if t.scope(b).truth(x)}
+        found |= {x for x in (*BY_INDEX, "short_output") if t.scope(b).truth(x)}
         if layer is not None:
             found |= {f"il%{p}={layer.index % p}" for p in (4, 2, 3, 6)}
         return frozenset(found)
@@ -164,6 +174,27 @@ class Learner:
             per_trace[id(o.traced)].add(x.id)
             shared = shared or o.traced.readers()[x.id] > {o.block}
         return shared and all(len(ids) == 1 for ids in per_trace.values())
+
+    def _split_firsts(self, kinds: Sequence[_Kind]) -> None:
+        """What layers far behind read of the first one is a line of its own: its like in the others comes between."""
+        where = {
+            (id(o.traced), line.id): (kind, at)
+            for kind in kinds
+            for o in kind.group
+            for line, at in zip(o.lines, o.at, strict=True)
+            if o.block == 0
+        }
+        far = {
+            (id(hit[0]), hit[1]): hit
+            for kind in kinds
+            for o in kind.group
+            for line in o.lines
+            for k, what in line.refs
+            if k == "t" and o.block > 1 and (hit := where.get((id(o.traced), what))) is not None
+        }
+        for kind, at in sorted(far.values(), key=lambda hit: -hit[1]):
+            if not kind.positions[at].once and kind.name not in ("prologue", "epilogue"):
+                kind.split(at, [i for i, o in enumerate(kind.group) if o.block == 0])
 
     # labels: the engine's names; lines of one name follow each other as assignments to a variable do
 
@@ -539,6 +570,18 @@ class _Kind:
     name: str
     group: list[Observation]
     positions: list[Position]
+
+    def split(self, at: int, apart: Sequence[int]) -> None:
+        """Give the observations `apart` a position of their own, behind the one at `at` that they share with others."""
+        p = self.positions[at]
+        mine = {i: p.found[i] for i in apart if i in p.found}
+        if not mine or len(mine) == len(p.found):
+            return
+        p.found = {i: x for i, x in p.found.items() if i not in mine}
+        p.like = next(iter(p.found.values()))
+        self.positions.insert(at + 1, Position(next(iter(mine.values())), mine, once=p.once))
+        for i, o in enumerate(self.group):
+            o.at = [a + (a > at or (a == at and i in mine)) for a in o.at]
 
 
 def _doubted(guard: Guard, truths: Sequence[frozenset[str]]) -> Guard:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tools.engine.trace import CACHE, HOST, NONE, WEIGHT, Dump, Node
@@ -78,6 +79,9 @@ class Traced:
 
     def layer(self, block: int) -> Layer | None:
         return self.model.layers[block] if 0 <= block < n_trunk(self.model) else None
+
+
+_INDEXES = {"indexer": "lid"}  # kinds of caches whose indexes go by another name
 
 
 class Untraceable(Exception):
@@ -353,9 +357,20 @@ class _Observer:
         ]
         if not kinds:
             raise Untraceable(f"{t.name} {t.ne} is no cache of the layer")
-        if len(kinds) > 1:
-            raise Ambiguous(f"{t.name} {t.ne} may be {' or '.join(kinds)}")
-        return m[1] if kinds[0] == "kv" else f"{m[1]}.{kinds[0]}"
+        kind = kinds[0] if len(kinds) == 1 else self._written_as(i, kinds)
+        return m[1] if kind == "kv" else f"{m[1]}.{kind}"
+
+    def _written_as(self, i: int, kinds: Sequence[str]) -> str:
+        """Of several kinds the one that a cache is by the name of the indexes that it is written with."""
+        indexes = [
+            self.t[n.src[1]].name
+            for n in map(self.t.__getitem__, self.dump.nodes)
+            if n.op == "SET_ROWS" and n.view == i
+        ]
+        found = [k for k in kinds if any(f"_{_INDEXES.get(k, k)}_" in name for name in indexes)]
+        if len(found) > 1 or not (found or "kv" in kinds) or not indexes:
+            raise Ambiguous(f"{self.t[i].name} {self.t[i].ne} may be {' or '.join(kinds)}")
+        return found[0] if found else "kv"
 
     def _folds(self) -> dict[int, Seen | None]:
         """Sums over the slices of a tensor that the engine unrolls: the line stands for the last node."""

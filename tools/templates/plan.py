@@ -138,11 +138,15 @@ def settings(extent: int = ALL, part: int = 0) -> Iterator[Setting]:
             yield setting
 
 
-def short(part: int = 0) -> Iterator[Setting]:
-    """One of each topology at contexts of few cells: what picks among cells cannot pick more than there are."""
+def short(part: int = 0, ratio: int = 1) -> Iterator[Setting]:
+    """One of each topology at contexts of few cells: what picks among cells cannot pick more than there are.
+
+    `ratio`: tokens of a cell.
+    """
     for number, setting in enumerate(settings(FEW, part)):
-        cells = 256 * (1 + number % 2) * int(setting.arguments.get("n_seq_max", 1))
-        yield Setting(tuple((setting.arguments | {"n_ctx": cells}).items()))
+        cells = 256 * (1, 3)[number % 2] * ratio
+        n_ctx = cells * int(setting.arguments.get("n_seq_max", 1))
+        yield Setting(tuple((setting.arguments | {"n_ctx": n_ctx}).items()))
 
 
 def long(part: int = 0) -> Iterator[Setting]:

@@ -140,6 +140,12 @@ class _Builder:
         """Append a block: its early lines, or the others with the early lines of the next block among them."""
         frame = self.frames[frame_number]
         at, made = frame.at, self.made
+        if not early:
+            for i in (
+                frame.kind.compiled.early
+            ):  # of a name that the rest of the block before gave away, that is meant
+                if at[i] != NONE:
+                    at[i] = max(at[i], made[frame.kind.compiled.ops[i].label])
         for i, op in enumerate(frame.kind.compiled.ops):
             if op.early != early:
                 if op.early and at[i] == NONE:

@@ -80,9 +80,10 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """The operations of a block, in order."""
+    """The operations of a block, in order; `early`: positions of the nodes that the block before emits."""
 
     ops: tuple[Op, ...]
+    early: tuple[int, ...] = ()
 
 
 def compile_block(block: Block, scope: Scope) -> Compiled:
@@ -95,7 +96,7 @@ def compile_block(block: Block, scope: Scope) -> Compiled:
         ops.append(Op(line, tuple(r for a in line.args for r in _refs(a, last, scope))))
         if line.label not in lasting:
             last[line.label] = len(ops) - 1
-    return Compiled(tuple(ops))
+    return Compiled(tuple(ops), tuple(i for i, op in enumerate(ops) if op.early and op.how == _NODE))
 
 
 def compile_line(line: Line, scope: Scope) -> Op:

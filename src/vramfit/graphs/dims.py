@@ -34,6 +34,7 @@ FUSED: Final = frozenset(
     ("gated_delta_net", "lightning_indexer", "dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
 )
 _BANK: Final = "attn_res.block_size"
+BY_INDEX: Final = ("turn", "bank", "bank=1", "bank=2")  # conditions on a layer's place among the others
 _HADAMARD: Final = 64  # head sizes that a rotation of quantized caches divides (llama-kv-cache.cpp:325)
 
 
@@ -247,6 +248,8 @@ class Scope:
         if name == "bank":  # of the layer that keeps its residual stream (kimi-k3.cpp:289)
             size = header_number(self._model, layer, _BANK) or 0
             return layer is not None and size > 0 and not layer.index % size
+        if name in ("bank=1", "bank=2"):
+            return layer is not None and n_bank(self._model, layer) == int(name[-1])
         if name == "short_output":  # fewer rows than the vocabulary (qwen3vl.cpp:177)
             return "output.weight" in self._outer and self.value("$output.weight:1") < self._model.n_vocab
         if run is None:
@@ -330,7 +333,7 @@ def header_number(model: Model, layer: Layer | None, key: str) -> int | None:
 
 def is_of_layer(condition: str) -> bool:
     """Whether a condition depends on the layer alone, not on the reservation."""
-    return condition[0] in "@." or condition.startswith("il%") or condition in ("turn", "bank")
+    return condition[0] in "@." or condition.startswith("il%") or condition in BY_INDEX
 
 
 UNKNOWN: Final = "unknown"  # a condition that no trace explains: sorted behind all that could settle it

@@ -18,6 +18,7 @@ from vramfit.alternatives.nouns import by_preference, cache_bits
 from vramfit.cli import main
 from vramfit.cli.options import to_settings
 from vramfit.engines import plan_for
+from vramfit.engines.server import parse_command
 from vramfit.errors import SettingsError
 from vramfit.estimates import estimate
 from vramfit.gpus import Gpu
@@ -159,6 +160,15 @@ def test_flags_pasted_back_give_the_settings(model: Model) -> None:
     for row in trades(model, cards([200]), asked, margin_bytes=MARGIN, brief=True).rows:
         made = replace(row.plan.settings, n_ctx=0, tensor_split=(), n_outputs_max=1)
         assert pasted(row.flags, asked) == made, row.flags
+
+
+def test_the_command_of_an_alternative_says_its_settings() -> None:
+    """llama-server's command line for single experts on the host, read back, is what was planned."""
+    asked = replace(ON, n_ctx=4096)
+    rows = trades(EXPERT, cards([220]), asked, margin_bytes=MARGIN, brief=True).rows
+    assert any("-ncmoe" in row.flags or "-ot" in row.flags for row in rows)
+    for row in rows:
+        assert parse_command(row.plan.command("llama-server")) == row.plan.settings
 
 
 def kinds(found: Alternatives, kind: str) -> list[Alternative]:
@@ -305,6 +315,14 @@ def test_the_page_says_what_is_of_no_use() -> None:
     with_rates = trades(PLAIN, fast, replace(ON, n_ctx=1 << 14), margin_bytes=MARGIN, host_bandwidth_gbs=50)
     assert "tokens/s: memory bandwidth" in alternatives_text(with_rates)
     assert all(row.tokens_per_second for row in with_rates.rows)
+
+
+def test_the_short_page_has_the_first_of_each_kind() -> None:
+    """One row a kind, in the order of the rows."""
+    found = trades(PLAIN, cards([200]), ON, margin_bytes=MARGIN, brief=True)
+    text = alternatives_text(found, brief=True)
+    first = {row.kind: row.flags for row in reversed(found.useful)}
+    assert [line.split("  ")[0] for line in text.splitlines()[4:]] == list(first.values())[::-1]
 
 
 def test_of_pairs_as_wide_the_page_shows_the_wider_k() -> None:

@@ -16,16 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["alternative_as_schema", "alternatives_text", "changed_text", "most_text"]
 
-SHOWN: Final = 6  # rows of the short table
 HEAD: Final = ("change", "context", "tokens/s", "what it costs")
 
 
 def alternatives_text(found: Alternatives, *, brief: bool = False) -> str:
-    """What each change carries and costs; `brief` shows few, and says nothing of the others."""
+    """What each change carries and costs; `brief` shows the first of each kind, and says nothing of the others."""
     rows = _wider_k(found.useful)
     if not rows:
         return _nothing(found)
-    shown = rows[:SHOWN] if brief else rows
+    shown = list({row.kind: row for row in reversed(rows)}.values())[::-1] if brief else rows
     table = render_table(HEAD, [_cells(row) for row in shown], last_left=True)
     return "\n\n".join((_title(found), table, *([] if brief else _notes(found, rows))))
 

@@ -378,30 +378,44 @@ class _Observer:
         nodes = self.dump.nodes
         at = 0
         while at < len(nodes):
-            n = self._slices(nodes, at)
-            chain = nodes[at + n : at + 2 * n - 1]
-            if n > 1 and self._sums(nodes[at : at + n], chain):
-                last = chain[-1]
-                block = self.cut[last]
-                t = self.t[last]
-                src = self.t[nodes[at]].src[0]
-                for i in (*nodes[at : at + n], *chain):
-                    found[i] = None
-                found[last] = Seen(
-                    last,
-                    "sum_slices",
-                    base_name(t.name),
-                    t,
-                    (self._ref(src, block),),
-                    (self.t[src],),
-                    frozenset(),
-                    False,
-                    n,
-                )
-                at += n + len(chain)
+            n, heads = self._slices(nodes, at), self._heads(nodes, at)
+            if n > 1 and self._sums(nodes[at : at + n], nodes[at + n : at + 2 * n - 1]):
+                found |= self._fold("sum_slices", nodes[at : at + 2 * n - 1], n)
+                at += 2 * n - 1
+            elif heads:
+                found |= self._fold("sum_heads", nodes[at : at + 2 * heads], heads)
+                at += 2 * heads
             else:
                 at += 1
         return found
+
+    def _fold(self, op: str, nodes: Sequence[int], n: int) -> dict[int, Seen | None]:
+        last, src = nodes[-1], self.t[nodes[0]].src[0]
+        t = self.t[last]
+        ref = self._ref(src, self.cut[last])
+        line = Seen(last, op, base_name(t.name), t, (ref,), (self.t[src],), frozenset(), False, n)
+        return {**dict.fromkeys(nodes), last: line}
+
+    def _heads(self, nodes: list[int], at: int) -> int:
+        """How many slices are copied or added one by one from `at` on, all of one tensor; 0 for none."""
+        first = self.t[nodes[at]]
+        if first.op != "VIEW":
+            return 0
+        x = self.t[first.src[0]]
+        n = x.ne[1]
+        if first.ne != (x.ne[0], x.ne[2], x.ne[3], 1) or x.op == "NONE" or at + 2 * n > len(nodes):
+            return 0
+        total = NONE
+        for i, (j, k) in enumerate(
+            zip(nodes[at : at + 2 * n : 2], nodes[at + 1 : at + 2 * n : 2], strict=True)
+        ):
+            t, result = self.t[j], self.t[k]
+            if (t.op, t.src, t.ne, t.offset - x.offset) != ("VIEW", first.src, first.ne, i * x.nb[1]):
+                return 0
+            if (result.op, result.src) != (("ADD", (total, j)) if i else ("CONT", (j,))):
+                return 0
+            total = k
+        return n
 
     def _slices(self, nodes: list[int], at: int) -> int:
         """How many nodes from `at` on are the slices of one tensor, all of them."""

@@ -204,6 +204,7 @@ SWITCHES: dict[str, tuple[Any, ...]] = {
     "attention.indexer.kpool": (0, 4),
     "attention.indexer.kpool_select_tail": (None, False, True),
     "hash_layer_count": (None, 0, 2),
+    "attn_res.block_size": (64,),
     "n_deepstack_layers": (None, 0, 2, 3),
     "expert_group_count": (None, 0, 1),
 }

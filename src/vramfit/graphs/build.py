@@ -336,21 +336,39 @@ class _Builder:
         return layout(line, type_, sources, _look_up(sources, scope))
 
     def _fold(self, op: Op, frame: _Frame) -> int:
-        """The sum over the slices of the second extent, as the engine unrolls it (llama-graph.cpp:2341-2368)."""
+        """A sum over the slices of the second extent, as the engine unrolls it."""
         src = self._source(op.src[0], frame)
-        x = self.graph.tensors[src]
         n = evaluate(op.line.count or 1, frame.kind.scope.value)
+        return (self._slice_by_slice if op.name == "sum_heads" else self._all_slices_first)(op, src, n)
+
+    def _all_slices_first(self, op: Op, src: int, n: int) -> int:
+        """Over the experts in use (llama-graph.cpp:2341-2368)."""
+        x = self.graph.tensors[src]
         ne, nb = (x.ne[0], x.ne[2], 1, 1), (x.nb[0], x.nb[2], x.nb[2] * x.ne[2], x.nb[2] * x.ne[2])
-        root = src if x.view == NONE else x.view
-        slices = [
-            self._add(Tensor(op.label, "VIEW", x.type, ne, nb, (src,), root, int(i > 0)), self.graph.nodes)
-            for i in range(n)
-        ]
-        flat = contiguous(x.type, ne)
+        slices = [self._slice(op, src, ne, nb, i) for i in range(n)]
         total = slices[0]
         for one in slices[1:]:
-            total = self._add(Tensor(op.label, "ADD", x.type, ne, flat, (total, one)), self.graph.nodes)
+            total = self._new(op, "ADD", ne, (total, one))
         return total
+
+    def _slice_by_slice(self, op: Op, src: int, n: int) -> int:
+        """Over the heads of an indexer (qwen4exp.cpp:659-663)."""
+        x = self.graph.tensors[src]
+        ne, nb = (x.ne[0], x.ne[2], x.ne[3], 1), (x.nb[0], x.nb[2], x.nb[3], x.nb[3] * x.ne[3])
+        total = self._new(op, "CONT", ne, (self._slice(op, src, ne, nb, 0),))
+        for i in range(1, n):
+            total = self._new(op, "ADD", ne, (total, self._slice(op, src, ne, nb, i)))
+        return total
+
+    def _slice(self, op: Op, src: int, ne: Extents, nb: Extents, i: int) -> int:
+        x = self.graph.tensors[src]
+        root = src if x.view == NONE else x.view
+        view = Tensor(op.label, "VIEW", x.type, ne, nb, (src,), root, int(i > 0))
+        return self._add(view, self.graph.nodes)
+
+    def _new(self, op: Op, name: str, ne: Extents, src: tuple[int, ...]) -> int:
+        type_ = self.graph.tensors[src[0]].type
+        return self._add(Tensor(op.label, name, type_, ne, contiguous(type_, ne), src), self.graph.nodes)
 
 
 def _look_up(sources: Sequence[Shape], scope: Scope) -> Callable[[str], int]:

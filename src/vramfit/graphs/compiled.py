@@ -39,7 +39,13 @@ _ORIGIN: Final = {"@": LAYER, "$": OUTER, "%": CACHE}
 
 # The operations that are made by rules of their own; all others are nodes.
 _NODE: Final = "node"
-_MADE_BY: Final = {"input": "leaf", "cache": "leaf", "sum_slices": "fold", "next": "next"}
+_MADE_BY: Final = {
+    "input": "leaf",
+    "cache": "leaf",
+    "sum_slices": "fold",
+    "sum_heads": "fold",
+    "next": "next",
+}
 
 
 class Ref(NamedTuple):

@@ -54,6 +54,9 @@ KEYS: Mapping[str, Any] = {
     "kda.head_dim": 5,
     "wkv.head_size": 32,
     "shortconv.l_cache": 3,
+    "hrm.layers_per_stack": 2,
+    "hrm.l_cycles": 1,
+    "hrm.h_cycles": 2,
 }
 HEADLESS = {"attention.head_count_kv": [0, 0, 0, 2] * 2, "attention.sliding_window_pattern": None}
 
@@ -417,6 +420,12 @@ def test_a_looped_model_has_a_cache_for_every_pass() -> None:
     assert windowed(found) == "f" * 24
 
 
+def test_stacks_run_their_blocks_in_turns() -> None:
+    changes = {"block_count": 6, "hrm.layers_per_stack": 1, "hrm.l_cycles": 2}
+    assert [x.block for x in model("hrm_text", changes).layers] == [0, 0, 1, 0, 0, 1]
+    assert [x.block for x in model("hrm_text").layers] == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
 def test_graniteswitch_routes_with_one_more_layer_of_one_head() -> None:
     router = model("graniteswitch").layers[-1]
     assert (router.index, router.n_head_kv, router.caches[0].k_width, router.is_nextn) == (8, 1, 16, False)
@@ -655,6 +664,8 @@ def test_impossible_metadata_names_file_key_and_value(changes: dict[str, Any], m
         ("qwen3next", {"full_attention_interval": 0}, "= 0 is no interval"),
         ("nanbeige", {"num_loops": 0}, "num_loops = 0 makes 0 layers"),
         ("nanbeige", {"num_loops": 65}, "makes 520 layers"),
+        ("hrm_text", {"hrm.l_cycles": 0}, "block_count = 8 is not 2 turns of 0"),
+        ("hrm_text", {"hrm.h_cycles": 3}, "block_count = 8 is not 3 turns of 1"),
         ("graniteswitch", {"block_count": 512}, "leaves no room"),
         ("gemma2", {"attention.sliding_window_pattern": 1}, "no layer with a window"),
         ("dots3note", {"attention.indexer.types": None}, "indexer.types is missing"),

@@ -83,7 +83,8 @@ class Layer:
     """One block of the model: its caches, its recurrent state, its attention geometry.
 
     A layer without attention has `n_head_kv == 0` or no cache. `shares_kv_with` names the layer whose
-    cache this one reads when it has none of its own. States are f32, a copy for every sequence.
+    cache this one reads when it has none of its own; `block` is the number in the names of the tensors that it
+    uses, where that is not its index. States are f32, a copy for every sequence.
     """
 
     index: int
@@ -99,6 +100,7 @@ class Layer:
     is_recurrent: bool = False
     is_nextn: bool = False  # a next-token-prediction block: in the file, not in the main context
     shares_kv_with: int | None = None
+    block: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

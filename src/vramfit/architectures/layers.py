@@ -6,6 +6,7 @@ llama-kv-cache*.cpp, llama-memory-*.cpp.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from ..model import Cache, Cells, Layer
@@ -24,6 +25,9 @@ def layers(arch: Architecture, meta: Metadata, g: Geometry) -> tuple[Layer, ...]
     caches = _caches(arch, meta, g)
     states = _states(arch, meta, g)
     found = tuple(_layer(arch, g, il, caches[il], states[il]) for il in range(g.n_layer))
+    if arch.stacks:
+        blocks = _blocks_of_stacks(meta, g.n_layer)
+        found = tuple(replace(x, block=block) for x, block in zip(found, blocks, strict=True))
     for layer in found:
         _check(meta, g, layer)
     return found
@@ -50,6 +54,15 @@ def _layer(
         is_nextn=il >= g.n_trunk,
         shares_kv_with=shares,
     )
+
+
+def _blocks_of_stacks(meta: Metadata, n_layer: int) -> list[int]:
+    """Blocks of layers that are run in turns: a low stack for some passes, then a high one (hrm-text.cpp:49-63)."""
+    size, passes, turns = (meta.require(f"hrm.{key}") for key in ("layers_per_stack", "l_cycles", "h_cycles"))
+    if not size or not passes or size * (passes + 1) * turns != n_layer:
+        meta.fail("block_count", f"= {n_layer} is not {turns} turns of {passes} + 1 stacks of {size} layers")
+    stacks = (il // size for il in range(n_layer))
+    return [il % size + (size if n % (passes + 1) == passes else 0) for il, n in enumerate(stacks)]
 
 
 def _check(meta: Metadata, g: Geometry, layer: Layer) -> None:

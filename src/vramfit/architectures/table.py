@@ -153,6 +153,7 @@ class Architecture:
     reread_heads: bool = False  # head sizes are read even when layer 0 has no heads
     key_lengths_swa: bool = False  # head sizes of windowed layers must be there
     loops: str = ""  # key that multiplies the layers without weights of their own
+    stacks: bool = False  # two stacks of layers, run in turns
     router: bool = False  # one more layer, of a single head, without weights
     norm_is_output: bool = False  # token_embd_norm is the output norm
     lazy_embeddings: bool = False  # per_layer_token_embd is read on demand when it is large
@@ -185,8 +186,9 @@ TABLE: Final[Mapping[str, Architecture]] = {
     **_same(
         "falcon gpt2 mpt starcoder starcoder2 bloom qwen2 qwen2vl qwen3 qwen3moe qwen3vl qwen3vlmoe qwen3tts"
         " olmo arctic deepseek deepseek2-ocr chatglm jais2 ernie4_5 ernie4_5-moe paddleocr hunyuan-moe"
-        " hrm_text smollm3 seed_oss grovemoe maincoder chameleon"
+        " smollm3 seed_oss grovemoe maincoder chameleon"
     ),
+    **_same("hrm_text", stacks=True),
     **_same(
         "llama llama-embed deci arcee cogvlm exaone refact granite granitemoe minicpm minicpm3 phi3"
         " pangu-embedded mistral3",

@@ -155,14 +155,14 @@ Weights = Mapping[str, int]  # a name, for layers without "blk.<index>.": its po
 
 
 def layer_weights(model: Model) -> list[dict[str, int]]:
-    """The weights of each layer."""
+    """The weights of each layer: its own, or those of the block that it runs again."""
     found: list[dict[str, int]] = [{} for _ in model.layers]
     for i, weight in enumerate(model.weights):
         if isinstance(weight.home, int) and weight.home < len(found):
             prefix = f"blk.{weight.home}."
             if weight.tensor.name.startswith(prefix):
                 found[weight.home][weight.tensor.name.removeprefix(prefix)] = i
-    return found
+    return [found[x.index if x.block is None else x.block] for x in model.layers]
 
 
 def outer_weights(model: Model) -> dict[str, list[int]]:

@@ -119,7 +119,7 @@ def _common(d: Dims) -> Metadata:
         "attention.value_residual_mix_lora_rank": d.lora,
         "attention.gate_lora_rank": 3 * d.lora,
         "shortconv.l_cache": d.d_conv,
-        "attn_res.block_size": max(2, d.n_layer // 2),
+        "attn_res.block_size": d.n_group + 1,
         "activation.situ_beta": 4.0,
         "activation.situ_linear_beta": 25.0,
         "xielu.alpha_n": 1.0,
@@ -239,6 +239,9 @@ class Long(list[int]):
 
 
 def _deepseek4(d: Dims) -> Metadata:
+    index = 1 << max(
+        6, (d.head_k // 2 - 1).bit_length()
+    )  # rotated as a whole, and no smaller than what RoPE turns
     return _hyper_connections(d) | {
         "attention.head_count_kv": 1,
         "attention.key_length": d.head_k,
@@ -248,7 +251,7 @@ def _deepseek4(d: Dims) -> Metadata:
         "attention.output_lora_rank": d.lora,
         "attention.compress_ratios": [(0, 0, 4, 128)[i % 4] for i in range(d.n_layer)],
         "attention.compress_rope_freq_base": 160000.0,
-        "attention.indexer.key_length": d.index_size * (1 + (d.index_size == d.head_k)),
+        "attention.indexer.key_length": 2 * index if index == d.head_k else index,
         "hash_layer_count": 0,
         "swiglu_clamp_exp": 10.0,
         "expert_weights_scale": 1.0,

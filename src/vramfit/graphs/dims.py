@@ -12,7 +12,7 @@ from typing import Final
 
 from ..context import Context, cells
 from ..memory import cache_rows
-from ..model import Cells, Layer, Model
+from ..model import Cache, Cells, Layer, Model
 from .expressions import Expression, OutsideTemplate, evaluate
 from .text import Guard
 
@@ -78,13 +78,20 @@ def run_dims(model: Model, run: Run) -> dict[str, int]:
                 found.setdefault("n_kv_swa", cells(cache, c))
             elif cache.kind != "kv":
                 found.setdefault(f"n_kv_{cache.kind}", cells(cache, c))
-            if (
-                cache.cells is Cells.COMPRESSED
-            ):  # blocks that the batch may complete (llama-kv-cache-dsv4.cpp:859-862)
-                n_blocks = run.n_tokens // cache.ratio + run.n_seqs
-                found.setdefault(f"n_new_{cache.kind}", n_blocks)
-                found.setdefault(f"n_read_{cache.kind}", n_blocks * cache.ratio)
+            if cache.cells is Cells.COMPRESSED:
+                found |= _compressor_dims(cache, run)
     return found
+
+
+def _compressor_dims(cache: Cache, run: Run) -> dict[str, int]:
+    """Blocks that the batch may complete, their tokens, and tokens that wait (llama-kv-cache-dsv4.cpp:841-880)."""
+    n_blocks = run.n_tokens // cache.ratio + run.n_seqs
+    overlap = 1 if cache.kind == "hca" else 2
+    return {
+        f"n_new_{cache.kind}": n_blocks,
+        f"n_read_{cache.kind}": n_blocks * cache.ratio,
+        f"n_wait_{cache.kind}": overlap * cache.ratio * run.context.n_seq_max,
+    }
 
 
 def _rotation(head: int) -> int:

@@ -270,8 +270,13 @@ def _hy_v4(d: Dims) -> Metadata:
 
 
 def _hrm(d: Dims) -> Metadata:
-    stack = max(1, d.n_layer // 6)
-    return {"block_count": 6 * stack, "hrm.layers_per_stack": stack, "hrm.h_cycles": 2, "hrm.l_cycles": 2}
+    stack, passes = max(1, d.n_layer // 4), 2 + d.n_layer % 2
+    return {
+        "block_count": 2 * (passes + 1) * stack,
+        "hrm.layers_per_stack": stack,
+        "hrm.h_cycles": 2,
+        "hrm.l_cycles": passes,
+    }
 
 
 def _gemma3n(d: Dims) -> Metadata:

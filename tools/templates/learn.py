@@ -6,7 +6,7 @@ import itertools
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tools.engine.models import DENSE_OR_MIXTURE
@@ -86,7 +86,7 @@ class Learner:
     def template(self) -> Template:
         groups = self._groups()
         kinds = [self._kind(name, group) for name, group in groups.items()]
-        self._split_firsts(kinds)
+        self._split_far(kinds)
         self._label(kinds)
         for kind in kinds:
             self._guards(kind)
@@ -175,26 +175,38 @@ class Learner:
             shared = shared or o.traced.readers()[x.id] > {o.block}
         return shared and all(len(ids) == 1 for ids in per_trace.values())
 
-    def _split_firsts(self, kinds: Sequence[_Kind]) -> None:
-        """What layers far behind read of the first one is a line of its own: its like in the others comes between."""
+    def _split_far(self, kinds: Sequence[_Kind]) -> None:
+        """What layers further on read of one that is not the last is a line of its own: its like in others comes
+        between. The readers tell by which condition: all that one of them reads is of layers alike in that.
+        """
         where = {
-            (id(o.traced), line.id): (kind, at)
+            (id(o.traced), line.id): (kind, at, i)
             for kind in kinds
-            for o in kind.group
+            if kind.name not in ("prologue", "epilogue")
+            for i, o in enumerate(kind.group)
             for line, at in zip(o.lines, o.at, strict=True)
-            if o.block == 0
         }
-        far = {
-            (id(hit[0]), hit[1]): hit
-            for kind in kinds
-            for o in kind.group
-            for line in o.lines
-            for k, what in line.refs
-            if k == "t" and o.block > 1 and (hit := where.get((id(o.traced), what))) is not None
-        }
-        for kind, at in sorted(far.values(), key=lambda hit: -hit[1]):
-            if not kind.positions[at].once and kind.name not in ("prologue", "epilogue"):
-                kind.split(at, [i for i, o in enumerate(kind.group) if o.block == 0])
+        read: dict[tuple[int, int], dict[object, set[int]]] = defaultdict(lambda: defaultdict(set))
+        hit: dict[tuple[int, int], tuple[_Kind, int]] = {}
+        for kind in kinds:
+            for o in kind.group:
+                for line, at in zip(o.lines, o.at, strict=True):
+                    for slot, (k, what) in enumerate(line.refs):
+                        found = where.get((id(o.traced), what)) if k == "t" else None  # type: ignore[arg-type]
+                        if found is not None and o.block > found[0].group[found[2]].block + 1:
+                            hit[id(found[0]), found[1]] = found[:2]
+                            read[id(found[0]), found[1]][kind.name, at, slot].add(found[2])
+        for key in sorted(hit, key=lambda x: -x[1]):
+            self._split(*hit[key], list(read[key].values()))
+
+    def _split(self, kind: _Kind, at: int, readers: Sequence[set[int]]) -> None:
+        p = kind.positions[at]
+        for atom in ("first", "high") if not p.once else ():
+            true = {i for i in p.found if atom in kind.group[i].truths}
+            apart = all(r <= true or not r & true for r in readers) and any(r <= true for r in readers)
+            if apart and len(true) < len(p.found):
+                kind.split(at, true)
+                return
 
     # labels: the engine's names; lines of one name follow each other as assignments to a variable do
 
@@ -571,7 +583,7 @@ class _Kind:
     group: list[Observation]
     positions: list[Position]
 
-    def split(self, at: int, apart: Sequence[int]) -> None:
+    def split(self, at: int, apart: Collection[int]) -> None:
         """Give the observations `apart` a position of their own, behind the one at `at` that they share with others."""
         p = self.positions[at]
         mine = {i: p.found[i] for i in apart if i in p.found}

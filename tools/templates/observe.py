@@ -259,6 +259,19 @@ class _Observer:
         number = [j for j in same if self._of_windows(j) == bool(suffix)].index(i)
         return f"{name}{suffix}.{number + 1}" if number else name + suffix
 
+    def _by_reader(self, i: int) -> str:
+        """A leaf without a name; those that all layers read are told by the operation that reads them first."""
+        if not self.t[i].flags & INPUT:
+            return "constant"
+        unnamed = [
+            j for j in self.dump.leafs if self.t[j].name.startswith("leaf_") and self.t[j].flags & INPUT
+        ]
+        reads = {
+            j: next((self.t[n].op for n in self.dump.nodes if j in self.t[n].src), "none") for j in unnamed
+        }
+        number = [j for j in unnamed if reads[j] == reads[i]].index(i)
+        return f"constant.{reads[i].lower()}" + (f".{number + 1}" if number else "")
+
     def _of_windows(self, i: int) -> bool:
         """Whether only sliding-window layers read an input."""
         users = [self.cut[n] for n in self.dump.nodes if i in self.t[n].src]
@@ -323,7 +336,7 @@ class _Observer:
     def _told(self, i: int) -> str:
         if i not in self.told:
             name = self.t[i].name
-            self.told[i] = "constant" if name.startswith("leaf_") else self._tell_apart(i, name)
+            self.told[i] = self._by_reader(i) if name.startswith("leaf_") else self._tell_apart(i, name)
         return self.told[i]
 
     def _ref(self, s: int, block: int) -> Ref:
@@ -332,7 +345,8 @@ class _Observer:
             m = _BLK.match(t.name)
             if m is None:
                 return ("$", t.name)
-            if int(m[1]) != block:
+            own = self.layers[block].get(m[2]) if 0 <= block < self.n else None
+            if own is None or self.model.weights[own].tensor.name != t.name:
                 raise Untraceable(f"layer {block} reads {t.name}")
             return ("@", m[2])
         if t.usage == CACHE and t.op == "NONE":

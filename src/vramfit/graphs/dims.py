@@ -34,7 +34,15 @@ FUSED: Final = frozenset(
     ("gated_delta_net", "lightning_indexer", "dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
 )
 _BANK: Final = "attn_res.block_size"
-BY_INDEX: Final = ("turn", "bank", "bank=1", "bank=2")  # conditions on a layer's place among the others
+_STACKS: Final = ("high", "opens", "closes")
+BY_INDEX: Final = (
+    "turn",
+    "bank",
+    "bank=1",
+    "bank=2",
+    *_STACKS,
+)  # conditions on a layer's place among the others
+_SCALES: Final = (".scale", ".input_scale")
 _HADAMARD: Final = 64  # head sizes that a rotation of quantized caches divides (llama-kv-cache.cpp:325)
 
 
@@ -81,6 +89,19 @@ def run_dims(model: Model, run: Run) -> dict[str, int]:
             if cache.cells is Cells.COMPRESSED:
                 found |= _compressor_dims(cache, run)
     return found
+
+
+def _stack(model: Model, layer: Layer) -> set[str]:
+    """Where a layer stands in stacks that run in turns (hrm-text.cpp:49-63)."""
+    if layer.block is None:
+        return set()
+    size = header_number(model, layer, "hrm.layers_per_stack") or 1
+    at = layer.block % size
+    return {
+        x
+        for x, holds in (("high", layer.block >= size), ("opens", not at), ("closes", at == size - 1))
+        if holds
+    }
 
 
 def _compressor_dims(cache: Cache, run: Run) -> dict[str, int]:
@@ -162,14 +183,20 @@ Weights = Mapping[str, int]  # a name, for layers without "blk.<index>.": its po
 
 
 def layer_weights(model: Model) -> list[dict[str, int]]:
-    """The weights of each layer: its own, or those of the block that it runs again."""
+    """The weights of each layer: its own, or those of the block that it runs again, with scales of its own."""
     found: list[dict[str, int]] = [{} for _ in model.layers]
     for i, weight in enumerate(model.weights):
         if isinstance(weight.home, int) and weight.home < len(found):
             prefix = f"blk.{weight.home}."
             if weight.tensor.name.startswith(prefix):
                 found[weight.home][weight.tensor.name.removeprefix(prefix)] = i
-    return [found[x.index if x.block is None else x.block] for x in model.layers]
+    return [
+        found[x.index]
+        if x.block is None
+        else {n: i for n, i in found[x.block].items() if not n.endswith(_SCALES)}
+        | {n: i for n, i in found[x.index].items() if n.endswith(_SCALES)}
+        for x in model.layers
+    ]
 
 
 def outer_weights(model: Model) -> dict[str, list[int]]:
@@ -255,6 +282,8 @@ class Scope:
         if name == "bank":  # of the layer that keeps its residual stream (kimi-k3.cpp:289)
             size = header_number(self._model, layer, _BANK) or 0
             return layer is not None and size > 0 and not layer.index % size
+        if name in _STACKS:
+            return layer is not None and name in _stack(self._model, layer)
         if name in ("bank=1", "bank=2"):
             return layer is not None and n_bank(self._model, layer) == int(name[-1])
         if name == "short_output":  # fewer rows than the vocabulary (qwen3vl.cpp:177)

@@ -131,6 +131,26 @@ def test_curves_are_exact_or_bounded(contexts: list[int], limit: int) -> None:
             assert second >= 2 * n_ctx
 
 
+def test_contexts_that_are_padded_alike_share_a_replay() -> None:
+    """All contexts of one step are exact when one of them is: the engine makes the same of them."""
+    model = read(Path(__file__).parents[1] / "examples" / "gemma-3-12b-q4_k_m.gguf")
+    n_ctx = np.arange(2 * 4096 - 511, 2 * 4096 + 1)
+    found = sweep(model, CARDS, Settings(flash_attn="on", n_seq_max=2), n_ctx=n_ctx, replays=1)
+    assert found.columns["exact"].all()
+    assert len(set(found.columns["gpu0_compute"].tolist())) == 1
+
+
+def test_bounds_count_flash_attention_where_auto_turns_it_on() -> None:
+    """Between two replays that ran with it, "auto" is bounded as "on" is."""
+    model = read(Path(__file__).parents[1] / "examples" / "gemma-3-12b-q4_k_m.gguf")
+    auto, on = (
+        sweep(model, CARDS, Settings(flash_attn=flash), n_ctx=[4096, 8192, 16384], replays=2).columns
+        for flash in ("auto", "on")
+    )
+    assert auto["exact"].tolist() == [True, False, True]
+    assert auto["gpu0_compute"].tolist() == on["gpu0_compute"].tolist()
+
+
 def test_a_buffer_larger_than_both_neighbours_is_not_missed() -> None:
     """The engine reserves 368 MiB at 49,408 tokens, 225 and 281 MiB at the neighbours: measured with it."""
     model = read(Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf")

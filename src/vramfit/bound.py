@@ -8,9 +8,10 @@ the worst layer of a device, and adds what lives through all of them. The terms 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, NamedTuple
 
 from .backends import Attention, Backend, pad
 from .context import Context, cells
@@ -20,7 +21,7 @@ from .placement import HOST, Placement
 from .scheduler import copies_of_inputs
 from .settings import Settings
 
-__all__ = ["compute_bound", "pipeline_copies", "reserve_tokens"]
+__all__ = ["bounds", "compute_bound", "pipeline_copies", "reserve_tokens"]
 
 F32: Final = 4
 F16: Final = 2
@@ -48,16 +49,24 @@ def pipeline_copies(model: Model, settings: Settings, backends: Sequence[Backend
     )
 
 
+class _Kind(NamedTuple):
+    """Layers that need the same: one of them, what its weights' products add up to, and where they are."""
+
+    layer: Layer
+    products: int  # elements for one token
+    devices: tuple[int, ...]  # one for each layer of the kind
+
+
 @dataclass(frozen=True, slots=True)
 class _Reserve:
     """What every term needs to know of the reserved batch."""
 
     model: Model
-    context: Context
     backends: tuple[Backend, ...]
-    n_tokens: int
     n_encoded: int  # tokens that an encoder has left for the decoder to attend to
-    copies: int  # of every input that crosses between devices
+    kinds: tuple[_Kind, ...]
+    context: Context
+    n_tokens: int
 
     def is_plain(self, layer: Layer) -> bool:
         """Whether attention runs where the layer is, over K and V as they lie there, without scores."""
@@ -75,36 +84,58 @@ def compute_bound(
     model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
 ) -> DeviceBytes:
     """Bytes that no reservation of this context exceeds, for each device and the host."""
+    return bounds(model, placement, settings, backends)(context)
+
+
+def bounds(
+    model: Model, placement: Placement, settings: Settings, backends: Sequence[Backend]
+) -> Callable[[Context], DeviceBytes]:
+    """`compute_bound` of a placed model for many contexts: what they share is counted once."""
+    tensors = _tensors_by_layer(model)
+    kinds = _kinds(model, placement, tensors)
+    on_host = _host_weights(model, placement) if settings.op_offload else 0
     encoded = model.n_ctx_train if model.is_encoder and model.has_cache else 0
     copies = pipeline_copies(model, settings, backends)
-    r = _Reserve(model, context, tuple(backends), reserve_tokens(context), encoded, copies)
-    tensors = _tensors_by_layer(model)
-    peaks = [_layer(r, layer, tensors[layer.index]) for layer in model.layers]
-    output = _output(r, tensors[model.n_layer])
-    shared = copies * _inputs(r) + _crossing(r, settings) + ALIGNMENT_SLACK
-    on_host = _host_weights(model, placement) if settings.op_offload else 0
-    gpus = []
-    for device in range(placement.n_devices):
-        # with weights on the host any card may be handed the work of any layer
-        here = [p for p, at in zip(peaks, placement.layers, strict=False) if at == device or on_host]
-        last = output if placement.output == device or on_host else 0
-        used = device in placement.layers or on_host
-        gpus.append(shared + on_host + max([0, *here]) + last if used else 0)
-    return DeviceBytes(tuple(gpus), shared + max(peaks) + output)
+    reserve = partial(_Reserve, model, tuple(backends), encoded, tuple(kinds))
+
+    def bound(context: Context) -> DeviceBytes:
+        r = reserve(context, reserve_tokens(context))
+        peaks = [(_layer(r, kind), kind.devices) for kind in kinds]
+        output = _output(r, tensors[model.n_layer])
+        shared = copies * _inputs(r) + _crossing(r, settings) + ALIGNMENT_SLACK
+        gpus = []
+        for device in range(placement.n_devices):
+            # with weights on the host any card may be handed the work of any layer
+            here = [peak for peak, at in peaks if device in at or on_host]
+            last = output if placement.output == device or on_host else 0
+            used = device in placement.layers or on_host
+            gpus.append(shared + on_host + max([0, *here]) + last if used else 0)
+        return DeviceBytes(tuple(gpus), shared + max(peak for peak, _ in peaks) + output)
+
+    return bound
+
+
+def _kinds(model: Model, placement: Placement, tensors: Sequence[Sequence[Tensor]]) -> list[_Kind]:
+    """Layers that are alike, each kind once."""
+    found: dict[tuple[Layer, int], list[int]] = {}
+    for layer, device in zip(model.layers, placement.layers, strict=False):
+        products = sum(_product(layer, t) for t in tensors[layer.index])
+        found.setdefault((replace(layer, index=0), products), []).append(device)
+    return [_Kind(layer, products, tuple(at)) for (layer, products), at in found.items()]
 
 
 def _inputs(r: _Reserve) -> int:
     """Token rows, residual streams and one mask for each kind of cache."""
     width = F16 if r.context.flash_attn == "on" else F32
-    kinds = {(c.kind, cells(c, r.context)) for layer in r.model.layers for c in layer.caches}
+    kinds = {(c.kind, cells(c, r.context)) for kind in r.kinds for c in kind.layer.caches}
     rows = r.n_encoded + (sum(n for _, n in kinds) if r.model.has_cache else r.n_tokens)
     masks = rows * r.n_tokens * width * 2
     return masks + RESIDUALS * max(r.n_tokens, r.n_encoded) * r.model.n_embd * F32
 
 
-def _layer(r: _Reserve, layer: Layer, tensors: Iterable[Tensor]) -> int:
-    n_tokens = max(r.n_tokens, r.n_encoded)
-    products = sum(_product(layer, t) for t in tensors) * n_tokens * F32 * PRODUCT_COPIES
+def _layer(r: _Reserve, kind: _Kind) -> int:
+    layer = kind.layer
+    products = kind.products * max(r.n_tokens, r.n_encoded) * F32 * PRODUCT_COPIES
     attention = _scores(r, layer) * F32 * SCORE_COPIES
     states = sum(layer.states) * F32 * r.context.n_seq_max * STATE_COPIES
     return products + attention + states + sum(_cast(r, layer))
@@ -130,13 +161,13 @@ def _crossing(r: _Reserve, settings: Settings) -> int:
     That is so for caches kept on the host, and for heads that a card has no kernel for. With several
     copies nothing of it is freed, and copies of different sizes leave gaps: all of them are counted.
     """
-    layers = r.model.layers
-    if settings.offload_kqv and r.model.has_cache and all(map(r.is_plain, layers)):
+    if settings.offload_kqv and r.model.has_cache and all(r.is_plain(kind.layer) for kind in r.kinds):
         return 0
-    queries = (
-        sum(x.n_head * x.head_k + 3 * r.model.n_embd for x in layers) * max(r.n_tokens, r.n_encoded) * F32
-    )
-    caches = sum(sum(_cast(r, x)) for x in layers)
+    queries = caches = 0
+    for layer, _, devices in r.kinds:
+        queries += len(devices) * (layer.n_head * layer.head_k + 3 * r.model.n_embd)
+        caches += len(devices) * sum(_cast(r, layer))
+    queries *= max(r.n_tokens, r.n_encoded) * F32
     return 4 * caches + 4 * queries
 
 
@@ -153,22 +184,6 @@ def _cast(r: _Reserve, layer: Layer) -> Iterable[int]:
         streams = r.context.n_seq_max if cache.always_split else r.context.n_stream
         for _, width in cache_rows(r.model, cache, r.context):
             yield width * cells(cache, r.context) * streams * F32
-
-
-def _crossing_caches(r: _Reserve, settings: Settings) -> int:
-    """Caches that attention may read on another device than theirs: copied whole, layer by layer.
-
-    That is so for caches kept on the host, and for heads that a card has no kernel for. Copies of
-    different sizes leave gaps: all of them are counted.
-    """
-    plain = all(_is_plain(layer) for layer in r.model.layers)
-    if plain and settings.offload_kqv:
-        return 0
-    return 4 * sum(sum(_cast(r, layer)) for layer in r.model.layers)
-
-
-def _is_plain(layer: Layer) -> bool:
-    return all(c.kind == "kv" and c.has_v for c in layer.caches)
 
 
 def _output(r: _Reserve, tensors: Iterable[Tensor]) -> int:

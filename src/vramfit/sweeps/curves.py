@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
 from ..backends import Backend
-from ..bound import compute_bound
+from ..bound import bounds
 from ..collapse import collapse, layer_kinds
 from ..compute import compute_bytes
-from ..context import resolve
+from ..context import resolve, resolve_counts
 from ..model import Home, Model
 from ..placement import HOST, Placement
 from ..settings import Settings
@@ -20,7 +20,7 @@ from .result import Array
 
 __all__ = ["Curve", "Curves", "learn"]
 
-STEPS: Final = 2  # contexts at which a bound is known, for each that is replayed
+STEPS: Final = 16  # contexts at which a bound is known, for each that is replayed
 Figures = tuple[int, ...]  # compute bytes of each device in use, and last of the host
 
 
@@ -28,11 +28,13 @@ Figures = tuple[int, ...]  # compute bytes of each device in use, and last of th
 class Curve:
     """Compute bytes of all devices against the context.
 
-    `sizes` (contexts × devices) are those reserved at `contexts`. In between they may be larger than at
+    Contexts that the engine pads to the same one share a figure: `largest` is the largest of each such
+    group. `sizes` (contexts × devices) are those reserved at `contexts`. In between they may be larger than at
     either neighbour, because the allocator leaves other gaps; there `bounds` hold, a formula that
     never falls as the context grows, known at `steps`.
     """
 
+    largest: Array
     contexts: Array
     sizes: Array
     exact: Array
@@ -41,6 +43,7 @@ class Curve:
 
     def at(self, n_ctx: Array) -> tuple[Array, Array]:
         """Sizes (contexts × devices) that are never too low, and where they are exact."""
+        n_ctx = self.largest[np.searchsorted(self.largest, n_ctx)]
         near = np.minimum(np.searchsorted(self.contexts, n_ctx), len(self.contexts) - 1)
         learned = self.contexts[near] == n_ctx
         sizes = self.sizes[near]
@@ -56,11 +59,12 @@ def learn(
     contexts: Sequence[int],
     limit: int,
 ) -> Curve:
-    """The curve over ascending `contexts`: at `limit` of them replayed, evenly spread, both ends included."""
+    """The curve over ascending `contexts`, no two padded alike: at `limit` of them replayed, evenly spread, both ends included."""
     chosen = _spread(contexts, limit)
     known = [replay(n_ctx) for n_ctx in chosen]
     steps = _spread(contexts, limit * STEPS) if len(chosen) < len(contexts) else []
     return Curve(
+        largest=np.array(contexts),
         contexts=np.array(chosen),
         sizes=np.array([sizes for sizes, _ in known]),
         exact=np.array([exact for _, exact in known]),
@@ -82,30 +86,57 @@ class Curves:
     """
 
     def __init__(self, contexts: Array, limit: int, advance: Callable[[], None]) -> None:
-        self._contexts: list[int] = np.unique(contexts).tolist()
+        self._contexts = np.unique(contexts)
         self._limit = limit
         self._advance = advance
         self._known: dict[object, Curve] = {}
 
-    def of(self, model: Model, placement: Placement, rules: Sequence[Backend], settings: Settings) -> Curve:
-        """The curve of a placed model under all of `settings` but its context. Raises `EngineRefusal`."""
-        names = tuple(r.name for r in rules)
-        key = (names, _needs(model, placement), replace(settings, n_ctx=0, tensor_split=()))
-        if key not in self._known:
+    def of(self, model: Model, placement: Placement, rules: Sequence[Backend]) -> Callable[[Settings], Curve]:
+        """The curve of a placed model under any settings, but for their context. Raises `EngineRefusal`."""
+        place = tuple(r.name for r in rules), _needs(model, placement)
 
-            def replay(n_ctx: int) -> tuple[Figures, bool]:
-                at = replace(settings, n_ctx=n_ctx)
-                found = compute_bytes(model, placement, resolve(model, at), at, rules)
-                self._advance()
-                return (*found.gpus, found.host), found.exact
+        def under(settings: Settings) -> Curve:
+            key = (place, replace(settings, n_ctx=0, tensor_split=()))
+            if key not in self._known:
+                self._known[key] = self._learn(model, placement, rules, settings)
+            return self._known[key]
 
-            def bound(n_ctx: int) -> Figures:
-                at = replace(settings, n_ctx=n_ctx)
-                found = compute_bound(model, placement, resolve(model, at), at, rules)
-                return (*found.gpus, found.host)
+        return under
 
-            self._known[key] = learn(replay, bound, self._contexts, self._limit)
-        return self._known[key]
+    def _learn(
+        self, model: Model, placement: Placement, rules: Sequence[Backend], settings: Settings
+    ) -> Curve:
+        without_flash = False
+
+        def replay(n_ctx: int) -> tuple[Figures, bool]:
+            nonlocal without_flash
+            at = replace(settings, n_ctx=n_ctx)
+            found = compute_bytes(model, placement, resolve(model, at), at, rules)
+            without_flash |= not (found.replayed and found.flash_attn)
+            self._advance()
+            return (*found.gpus, found.host), found.exact
+
+        of_context = bounds(model, placement, settings, rules)
+
+        def bound(n_ctx: int) -> Figures:
+            # "auto" asks for kernels by the sizes of heads, not by cells: all contexts answer alike
+            flash_attn = settings.flash_attn if without_flash else "on"
+            found = of_context(resolve(model, replace(settings, n_ctx=n_ctx, flash_attn=flash_attn)))
+            return (*found.gpus, found.host)
+
+        return learn(replay, bound, _largest(model, settings, self._contexts), self._limit)
+
+
+def _largest(model: Model, settings: Settings, contexts: Array) -> list[int]:
+    """Of ascending contexts that the engine makes the same of, the largest."""
+    # an array where a count is asked for: the arithmetic behind it is made for both
+    wanted = cast(int, contexts)
+    made = resolve_counts(model, settings, wanted, settings.n_seq_max, settings.n_ubatch or settings.n_batch)
+    same = np.ones(len(contexts) - 1, np.bool_)
+    for counts in (made.n_ctx, made.n_ctx_seq, made.n_batch):
+        same &= np.diff(np.broadcast_to(counts, contexts.shape)) == 0
+    found: list[int] = contexts[np.append(~same, True)].tolist()
+    return found
 
 
 def _needs(model: Model, placement: Placement) -> object:

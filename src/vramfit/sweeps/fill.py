@@ -25,7 +25,7 @@ from .result import Array, Sweep
 
 __all__ = ["sweep"]
 
-REPLAYS: Final = 96  # compute buffers replayed for a whole sweep, unless asked otherwise
+REPLAYS: Final = 64  # compute buffers replayed for a whole sweep, unless asked otherwise
 _At = tuple[int, int, int]  # indexes of cards, file type and cache types
 TERMS: Final = ("model", "context", "compute")
 
@@ -167,9 +167,8 @@ def _fill(
             if isinstance(model, EngineRefusal):
                 raise model
             caches = context_bytes(model, placement, _context(g, settings), rules, HOST_BACKEND)
-            learned = [
-                [curves.of(model, placement, rules, each) for each in row] for row in _rows(g, settings)
-            ]
+            curve = curves.of(model, placement, rules)
+            learned = [[curve(each) for each in row] for row in _rows(g, settings)]
         except EngineRefusal as e:
             sheet.refuse(at, e)
             continue

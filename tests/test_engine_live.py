@@ -24,8 +24,13 @@ if not is_available():
 from tools.engine.load import EngineError, Refused, load  # noqa: E402
 from tools.engine.measure import measure, measure_all  # noqa: E402
 from tools.engine.metadata import Dims  # noqa: E402
-from tools.engine.models import make_model  # noqa: E402
+from tools.engine.models import ARCHITECTURES, make_model  # noqa: E402
+from tools.engine.quantize import types  # noqa: E402
 from tools.engine.trace import COMPUTE, INPUT, WEIGHT, Tracer, to_graph, to_text, trace  # noqa: E402
+from vramfit.architectures import describe  # noqa: E402
+from vramfit.errors import EngineRefusal  # noqa: E402
+from vramfit.header import parse  # noqa: E402
+from vramfit.quants import FILE_TYPES, requantize  # noqa: E402
 
 
 @pytest.fixture
@@ -121,3 +126,23 @@ def test_the_command_line_measures(model):
     assert row["n_ctx"] == 1024
     assert len(row["gpus"]) == 2
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_quantizer_chooses_the_types_that_the_library_says(architecture, tmp_path):
+    """Every file type, with and without an importance matrix, for a model of each architecture."""
+    path = tmp_path / "model.gguf"
+    make_model(architecture, path, Dims(n_layer=17, n_head_kv=1))
+    model = describe(parse(path.read_bytes()))
+    for kind in FILE_TYPES.values():
+        for imatrix in (False, True):
+            if kind.copies:
+                continue
+            try:
+                wanted = types(path, kind.id, imatrix=imatrix)
+            except Refused:
+                with pytest.raises(EngineRefusal):
+                    requantize(model, kind.name, imatrix=imatrix)
+                continue
+            found = requantize(model, kind.name, imatrix=imatrix)
+            assert {t.name: t.type.name for t in found.tensors} == wanted, (kind.name, imatrix)

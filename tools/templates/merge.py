@@ -154,7 +154,7 @@ def _key(x: Seen) -> _Key:
     name = x.name if x.op in ("input", "cache") else ""
     return ((x.op, _type(x), name, "output" in x.marks, "hadamard" in x.marks, "inplace" in x.marks, "early" in x.marks,
              "layer" in x.marks),
-            weights, x.name, frozenset((s.op, base_name(s.name)) for s in x.sources))  # fmt: skip
+            weights, x.name, frozenset((*((s.op, base_name(s.name)) for s in x.sources), *x.grown)))  # fmt: skip
 
 
 def _fits(a: _Key, b: _Key) -> bool:

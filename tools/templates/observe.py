@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tools.engine.trace import CACHE, HOST, NONE, WEIGHT, Dump, Node
@@ -42,6 +42,7 @@ class Seen:
     outer: bool = False  # depends on no layer
     count: int = 0  # of the slices that are summed
     inputs: tuple[str, ...] = ()  # the inputs that it reads, told apart
+    grown: tuple[tuple[str, str], ...] = ()  # what unnamed concatenations that it reads began with
 
 
 @dataclass(eq=False)
@@ -329,9 +330,16 @@ class _Observer:
         refs = tuple(self._ref(s, block) for s in src)
         outer = block >= 0 and block < self.n and self.lay[i] < 0
         read = tuple(self._told(s) for s in src if self.t[s].op == "NONE" and self.t[s].usage == 0)
-        return Seen(
-            i, op, base_name(t.name), t, refs, tuple(self.t[s] for s in src), frozenset(marks), outer, 0, read
-        )
+        sources, grown = tuple(self.t[s] for s in src), tuple(g for s in src for g in self._grown(s))
+        return Seen(i, op, base_name(t.name), t, refs, sources, frozenset(marks), outer, 0, read, grown)
+
+    def _grown(self, s: int) -> Iterator[tuple[str, str]]:
+        """What a chain of unnamed concatenations began with: operation and name."""
+        first = s
+        while self.t[first].op == "CONCAT" and not base_name(self.t[first].name):
+            first = self.t[first].src[0]
+        if first != s:
+            yield self.t[first].op, base_name(self.t[first].name)
 
     def _told(self, i: int) -> str:
         if i not in self.told:

@@ -2,8 +2,8 @@
 
     python benchmarks/sweep.py [MODEL]
 
-Prints a row for each size of the grid: points, curves of compute buffers, seconds (least of three), and bytes a
-point; then the share of both that the learning of compute buffers has.
+Prints a row for each size of the grid: points, seconds (least of three) and those of the processor, which a busy machine
+does not stretch, the share of them that goes into learning compute buffers, the share of exact points, and bytes a point.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ AXES: dict[str, object] = {
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 
-def run(model: vramfit.Model, points: int) -> tuple[vramfit.Sweep, float]:
-    """One sweep of at least so many points, and its seconds."""
+def run(model: vramfit.Model, points: int) -> tuple[vramfit.Sweep, float, float]:
+    """One sweep of at least so many points, its seconds, and those of the processor."""
     rest = 4 * 2 * 2 * 5
     n_ctx = np.linspace(256, 262144, -(-points // rest)).astype(np.int64)
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     found = vramfit.sweep(
         model, "3090ti,3060", vramfit.Settings(flash_attn="on", n_outputs_max=1), n_ctx=n_ctx, **AXES
     )
-    return found, time.perf_counter() - start
+    return found, time.perf_counter() - start, time.process_time() - busy
 
 
 def learning(model: vramfit.Model) -> float:
-    """Seconds that one compute buffer takes to learn, on average over a small sweep."""
+    """Seconds of the processor that the compute buffers of a small sweep take to learn."""
     spent, count = 0.0, 0
     real = curves.compute_bytes
 
     def timed(*args):
         nonlocal spent, count
-        start = time.perf_counter()
+        start = time.process_time()
         found = real(*args)
-        spent, count = spent + time.perf_counter() - start, count + 1
+        spent, count = spent + time.process_time() - start, count + 1
         return found
 
     curves.compute_bytes = timed
@@ -63,16 +63,19 @@ def learning(model: vramfit.Model) -> float:
 def main() -> None:
     model = vramfit.read(sys.argv[1] if len(sys.argv) > 1 else HEADER)
     spent = learning(model)
-    print(f"{'points':>10} {'seconds':>9} {'of it learning':>15} {'bytes/point':>12} {'peak/point':>11}")
+    print(
+        f"{'points':>10} {'seconds':>9} {'processor':>10} {'of it learning':>15} {'exact':>7} {'bytes/point':>12} {'peak/point':>11}"
+    )
     for size in SIZES:
-        found, seconds = min((run(model, size) for _ in range(3)), key=lambda pair: pair[1])
+        found, seconds, busy = min((run(model, size) for _ in range(3)), key=lambda three: three[1])
         tracemalloc.start()
         run(model, size)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         n = len(found)
         print(
-            f"{n:>10,} {seconds:>9.3f} {min(1, spent / seconds):>15.0%} {found.nbytes / n:>12.1f} {peak / n:>11.1f}"
+            f"{n:>10,} {seconds:>9.3f} {busy:>10.3f} {min(1, spent / busy):>15.0%} {found.columns['exact'].mean():>7.2%}"
+            f" {found.nbytes / n:>12.1f} {peak / n:>11.1f}"
         )
 
 

@@ -20,7 +20,7 @@ from .result import Array
 
 __all__ = ["Curve", "Curves", "learn"]
 
-STEPS: Final = 16  # contexts at which a bound is known, for each that is replayed
+STEPS: Final = 8  # contexts at which a bound is known, for each that is replayed
 Figures = tuple[int, ...]  # compute bytes of each device in use, and last of the host
 
 

@@ -119,7 +119,7 @@ def _common(d: Dims) -> Metadata:
         "attention.value_residual_mix_lora_rank": d.lora,
         "attention.gate_lora_rank": 3 * d.lora,
         "shortconv.l_cache": d.d_conv,
-        "attn_res.block_size": d.n_group + 1,
+        "attn_res.block_size": 3 if d.period % 3 else 5,
         "activation.situ_beta": 4.0,
         "activation.situ_linear_beta": 25.0,
         "xielu.alpha_n": 1.0,

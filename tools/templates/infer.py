@@ -254,7 +254,7 @@ class Inferrer:
             return Line("next", "next", guard=p.guard)
         type_ = self._type(samples)
         count = None
-        if like.op == "sum_slices":
+        if like.op in ("sum_slices", "sum_heads"):
             count = self._find("count", tuple(s.count for s in seen), samples)
             return Line(p.label, like.op, p.args, count, "", (), (), marks, p.guard)
         ne: tuple[Expression, ...] = ()

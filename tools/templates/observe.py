@@ -425,7 +425,7 @@ class _Observer:
             return 0
         x = self.t[first.src[0]]
         n = x.ne[1]
-        if first.ne != (x.ne[0], x.ne[2], x.ne[3], 1) or x.op == "NONE" or at + 2 * n > len(nodes):
+        if n < 2 or first.ne != (x.ne[0], x.ne[2], x.ne[3], 1) or x.op == "NONE" or at + 2 * n > len(nodes):
             return 0
         total = NONE
         for i, (j, k) in enumerate(

@@ -17,10 +17,10 @@ import re
 import sys
 from typing import Any
 
-from .measure import measure, serve
+from .measure import Row, measure, serve
 from .metadata import Dims
 from .models import ARCHITECTURES, make_model
-from .sample import write_rows
+from .sample import draw_rows_of_model, write_rows
 from .trace import to_text, trace
 
 
@@ -32,7 +32,7 @@ def main() -> None:
         parser.error(f"not understood: {' '.join(odd)}")
     values = _values(pairs)
     if args.command == "worker":
-        serve(sys.stdin, sys.stdout)
+        serve(sys.stdin, sys.stdout, _work)
     elif args.command == "measure":
         print(json.dumps(measure(args.file, args.gpus, values), indent=1))
     elif args.command == "trace":
@@ -45,6 +45,12 @@ def main() -> None:
             args.folder, architectures, args.seed, args.models, args.rows
         ).items():
             print(f"{architecture}: {reason}")
+
+
+def _work(job: Row) -> Row:
+    return (
+        draw_rows_of_model(job) if "draw" in job else measure(job["file"], job["gpus_mib"], job["settings"])
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from .load import Refused, load
@@ -69,15 +69,8 @@ def _end(worker: subprocess.Popen[str] | None) -> None:
         worker.communicate()
 
 
-def serve(jobs: TextIO, results: TextIO) -> None:
+def serve(jobs: TextIO, results: TextIO, does: Callable[[Row], Row]) -> None:
     """The worker's side: one JSON job a line in, one JSON result a line out."""
     for line in jobs:
-        job = json.loads(line)
-        if "draw" in job:
-            from .sample import draw_rows_of_model
-
-            row = draw_rows_of_model(job)
-        else:
-            row = measure(job["file"], job["gpus_mib"], job["settings"])
-        results.write(json.dumps(row) + "\n")
+        results.write(json.dumps(does(json.loads(line))) + "\n")
         results.flush()

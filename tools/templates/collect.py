@@ -50,14 +50,17 @@ def collect(shop: Workshop) -> tuple[list[str], list[str]]:
 
 
 def _each_at_last(shop: Workshop, minis: tuple[Mini, ...], least: str) -> None:
-    """Trace models of other lengths, until every kind of layer was the last of one."""
+    """Trace models of other lengths, until every kind of layer was the last of one; where kinds differ, short ones."""
 
     def kind(model: Model, block: int) -> frozenset[str]:
         return frozenset(traits(model.layers[block])) - {"swa"}
 
     models = [t.model for t in shop.traced]
     wanted = {kind(m, b) for m in models for b in range(n_trunk(m))}
-    wanted -= {kind(m, n_trunk(m) - 1) for m in models}
+    for mini in minis if len(wanted) > 1 else ():
+        for n_layer in (2, 3):
+            _try(shop, replace(mini.dims, n_layer=n_layer), least)
+    wanted -= {kind(m, n_trunk(m) - 1) for m in (t.model for t in shop.traced)}
     for mini in minis:
         missing = set(wanted)
         for n_layer in range(2, _LONGEST):

@@ -14,7 +14,6 @@ from vramfit.graphs.dims import (
     BY_INDEX,
     FUSED,
     UNKNOWN,
-    _conditions,
     equal,
     header_value,
     layer_weights,
@@ -59,6 +58,7 @@ _RUN_ATOMS = (
     "single",
     "slots",
     "split",
+    "gather",
     "emb",
     "short_output",
 )
@@ -141,8 +141,7 @@ class Learner:
 
     def _truths(self, t: Traced, b: int, own: dict[str, int]) -> frozenset[str]:
         layer = t.layer(b)
-        conditions = _conditions(t.model, t.run, t.run.context, layer)
-        found = {n for n, true in conditions.items() if true}
+        found = {n for n, true in t.scope(b).conditions(t.run).items() if true}
         found |= {f"@{n}" for n in own} | {f"${n}" for n in outer_weights(t.model)}
         found |= t.fused
         for x in self.known:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from ..backends import pad
 from ..context import Context, cells
 from ..memory import cache_rows
 from ..model import Cache, Cells, Layer, Model
@@ -43,6 +44,7 @@ BY_INDEX: Final = (
     *_STACKS,
 )  # conditions on a layer's place among the others
 _SCALES: Final = (".scale", ".input_scale")
+_GATHERED: Final = 16  # tokens for which an indexer gathers what it selects (models/glm5-next.cpp:325)
 _HADAMARD: Final = 64  # head sizes that a rotation of quantized caches divides (llama-kv-cache.cpp:325)
 
 
@@ -88,7 +90,19 @@ def run_dims(model: Model, run: Run) -> dict[str, int]:
                 found.setdefault(f"n_kv_{cache.kind}", cells(cache, c))
             if cache.cells is Cells.COMPRESSED:
                 found |= _compressor_dims(cache, run)
-    return found
+    return found | _pool_dims(model, run, found.get("n_kv_indexer", 0))
+
+
+def _pool_dims(model: Model, run: Run, n_kv: int) -> dict[str, int]:
+    """Pools of keys, and how many cells they select (llama-memory-hybrid-idx.cpp:706, 835, models/glm5-next.cpp:322-331)."""
+    size = header_number(model, None, "attention.indexer.kpool") or 0
+    top_k = header_number(model, None, "attention.indexer.top_k") or 0
+    if not size or not n_kv:
+        return {}
+    tail = size - 1 if model.hparams.get("attention.indexer.kpool_select_tail", True) else 0
+    n_new = n_kv // size * run.context.n_seq_max
+    n_pool = max(64, pad(n_new + 1, 64))
+    return {"n_pool_new": n_new, "n_pool": n_pool, "n_sel": size * min(n_pool, top_k // size) + tail}
 
 
 def _stack(model: Model, layer: Layer) -> set[str]:
@@ -292,12 +306,18 @@ class Scope:
             raise OutsideTemplate(f"{name} asked of a layer alone")
         if name in FUSED:
             return name in run.fused
+        return self.conditions(run)[name]
+
+    def conditions(self, run: Run) -> dict[str, bool]:
+        """The conditions of a reservation and of the layer in it, by name."""
         if self._truths is None:
-            self._truths = _conditions(self._model, run, run.context, layer)
-        return self._truths[name]
+            self._truths = _conditions(self._model, run, run.context, self._layer, self._dims)
+        return self._truths
 
 
-def _conditions(model: Model, run: Run, c: Context, layer: Layer | None) -> dict[str, bool]:
+def _conditions(
+    model: Model, run: Run, c: Context, layer: Layer | None, dims: Mapping[str, int]
+) -> dict[str, bool]:
     trunk = [x for x in model.layers if not x.is_nextn]
     first = trunk[0] if trunk else None
     k_all = first.head_k if first and all(x.head_k == first.head_k for x in trunk) else 0
@@ -319,6 +339,7 @@ def _conditions(model: Model, run: Run, c: Context, layer: Layer | None) -> dict
         "single": run.n_tokens == 1,
         "slots": run.n_seqs > 1,
         "split": c.n_stream > 1,
+        "gather": 0 < dims.get("n_sel", 0) < dims.get("n_kv_indexer", 0) and run.n_tokens <= _GATHERED,
         "emb": run.embeddings,
         "first": layer is not None and layer.index == 0,
         "last": layer is not None and bool(trunk) and layer is trunk[-1],

@@ -99,7 +99,7 @@ def _common(d: Dims) -> Metadata:
         "attention.indexer.head_count": d.index_heads,
         "attention.indexer.key_length": d.index_size,
         "attention.indexer.top_k": d.index_top_k,
-        "attention.indexer.block_size": 4,
+        "attention.indexer.block_size": 4 if d.n_group % 2 == 0 else 8,
         "attention.indexer.kpool": 4,
         "attention.indexer.kpool_select_tail": True,
         "attention.indexer.local_blocks": 1,

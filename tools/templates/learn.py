@@ -105,6 +105,8 @@ class Learner:
             tuple(sorted(set(self.known))),
             tuple(self._ties()),
             one_sequence=any(t.run.n_seqs == 1 < t.run.context.n_seq_max for t in self.traced),
+            one_stream=all(t.run.context.n_stream == 1 for t in self.traced)
+            and any(x.caches for t in self.traced for x in t.model.layers),
         )
 
     def _ties(self) -> Iterator[tuple[Expression, Expression]]:

@@ -90,6 +90,11 @@ class Setting:
     def arguments(self) -> dict[str, Any]:
         return dict(self.values)
 
+    @property
+    def one_stream(self) -> bool:
+        """Whether all sequences share one stream of the cache."""
+        return self.arguments.get("n_seq_max", 1) == 1 or bool(self.arguments.get("kv_unified"))
+
 
 _TYPES = {
     "on": (
@@ -208,6 +213,9 @@ SWITCHES: dict[str, tuple[Any, ...]] = {
     "n_deepstack_layers": (None, 0, 2, 3),
     "expert_group_count": (None, 0, 1),
 }
+
+# Architectures that unroll a layer for each stream of the cache, which no line expresses.
+ONE_STREAM = frozenset(("minimax-m3",))
 
 # What is held fixed for an architecture: other values make models that the engine builds no sound graph for.
 FIXED: dict[str, dict[str, Any]] = {}

@@ -82,6 +82,8 @@ def build(
     prepared: Prepared, run: Run, placement: Placement, layers: Sequence[int] | None = None
 ) -> Instance:
     """The graph of one reservation over `placement`, of all layers or of those given (in order)."""
+    if prepared.template.one_stream and run.context.n_stream > 1:
+        raise OutsideTemplate("no trace had a stream for each sequence")
     return _Builder(prepared, run, placement).run(range(len(prepared.blocks)) if layers is None else layers)
 
 

@@ -90,6 +90,7 @@ class Template:
         tuple[Expression, Expression], ...
     ] = ()  # sizes that were equal in all models that were traced
     one_sequence: bool = False  # the last reservation of a context is made with one sequence
+    one_stream: bool = False  # no trace had caches with a stream for each sequence
     notes: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -166,6 +167,8 @@ def _template_lines(t: Template) -> Iterator[str]:
     yield from (f"note {note}" for note in t.notes)
     if t.one_sequence:
         yield "one_sequence"
+    if t.one_stream:
+        yield "one_stream"
     yield from _words("needs", t.needs)
     yield from _words("allows", t.allows)
     yield from _words("known", t.known)
@@ -199,6 +202,7 @@ def parse_template(text: str) -> Template:
         known=tuple(words.get("known", "").split()),
         ties=tuple(map(_parse_tie, words.get("ties", "").split())),
         one_sequence="one_sequence" in words,
+        one_stream="one_stream" in words,
         notes=tuple(n.removeprefix("note ") for n in head.split("\n") if n.startswith("note ")),
     )
 

@@ -102,7 +102,8 @@ def _pool_dims(model: Model, run: Run, n_kv: int) -> dict[str, int]:
     tail = size - 1 if model.hparams.get("attention.indexer.kpool_select_tail", True) else 0
     n_new = n_kv // size * run.context.n_seq_max
     n_pool = max(64, pad(n_new + 1, 64))
-    return {"n_pool_new": n_new, "n_pool": n_pool, "n_sel": size * min(n_pool, top_k // size) + tail}
+    n_top = min(n_pool, top_k // size)
+    return {"n_pool_new": n_new, "n_pool": n_pool, "n_top_pool": n_top, "n_sel": size * n_top + tail}
 
 
 def _stack(model: Model, layer: Layer) -> set[str]:

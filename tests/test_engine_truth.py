@@ -21,14 +21,16 @@ from vramfit.settings import Settings
 def test_rows(truth: Path, kind: str) -> None:
     """model, context and n_ctx of every device equal the engine's; refused rows are refused.
 
-    A compute figure that calls itself exact is.
+    A compute figure that calls itself exact is. One row in four; benchmarks/accuracy.py looks at all.
     """
     models: dict[str, Model] = {}
     wrong: Counter[tuple[str, str]] = Counter()
     n = 0
     with gzip.open(truth / f"rows-{kind}.jsonl.gz", "rt") as lines:
-        for line in lines:
+        for number, line in enumerate(lines):
             row = json.loads(line)
+            if number % 4 and "refused" not in row:
+                continue
             if row["file"] not in models:
                 models[row["file"]] = read(truth / row["file"])
             cards = [gpu(mib) for mib in row["gpus_mib"]]
@@ -48,5 +50,5 @@ def test_rows(truth: Path, kind: str) -> None:
                 wrong[row["file"], "compute low"] += ours.compute < theirs["compute"] * 0.999 - 4096
                 if ours.compute_exact:
                     wrong[row["file"], "compute"] += ours.compute != theirs["compute"]
-    assert n > 1000
+    assert n > 400
     assert not +wrong

@@ -153,7 +153,7 @@ def _key(x: Seen) -> _Key:
     weights = (*(r for r in x.refs if r[0] != "t"), *(("input", name) for name in x.inputs))
     name = x.name if x.op in ("input", "cache") else ""
     return ((x.op, _type(x), name, "output" in x.marks, "hadamard" in x.marks, "inplace" in x.marks, "early" in x.marks,
-             "layer" in x.marks),
+             "layer" in x.marks, "unread" in x.marks),
             weights, x.name, frozenset((*((s.op, base_name(s.name)) for s in x.sources), *x.grown)))  # fmt: skip
 
 

@@ -247,6 +247,8 @@ class _Observer:
     def _input(self, i: int, block: int) -> Seen:
         t = self.t[i]
         marks = {"once"} | ({"input"} if t.flags & INPUT else set())
+        if not any(i in self.t[n].src for n in self.dump.nodes):
+            marks.add("unread")
         return Seen(i, "input", self._told(i), t, (), (), frozenset(marks), outer=True)
 
     def _tell_apart(self, i: int, name: str) -> str:
@@ -476,7 +478,7 @@ def _is_rotation(t: Node) -> bool:
 
 def base_name(name: str) -> str:
     """The engine's name without the layer and without what views add; "" for none."""
-    if name.startswith("node_"):
+    if name.startswith(("node_", "leaf_")):
         return ""
     name = re.sub(r"^blk\.\d+\.", "", _SUFFIX.sub("", name.split(" (")[0]))
     m = re.match(r"(cache_)?(.+)_l\d+$", name)

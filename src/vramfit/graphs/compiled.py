@@ -116,7 +116,8 @@ def _wanted(lines: list[Line], block: Block) -> list[Line]:
     used: set[str] = set()
     kept: list[Line] = []
     for line in reversed(lines):
-        if "once" in line.marks and line.label in known and line.label not in used:
+        is_idle = line.label in known and line.label not in used
+        if is_idle and "once" in line.marks and "unread" not in line.marks:
             continue
         kept.append(line)
         used.update(label for arg in line.args for label in arg)

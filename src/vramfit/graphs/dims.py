@@ -45,6 +45,7 @@ BY_INDEX: Final = (
 )  # conditions on a layer's place among the others
 _SCALES: Final = (".scale", ".input_scale")
 _GATHERED: Final = 16  # tokens for which an indexer gathers what it selects (models/glm5-next.cpp:325)
+_POSITIONS: Final = 256  # that an empty cache is taken to hold (llama-kv-cache-msa.cpp:262)
 _HADAMARD: Final = 64  # head sizes that a rotation of quantized caches divides (llama-kv-cache.cpp:325)
 
 
@@ -90,6 +91,9 @@ def run_dims(model: Model, run: Run) -> dict[str, int]:
                 found.setdefault(f"n_kv_{cache.kind}", cells(cache, c))
             if cache.cells is Cells.COMPRESSED:
                 found |= _compressor_dims(cache, run)
+    blocks = header_number(model, None, "attention.indexer.block_size") or 0
+    if blocks:
+        found["n_block"] = -(-_POSITIONS // blocks)
     return found | _pool_dims(model, run, found.get("n_kv_indexer", 0))
 
 

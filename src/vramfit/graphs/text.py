@@ -31,7 +31,7 @@ __all__ = [
 # Empty: always.
 Guard = tuple[tuple[str, ...], ...]
 
-MARKS: Final = ("early", "once", "input", "output", "layer", "kv", "hadamard", "within", "inplace")
+MARKS: Final = ("early", "once", "input", "output", "layer", "kv", "hadamard", "within", "inplace", "unread")
 
 
 @dataclass(frozen=True, slots=True)

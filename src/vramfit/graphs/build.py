@@ -18,7 +18,7 @@ from ..model import Home, Layer
 from ..placement import Placement
 from . import compiled as origin
 from .compiled import Compiled, Op, Ref, compile_block, compile_line
-from .dims import Run, Scope, holds, owner, run_dims
+from .dims import FUSED, Run, Scope, holds, owner, run_dims
 from .expressions import OutsideTemplate, evaluate
 from .prepare import Prepared
 from .rules import Shape, derive, result_type, without_gaps
@@ -298,6 +298,8 @@ class _Builder:
             )
         )
         nodes.append(index)
+        if op.name in FUSED and op.name not in self.r.fused:
+            raise OutsideTemplate(f"no trace went without {op.name}")
         if op.fused and frame.layer is not None:
             self.fused.append((index, frame.layer.index, op.name))
         return index

@@ -36,7 +36,6 @@ def collect(shop: Workshop) -> tuple[list[str], list[str]]:
     for number, mini in enumerate(minis[:2]):
         for without in ("", least):  # with all that is optional, too: it tells in which order lines come
             _try(shop, replace(mini.dims, n_expert_used=1), without, number)
-        _try(shop, replace(mini.dims, n_head_kv=1), least, number)
         for lead in (0, mini.dims.n_layer):  # mixtures from the first layer on, and none
             _try(shop, replace(mini.dims, n_dense_lead=lead), least, number)
         if _DENSE in optional:

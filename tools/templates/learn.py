@@ -506,7 +506,8 @@ class Learner:
         for o in kind.group:
             members[self.kinds[id(o)]].append(set(layer_weights(o.traced.model)[o.block]))
         kinds = [Kind(its, *_presence(sets)) for (its, _), sets in members.items()]  # type: ignore[misc]
-        unseen = [x for x in ("first", "last") if not any(x in o.truths for o in kind.group)]
+        asked = ("first", "last", "one_head") if self.architecture in plan.UNROLLED else ("first", "last")
+        unseen = [x for x in asked if not any(x in o.truths for o in kind.group)]
         return Block(
             kind.name, tuple(lines), tuple(sorted(kinds, key=lambda k: (k.traits, k.needs))), tuple(unseen)
         )

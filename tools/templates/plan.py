@@ -214,8 +214,9 @@ SWITCHES: dict[str, tuple[Any, ...]] = {
     "expert_group_count": (None, 0, 1),
 }
 
-# Architectures that unroll a layer for each stream of the cache, which no line expresses.
-ONE_STREAM = frozenset(("minimax-m3",))
+# Architectures that build attention for each stream of the cache and look at how its tensors lie, which no line
+# expresses: models with a single K/V head and contexts with several streams are outside.
+UNROLLED = frozenset(("minimax-m3",))
 
 # What is held fixed for an architecture: other values make models that the engine builds no sound graph for.
 FIXED: dict[str, dict[str, Any]] = {}

@@ -99,7 +99,7 @@ class Workshop:
     def trace(self, mini: Mini, settings: Iterable[plan.Setting], keep: bool = True) -> list[Traced]:
         """All graphs of a model under some settings; refused settings are left out."""
         found: list[Traced] = []
-        if self.architecture in plan.ONE_STREAM:
+        if self.architecture in plan.UNROLLED:
             settings = [s for s in settings if s.one_stream]
         for setting in self._survivors(mini, list(settings)) if self.careful and keep else settings:
             try:

@@ -65,6 +65,9 @@ def prepare(template: Template, model: Model) -> Prepared:
     trunk = [x for x in model.layers if not x.is_nextn]
     blocks = tuple(_kind(template, x, own[x.index]) for x in trunk)
     _check_ends(template, blocks)
+    for block, layer in zip(blocks, trunk, strict=True):
+        if layer.n_head_kv == 1 and "one_head" in template.blocks[block].unseen:
+            raise OutsideTemplate(f"layer {layer.index} has a single K/V head, which no trace had")
     asked = tuple(map(_asked, template.blocks))
     numbers: dict[object, int] = {}
     kinds = tuple(

@@ -67,7 +67,7 @@ class Kind:
 class Block:
     """What one layer adds to the graph if it is of one of the `kinds`, or the prologue, or the epilogue.
 
-    `unseen`: of "first" and "last", what no such layer was in any trace.
+    `unseen`: of "first", "last" and "one_head", what no such layer was in any trace.
     """
 
     name: str

@@ -206,8 +206,8 @@ def test_no_larger_context_of_a_real_model_fits(name: str, mib: tuple[int, ...],
     first, *rest = best.tensor_split
     others = [(first + i, rest[0] - i, *rest[1:]) for i in (-1, 0, 1)] if rest else [(first,)]
     for n_ctx in (
-        *range(best.n_ctx + 256, best.n_ctx + 10_000, 256),
-        *range(best.n_ctx + 10_240, 1 << 16, 2048),
+        *range(best.n_ctx + 256, best.n_ctx + 6000, 256),
+        *range(best.n_ctx + 6144, 1 << 16, 4096),
     ):
         for split in others:
             asked = replace(settings, n_ctx=n_ctx, tensor_split=tuple(map(float, split)))

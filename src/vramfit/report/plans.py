@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from ..alternatives import Alternative, Alternatives
 from ..estimates import DeviceEstimate, Estimate
 from ..model import Model
 from ..safety import overheads, rope_sentence
 from ..solve import Plan
 from ..units import format_bytes, format_mib
-from .alternatives import alternative_as_schema
 from .safety import notes
 from .tables import render_table
 
 if TYPE_CHECKING:
+    from ..alternatives import Alternative, Alternatives
     from .schema import PlanJson
 
 __all__ = ["model_name", "plan_as_schema", "plan_json", "plan_text", "settings_line", "title", "verdict"]
@@ -114,6 +113,8 @@ def plan_json(
 
     `changed` is what `prefer` made of the settings.
     """
+    from .alternatives import alternative_as_schema  # the text of a plan starts without it
+
     rows = None if alternatives is None else [alternative_as_schema(row) for row in alternatives.rows]
     found = plan_as_schema(plan).model_copy(
         update={

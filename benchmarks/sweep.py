@@ -42,7 +42,7 @@ def run(model: vramfit.Model, points: int) -> tuple[vramfit.Sweep, float, float]
 def learning(model: vramfit.Model) -> float:
     """Seconds of the processor that the compute buffers of a small sweep take to learn."""
     spent, count = 0.0, 0
-    real = curves.compute_bytes
+    real = curves.learn
 
     def timed(*args):
         nonlocal spent, count
@@ -51,12 +51,12 @@ def learning(model: vramfit.Model) -> float:
         spent, count = spent + time.process_time() - start, count + 1
         return found
 
-    curves.compute_bytes = timed
+    curves.learn = timed
     try:
         run(model, 10_000)
     finally:
-        curves.compute_bytes = real
-    print(f"one compute buffer: {spent / count * 1e3:.2f} ms; learned in a sweep: {count}")
+        curves.learn = real
+    print(f"one curve: {spent / count * 1e3:.2f} ms; learned in a sweep: {count}")
     return spent
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -18,16 +19,21 @@ from small import dense, gpu, with_states
 
 from vramfit import compute
 from vramfit.backends import HOST_BACKEND, backend
-from vramfit.context import resolve, resolve_counts
+from vramfit.context import cells, resolve, resolve_counts
 from vramfit.errors import EngineRefusal, SettingsError
 from vramfit.estimates import Estimate, estimate
+from vramfit.graphs import OutsideTemplate
 from vramfit.load import read
 from vramfit.memory import context_bytes
+from vramfit.pieces import NotStraight
 from vramfit.placement import place
 from vramfit.quants import requantize
 from vramfit.settings import Settings
 from vramfit.sweeps import Sweep, sweep
-from vramfit.sweeps.curves import learn
+from vramfit.sweeps.curves import Ways, learn
+from vramfit.sweeps.runs import Run, cut, distinct
+
+EXAMPLES = ROOT / "examples"
 
 SLIDING = dense(8, window=1000, swa_layers=5)
 # one layer of each kind on a card: states depend on slots alone, windows on batches too, full caches on contexts
@@ -108,32 +114,121 @@ def test_every_point_is_an_estimate(
             assert row["left"] == min((g.left for g in one.gpus), default=0)
 
 
-@given(st.lists(st.integers(1, 1 << 20), min_size=1, max_size=40, unique=True), st.integers(1, 12))
-def test_curves_are_exact_or_bounded(contexts: list[int], limit: int) -> None:
-    """Replayed contexts have their own figures, whatever their shape; all others a bound from above."""
+@hypothesis_settings(max_examples=15)
+@given(
+    st.sampled_from(["qwen2.5-14b-instruct-1m-q8_0.gguf", "gemma-3-12b-q4_k_m.gguf"]),
+    st.builds(
+        Settings,
+        flash_attn=st.sampled_from(["on", "off"]),
+        n_gpu_layers=st.sampled_from([-1, 30]),
+        kv_unified=st.booleans(),
+        n_seq_max=st.sampled_from([1, 3]),
+        n_ubatch=st.sampled_from([64, 512]),
+    ),
+    st.integers(1, 5000),
+    st.sampled_from([100, 256, 1024, 1777]),
+    st.integers(7, 60),
+    st.sampled_from([2, 6, 20, None]),
+)
+def test_stretches_of_contexts_are_estimates(
+    name: str, settings: Settings, first: int, step: int, n: int, replays: Any
+) -> None:
+    """Along many contexts too, exact points are what `estimate` says, and the others no less."""
+    model = read(EXAMPLES / name)
+    cards = [gpu()] * 2
+    found = sweep(model, cards, settings, n_ctx=first + step * np.arange(n), replays=replays)
+    for row in list(found)[:: max(n // 8, 1)]:
+        one = estimate(model, cards, replace(settings, n_ctx=int(row["n_ctx"])))
+        sizes = [row["gpu0_compute"], row["gpu1_compute"], row["host_compute"]]
+        truth = [one.gpus[0].compute, one.gpus[1].compute, one.host.compute]
+        assert sizes == truth if row["exact"] else all(a >= b for a, b in zip(sizes, truth, strict=True))
+        assert row["exact"] or replays is not None
+
+
+@given(
+    st.lists(st.integers(1, 1 << 20), min_size=1, max_size=40, unique=True),
+    st.integers(1, 12),
+    st.lists(st.integers(1, 39), max_size=4),
+    st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    st.sampled_from([None, NotStraight, OutsideTemplate]),
+)
+def test_curves_are_exact_or_bounded(
+    contexts: list[int], work: int, cuts: list[int], lengths: list[int], error: Any
+) -> None:
+    """Replayed contexts and pieces have their own figures, whatever their shape; all others a bound from above."""
     contexts.sort()
+    here = np.array(contexts)
+    edges = sorted({0, *(at for at in cuts if at < len(contexts)), len(contexts)})
+    runs = [Run(a, here[a:b]) for a, b in pairwise(edges)]
     asked: list[int] = []
+    walked: set[int] = set()
+
+    def size(n_ctx: int) -> tuple[int, ...]:
+        return (n_ctx * 7 % 1000, n_ctx)
 
     def replay(n_ctx: int) -> tuple[tuple[int, ...], bool]:
         asked.append(n_ctx)
-        return (n_ctx * 7 % 1000, n_ctx), n_ctx % 5 > 0
+        return size(n_ctx), n_ctx % 5 > 0
 
-    curve = learn(replay, lambda n_ctx: (1000 + n_ctx, 2 * n_ctx), contexts, limit)
-    sizes, exact = curve.at(np.array(contexts))
-    assert len(asked) == len(set(asked)) == min(max(limit, 2), len(contexts))
-    assert {contexts[0], contexts[-1]} <= set(asked)
+    def pieces(run: Run) -> Any:
+        if error is not None and len(run) > 10:
+            raise error
+
+        def learned(at: int) -> Any:
+            covered = run.cells[at : at + lengths[at % len(lengths)]].tolist()
+            walked.update(covered)
+            return np.array([size(n_ctx) for n_ctx in covered])
+
+        return learned
+
+    ways = Ways(replay, pieces, lambda n_ctx: (1000 + n_ctx, 2 * n_ctx), True)
+    curve = learn(ways, here, runs, work)
+    sizes, exact = curve.at(here)
+    assert len(asked) == len(set(asked)) <= max(work, 2)
+    assert curve.work <= max(work, 2) + 1
+    assert contexts[-1] in walked or contexts[-1] in asked
     for n_ctx, (first, second), is_exact in zip(contexts, sizes.tolist(), exact.tolist(), strict=True):
-        assert is_exact == (n_ctx in asked and n_ctx % 5 > 0)
-        if n_ctx in asked:
-            assert (first, second) == (n_ctx * 7 % 1000, n_ctx)
+        if n_ctx in asked or n_ctx in walked:
+            assert is_exact == (n_ctx in walked or n_ctx % 5 > 0)
+            assert (first, second) == size(n_ctx)
         else:
+            assert not is_exact
             assert first >= 1000 + n_ctx
             assert second >= 2 * n_ctx
 
 
+@given(MODELS, SETTINGS, st.lists(COUNTS, min_size=1, max_size=30), SLOTS, st.sampled_from([64, 512]))
+def test_caches_grow_evenly_along_a_run(
+    model: Any, settings: Settings, contexts: list[int], slots: int, batch: int
+) -> None:
+    """Runs hold every context once, in order; in each, cells of all caches lie on a line and the batch is one."""
+    settings = replace(settings, n_seq_max=slots, n_ubatch=batch)
+    here = distinct(model, settings, np.unique(contexts))
+    runs = cut(model, settings, here)
+    assert [run.start for run in runs] == [0, *np.cumsum([len(run) for run in runs]).tolist()[:-1]]
+    assert sum(map(len, runs)) == len(here)
+    for run in runs:
+        asked = [resolve(model, replace(settings, n_ctx=n)) for n in here[run.start :][: len(run)].tolist()]
+        assert run.cells.tolist() == [context.n_ctx for context in asked]
+        assert len({context.n_ubatch for context in asked}) == 1
+        for cache in {cache for layer in model.layers for cache in layer.caches}:
+            sizes = [cells(cache, context) for context in asked]
+            x, y = asked[0].n_ctx, sizes[0]
+            rise, way = sizes[-1] - y, asked[-1].n_ctx - x
+            assert all((b - y) * way == rise * (a.n_ctx - x) for a, b in zip(asked, sizes, strict=True))
+
+
+def test_a_grid_of_contexts_is_exact_in_little_work() -> None:
+    """A thousand contexts on two cards are exact for the work of eight replays; without lines, at that many."""
+    model = read(EXAMPLES / "qwen2.5-14b-instruct-1m-q8_0.gguf")
+    axes: dict[str, Any] = {"settings": Settings(flash_attn="on"), "n_ctx": np.arange(2, 1002) * 256}
+    assert sweep(model, [gpu()] * 2, **axes, replays=8).columns["exact"].all()
+    assert sweep(model, [gpu()] * 2, **axes, replays=3).columns["exact"].sum() == 3
+
+
 def test_contexts_that_are_padded_alike_share_a_replay() -> None:
     """All contexts of one step are exact when one of them is: the engine makes the same of them."""
-    model = read(Path(__file__).parents[1] / "examples" / "gemma-3-12b-q4_k_m.gguf")
+    model = read(EXAMPLES / "gemma-3-12b-q4_k_m.gguf")
     n_ctx = np.arange(2 * 4096 - 511, 2 * 4096 + 1)
     found = sweep(model, CARDS, Settings(flash_attn="on", n_seq_max=2), n_ctx=n_ctx, replays=1)
     assert found.columns["exact"].all()
@@ -142,7 +237,7 @@ def test_contexts_that_are_padded_alike_share_a_replay() -> None:
 
 def test_bounds_count_flash_attention_where_auto_turns_it_on() -> None:
     """Between two replays that ran with it, "auto" is bounded as "on" is."""
-    model = read(Path(__file__).parents[1] / "examples" / "gemma-3-12b-q4_k_m.gguf")
+    model = read(EXAMPLES / "gemma-3-12b-q4_k_m.gguf")
     auto, on = (
         sweep(model, CARDS, Settings(flash_attn=flash), n_ctx=[4096, 8192, 16384], replays=2).columns
         for flash in ("auto", "on")
@@ -153,7 +248,7 @@ def test_bounds_count_flash_attention_where_auto_turns_it_on() -> None:
 
 def test_a_buffer_larger_than_both_neighbours_is_not_missed() -> None:
     """The engine reserves 368 MiB at 49,408 tokens, 225 and 281 MiB at the neighbours: measured with it."""
-    model = read(Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf")
+    model = read(EXAMPLES / "qwen2.5-14b-instruct-1m-q8_0.gguf")
     settings = Settings(flash_attn="on", n_outputs_max=1, n_gpu_layers=2, tensor_split=(1, 1))
     axes: dict[str, Any] = {"gpus": [gpu(24576)] * 2, "settings": settings, "n_ctx": [19712, 49408, 51456]}
     truth = [235919360, 385636352, 294934528]

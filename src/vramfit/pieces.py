@@ -69,11 +69,11 @@ class Stretch:
         """The buffers at all contexts, in order."""
         first = 0
         while first <= self._reach:
-            piece = self._piece(first)
+            piece = self.piece(first)
             yield piece
             first = piece.last + 1
 
-    def _piece(self, first: int) -> Piece:
+    def piece(self, first: int) -> Piece:
         """The buffers from context `first` on, as far as they are straight."""
         span = self._span
         span.first, span.last = first, self._reach

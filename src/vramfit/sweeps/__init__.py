@@ -1,14 +1,15 @@
 """One model over arrays of settings: a grid of estimates in columns.
 
 In: a `Model`, sets of cards, the values of each setting. Out: a `Sweep`. Weights and context come from
-the formulas of `memory`, evaluated on whole arrays. A compute buffer has no formula: it is replayed at
-some contexts, and bounded from above at the others.
+the formulas of `memory`, evaluated on whole arrays. A compute buffer has no formula: it is learned along straight
+stretches of contexts and replayed at single ones as far as the work allowed goes, and bounded from above at the others.
 
 | module   | one responsibility                                                     |
 |----------|------------------------------------------------------------------------|
 | `result` | `Sweep`: columns, rows, frames                                         |
 | `grid`   | what a caller gives → the values of every axis, checked                |
-| `curves` | compute buffers against the context: replayed at some, else bounded    |
+| `runs`   | contexts that are alike, and those along which buffers can be straight |
+| `curves` | compute buffers against the context: exact at most, else bounded       |
 | `fill`   | a grid → its columns                                                   |
 """
 

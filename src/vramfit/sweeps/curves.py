@@ -1,10 +1,10 @@
-"""Compute buffers against the context: replayed at some contexts, bounded at the others."""
+"""Compute buffers against the context: exact at as many contexts as work allows, bounded at the others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, cast
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -12,15 +12,24 @@ from ..backends import Backend
 from ..bound import bounds
 from ..collapse import collapse, layer_kinds
 from ..compute import compute_bytes
-from ..context import resolve, resolve_counts
+from ..context import resolve
+from ..graphs import OutsideTemplate
 from ..model import Home, Model
+from ..pieces import NotStraight
 from ..placement import HOST, Placement
 from ..settings import Settings
 from .result import Array
+from .runs import Run, along, cut, distinct
 
-__all__ = ["Curve", "Curves", "learn"]
+__all__ = ["Curve", "Curves", "Ways", "learn"]
 
 STEPS: Final = 8  # contexts at which a bound is known, for each that is replayed
+# Work is counted in replays, and measured so: three graphs with lines for sizes, and one walk of the allocator.
+STRETCH: Final = 3.0
+PIECE: Final = 0.7
+FEW: Final = 6  # contexts that are replayed one by one with less
+LEAST: Final = 2  # contexts of a curve that are replayed in any case
+SKIP: Final = 8  # part of a gap that is left out where pieces are too short for all of it
 Figures = tuple[int, ...]  # compute bytes of each device in use, and last of the host
 
 
@@ -29,65 +38,124 @@ class Curve:
     """Compute bytes of all devices against the context.
 
     Contexts that the engine pads to the same one share a figure: `largest` is the largest of each such
-    group. `sizes` (contexts × devices) are those reserved at `contexts`. In between they may be larger than at
-    either neighbour, because the allocator leaves other gaps; there `bounds` hold, a formula that
-    never falls as the context grows, known at `steps`.
+    group. `sizes` (contexts × devices) are what is reserved there, or where not `exact`, no less.
     """
 
     largest: Array
-    contexts: Array
     sizes: Array
     exact: Array
-    steps: Array
-    bounds: Array
+    work: float  # that it took to learn
 
     def at(self, n_ctx: Array) -> tuple[Array, Array]:
         """Sizes (contexts × devices) that are never too low, and where they are exact."""
-        n_ctx = self.largest[np.searchsorted(self.largest, n_ctx)]
-        near = np.minimum(np.searchsorted(self.contexts, n_ctx), len(self.contexts) - 1)
-        learned = self.contexts[near] == n_ctx
-        sizes = self.sizes[near]
-        if not learned.all():
-            above = np.searchsorted(self.steps, n_ctx[~learned])
-            sizes[~learned] = self.bounds[above]
-        return sizes, learned & self.exact[near]
+        near = np.searchsorted(self.largest, n_ctx)
+        return self.sizes[near], self.exact[near]
 
 
-def learn(
-    replay: Callable[[int], tuple[Figures, bool]],
-    bound: Callable[[int], Figures],
-    contexts: Sequence[int],
-    limit: int,
-) -> Curve:
-    """The curve over ascending `contexts`, no two padded alike: at `limit` of them replayed, evenly spread, both ends included."""
-    chosen = _spread(contexts, limit)
-    known = [replay(n_ctx) for n_ctx in chosen]
-    steps = _spread(contexts, limit * STEPS) if len(chosen) < len(contexts) else []
-    return Curve(
-        largest=np.array(contexts),
-        contexts=np.array(chosen),
-        sizes=np.array([sizes for sizes, _ in known]),
-        exact=np.array([exact for _, exact in known]),
-        steps=np.array(steps),
-        bounds=np.array([bound(n_ctx) for n_ctx in steps]),
-    )
+class Ways(NamedTuple):
+    """How one curve can be learned.
+
+    At one context, with whether that is exact; along a run, from one of its contexts on as far as it is straight,
+    which raises `NotStraight` or `OutsideTemplate`; from above, by a formula that never falls as the context grows.
+    """
+
+    replay: Callable[[int], tuple[Figures, bool]]
+    pieces: Callable[[Run], Callable[[int], Array]]
+    bound: Callable[[int], Figures]
+    exact: bool  # whether pieces are
 
 
-def _spread(contexts: Sequence[int], n: int) -> list[int]:
-    """At most `n` of `contexts`, and at least both ends."""
-    positions = np.linspace(0, len(contexts) - 1, min(max(n, 2), len(contexts)))
-    return [contexts[at] for at in np.unique(positions.round().astype(int))]
+def learn(ways: Ways, contexts: Array, runs: Sequence[Run], work: float) -> Curve:
+    """The curve over ascending `contexts`, no two alike, of which `runs` lie on straight lines.
+
+    The longest runs first, as long as that is less work than to replay their contexts; of those that are
+    left as many are replayed as `work` allows, evenly spread, the largest in any case.
+    """
+    sheet = _Sheet(len(contexts))
+    spent = _along(ways, runs, sheet, work)
+    rest = np.flatnonzero(~sheet.known)
+    chosen = _spread(rest, max(work - spent, 1 if sheet.known.any() else LEAST))
+    for at in chosen:
+        figures, exact = ways.replay(int(contexts[at]))
+        sheet.write(slice(at, at + 1), np.array([figures]), exact)
+    above = rest[~sheet.known[rest]]
+    if len(above):
+        steps = _spread(rest, len(chosen) * STEPS)
+        bounds = np.array([ways.bound(int(contexts[at])) for at in steps])
+        sheet.write(above, bounds[np.searchsorted(steps, above)], False)
+    return Curve(contexts, sheet.sizes, sheet.exact, spent + len(chosen))
+
+
+class _Sheet:
+    """What is known of a curve while it is learned."""
+
+    def __init__(self, n: int) -> None:
+        self.known = np.zeros(n, np.bool_)
+        self.exact = np.zeros(n, np.bool_)
+        self.sizes: Array = np.zeros((n, 0), np.int64)
+
+    def write(self, where: slice | Array, sizes: Array, exact: bool) -> None:
+        if not self.sizes.shape[1]:
+            self.sizes = np.zeros((len(self.known), sizes.shape[1]), np.int64)
+        self.sizes[where], self.exact[where], self.known[where] = sizes, exact, True
+
+
+def _along(ways: Ways, runs: Sequence[Run], sheet: _Sheet, work: float) -> float:
+    """Learn runs piece by piece; the work it took."""
+    spent = 0.0
+    for run in sorted(runs, key=len, reverse=True):
+        while len(run) > FEW and spent + STRETCH + PIECE <= work:
+            try:
+                spent += STRETCH
+                spent += _pieces(ways, run, sheet, work - spent)
+                break
+            except NotStraight:
+                run = run.upper()
+            except OutsideTemplate:
+                return 0.0
+    return spent
+
+
+def _pieces(ways: Ways, run: Run, sheet: _Sheet, work: float) -> float:
+    """Learn what `work` allows of a run, from its first context on; the work it took.
+
+    Pieces are short where contexts are small. Where such as the last would not get to the end, the next one
+    starts further on.
+    """
+    learned = ways.pieces(run)
+    spent = 0.0
+    gaps = [(0, len(run), len(run) / 2)]  # of contexts not known yet, and how long the piece before was
+    while gaps and spent + PIECE <= work:
+        gaps.sort(key=lambda gap: gap[1] - gap[0])
+        first, end, before = gaps.pop()
+        reaches = before * (work - spent) >= (end - first) * PIECE
+        at = first if reaches else first + (end - first) // SKIP
+        sizes = learned(at)[: end - at]
+        spent += PIECE
+        behind = at + len(sizes)
+        sheet.write(slice(run.start + at, run.start + behind), sizes, ways.exact)
+        gaps += [gap for gap in ((first, at, before), (behind, end, len(sizes))) if gap[0] < gap[1]]
+    return spent
+
+
+def _spread(positions: Array, n: float) -> Array:
+    """At most `n` of `positions`, evenly spread, the last one and then the first included."""
+    if len(positions) <= n:
+        return positions
+    chosen: Array = positions[np.unique(np.linspace(len(positions) - 1, 0, int(n)).round().astype(int))]
+    return chosen
 
 
 class Curves:
-    """Curves that were asked for, each learned once: at `limit` contexts at most, or at two.
+    """Curves that were asked for, each learned once: `n` of them are expected, which share `work` evenly.
 
-    `advance` is called for each compute buffer that is learned.
+    What one leaves over the next ones may use. `advance` is called for each curve that is learned.
     """
 
-    def __init__(self, contexts: Array, limit: int, advance: Callable[[], None]) -> None:
+    def __init__(self, contexts: Array, work: float, n: int, advance: Callable[[], None]) -> None:
         self._contexts = np.unique(contexts)
-        self._limit = limit
+        self._work = work
+        self._n = n
         self._advance = advance
         self._known: dict[object, Curve] = {}
 
@@ -98,45 +166,42 @@ class Curves:
         def under(settings: Settings) -> Curve:
             key = (place, replace(settings, n_ctx=0, tensor_split=()))
             if key not in self._known:
-                self._known[key] = self._learn(model, placement, rules, settings)
+                contexts = distinct(model, settings, self._contexts)
+                runs = cut(model, settings, contexts)
+                curve = learn(_ways(model, placement, rules, settings), contexts, runs, self._share())
+                self._known[key] = curve
+                self._work = max(self._work - curve.work, 0)
+                self._advance()
             return self._known[key]
 
         return under
 
-    def _learn(
-        self, model: Model, placement: Placement, rules: Sequence[Backend], settings: Settings
-    ) -> Curve:
-        without_flash = False
-
-        def replay(n_ctx: int) -> tuple[Figures, bool]:
-            nonlocal without_flash
-            at = replace(settings, n_ctx=n_ctx)
-            found = compute_bytes(model, placement, resolve(model, at), at, rules)
-            without_flash |= not (found.replayed and found.flash_attn)
-            self._advance()
-            return (*found.gpus, found.host), found.exact
-
-        of_context = bounds(model, placement, settings, rules)
-
-        def bound(n_ctx: int) -> Figures:
-            # "auto" asks for kernels by the sizes of heads, not by cells: all contexts answer alike
-            flash_attn = settings.flash_attn if without_flash else "on"
-            found = of_context(resolve(model, replace(settings, n_ctx=n_ctx, flash_attn=flash_attn)))
-            return (*found.gpus, found.host)
-
-        return learn(replay, bound, _largest(model, settings, self._contexts), self._limit)
+    def _share(self) -> float:
+        """Work for the next curve: its even share, or as much as a stretch needs where that leaves enough for the rest."""
+        others = max(self._n - len(self._known) - 1, 0)
+        return max(self._work / (others + 1), min(self._work - LEAST * others, STRETCH + 2 * PIECE))
 
 
-def _largest(model: Model, settings: Settings, contexts: Array) -> list[int]:
-    """Of ascending contexts that the engine makes the same of, the largest."""
-    # an array where a count is asked for: the arithmetic behind it is made for both
-    wanted = cast(int, contexts)
-    made = resolve_counts(model, settings, wanted, settings.n_seq_max, settings.n_ubatch or settings.n_batch)
-    same = np.ones(len(contexts) - 1, np.bool_)
-    for counts in (made.n_ctx, made.n_ctx_seq, made.n_batch):
-        same &= np.diff(np.broadcast_to(counts, contexts.shape)) == 0
-    found: list[int] = contexts[np.append(~same, True)].tolist()
-    return found
+def _ways(model: Model, placement: Placement, rules: Sequence[Backend], settings: Settings) -> Ways:
+    """How the curve of a placed model can be learned."""
+    without_flash = False
+    of_context = bounds(model, placement, settings, rules)
+
+    def replay(n_ctx: int) -> tuple[Figures, bool]:
+        nonlocal without_flash
+        at = replace(settings, n_ctx=n_ctx)
+        found = compute_bytes(model, placement, resolve(model, at), at, rules)
+        without_flash |= not (found.replayed and found.flash_attn)
+        return (*found.gpus, found.host), found.exact
+
+    def bound(n_ctx: int) -> Figures:
+        # "auto" asks for kernels by the sizes of heads, not by cells: all contexts answer alike
+        flash_attn = settings.flash_attn if without_flash else "on"
+        found = of_context(resolve(model, replace(settings, n_ctx=n_ctx, flash_attn=flash_attn)))
+        return (*found.gpus, found.host)
+
+    exact = all(rule.exact for rule in rules)
+    return Ways(replay, lambda run: along(model, placement, settings, rules, run), bound, exact)
 
 
 def _needs(model: Model, placement: Placement) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Final, cast
 
 import numpy as np
@@ -25,7 +26,7 @@ from .result import Array, Sweep
 
 __all__ = ["sweep"]
 
-REPLAYS: Final = 64  # compute buffers replayed for a whole sweep, unless asked otherwise
+REPLAYS: Final = 96  # work for a whole sweep, unless asked otherwise, counted in compute buffers replayed
 _At = tuple[int, int, int]  # indexes of cards, file type and cache types
 TERMS: Final = ("model", "context", "compute")
 
@@ -53,8 +54,8 @@ def sweep(
     host alone. Layers are placed as `settings.tensor_split` says, or as the engine does by itself: to
     sweep the best split, take it from a `plan`.
 
-    `replays` limits the compute buffers that are replayed (at least two a curve), the other points have an
-    upper bound; None replays all, which makes every point as exact as `estimate`. Raises what `estimate` raises, but for
+    `replays` limits the work that goes into compute buffers, counted in replays of one (at least two a curve);
+    points that it does not reach have an upper bound. None makes every point as exact as `estimate`. Raises what `estimate` raises, but for
     `EngineRefusal`: a refused combination stays in the grid and says why.
     """
     if margin_bytes < 0:
@@ -64,11 +65,10 @@ def sweep(
     grid = make_grid(
         model, gpus, settings or Settings(), n_ctx, n_seq_max, n_ubatch, type_k, type_v, file_types, gpu_sets
     )
-    limit = len(grid.n_ctx) if replays is None else max(2, replays // grid.n_curves)
     sheet = _Sheet(grid, margin_bytes)
     models = [_made(model, name, imatrix) for name in grid.file_types]
-    with Bar("sweep", limit * grid.n_curves) as bar:
-        curves = Curves(grid.n_ctx, limit, bar.advance)
+    with Bar("sweep", grid.n_curves) as bar:
+        curves = Curves(grid.n_ctx, inf if replays is None else replays, grid.n_curves, bar.advance)
         for i_gpus, i_types in np.ndindex(len(grid.gpu_sets), len(grid.cache_types)):
             _fill(sheet, i_gpus, i_types, models, curves)
     return sheet.result()

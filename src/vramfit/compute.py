@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, cast
 
 from .backends import Backend
 from .bound import compute_bound
@@ -39,8 +40,26 @@ def compute_bytes(
     """The compute buffers that the engine reserves when the context starts.
 
     Exact where the architecture has a template that covers the model, and the rules of every backend
-    were checked against the engine; else a bound.
+    were checked against the engine; else a bound. The last answers are remembered: a plan asks for its own again.
     """
+    key = (id(model), placement, context, settings, tuple(b.name for b in backends))
+    known = _recent.get(key)
+    if known is None or any(a is not b for a, b in zip(known[:-1], (model, *backends), strict=True)):
+        known = _recent[key] = (model, *backends, _compute(model, placement, context, settings, backends))
+        while len(_recent) > _KEPT:
+            _recent.pop(next(iter(_recent)))
+    return cast(Compute, known[-1])
+
+
+_KEPT: Final = 8
+_recent: dict[
+    tuple[object, ...], tuple[object, ...]
+] = {}  # what they were asked of, by identity, and the answer
+
+
+def _compute(
+    model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
+) -> Compute:
     try:
         found = reserve_context(model, placement, context, settings, backends)
     except OutsideTemplate as reason:

@@ -17,7 +17,7 @@ from .ggml import TensorType, tensor_type
 from .model import Cache, Cells, Model
 from .settings import Settings
 
-__all__ = ["CONTEXT_STEP", "Context", "cells", "resolve", "resolve_counts"]
+__all__ = ["CONTEXT_STEP", "Context", "cells", "least", "resolve", "resolve_counts"]
 
 CONTEXT_STEP: Final = 256  # llama-context.cpp:288: n_ctx is padded to a multiple of this
 

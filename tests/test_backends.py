@@ -132,3 +132,9 @@ def test_cpu_multiplies_by_f32() -> None:
     assert not HOST_BACKEND.runs_mul_mat(F32, F16, is_hadamard=False)
     assert not HOST_BACKEND.runs_mul_mat(Q8, F16, is_hadamard=False)
     assert CUDA.runs_mul_mat(Q8, F16, is_hadamard=False)
+
+
+def test_a_head_that_is_no_multiple_of_the_block_is_padded_rounded_down() -> None:
+    """A view of one head of a quantized cache: 80 of 512 elements, the rest 432 of 18 bytes for 32."""
+    assert BACKENDS["cuda"].padding_bytes(BY_NAME["iq4_nl"], 80) == 432 * 18 // 32
+    assert BACKENDS["cuda"].padding_bytes(BY_NAME["iq4_nl"], 512) == 0

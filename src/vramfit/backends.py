@@ -91,10 +91,13 @@ class Backend:
         return type_.name in self.repacked and len(shape) > 1 and not shape[1] % 8
 
     def padding_bytes(self, type_: TensorType, ne0: int) -> int:
-        """Bytes that complete the last row of a quantized tensor (ggml-cuda.cu:911-916)."""
+        """Bytes that complete the last row of a quantized tensor (ggml-cuda.cu:911-916).
+
+        A row may be a head of a wider row, and no multiple of the block: the engine then rounds down.
+        """
         if not self.row_padding or type_.block == 1 or not ne0 % self.row_padding:
             return 0
-        return type_.row_bytes(self.row_padding - ne0 % self.row_padding)
+        return (self.row_padding - ne0 % self.row_padding) * type_.block_bytes // type_.block
 
     def attention_bytes(self, n_bytes: int, node: Attention) -> int:
         """Bytes of a flash-attention node whose result has `n_bytes`."""

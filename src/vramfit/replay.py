@@ -17,7 +17,7 @@ from .backends import Backend
 from .bound import pipeline_copies
 from .collapse import Collapsed, collapse, layer_kinds
 from .context import Context
-from .graphs import Instance, Prepared, Run, build, prepare, template_for
+from .graphs import Instance, OutsideTemplate, Prepared, Run, build, prepare, template_for
 from .model import Model
 from .placement import HOST, Placement
 from .scheduler import Schedule, schedule
@@ -82,6 +82,16 @@ def reserve_context(
     return Reservation(held(needs), prompt.flash_attn)
 
 
+def _check_heads(model: Model, context: Context) -> None:
+    """Views of heads that are no multiple of a cache's block have strides that no trace shows."""
+    for layer in model.layers:
+        for type_, head in ((context.type_k, layer.head_k), (context.type_v, layer.head_v)):
+            if layer.n_head_kv and head % type_.block:
+                raise OutsideTemplate(
+                    f"layer {layer.index}: heads of {head} elements are no multiple of {type_.name}'s block"
+                )
+
+
 def plans(
     model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
 ) -> list[Schedule]:
@@ -128,7 +138,8 @@ def _matched(model: Model) -> tuple[Prepared, tuple[str, ...]]:
 
 
 def reservations(case: Case, context: Context, settings: Settings) -> tuple[Run, Run, Run]:
-    """The three reservations: a prompt, a step of every slot, a prompt again."""
+    """The three reservations: a prompt, a step of every slot, a prompt again. Raises `OutsideTemplate`."""
+    _check_heads(case.prepared.model, context)
     n_seqs = context.n_seq_max
     n_tokens = min(context.n_ctx, context.n_ubatch)
     n_outputs = min(n_tokens, context.n_outputs_max)

@@ -33,6 +33,7 @@ def collect(shop: Workshop) -> tuple[list[str], list[str]]:
     for number, mini in enumerate(minis):
         _least_and_most(shop, mini, least, number)
     _one_by_one(shop, base, other, optional)
+    _try(shop, replace(base.dims, n_embd=_WIDE), least)
     for number, mini in enumerate(minis[:2]):
         for without in ("", least):  # with all that is optional, too: it tells in which order lines come
             _try(shop, replace(mini.dims, n_expert_used=1), without, number)
@@ -73,6 +74,7 @@ def _each_at_last(shop: Workshop, minis: tuple[Mini, ...], least: str) -> None:
                 shop.trace(made, plan.settings(plan.FEW))
 
 
+_WIDE = 1184  # n_embd beyond what engines take for a least size
 _LONGEST = 13  # layers of a model that is made to end in another kind
 
 

@@ -78,6 +78,8 @@ LINES = [
     "Qcur = rope(Qcur, inp_pos, $rope_freqs.weight?)",
     "Qcur#2 = view(Qcur|embd) [a0; a1; n_tokens/n_stream; n_stream] /[sa1; ~; a0*n_head] within if !krot & fa | last",
     "ffn_moe_out = sum_slices(ffn_moe_weighted) x n_expert_used",
+    "indexer_score = sum_heads(unary) x .attention.indexer.head_count",
+    "attn_inp_kq_mask = input() : f16 [n_kv; n_tokens] once input unread if gather",
     "%k = cache() : K [kv.k; n_kv; n_stream]",
 ]
 
@@ -208,6 +210,23 @@ def test_a_missing_tensor_is_outside() -> None:
             template_for("llama"),
             replace(model, weights=tuple(w for w in model.weights if "blk.2.ffn_norm" not in w.tensor.name)),
         )
+
+
+@pytest.mark.parametrize("end", ["first", "last"])
+def test_an_end_that_no_trace_had_is_outside(end: str) -> None:
+    template = template_for("llama")
+    blocks = tuple(replace(b, unseen=(end,)) for b in template.blocks)
+    with pytest.raises(OutsideTemplate, match=f"the {end} layer is of a kind"):
+        prepare(replace(template, blocks=blocks), llama())
+
+
+def test_streams_that_no_trace_had_are_outside() -> None:
+    """A template of single streams serves slots that share one, and no others."""
+    model = llama()
+    prepared = prepare(replace(template_for("llama"), one_stream=True), model)
+    assert build(prepared, run(model, n_seq_max=2, kv_unified=True), one_card(model)).graph.nodes
+    with pytest.raises(OutsideTemplate, match="a stream for each sequence"):
+        build(prepared, run(model, n_seq_max=2), one_card(model))
 
 
 def test_an_unexplained_condition_is_outside_unless_another_settles_it() -> None:

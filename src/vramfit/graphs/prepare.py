@@ -64,10 +64,7 @@ def prepare(template: Template, model: Model) -> Prepared:
     own = layer_weights(model)
     trunk = [x for x in model.layers if not x.is_nextn]
     blocks = tuple(_kind(template, x, own[x.index]) for x in trunk)
-    _check_ends(template, blocks)
-    for block, layer in zip(blocks, trunk, strict=True):
-        if layer.n_head_kv == 1 and "one_head" in template.blocks[block].unseen:
-            raise OutsideTemplate(f"layer {layer.index} has a single K/V head, which no trace had")
+    _check_unseen(template, trunk, blocks)
     asked = tuple(map(_asked, template.blocks))
     numbers: dict[object, int] = {}
     kinds = tuple(
@@ -121,11 +118,14 @@ def _check_weights(
         raise OutsideTemplate(f"{where}: the model {what}, which no trace did")
 
 
-def _check_ends(template: Template, blocks: Sequence[int]) -> None:
-    """The ends of the graph must be layers of kinds that were traced there: inputs and outputs come in with them."""
+def _check_unseen(template: Template, trunk: Sequence[Layer], blocks: Sequence[int]) -> None:
+    """Layers must be of kinds that were traced where they are: inputs and outputs come in with the ends of a graph."""
     for end, at in (("first", 0), ("last", -1)):
         if blocks and end in template.blocks[blocks[at]].unseen:
             raise OutsideTemplate(f"the {end} layer is of a kind that no trace had there")
+    for block, layer in zip(blocks, trunk, strict=True):
+        if layer.n_head_kv == 1 and "one_head" in template.blocks[block].unseen:
+            raise OutsideTemplate(f"layer {layer.index} has a single K/V head, which no trace had")
 
 
 def _check_known(template: Template, model: Model) -> None:

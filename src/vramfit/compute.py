@@ -16,7 +16,7 @@ from .context import Context
 from .graphs import OutsideTemplate
 from .model import Model
 from .placement import Placement
-from .replay import reserve_context
+from .replay import Reservation, reserve_context
 from .settings import Settings
 
 __all__ = ["Compute", "compute_bytes"]
@@ -67,10 +67,15 @@ def _compute(
         return Compute(
             bound.gpus, bound.host, False, context.flash_attn != "off", note=str(reason), replayed=False
         )
+    note = _unproved(backends, found)
+    return Compute(found.needs[:-1], found.needs[-1], not note, found.flash_attn, note)
+
+
+def _unproved(backends: Sequence[Backend], found: Reservation) -> str:
+    """Why replayed figures are not known to be exact; "" where they are."""
     unchecked = sorted({b.name for b in backends if not b.exact})
-    note = (
-        f"the rules of {', '.join(unchecked)} follow the engine's source and are not measured"
-        if unchecked
-        else ""
-    )
-    return Compute(found.needs[:-1], found.needs[-1], not unchecked, found.flash_attn, note)
+    if unchecked:
+        return f"the rules of {', '.join(unchecked)} follow the engine's source and are not measured"
+    if not found.sure:
+        return "the compute capability of a card is not known; the largest figure of all was taken"
+    return ""

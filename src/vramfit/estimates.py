@@ -90,7 +90,7 @@ def assemble(
 ) -> Estimate:
     """An `Estimate` for a placement that is already known (the solver tries many)."""
     used = devices(gpus, settings)
-    rules = [backend(gpus[i].backend) for i in used]
+    rules = [backend(gpus[i].backend, gpus[i].compute_capability) for i in used]
     compute = compute_bytes(model, placement, context, settings, rules)
     weights = weight_bytes(model, placement, rules, HOST_BACKEND)
     caches = context_bytes(model, placement, context, rules, HOST_BACKEND)

@@ -54,6 +54,8 @@ class Weight:
     home: Home | int
     duplicate: bool = False  # created with TENSOR_DUPLICATED: free where the first copy already is
     lazy: bool = False  # read row by row from the mapped file, never resident (TENSOR_READ_LAZY)
+    op: str = "MUL_MAT"  # the operation that a device must run to hold it (llama-arch.cpp, LLM_TENSOR_INFOS)
+    scan: tuple[int, ...] = ()  # of an SSM_SCAN: elements of a state, of a head, heads, groups
 
 
 class Cells(Enum):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from .allocator import allocate, held
 from .backends import Backend
@@ -20,7 +20,7 @@ from .context import Context
 from .graphs import Instance, OutsideTemplate, Prepared, Run, build, prepare, template_for
 from .model import Model
 from .placement import HOST, Placement
-from .scheduler import Schedule, schedule
+from .scheduler import Schedule, node_of, schedule
 from .settings import Settings
 from .steady import walk_repeats
 
@@ -35,18 +35,22 @@ __all__ = [
     "reserve_context",
 ]
 
-# Fused operations that the engine gives up when one of them is not scheduled where its layer is.
-_PROBED: Final = ("dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
+# Fused operations that the engine gives up when one of them is not scheduled where its layer is, in its order.
+_PROBED: Final = ("gated_delta_net", "lightning_indexer", "dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
 _ATTENTION: Final = "flash_attn_ext"
 Needs = tuple[tuple[int, ...], ...]  # bytes of each backend, chunk by chunk
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Bytes of each device's compute buffer, the host last, and what flash attention became."""
+    """Bytes of each device's compute buffer, the host last, and what flash attention became.
+
+    `sure` is false where a card's compute capability is not known and would change the bytes.
+    """
 
     needs: tuple[int, ...]
     flash_attn: bool
+    sure: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +80,8 @@ def reserve_context(
     """What the engine reserves when it creates this context. Raises `OutsideTemplate`."""
     case = prepare_case(model, placement, settings, backends)
     prompt, step, last = reservations(case, context, settings)
-    needs = [_needs(case, prompt), _needs(case, step)]
-    if last != prompt:
-        needs.append(_needs(case, last))
-    return Reservation(held(needs), prompt.flash_attn)
+    made = [_needs(case, run) for run in dict.fromkeys((prompt, step, last))]
+    return Reservation(held([x.needs for x in made]), prompt.flash_attn, all(x.sure for x in made))
 
 
 def _check_heads(model: Model, context: Context) -> None:
@@ -174,11 +176,32 @@ def _at_home(case: Case, run: Run, op: str) -> bool:
     return all(on[tensor] == (cpu if layers[layer] == HOST else layers[layer]) for tensor, layer in here)
 
 
-def _needs(case: Case, run: Run) -> Needs:
-    """Chunks of each backend for one reservation: of the collapsed graph if that is proven to be enough."""
+class _Made(NamedTuple):
+    """Chunks of each backend for one reservation."""
+
+    needs: Needs
+    sure: bool
+
+
+def _needs(case: Case, run: Run) -> _Made:
+    """One reservation: of the collapsed graph if that is proven to be enough."""
     instance = case.instance(run)
-    found = needs_of_all(case, instance, case.schedule(instance))
-    return allocate(case.schedule(case.instance(run, whole=True))) if found is None else found
+    plan = case.schedule(instance)
+    found = needs_of_all(case, instance, plan)
+    if found is None:
+        found = allocate(case.schedule(case.instance(run, whole=True)))
+    return _Made(found, _is_sure(plan))
+
+
+def _is_sure(plan: Schedule) -> bool:
+    """Whether the cards whose kind is not known would all take the same."""
+    if not any(b.largest_of for b in plan.backends):
+        return True
+    return all(
+        plan.backends[at].is_sure_of(node_of(i, plan.tensors, plan.src[i]))
+        for i, at in plan.nodes
+        if plan.backends[at].largest_of
+    )
 
 
 def needs_of_all(case: Case, instance: Instance, plan: Schedule) -> Needs | None:

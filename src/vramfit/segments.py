@@ -105,13 +105,13 @@ class Segments:
         self._model = model
         self._gpus = gpus
         self._settings = settings
-        self._rules = [backend(g.backend) for g in gpus]
+        self._rules = [backend(g.backend, g.compute_capability) for g in gpus]
         placement = place(model, gpus, settings)
         self.last = model.n_layer + 1
         self.first = placement.layers.count(HOST)
         self._kinds = layer_kinds(model, [w == HOST for w in placement.weights])
-        self._tables = {rules.name: _tables(model, placement, rules) for rules in self._rules}
-        self._caches: dict[tuple[int, str], list[int]] = {}
+        self._tables = {rules: _tables(model, placement, rules) for rules in self._rules}
+        self._caches: dict[tuple[int, Backend], list[int]] = {}
         self._contexts: dict[int, Context] = {}
         self._places: dict[tuple[int, int, int], tuple[Place, Kinds, _Known]] = {}
         self._learned = {} if learned is None else learned
@@ -122,7 +122,7 @@ class Segments:
             if at == HOST and w.home is not Home.INPUT
         )
         # what figures depend on beside the segment: `kinds` alone would not tell two file types apart
-        cards = tuple(rules.name for rules in self._rules)
+        cards = tuple(self._rules)
         self._question = (cards, replace(settings, n_ctx=0, tensor_split=()), tuple(copied))
 
     def fixed(self, device: int, start: int, end: int, n_ctx: int) -> int:
@@ -130,7 +130,7 @@ class Segments:
         if start == end:
             return 0
         rules = self._rules[device]
-        tables = self._tables[rules.name]
+        tables = self._tables[rules]
         caches = self._cache_table(n_ctx, rules)
         size = tables.weights[end] - tables.weights[start] + caches[end] - caches[start]
         for n, users in tables.shared:
@@ -263,7 +263,7 @@ class Segments:
             kinds = tuple(run[i] for i in collapse(run).kept)
             # the first card also takes what is offloaded from the host
             edges = (device == 0, start == self.first, end == self.last, start == end)
-            place = (self._rules[device].name, edges, self._question)
+            place = (self._rules[device], edges, self._question)
             known = self._learned.setdefault(place, {}).setdefault(kinds, _Known())
             self._places[segment] = (place, kinds, known)
         return self._places[segment]
@@ -274,7 +274,7 @@ class Segments:
         return self._contexts[n_ctx]
 
     def _cache_table(self, n_ctx: int, rules: Backend) -> list[int]:
-        key = (n_ctx, rules.name)
+        key = (n_ctx, rules)
         if key not in self._caches:
             self._caches[key] = list(accumulate([*self._cache_sizes(n_ctx, rules), 0], initial=0))
         return self._caches[key]

@@ -31,7 +31,20 @@ __all__ = [
 # Empty: always.
 Guard = tuple[tuple[str, ...], ...]
 
-MARKS: Final = ("early", "once", "input", "output", "layer", "kv", "hadamard", "within", "inplace", "unread")
+MARKS: Final = (
+    "early",
+    "once",
+    "input",
+    "output",
+    "layer",
+    "kv",
+    "hadamard",
+    "alibi",
+    "precise",
+    "within",
+    "inplace",
+    "unread",
+)
 
 
 @dataclass(frozen=True, slots=True)

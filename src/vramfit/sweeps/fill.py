@@ -159,13 +159,13 @@ def _fill(
     gpus, (type_k, type_v) = g.gpu_sets[i_gpus], g.cache_types[i_types]
     settings = replace(g.settings, type_k=type_k, type_v=type_v)
     used = devices(gpus, settings)
-    placement = place(g.model, gpus, settings)
-    rules = [backend(gpus[i].backend) for i in used]
+    rules = [backend(gpus[i].backend, gpus[i].compute_capability) for i in used]
     for i_file, model in enumerate(models):
         at = (i_gpus, i_file, i_types)
         try:
             if isinstance(model, EngineRefusal):
                 raise model
+            placement = place(model, gpus, settings)  # a type that a card cannot multiply stays on the host
             caches = context_bytes(model, placement, _context(g, settings), rules, HOST_BACKEND)
             curve = curves.of(model, placement, rules)
             learned = [[curve(each) for each in row] for row in _rows(g, settings)]

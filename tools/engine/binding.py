@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from .cuda import write_rules
+from .cut import write_cuts
 from .errors import EngineError as EngineError
 
 SOURCE_VARIABLE = "LLAMA_CPP_SOURCE"
@@ -66,18 +66,18 @@ def _shim() -> pathlib.Path:
     lib, source = library_dir(), source_dir()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        write_rules(source, folder)
-        rules = b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
-        key = hashlib.sha256(SHIM.read_bytes() + rules + str((lib, source)).encode()).hexdigest()[:16]
+        write_cuts(source, folder)
+        cuts = b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
+        key = hashlib.sha256(SHIM.read_bytes() + cuts + str((lib, source)).encode()).hexdigest()[:16]
         out = pathlib.Path(tempfile.gettempdir()) / f"vramfit-engine-{os.getuid()}-{key}.so"
         if not out.exists():
             _compile(out, lib, source, folder)
     return out
 
 
-def _compile(out: pathlib.Path, lib: pathlib.Path, source: pathlib.Path, rules: pathlib.Path) -> None:
+def _compile(out: pathlib.Path, lib: pathlib.Path, source: pathlib.Path, cuts: pathlib.Path) -> None:
     partial = out.with_suffix(f".{os.getpid()}")
-    folders = [rules, *(source / sub for sub in ("include", "ggml/include", "ggml/src", "src"))]
+    folders = [cuts, *(source / sub for sub in ("include", "ggml/include", "ggml/src", "src"))]
     include = [f"-I{folder}" for folder in folders]
     link = [f"-L{lib}", "-lllama", "-lggml", "-lggml-cpu", "-lggml-base", f"-Wl,-rpath,{lib}"]
     command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", *include, str(SHIM)]
@@ -112,6 +112,7 @@ class ContextSettings(ctypes.Structure):
 
 
 GraphCallback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+AllocationCallback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64))
 
 _p, _s, _i, _u = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint32
 _SIGNATURES = (
@@ -119,9 +120,10 @@ _SIGNATURES = (
     ("vf_complaint", _s),
     ("vf_device", _p, _i, ctypes.c_size_t, _i),
     ("vf_model", _p, _s, _p, _i, _i, _i, ctypes.POINTER(ctypes.c_float), ctypes.POINTER(ctypes.c_char_p)),
-    ("vf_context", _p, _p, ctypes.POINTER(ContextSettings), GraphCallback),
+    ("vf_context", _p, _p, ctypes.POINTER(ContextSettings), GraphCallback, AllocationCallback),
     ("vf_graph", ctypes.c_bool, _p, _u, _u, _u),
     ("vf_breakdown", None, _p, ctypes.POINTER(ctypes.c_int64)),
+    ("vf_schedule", _i, ctypes.POINTER(ctypes.c_int64)),
     ("vf_place", _i, _p),
     ("vf_n_types", _i),
     ("vf_tensors", _i, _p, ctypes.POINTER(_p), _i),

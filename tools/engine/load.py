@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from .binding import ContextSettings, GraphCallback, engine
+from .binding import AllocationCallback, ContextSettings, GraphCallback, engine
 from .errors import EngineError
 
 Capability = float | str  # 8.6 or "8.6"
@@ -46,7 +46,7 @@ class Context:
     model: int
     handle: int
     n_gpus: int
-    keep: object  # the callback that the engine may still call
+    keep: object  # the callbacks that the engine may still call
 
     @property
     def n_ctx(self) -> int:
@@ -81,11 +81,14 @@ def load(
     header: str | os.PathLike[str],
     gpus_mib: Sequence[int] = (),
     on_graph: Callable[[int], None] | None = None,
+    on_allocation: Callable[[int, Any], None] | None = None,
     **settings: Any,
 ) -> Context:
     """Load a GGUF header and make a context.
 
-    With `on_graph`, nothing is reserved: it is called with the address of every graph that would be.
+    With `on_graph` alone, nothing is reserved: it is called with the address of every graph that would be.
+    `on_allocation` is called with the address of what the scheduler made of one, and three numbers for each
+    leaf and node: backend, offset, bytes.
     Raises Refused, or EngineError on an unknown setting.
     """
     chosen = {k: settings.pop(k) for k in _MODEL_SETTINGS & settings.keys()}
@@ -93,13 +96,16 @@ def load(
     if unknown:
         raise EngineError(f"unknown settings: {', '.join(sorted(unknown))}")
     model = load_model(header, gpus_mib, **chosen)
-    callback = GraphCallback(on_graph) if on_graph else GraphCallback()
-    handle = engine().vf_context(model, ctypes.byref(_context_settings(settings)), callback)
+    callbacks = (
+        GraphCallback(on_graph) if on_graph else GraphCallback(),
+        AllocationCallback(on_allocation) if on_allocation else AllocationCallback(),
+    )
+    handle = engine().vf_context(model, ctypes.byref(_context_settings(settings)), *callbacks)
     if not handle:
         reason = complaint()
         engine().llama_model_free(model)
         raise Refused(reason)
-    return Context(model, handle, len(gpus_mib), callback)
+    return Context(model, handle, len(gpus_mib), callbacks)
 
 
 def _context_settings(settings: dict[str, Any]) -> ContextSettings:

@@ -1,10 +1,11 @@
 // What the tool adds to the engine at run time, compiled against the headers of the engine's own build:
 //
 // 1. memory-only accelerators: devices that answer every question of size, support and fusion with the CUDA
-//    backend's own functions, cut out of its source when this is compiled (cuda.py), and compute nothing;
+//    backend's own functions, cut out of its source when this is compiled (cut.py), and compute nothing;
 // 2. a few functions of ggml's scheduler under their own names. The shim is loaded before libllama, so the
 //    engine calls these, and they pass on: a dry-run reservation becomes a real one, whose sizes can be read
-//    afterwards, and every graph that is reserved can be looked at before the scheduler touches it;
+//    afterwards, and every graph that is reserved can be looked at before the scheduler touches it, and again
+//    as the allocator is given it;
 // 3. plain C access to what the engine exports as C++ (memory breakdown, tensors of a model).
 #define GGML_COMMON_DECL_CPP
 #include "ggml-backend-impl.h"
@@ -229,11 +230,15 @@ static int device_index(ggml_backend_dev_t dev) {
 
 // -------------------------------------------------------------------------------------------- scheduler
 
+#include "allocator.inc"
+
 typedef void (*graph_callback)(ggml_cgraph *);
+typedef void (*allocation_callback)(ggml_cgraph *, const int64_t *);
 
 static bool probing = true;              // before the first reservation the engine only asks who supports what
 static bool busy = false;                // the engine's own functions call each other by name, too
 static graph_callback on_graph = nullptr;
+static allocation_callback on_allocation = nullptr;
 static ggml_backend_sched_t last_sched = nullptr;
 static std::unordered_map<const ggml_tensor *, int> pins;
 
@@ -246,7 +251,9 @@ static void take(ggml_backend_sched_t sched, ggml_cgraph * graph) {
     last_sched = sched;
     if (on_graph) {
         on_graph(graph);
-        return;
+        if (!on_allocation) {
+            return;
+        }
     }
     busy = true;
     ggml_backend_sched_reserve(sched, graph);
@@ -268,6 +275,29 @@ EXPORT void ggml_backend_sched_split_graph(ggml_backend_sched_t sched, ggml_cgra
     } else {
         take(sched, graph);
     }
+}
+
+// What the scheduler makes of a graph: with the splits' copies and the allocation dependencies of the backends.
+// For each leaf, then each node: backend, offset in its buffer and bytes there, the last two -1 where there is no
+// block of its own (views, weights, caches).
+EXPORT bool ggml_gallocr_reserve_n(ggml_gallocr_t galloc, ggml_cgraph * graph, const int * node_ids, const int * leaf_ids) {
+    NEXT(ggml_gallocr_reserve_n);
+    const bool done = real(galloc, graph, node_ids, leaf_ids);
+    if (busy && on_allocation) {
+        std::vector<int64_t> rows;
+        auto add = [&](int backend, const tensor_alloc & t) {
+            const bool own = t.buffer_id >= 0;
+            rows.insert(rows.end(), { backend, own ? int64_t(t.addr.offset) : -1, own ? int64_t(t.size_max) : -1 });
+        };
+        for (int i = 0; i < graph->n_leafs; i++) {
+            add(leaf_ids[i], galloc->leaf_allocs[i].leaf);
+        }
+        for (int i = 0; i < graph->n_nodes; i++) {
+            add(node_ids[i], galloc->node_allocs[i].dst);
+        }
+        on_allocation(graph, rows.data());
+    }
+    return done;
 }
 
 EXPORT void ggml_backend_sched_reset(ggml_backend_sched_t sched) {
@@ -319,6 +349,17 @@ EXPORT void vf_breakdown(const llama_context * ctx, int64_t * out) {
         ggml_backend_t backend = ggml_backend_sched_get_backend(last_sched, i);
         row(ggml_backend_sched_get_buffer_type(last_sched, backend))[2] += ggml_backend_sched_get_buffer_size(last_sched, backend);
     }
+}
+
+// What the scheduler holds now; out: copies, splits, bytes of each backend. Returns the number of backends.
+EXPORT int vf_schedule(int64_t * out) {
+    const int n = ggml_backend_sched_get_n_backends(last_sched);
+    *out++ = ggml_backend_sched_get_n_copies(last_sched);
+    *out++ = ggml_backend_sched_get_n_splits(last_sched);
+    for (int i = 0; i < n; i++) {
+        *out++ = ggml_backend_sched_get_buffer_size(last_sched, ggml_backend_sched_get_backend(last_sched, i));
+    }
+    return n;
 }
 
 // What a graph's tensor needs beside its plain structure: home << 8 | pin << 16 | usage.
@@ -392,10 +433,12 @@ struct vf_settings {
     int32_t kv_unified, offload_kqv, swa_full, op_offload, embeddings;
 };
 
-EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, graph_callback callback) {
+EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, graph_callback graphs,
+                                  allocation_callback allocations) {
     complaint.clear();
     probing = true;
-    on_graph = callback;
+    on_graph = graphs;
+    on_allocation = allocations;
     last_sched = nullptr;
     pins.clear();
     llama_context_params p = llama_context_default_params();

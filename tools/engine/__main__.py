@@ -4,6 +4,7 @@
     python -m tools.engine rows FOLDER --seed 1 --match 'qwen|llama'
     python -m tools.engine trace x.gguf n_ctx=8192 > graph.txt
     python -m tools.engine reserve x.gguf --gpus 24564,12288 n_ctx=8192 compute_capability=8.9 > blocks.txt
+    python -m tools.engine freeze tests/data/graphs --headers FOLDER
     python -m tools.engine make qwen3moe x.gguf n_embd=512 n_layer=24 --types q4_k
 
 Settings and dimensions are given as name=value, the values as JSON or plain words.
@@ -18,6 +19,7 @@ import re
 import sys
 from typing import Any
 
+from .freeze import freeze
 from .measure import Row, measure, serve
 from .metadata import Dims
 from .models import ARCHITECTURES, make_model
@@ -43,6 +45,9 @@ def main() -> None:
         chosen = reservations(args.file, args.gpus, **values)[args.reservation]
         print(f"copies {chosen.n_copies}, splits {chosen.n_splits}, bytes {chosen.n_bytes}")
         print(blocks_to_text(chosen), end="")
+    elif args.command == "freeze":
+        for file in sorted(args.folder.glob("*.txt.gz")):
+            freeze(file, args.headers)
     elif args.command == "make":
         make_model(args.architecture, args.file, Dims(**values), types=args.types)
     else:
@@ -79,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--reservation", type=int, default=0, help="0 prompt, 1 generation, 2 prompt again"
             )
+    frozen = commands.add_parser("freeze", help="measure the files of tests/data/graphs again")
+    frozen.add_argument("folder", type=pathlib.Path)
+    frozen.add_argument(
+        "--headers", type=pathlib.Path, required=True, help="the folder that they name headers in"
+    )
     make = commands.add_parser("make", help="a header of a small model")
     make.add_argument("architecture")
     make.add_argument("file")

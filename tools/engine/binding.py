@@ -134,6 +134,7 @@ _SIGNATURES = (
     ("ggml_op_name", _s, _i),
     ("ggml_type_name", _s, _i),
     ("ggml_blck_size", ctypes.c_int64, _i),
+    ("ggml_type_size", ctypes.c_size_t, _i),
     ("gguf_init_empty", _p),
     ("gguf_free", None, _p),
     ("gguf_set_kv", None, _p, _p),

@@ -285,15 +285,15 @@ EXPORT bool ggml_gallocr_reserve_n(ggml_gallocr_t galloc, ggml_cgraph * graph, c
     const bool done = real(galloc, graph, node_ids, leaf_ids);
     if (busy && on_allocation) {
         std::vector<int64_t> rows;
-        auto add = [&](int backend, const tensor_alloc & t) {
-            const bool own = t.buffer_id >= 0;
+        auto add = [&](const ggml_tensor * tensor, int backend, const tensor_alloc & t) {
+            const bool own = t.buffer_id >= 0 && !tensor->buffer;  // without memory, weights have a buffer alone
             rows.insert(rows.end(), { backend, own ? int64_t(t.addr.offset) : -1, own ? int64_t(t.size_max) : -1 });
         };
         for (int i = 0; i < graph->n_leafs; i++) {
-            add(leaf_ids[i], galloc->leaf_allocs[i].leaf);
+            add(graph->leafs[i], leaf_ids[i], galloc->leaf_allocs[i].leaf);
         }
         for (int i = 0; i < graph->n_nodes; i++) {
-            add(node_ids[i], galloc->node_allocs[i].dst);
+            add(graph->nodes[i], node_ids[i], galloc->node_allocs[i].dst);
         }
         on_allocation(graph, rows.data());
     }

@@ -120,7 +120,7 @@ def bounds(
         r = reserve(context, reserve_tokens(context))
         peaks = [(_layer(r, kind), kind.devices) for kind in kinds]
         output = _output(r, tensors[model.n_layer])
-        shared = copies * _inputs(r) + _crossing(r, settings) + ALIGNMENT_SLACK
+        shared = copies * (_inputs(r) + _position_biases(r)) + _crossing(r, settings) + ALIGNMENT_SLACK
         gpus = []
         for device in range(placement.n_devices):
             # with weights on the host any card may be handed the work of any layer
@@ -187,6 +187,14 @@ def _crossing(r: _Reserve, settings: Settings) -> int:
         caches += len(devices) * sum(_cast(r, layer))
     queries *= max(r.n_tokens, r.n_encoded) * F32
     return 4 * caches + 4 * queries
+
+
+def _position_biases(r: _Reserve) -> int:
+    """Biases of encoder-decoders: made where the first layer is, and copied to every layer elsewhere."""
+    if not r.n_encoded or not any(at != r.kinds[0].devices[0] for kind in r.kinds for at in kind.devices):
+        return 0
+    layers = sum(len(kind.devices) * _scores(r, kind.layer) for kind in r.kinds)
+    return 2 * layers * F32
 
 
 def _product(layer: Layer, tensor: Tensor) -> int:

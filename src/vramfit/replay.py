@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 # Fused operations that the engine gives up when one of them is not scheduled where its layer is, in its order.
-_PROBED: Final = ("gated_delta_net", "lightning_indexer", "dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
+_PROBED: Final = ("dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
 _ATTENTION: Final = "flash_attn_ext"
 Needs = tuple[tuple[int, ...], ...]  # bytes of each backend, chunk by chunk
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vramfit.backends import Node
+from vramfit.backends import Backend, Node
 from vramfit.ggml import BY_NAME, TensorType
 from vramfit.graph import NONE, Tensor, contiguous
 
@@ -57,3 +57,8 @@ def attention(
         sources.append(leaf((n_kv, n_tokens), F16))
     shape = (v, n_head_kv * gqa, n_tokens)
     return node("FLASH_ATTN_EXT", shape, sources, params=(0, 1) if alibi else ())
+
+
+def runs(rules: Backend, asked: Node) -> bool:
+    """Whether a backend runs a node."""
+    return rules.supports_op(asked.tensor, asked.src)

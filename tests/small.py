@@ -17,9 +17,7 @@ def gpu(
 ) -> Gpu:
     """A card of `mib` MiB, all of it free unless said otherwise."""
     free = mib if free_mib is None else free_mib
-    return Gpu(
-        name=name, total_bytes=mib << 20, free_bytes=free << 20, compute_capability=compute_capability
-    )
+    return Gpu(name=name, total_bytes=mib << 20, free_bytes=free << 20, compute_capability=compute_capability)
 
 
 def dense(

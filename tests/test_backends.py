@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nodes import attention, leaf, node
+from nodes import attention, leaf, node, runs
 
 from vramfit.backends import BACKENDS, HOST_BACKEND, Backend, backend
 from vramfit.errors import GpuError
@@ -47,11 +47,11 @@ def test_cuda_pads_to_512_elements() -> None:
 
 def test_other_backends_flash_attention() -> None:
     """Vulkan wants head sizes in eights; Metal wants one type for K and V."""
-    assert BACKENDS["vulkan"].supports_op(attention(136, 72))
-    assert not BACKENDS["vulkan"].supports_op(attention(100, 100))
-    assert not BACKENDS["metal"].supports_op(attention(128, 128, v_type=Q8))
-    assert BACKENDS["metal"].supports_op(attention(128, 128))
-    assert HOST_BACKEND.supports_op(attention(100, 50, v_type=Q8))
+    assert runs(BACKENDS["vulkan"], attention(136, 72))
+    assert not runs(BACKENDS["vulkan"], attention(100, 100))
+    assert not runs(BACKENDS["metal"], attention(128, 128, v_type=Q8))
+    assert runs(BACKENDS["metal"], attention(128, 128))
+    assert runs(HOST_BACKEND, attention(100, 50, v_type=Q8))
 
 
 @given(ALL, st.sampled_from((64, 128, 256)), st.integers(1, 600), st.sampled_from((F16, F32, Q8)))
@@ -83,7 +83,7 @@ def test_offload_counts_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "hint", "runs"),
+    ("a", "b", "hint", "wanted"),
     [
         (Q8, F32, 0, True),
         (F16, F16, 0, True),
@@ -93,10 +93,10 @@ def test_offload_counts_rows() -> None:
         (Q8, F16, 0, False),
     ],
 )
-def test_cpu_multiplies_by_f32(a: TensorType, b: TensorType, hint: int, runs: bool) -> None:
+def test_cpu_multiplies_by_f32(a: TensorType, b: TensorType, hint: int, wanted: bool) -> None:
     """The CPU takes f32 activations, pairs of one type, and what it widens to f32 itself."""
     product = node("MUL_MAT", (32, 4), [leaf((64, 32), a), leaf((64, 4), b)], params=(0, hint))
-    assert HOST_BACKEND.supports_op(product) is runs
+    assert runs(HOST_BACKEND, product) is wanted
 
 
 def test_a_head_that_is_no_multiple_of_the_block_is_padded_rounded_down() -> None:

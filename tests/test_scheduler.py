@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
 
@@ -10,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from traces import DEVICE, NAMES, Maker, graphs, trace
 
-from vramfit.backends import Node, SplitGraph
+from vramfit.backends import SplitGraph
 from vramfit.backends.nouns import Keep
-from vramfit.graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, Graph
+from vramfit.graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, Graph, Tensor
 from vramfit.scheduler import PIPELINE_COPIES, Schedule, copies_of_inputs, schedule
 
 COPIES = st.sampled_from((1, PIPELINE_COPIES))
@@ -128,7 +129,7 @@ def test_host_weights_are_offloaded_in_batches(n_tokens: int, op_offload: bool, 
 
 def test_what_a_device_refuses_runs_on_the_cpu() -> None:
     """A node that the device cannot run goes to the CPU, it alone, and what it reads is copied there."""
-    device = replace(DEVICE, conditions={"FLASH_ATTN_EXT": lambda node: node.src[1].ne[0] == 128})
+    device = replace(DEVICE, conditions={"FLASH_ATTN_EXT": lambda node, src: src[1].ne[0] == 128})
     make = Maker()
     x = make.leaf((100, 8, 4), flags=INPUT)
     q = make.node("MUL_MAT", (100, 8, 4), make.weight((100, 100), 0), x)
@@ -194,8 +195,8 @@ def test_equal_devices_are_interchangeable(order: tuple[int, ...]) -> None:
 def test_nobody_runs_what_it_refuses(graph: Graph, op: str, op_offload: bool) -> None:
     """Whatever a device refuses runs on the CPU, wherever its neighbours are, unless the caller pinned it."""
 
-    def small(node: Node) -> bool:
-        return node.tensor.ne[0] < 100
+    def small(node: Tensor, src: Sequence[Tensor]) -> bool:
+        return node.ne[0] < 100
 
     device = replace(DEVICE, conditions={op: small})
     for i, b in schedule(graph, (device, device), op_offload=op_offload).nodes:

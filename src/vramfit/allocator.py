@@ -302,7 +302,11 @@ class Walk:
         """What tensor `i` asks of the backend's buffer type, padded to its alignment."""
         if self.plan.sizes is not None:
             return self.plan.sizes(i, backend)
-        size = backend.node_bytes(node_of(i, self.tensors, self.src[i]))
+        t = self.tensors[i]
+        if t.op in backend.scratch:
+            size = backend.node_bytes(node_of(i, self.tensors, self.src[i]))
+        else:
+            size = backend.tensor_bytes(t)
         step = backend.alignment
         return (size + step - 1) // step * step
 

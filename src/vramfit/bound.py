@@ -80,7 +80,7 @@ class _Reserve:
         if not layer.head_k or not layer.head_v or not layer.n_head_kv:
             return True
         node = self._attention(layer)
-        return all(b.supports_op(node) for b in self.backends)
+        return all(b.supports_op(node.tensor, node.src) for b in self.backends)
 
     def _attention(self, layer: Layer) -> Node:
         """Flash attention of a layer over a cache of the smallest size."""

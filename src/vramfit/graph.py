@@ -33,6 +33,7 @@ __all__ = [
     "is_contiguous",
     "is_contiguous_rows",
     "n_bytes",
+    "param",
 ]
 
 Extents = tuple[int, int, int, int]
@@ -105,6 +106,11 @@ def n_bytes(t: Tensor) -> int:
         return 0
     first = t.type.block_bytes + (ne[0] - 1) * nb[0] if t.type.block == 1 else ne[0] * nb[0] // t.type.block
     return first + (ne[1] - 1) * nb[1] + (ne[2] - 1) * nb[2] + (ne[3] - 1) * nb[3]
+
+
+def param(t: Tensor, i: int) -> int:
+    """Word `i` of the parameters of an operation (op_params); 0 where the graph does not state it."""
+    return t.params[i] if i < len(t.params) else 0
 
 
 def is_contiguous(t: Tensor, gaps_up_to: int = 0) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from .backends import Backend, Node
+from .backends import Backend
 from .ggml import BY_NAME, TensorType
 from .graph import Extents, Tensor, contiguous
 from .model import Weight
@@ -54,7 +54,7 @@ def _runs(op: str, type_: TensorType, shape: tuple[int, ...], scan: tuple[int, .
         inputs = (w, _tensor(_F32, (ne[0], _N_TOKENS, ne[2], ne[3])))
     else:  # every device runs the others on any weight
         return True
-    return rules.supports_op(Node(_tensor(_F32, ne, op), inputs, tuple(range(len(inputs)))))
+    return rules.supports_op(_tensor(_F32, ne, op), inputs)
 
 
 def _tensor(type_: TensorType, shape: tuple[int, ...], op: str = "NONE") -> Tensor:

@@ -195,12 +195,12 @@ def _needs(case: Case, run: Run) -> _Made:
 
 def _is_sure(plan: Schedule) -> bool:
     """Whether the cards whose kind is not known would all take the same."""
-    if not any(b.largest_of for b in plan.backends):
+    if not any(b.may_be for b in plan.backends):
         return True
     return all(
         plan.backends[at].is_sure_of(node_of(i, plan.tensors, plan.src[i]))
         for i, at in plan.nodes
-        if plan.backends[at].largest_of
+        if plan.backends[at].may_be
     )
 
 

@@ -137,7 +137,7 @@ def _refusals(graph: Graph, backends: tuple[Backend, ...]) -> dict[int, frozense
                 refused[i] = refused.get(i, frozenset()) | here
                 continue
             condition = conditions.get(t.op)
-            if condition is not None and not condition(node_of(i, tensors, t.src)):
+            if condition is not None and not condition(t, [tensors[s] for s in t.src]):
                 refused[i] = refused.get(i, frozenset()) | here
     return refused
 
@@ -153,10 +153,11 @@ def _foreign_memory(
     refused: dict[int, frozenset[int]] = {}
     if len(strict) < 2:
         return refused
+    others = [strict - {home} for home in range(len(backends))]
+    placed = {i for i, t in enumerate(tensors) if t.home >= 0}
     for i in work:
-        homes = {tensors[s].home for s in tensors[i].src if tensors[s].home >= 0}
-        for home in homes:
-            refused[i] = refused.get(i, frozenset()) | (strict - {home})
+        for s in placed.intersection(tensors[i].src):
+            refused[i] = refused.get(i, frozenset()) | others[tensors[s].home]
     return refused
 
 

@@ -143,7 +143,7 @@ class _Pairing:
     def _same_bytes(self, a: int, b: int, where: int) -> bool:
         """Whether two nodes of one layout carry the same beside their results on a backend."""
         backend = self.plan.backends[where]
-        if self.plan.tensors[a].op not in backend.scratch and not backend.largest_of:
+        if self.plan.tensors[a].op not in backend.scratch:
             return True
         return self.walk.bytes_of(a, backend) == self.walk.bytes_of(b, backend)
 

@@ -5,21 +5,23 @@ Source: ggml/src/ggml-cpu/ggml-cpu.cpp, repack.cpp; ggml-backend.cpp:2474 for th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-from .nouns import Backend, Node
+from ..graph import Tensor, param
+from .nouns import Backend
 
 __all__ = ["CPU"]
 
 _IS_HADAMARD: Final = 1  # GGML_HINT_SRC0_IS_HADAMARD, the second parameter of MUL_MAT
 
 
-def _multiplies(node: Node) -> bool:
+def _multiplies(node: Tensor, src: Sequence[Tensor]) -> bool:
     """f32 activations, or pairs of one unquantized type (ggml-cpu.cpp:453)."""
-    a, b = node.src[0].type, node.src[1].type
+    a, b = src[0].type, src[1].type
     if b.name == "f32" or a is b:
         return True
-    return a.name == "f32" and (b.name == "bf16" or (b.name == "f16" and node.param(1) == _IS_HADAMARD))
+    return a.name == "f32" and (b.name == "bf16" or (b.name == "f16" and param(node, 1) == _IS_HADAMARD))
 
 
 CPU: Final = Backend(

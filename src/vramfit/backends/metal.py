@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Final
 
+from ..graph import Tensor
 from .nouns import Backend, Node, pad
 
 __all__ = ["METAL"]
@@ -21,8 +23,8 @@ _HEADS: Final = frozenset(
 )
 
 
-def _attends(node: Node) -> bool:
-    k, v = node.src[1], node.src[2]
+def _attends(node: Tensor, src: Sequence[Tensor]) -> bool:
+    k, v = src[1], src[2]
     return k.type is v.type and (k.ne[0], v.ne[0]) in _HEADS
 
 

@@ -34,11 +34,6 @@ class Node(NamedTuple):
         a, b = self.src[one], self.src[other]
         return a.view != NONE and (a.view == self.ids[other] or (a.view == b.view and a.offset == b.offset))
 
-    def param(self, i: int) -> int:
-        """Word `i` of the operation's parameters (op_params); 0 where the graph does not state it."""
-        params = self.tensor.params
-        return params[i] if i < len(params) else 0
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SplitGraph:
@@ -74,7 +69,7 @@ class SplitGraph:
 
 
 Keep = Callable[[int, int], None]  # keep a tensor alive until a node has run (add_alloc_dep)
-Predicate = Callable[[Node], bool]
+Predicate = Callable[[Tensor, Sequence[Tensor]], bool]  # a node and its sources -> whether it runs
 Scratch = Callable[[int, Node], int]  # bytes of the result, node -> bytes with what it carries beside it
 
 
@@ -92,7 +87,7 @@ class Backend:
     scratch: Mapping[str, Scratch] = field(
         default_factory=dict
     )  # operations that need more than their result
-    largest_of: tuple[Backend, ...] = ()  # the kinds of card whose largest scratch this one takes
+    may_be: tuple[Backend, ...] = ()  # the kinds of card that one of no known capability can be
     graph_optimize: Callable[[SplitGraph, Keep], None] | None = None
     offload_batch: int = 0  # rows from which operations on host weights move here; 0: never
     offload_ops: frozenset[str] = frozenset()  # only these; empty: all
@@ -120,6 +115,10 @@ class Backend:
             return 0
         return (self.row_padding - ne0 % self.row_padding) * type_.block_bytes // type_.block
 
+    def tensor_bytes(self, t: Tensor) -> int:
+        """Bytes that a tensor asks for, before alignment, where its operation needs no scratch."""
+        return n_bytes(t) + self.padding_bytes(t.type, t.ne[0]) if t.type.block > 1 else n_bytes(t)
+
     def node_bytes(self, node: Node) -> int:
         """Bytes that a node of a graph asks for, before alignment (get_alloc_size)."""
         t = node.tensor
@@ -129,21 +128,18 @@ class Backend:
     def with_scratch(self, size: int, node: Node) -> int:
         """Bytes of a node whose result has `size`."""
         rule = self.scratch.get(node.tensor.op)
-        if rule is None:
-            return max((b.with_scratch(size, node) for b in self.largest_of), default=size)
-        return rule(size, node)
+        return size if rule is None else rule(size, node)
 
     def is_sure_of(self, node: Node) -> bool:
         """Whether all kinds of card that this one may be take the same bytes for a node."""
-        return len({b.with_scratch(0, node) for b in self.largest_of}) < 2
+        return len({b.with_scratch(0, node) for b in self.may_be}) < 2
 
-    def supports_op(self, node: Node) -> bool:
-        """Whether the backend can run a node, wherever its sources are."""
-        op = node.tensor.op
-        if self.ops is not None and op not in self.ops:
+    def supports_op(self, node: Tensor, src: Sequence[Tensor]) -> bool:
+        """Whether the backend can run a node with these sources, wherever they are."""
+        if self.ops is not None and node.op not in self.ops:
             return False
-        condition = self.conditions.get(op)
-        return condition is None or condition(node)
+        condition = self.conditions.get(node.op)
+        return condition is None or condition(node, src)
 
     def offload_op(self, op: str, ne: Extents) -> bool:
         """Whether the backend takes over an operation whose weight stays on the host."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-from .nouns import Backend, Node
+from ..graph import Tensor
+from .nouns import Backend
 
 __all__ = ["VULKAN"]
 
 
-def _attends(node: Node) -> bool:
+def _attends(node: Tensor, src: Sequence[Tensor]) -> bool:
     """Head sizes are multiples of 8 (ggml-vulkan.cpp:15454)."""
-    return not node.src[1].ne[0] % 8 and not node.src[2].ne[0] % 8
+    return not src[1].ne[0] % 8 and not src[2].ne[0] % 8
 
 
 VULKAN: Final = Backend(

@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from typing import Final
 
 from ...errors import GpuError
-from ..nouns import Backend
+from ..nouns import Backend, Node
 from . import fattn
 from .fusions import graph_optimize
 from .support import CONDITIONS, OPS
@@ -46,6 +46,13 @@ def of_capability(compute_capability: str) -> Backend:
     return replace(_ANY, scratch={"FLASH_ATTN_EXT": partial(fattn.alloc_size, cc=cc)})
 
 
-CUDA: Final = replace(_ANY, largest_of=tuple(map(of_capability, _FAMILIES)))
+_MAY_BE: Final = tuple(map(of_capability, _FAMILIES))
+
+
+def _largest(n_bytes: int, node: Node) -> int:
+    return max(b.with_scratch(n_bytes, node) for b in _MAY_BE)
+
+
+CUDA: Final = replace(_ANY, scratch={"FLASH_ATTN_EXT": _largest}, may_be=_MAY_BE)
 # Peer copies, hence events, are a build option; which kernels run depends on the card in other ways.
 HIP: Final = replace(CUDA, name="hip", exact=False)

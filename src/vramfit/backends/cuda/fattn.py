@@ -7,11 +7,12 @@ Compute capabilities are ints as there: 860 for 8.6.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from math import prod
 from typing import Final
 
-from ...graph import Tensor
+from ...graph import Tensor, param
 from ..nouns import Node, pad
 
 __all__ = ["Kernel", "alloc_size", "has_head_sizes", "has_kernel", "kernel"]
@@ -38,49 +39,48 @@ class Kernel(Enum):
     TENSOR_CORES = "mma"
 
 
-def has_head_sizes(node: Node) -> bool:
+def has_head_sizes(node: Tensor, src: Sequence[Tensor]) -> bool:
     """Whether there is a kernel for the head sizes and the grouping of a node's heads."""
-    k, v = node.src[1].ne[0], node.src[2].ne[0]
+    k, v = src[1].ne[0], src[2].ne[0]
     if k in _SQUARE:
         return v == k
     if k not in _GROUPED:
         return False
     width, step = _GROUPED[k]
-    return v == width and _groups_heads(node) and not _group(node) % step
+    return v == width and _groups_heads(node, src) and not _group(src) % step
 
 
-def has_kernel(node: Node) -> bool:
+def has_kernel(node: Tensor, src: Sequence[Tensor]) -> bool:
     """Whether any kernel runs a node (ggml_cuda_flash_attn_ext_supported)."""
-    k, v = node.src[1], node.src[2]
-    mask = _mask(node)
-    types = k.type.name in _TYPES and v.type.name in _TYPES
-    return types and (mask is None or mask.ne[2] == 1) and has_head_sizes(node)
+    types = src[1].type.name in _TYPES and src[2].type.name in _TYPES
+    one_mask = len(src) < 4 or src[3].ne[2] == 1
+    return types and one_mask and has_head_sizes(node, src)
 
 
-def kernel(node: Node, cc: int) -> Kernel:
+def kernel(node: Tensor, src: Sequence[Tensor], cc: int) -> Kernel:
     """The kernel that runs a node which has one."""
-    q, k = node.src[0], node.src[1]
+    q, k = src[0], src[1]
     width, n_tokens = q.ne[0], q.ne[1]
     vector = width <= 256 and not width % 64 and width != 192 and not k.ne[1] % _STRIDE
     if cc >= _TURING and width not in _NO_TENSOR_CORES:
-        return Kernel.VECTOR if vector and _turing_prefers_vector(node, cc) else Kernel.TENSOR_CORES
+        return Kernel.VECTOR if vector and _turing_prefers_vector(node, src, cc) else Kernel.TENSOR_CORES
     if cc >= _VOLTA and width not in _NO_TENSOR_CORES:
-        columns = n_tokens * _columns(_group(node), width)
+        columns = n_tokens * _columns(_group(src), width)
         if vector and columns <= 2:
             return Kernel.VECTOR
         return Kernel.TILE if columns <= 16 else Kernel.TENSOR_CORES
     if not vector:
         return Kernel.TILE
-    few = n_tokens <= 2 if _quantized(node) else n_tokens == 1 and not _groups_heads(node)
+    few = n_tokens <= 2 if _quantized(src) else n_tokens == 1 and not _groups_heads(node, src)
     return Kernel.VECTOR if few else Kernel.TILE
 
 
 def alloc_size(n_bytes: int, node: Node, cc: int) -> int:
     """Bytes of a node whose result has `n_bytes`, with the f16 copies of K and V behind it."""
-    if not has_kernel(node):
+    if not has_kernel(node.tensor, node.src):
         return n_bytes
     k, v = node.src[1], node.src[2]
-    copies_k, copies_v = _converts(node, kernel(node, cc))
+    copies_k, copies_v = _converts(k.type.name, v.type.name, kernel(node.tensor, node.src, cc))
     if copies_k and k.type.name != "f16":
         n_bytes = pad(n_bytes, 128) + prod(k.ne) * _F16_BYTES
     if copies_v and v.type.name != "f16" and not node.views(2, 1):
@@ -88,40 +88,36 @@ def alloc_size(n_bytes: int, node: Node, cc: int) -> int:
     return n_bytes
 
 
-def _converts(node: Node, chosen: Kernel) -> tuple[bool, bool]:
-    """Whether K and V must be f16 for a kernel."""
+def _converts(k: str, v: str, chosen: Kernel) -> tuple[bool, bool]:
+    """Whether K and V of these types must be f16 for a kernel."""
     if chosen is not Kernel.VECTOR:
         return True, True
-    k, v = (node.src[i].type.name for i in (1, 2))
     if ("f16" if k == "f32" else k, "f16" if v == "f32" else v) not in _VECTOR_PAIRS:
         return True, True
     return k == "f32", v == "f32"
 
 
-def _turing_prefers_vector(node: Node, cc: int) -> bool:
+def _turing_prefers_vector(node: Tensor, src: Sequence[Tensor], cc: int) -> bool:
     """Sparse attention has no say: its heads are wide and grouped, which rules the vector kernel out."""
-    q, k = node.src[0], node.src[1]
-    n_tokens, group = q.ne[1], _group(node)
-    if _quantized(node):
+    q, n_kv = src[0], src[1].ne[1]
+    n_tokens = q.ne[1]
+    if _quantized(src):
         if n_tokens <= (2 if cc >= _ADA else 1):
             return True
     elif (
-        cc >= _ADA
-        and n_tokens == 1
-        and q.ne[3] == 1
-        and (group <= 4 or not (q.ne[0] >= 256 or k.ne[1] >= 8192))
+        cc >= _ADA and n_tokens == q.ne[3] == 1 and not (_group(src) > 4 and (q.ne[0] >= 256 or n_kv >= 8192))
     ):
         return True
-    return n_tokens == 1 and not _groups_heads(node)
+    return n_tokens == 1 and not _groups_heads(node, src)
 
 
-def _quantized(node: Node) -> bool:
-    return node.src[1].type.is_quantized or node.src[2].type.is_quantized
+def _quantized(src: Sequence[Tensor]) -> bool:
+    return src[1].type.is_quantized or src[2].type.is_quantized
 
 
-def _group(node: Node) -> int:
+def _group(src: Sequence[Tensor]) -> int:
     """Query heads for each head of K."""
-    return node.src[0].ne[2] // node.src[1].ne[2]
+    return src[0].ne[2] // src[1].ne[2]
 
 
 def _columns(group: int, width: int) -> int:
@@ -133,14 +129,8 @@ def _columns(group: int, width: int) -> int:
     return columns
 
 
-def _groups_heads(node: Node) -> bool:
+def _groups_heads(node: Tensor, src: Sequence[Tensor]) -> bool:
     """Whether kernels can take query heads together: with a mask, no ALiBi, whole tiles, aligned strides."""
-    mask = _mask(node)
-    if _group(node) < 2 or mask is None or node.param(1) or node.src[1].ne[1] % _STRIDE:
+    if _group(src) < 2 or len(src) < 4 or param(node, 1) or src[1].ne[1] % _STRIDE:
         return False
-    tensors = (*node.src[:3], mask)
-    return all(t.type.is_quantized or not any(n % 16 for n in t.nb[1:]) for t in tensors)
-
-
-def _mask(node: Node) -> Tensor | None:
-    return node.src[3] if len(node.src) > 3 else None
+    return all(t.type.is_quantized or not any(n % 16 for n in t.nb[1:]) for t in src[:4])

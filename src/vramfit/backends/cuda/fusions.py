@@ -25,10 +25,10 @@ _GATES: Final = frozenset(("SOFT_MAX", "UNARY"))
 
 def graph_optimize(g: SplitGraph, keep: Keep) -> None:
     """Tell `keep` which tensors of a split stay alive until which node."""
-    nodes = g.nodes
+    nodes, tensors = g.nodes, g.tensors
     i = g.start
     while i < g.end:
-        op = g.op(i)
+        op = tensors[nodes[i]].op
         if op == "MUL":
             found = _weighted_sum(g, i)
             if found is not None:

@@ -5,14 +5,16 @@ Lines below are of that file. An operation that stands in neither list runs on t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final
 
-from ...graph import is_contiguous, is_contiguous_rows
-from ..nouns import Node
+from ...graph import Tensor, is_contiguous, is_contiguous_rows, param
 from .fattn import has_kernel
 
 __all__ = ["CONDITIONS", "OPS"]
+
+Sources = Sequence[Tensor]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -50,24 +52,24 @@ _COPIED_BACK: Final = _COPIED - {"iq4_nl"}
 _INDEXER_TYPES: Final = _words("f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0")
 
 
-def _types(node: Node) -> tuple[str, ...]:
-    return tuple(t.type.name for t in node.src)
+def _types(src: Sources) -> tuple[str, ...]:
+    return tuple(t.type.name for t in src)
 
 
-def _multiplies(node: Node) -> bool:
-    a, b = node.src[:2]
+def _multiplies(node: Tensor, src: Sources) -> bool:
+    a, b = src[:2]
     if a.nb[0] != a.type.block_bytes or b.nb[0] != b.type.block_bytes:
         return False
-    if b.type.name == "f16" and a.type.name != "f16" and not _is_hadamard(node):
+    if b.type.name == "f16" and a.type.name != "f16" and not _is_hadamard(node, src):
         return False
     return a.type.name in _MATRICES
 
 
-def _is_hadamard(node: Node) -> bool:
+def _is_hadamard(node: Tensor, src: Sources) -> bool:
     """Whether a product is a Walsh-Hadamard transform (fwht.cu:101)."""
-    t, (a, b) = node.tensor, node.src[:2]
+    t, (a, b) = node, src[:2]
     return (
-        node.param(1) == _IS_HADAMARD
+        param(node, 1) == _IS_HADAMARD
         and a.type.name == t.type.name == "f32"
         and b.type.name in ("f32", "f16")
         and b.ne == t.ne
@@ -76,42 +78,42 @@ def _is_hadamard(node: Node) -> bool:
     )
 
 
-def _multiplies_experts(node: Node) -> bool:
+def _multiplies_experts(node: Tensor, src: Sources) -> bool:
     """Not where the input must stay f32."""
-    return node.param(3) != _PREC_F32 and _multiplies(node)
+    return param(node, 3) != _PREC_F32 and _multiplies(node, src)
 
 
-def _gets_rows(node: Node) -> bool:
-    name = node.src[0].type.name
-    return name in _ROWS or (name in _ROWS_OF_SUPER_BLOCKS and not node.src[0].ne[0] % _SUPER_BLOCK)
+def _gets_rows(node: Tensor, src: Sources) -> bool:
+    name = src[0].type.name
+    return name in _ROWS or (name in _ROWS_OF_SUPER_BLOCKS and not src[0].ne[0] % _SUPER_BLOCK)
 
 
-def _sets_rows(node: Node) -> bool:
-    to, (new, at) = node.tensor.type.name, _types(node)[:2]
+def _sets_rows(node: Tensor, src: Sources) -> bool:
+    to, (new, at) = node.type.name, _types(src)[:2]
     written = (new == "f32" and to in _WRITTEN) or new == to == "f16"
     return written and at in ("i64", "i32")
 
 
-def _copies(node: Node) -> bool:
-    a, b = _types(node)[:2]
+def _copies(node: Tensor, src: Sources) -> bool:
+    a, b = _types(src)[:2]
     if a in _FLOATS and b in _FLOATS:
         return True
     if (a == "f32" and b in _COPIED) or (b == "f32" and a in _COPIED_BACK):
         return True
-    return a == b and is_contiguous(node.src[0]) and is_contiguous(node.src[1])
+    return a == b and is_contiguous(src[0]) and is_contiguous(src[1])
 
 
-def _calculates(node: Node) -> bool:
+def _calculates(node: Tensor, src: Sources) -> bool:
     """ADD, SUB, MUL, DIV."""
-    (a, b), to = _types(node)[:2], node.tensor.type.name
+    (a, b), to = _types(src)[:2], node.type.name
     if "bf16" in (a, b, to):
         return a == to == "bf16" and b in ("bf16", "f32")
     return {a, b, to} <= {"f32", "f16"}
 
 
-def _concatenates(node: Node) -> bool:
-    a, b = node.src[:2]
-    if not a.type is b.type is node.tensor.type:
+def _concatenates(node: Tensor, src: Sources) -> bool:
+    a, b = src[:2]
+    if not a.type is b.type is node.type:
         return False
     if not a.type.is_quantized:
         return a.type.block_bytes in (1, 2, 4, 8)
@@ -119,61 +121,61 @@ def _concatenates(node: Node) -> bool:
     return all(is_contiguous(t) and not t.ne[0] % t.type.block for t in (a, b))
 
 
-def _scans(node: Node) -> bool:
+def _scans(node: Tensor, src: Sources) -> bool:
     """State-space scans: Mamba-2's have one factor a head, Mamba's one for each element of the state."""
-    state, factors, groups = node.src[0].ne, node.src[3].ne, node.src[4].ne
+    state, factors, groups = src[0].ne, src[3].ne, src[4].ne
     if factors[0] == 1:
         return state[0] in (96, 128, 256) and not state[1] % 16
-    return node.param(0) <= 1 and state[:2] == (16, 1) and not state[2] % 128 and groups[1] == 1
+    return param(node, 0) <= 1 and state[:2] == (16, 1) and not state[2] % 128 and groups[1] == 1
 
 
-def _indexes(node: Node) -> bool:
+def _indexes(node: Tensor, src: Sources) -> bool:
     """A sparse indexer's scores (ggml_cuda_lightning_indexer_supported, lightning-indexer.cu:536)."""
-    q, k = node.src[:2]
+    q, k = src[:2]
     aligned = all(t.type.is_quantized or not any(n % 16 for n in t.nb[1:]) for t in (q, k))
     return q.ne[0] == 128 and q.ne[1] in (32, 64) and aligned and k.type.name in _INDEXER_TYPES
 
 
-def _all_f32(node: Node) -> bool:
-    return {node.tensor.type.name, *_types(node)} == {"f32"}
+def _all_f32(node: Tensor, src: Sources) -> bool:
+    return {node.type.name, *_types(src)} == {"f32"}
 
 
 CONDITIONS: Final = MappingProxyType(
     {
-        "UNARY": lambda n: is_contiguous(n.src[0]),
-        "GLU": lambda n: is_contiguous(n.src[0], 1),
+        "UNARY": lambda n, s: is_contiguous(s[0]),
+        "GLU": lambda n, s: is_contiguous(s[0], 1),
         "MUL_MAT": _multiplies,
         "MUL_MAT_ID": _multiplies_experts,
         "OUT_PROD": _all_f32,
         "GET_ROWS": _gets_rows,
         "SET_ROWS": _sets_rows,
-        "SET": lambda n: n.tensor.type.name in ("f32", "i32") and set(_types(n)) == {n.tensor.type.name},
+        "SET": lambda n, s: n.type.name in ("f32", "i32") and set(_types(s)) == {n.type.name},
         "CPY": _copies,
-        "REPEAT": lambda n: n.src[0].type.name in ("f32", "f16"),
+        "REPEAT": lambda n, s: s[0].type.name in ("f32", "f16"),
         "CONCAT": _concatenates,
         "CONV_TRANSPOSE_1D": _all_f32,
-        "COL2IM_1D": lambda n: n.src[0].type.name in _FLOATS and is_contiguous(n.src[0]),
-        "NORM": lambda n: is_contiguous_rows(n.src[0]),
-        "RMS_NORM": lambda n: is_contiguous_rows(n.src[0]),
-        "L2_NORM": lambda n: is_contiguous_rows(n.src[0]),
-        "GROUP_NORM": lambda n: is_contiguous(n.src[0]),
-        "SCALE": lambda n: n.src[0].type.name in ("f32", "bf16") and n.tensor.type is n.src[0].type,
+        "COL2IM_1D": lambda n, s: s[0].type.name in _FLOATS and is_contiguous(s[0]),
+        "NORM": lambda n, s: is_contiguous_rows(s[0]),
+        "RMS_NORM": lambda n, s: is_contiguous_rows(s[0]),
+        "L2_NORM": lambda n, s: is_contiguous_rows(s[0]),
+        "GROUP_NORM": lambda n, s: is_contiguous(s[0]),
+        "SCALE": lambda n, s: s[0].type.name in ("f32", "bf16") and n.type is s[0].type,
         "ADD": _calculates,
         "SUB": _calculates,
         "MUL": _calculates,
         "DIV": _calculates,
         "SSM_SCAN": _scans,
-        "SSM_CONV": lambda n: not n.src[0].ne[1] % 128,
-        "ROLL": lambda n: n.src[0].type.name == "f32" and is_contiguous(n.src[0]),
-        "ROPE": lambda n: n.src[0].nb[0] == n.src[0].type.block_bytes and is_contiguous(n.src[0], 2),
-        "ROPE_BACK": lambda n: n.src[0].nb[0] == n.src[0].type.block_bytes and is_contiguous(n.src[0], 2),
-        "IM2COL": lambda n: is_contiguous(n.src[0]) and is_contiguous(n.src[1]),
-        "CONV_2D": lambda n: is_contiguous(n.src[0]) and is_contiguous(n.src[1]),
-        "CONV_2D_DW": lambda n: n.src[0].type.name in ("f16", "f32") and n.src[1].type.name == "f32",
-        "ACC": lambda n: is_contiguous(n.src[0]) and is_contiguous(n.src[1]),
-        "SUM": lambda n: is_contiguous_rows(n.src[0]),
-        "SUM_ROWS": lambda n: _all_f32(n) and is_contiguous_rows(n.src[0]),
-        "MEAN": lambda n: _all_f32(n) and is_contiguous_rows(n.src[0]),
+        "SSM_CONV": lambda n, s: not s[0].ne[1] % 128,
+        "ROLL": lambda n, s: s[0].type.name == "f32" and is_contiguous(s[0]),
+        "ROPE": lambda n, s: s[0].nb[0] == s[0].type.block_bytes and is_contiguous(s[0], 2),
+        "ROPE_BACK": lambda n, s: s[0].nb[0] == s[0].type.block_bytes and is_contiguous(s[0], 2),
+        "IM2COL": lambda n, s: is_contiguous(s[0]) and is_contiguous(s[1]),
+        "CONV_2D": lambda n, s: is_contiguous(s[0]) and is_contiguous(s[1]),
+        "CONV_2D_DW": lambda n, s: s[0].type.name in ("f16", "f32") and s[1].type.name == "f32",
+        "ACC": lambda n, s: is_contiguous(s[0]) and is_contiguous(s[1]),
+        "SUM": lambda n, s: is_contiguous_rows(s[0]),
+        "SUM_ROWS": lambda n, s: _all_f32(n, s) and is_contiguous_rows(s[0]),
+        "MEAN": lambda n, s: _all_f32(n, s) and is_contiguous_rows(s[0]),
         "DSV4_HC_COMB": _all_f32,
         "DSV4_HC_PRE": _all_f32,
         "DSV4_HC_POST": _all_f32,

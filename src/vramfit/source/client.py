@@ -115,10 +115,9 @@ class Client:
 
         self.remaining(name)
         self.requests += 1
-        manager = self._manager(url)
         try:
             with _quiet_log():
-                return manager.request(
+                return self._manager(url).request(
                     "GET", url, headers=dict(headers), redirect=False, retries=False,
                     preload_content=False, decode_content=False,
                 )  # fmt: skip

@@ -59,8 +59,95 @@ def test_keys_are_no_paths(kept: Cache, tmp_path: Path) -> None:
 def test_the_folder_is_its_owners(kept: Cache) -> None:
     kept.put(("key",), b"private")
     if os.name == "posix":
-        assert not kept.folder.stat().st_mode & 0o077
-        assert not next(kept.folder.iterdir()).stat().st_mode & 0o077
+        assert kept.folder.stat().st_mode & 0o777 == 0o700
+        assert all(not path.stat().st_mode & 0o077 for path in kept.folder.iterdir())
+
+
+def test_bounds(alone: Path) -> None:
+    """As documented: 512 MiB in all, an hour."""
+    kept = Cache()
+    assert kept.folder == alone / "vramfit" / "v1"
+    assert (kept.max_bytes, cache.MAX_ENTRY_BYTES, cache.FRESH_SECONDS) == (512 << 20, 64 << 20, 3600)
+    ages = {-0.1: False, 0.0: True, 3599.9: True, 3600.0: False, 1e9: False}
+    assert {age: cache.Entry(b"", {}, age).fresh for age in ages} == ages
+
+
+@pytest.mark.parametrize("bound", ["MAX_ENTRY_BYTES", "max_bytes", "_MAX_NOTE_BYTES"])
+def test_what_is_too_large_is_not_kept(kept: Cache, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """An entry, a note: of the bound it is kept and got, of a byte more it is not."""
+    body, note = b"b", 100 - len('{"etag": ""}\n')
+    if bound == "_MAX_NOTE_BYTES":
+        monkeypatch.setattr(cache, bound, 100)
+    else:
+        monkeypatch.setattr(cache if bound.isupper() else kept, bound, 300)
+        body = bytes(300) if bound.isupper() else body
+    if bound == "max_bytes":  # of all entries, with their heads
+        kept.put(("key",), bytes(301))
+        assert not kept.folder.exists()
+        return
+    kept.put(("key",), body, etag="x" * note)
+    entry = kept.get(("key",))
+    assert entry is not None
+    assert (entry.body, entry.note) == (body, {"etag": "x" * note})
+    more = {"body": body, "etag": "x" * (note + 1)} if bound == "_MAX_NOTE_BYTES" else {"body": bytes(301)}
+    kept.put(("more",), **more)  # type: ignore[arg-type]
+    assert kept.get(("more",)) is None
+
+
+def test_an_entry_is_its_bytes_and_when_they_were_true(kept: Cache) -> None:
+    """Being used is noted, beside when it was true, to the second."""
+    kept.put(("key",), memoryview(b"body"))
+    path = path_of(kept, ("key",))
+    os.utime(path, (1000, time.time() - 100))
+    entry = kept.get(("key",))
+    assert entry is not None
+    assert entry.body == b"body"
+    assert 100 <= entry.age < 110
+    assert abs(path.stat().st_atime - time.time()) < 10
+    assert 100 <= time.time() - path.stat().st_mtime < 110
+    kept.confirm(("key",))
+    assert time.time() - path.stat().st_mtime < 10
+    kept.confirm(("absent",))
+    assert kept.get(("absent",)) is None
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_was_begun_goes_when_it_fails(
+    kept: Cache, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """A full disk is as good as no cache; what interrupts the program still does."""
+    kept.put(("key",), b"body")
+    before = set(kept.folder.iterdir())
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "replace", fail)
+    interrupted = False
+    try:
+        kept.put(("other",), b"body")
+    except KeyboardInterrupt:
+        interrupted = True
+    assert interrupted == isinstance(error, KeyboardInterrupt)
+    assert set(kept.folder.iterdir()) == before
+
+
+def test_it_is_trimmed_to_its_size(kept: Cache) -> None:
+    """To the byte; what was used least recently goes first, folders and the secret stay."""
+    for i in range(3):
+        kept.put((str(i),), bytes(100))
+    size = path_of(kept, ("0",)).stat().st_size
+    for i in range(3):
+        os.utime(path_of(kept, (str(i),)), (1000 - i, time.time()))
+    (kept.folder / "folder").mkdir()
+    held = size * 3 + (kept.folder / "folder").lstat().st_size
+    os.utime(kept.folder / "folder")
+    for spare, left in ((0, "012"), (-1, "01"), (-1 - size, "0")):
+        kept.max_bytes = held + spare
+        kept._trim()
+        assert "".join(i for i in "012" if path_of(kept, (i,)).exists()) == left
+    assert (kept.folder / ".secret").exists()
+    assert (kept.folder / "folder").exists()
 
 
 def test_it_does_not_grow(tmp_path: Path) -> None:
@@ -242,12 +329,14 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_goes(kept: Cache) -> None:
     kept.put(("key",), b"body")
     left, current = kept.folder / ".new-left", kept.folder / ".new-current"
-    left.touch()
-    current.touch()
-    os.utime(left, (1, 1))
+    for path, age in ((left, 3601), (current, 3500)):
+        path.write_bytes(bytes(1 << 20))
+        os.utime(path, (time.time() - age, time.time() - age))
+    kept.max_bytes = 1 << 20  # what is being written does not count
     kept.put(("key",), b"body")
     assert not left.exists()
     assert current.exists()
+    assert kept.get(("key",)) is not None
 
 
 def test_several_processes_share_it(tmp_path: Path) -> None:
@@ -275,6 +364,14 @@ def test_where_it_is(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.default_folder() == alone / "xdg" / "vramfit"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert cache.default_folder() == alone / ".cache" / "vramfit"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert cache.default_folder() == alone / "Library" / "Caches" / "vramfit"
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    assert cache.default_folder() == alone / "AppData" / "Local" / "vramfit"
+    monkeypatch.setenv("LOCALAPPDATA", str(alone / "local"))
+    assert cache.default_folder() == alone / "local" / "vramfit"
+    assert cache.home() == alone
 
 
 STRINGS = raw.array("str", 3000, raw.string("word") * 3000)

@@ -300,7 +300,7 @@ def test_managers_are_shared(alone: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert not loaded
     secure = asking._manager("https://a/")
     assert secure is not plain
-    assert asking._manager("https://b/") is secure
+    assert asking._manager("https://b/") is asking._manager("HTTPS://c/") is secure
     assert loaded == [1]
     assert secure.connection_pool_kw["ssl_context"] is context
     timeout = plain.connection_pool_kw["timeout"]

@@ -137,7 +137,7 @@ class Client:
 
     def _manager(self, url: str) -> PoolManager:
         proxy = _proxy(url)
-        secure = url.startswith("https:") or proxy.startswith("https:")  # certificates take long to load
+        secure = "https" in (urlsplit(url).scheme, urlsplit(proxy).scheme)  # certificates take long to load
         with self._lock:
             manager = self._managers.get((proxy, secure))
             if manager is None:

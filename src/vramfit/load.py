@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .architectures import describe
+from .coerce import call, flag, word
 from .model import Model
 from .source import Reference, Resolved, open_headers, reference_name
 
@@ -31,6 +32,10 @@ def read(
     which huggingface-hub finds. `cache=False` neither uses headers that were read before nor keeps those read now. `progress` is told the name of a remote file and how many
     bytes of it came, from any thread. Raises `SourceError`, `HeaderError` or `ModelError`.
     """
+    assume = None if assume is None else word("assume", assume)
+    revision, token = word("revision", revision), word("token", token)
+    cache = flag("cache", cache)
+    call("progress", progress)
     if isinstance(reference, Resolved):
         return describe(reference.headers, assume=assume, source=reference.name)
     headers = open_headers(reference, revision=revision, token=token, cache=cache, progress=progress)

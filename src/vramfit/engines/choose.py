@@ -7,9 +7,11 @@ given to the solver, which then finds the context that it carries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..coerce import AnyGpus, AnyModel, AnySettings, cards, margin, model_of, settings_of
+from ..coerce import max_ctx as limit
 from ..context import CONTEXT_STEP
 from ..estimates import estimate
 from ..gpus import Gpu
@@ -19,19 +21,19 @@ from ..settings import Settings
 from ..solve import DEFAULT_MARGIN, Plan
 from ..solve import plan as solve
 from . import ollama
-from .settings import as_run
+from .settings import as_run, engine_settings
 from .table import Engine, find
 
 __all__ = ["own_split", "plan_for"]
 
 
 def plan_for(
-    model: Model,
-    gpus: Sequence[Gpu],
-    settings: Settings,
+    model: AnyModel,
+    gpus: AnyGpus,
+    settings: AnySettings,
     engine: str | Engine,
     *,
-    margin_bytes: int = DEFAULT_MARGIN,
+    margin_bytes: int | str = DEFAULT_MARGIN,
     max_ctx: int | None = None,
     compare: bool = True,
 ) -> Plan:
@@ -42,10 +44,12 @@ def plan_for(
     Raises what `plan` raises, and `SettingsError` for settings that the engine cannot be told.
     """
     chosen = find(engine)
+    model, gpus = model_of(model), cards(gpus)
+    settings = engine_settings(chosen, settings) if isinstance(settings, Mapping) else settings_of(settings)
     settings = as_run(settings, chosen)
     if chosen.split == "free":
         settings = as_run(ollama.settle(settings, model, gpus), chosen)
-    asked = _Asked(model, tuple(gpus), margin_bytes, max_ctx)
+    asked = _Asked(model, gpus, margin(margin_bytes), limit(max_ctx))
     if chosen.split == "told" or len(devices(gpus, settings)) < 2 or any(settings.tensor_split):
         return asked.solve(settings)
     own = asked.solve(_even(settings, gpus)) if chosen.split == "even" else _ollamas(asked, settings)

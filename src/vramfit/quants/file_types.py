@@ -91,7 +91,7 @@ def file_type(name: str) -> FileType:
     wanted = name.strip().upper()
     if wanted in _BY_ALIAS:
         return _BY_ALIAS[wanted]
-    if wanted.isdecimal():
+    if wanted.isascii() and wanted.isdecimal() and len(wanted) < 4:
         for kind in FILE_TYPES.values():
             if kind.id == int(wanted):
                 return kind

@@ -16,7 +16,7 @@ from .errors import SettingsError
 from .ggml import BY_NAME
 from .units import parse_count
 
-__all__ = ["CACHE_TYPES", "EXPERTS", "MAX_SEQUENCES", "MAX_TOKENS", "Settings"]
+__all__ = ["CACHE_TYPES", "DENSE", "EXPERTS", "MAX_SEQUENCES", "MAX_TOKENS", "Settings"]
 
 CACHE_TYPES: Final = (
     "f32",
@@ -32,6 +32,7 @@ CACHE_TYPES: Final = (
 FLASH_ATTN: Final = ("on", "off", "auto")
 SPLIT_MODES: Final = ("layer", "none")
 EXPERTS: Final = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # what --cpu-moe keeps on the host, common.h:1196
+DENSE: Final = r"\.ffn_(up|down|gate)\."  # what --n-cpu-ffn keeps on the host, common.h:1200
 MAX_SEQUENCES: Final = 256  # LLAMA_MAX_SEQ
 MAX_DEVICES: Final = 16  # llama_max_devices
 MAX_TOKENS: Final = 2**31 - 1

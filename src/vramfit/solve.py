@@ -20,7 +20,7 @@ from .estimates import Estimate, estimate
 from .gpus import Gpu
 from .model import Model
 from .placement import devices, place
-from .safety import context_warnings, margin_warning
+from .safety import context_warnings, margin_warning, settings_warnings
 from .search import Chains, Split, largest, least_short
 from .segments import Learned, Segments
 from .settings import Settings
@@ -85,6 +85,8 @@ def plan(
     margin_bytes, max_ctx = margin(margin_bytes), limit(max_ctx)
     if learned is not None and not isinstance(learned, dict):
         raise SettingsError(f"learned={shown(learned)}: give a dict, or None")
+    said = settings_warnings(model, settings)
+    settings = replace(settings, n_ubatch=min(settings.n_ubatch, settings.n_batch))
     candidates = _contexts(model, settings, max_ctx)
     question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
     found = _answer(question, candidates)
@@ -104,7 +106,7 @@ def plan(
         estimate=result,
         margin_bytes=margin_bytes,
         shortfall=max(0, short),
-        warnings=_warnings(model, gpus, result, margin_bytes),
+        warnings=(*said, *_warnings(model, gpus, result, margin_bytes)),
         gpus=tuple(gpus),
     )
 

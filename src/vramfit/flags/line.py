@@ -112,7 +112,7 @@ def take(words: Sequence[str], at: int) -> tuple[Flag, bool, int, str | None] | 
 
 def _is_value(word: str) -> bool:
     """Whether `word` belongs to the switch before it: a flag does not, nor a file or a card."""
-    return is_switch(word) or not (word.startswith("-") or "." in word or "/" in word)
+    return is_switch(word) or word.isalpha()
 
 
 class _Making:

@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ..errors import SettingsError
-from ..settings import EXPERTS, SPLIT_MODES
+from ..settings import DENSE, EXPERTS, SPLIT_MODES
 from ..units import parse_count
 
 __all__ = ["LARGEST", "first_dense", "first_experts", "is_switch", "value_of"]
 
 LARGEST: Final = "max"  # a context: the largest that fits
-DENSE: Final = r"\.ffn_(up|down|gate)\."  # what --n-cpu-ffn keeps on the host, common.h:1200
 MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS
 _ON: Final = ("on", "enabled", "true", "1")  # arg.cpp:1334-1344
 _OFF: Final = ("off", "disabled", "false", "0")

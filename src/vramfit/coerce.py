@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from importlib import import_module
-from reprlib import Repr
 from typing import Any, Final, TypeAlias, cast
 
-from .errors import GpuError, ModelError, SettingsError
+from .errors import GpuError, ModelError, SettingsError, shown
 from .gpus import MAX_GPUS, Gpu, parse_gpus
 from .model import Model
 from .settings import MAX_TOKENS, Settings
@@ -34,17 +33,6 @@ AnySettings: TypeAlias = Settings | Mapping[str, Any] | None
 
 MAX_BYTES: Final = 2**62  # of a margin
 _FIELDS: Final = tuple(f.name for f in fields(Settings))
-_BRIEF: Final = Repr()
-_BRIEF.maxstring = _BRIEF.maxother = 60
-
-
-def shown(value: object) -> str:
-    """A value as a message shows it: short, on one line, whatever it is."""
-    try:
-        text = _BRIEF.repr(value)
-    except Exception:  # a repr of the caller's own may do anything
-        text = f"<{type(value).__name__}>"
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def model_of(value: AnyModel, name: str = "model") -> Model:

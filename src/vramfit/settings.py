@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Final
 
-from .errors import SettingsError
+from .errors import SettingsError, shown
 from .ggml import BY_NAME
 from .units import parse_count
 
@@ -88,7 +88,7 @@ def _as_tuple(name: str, value: object) -> tuple[object, ...]:
         return ()
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(value)
-    raise SettingsError(f"{name}={value!r}: give a list")
+    raise SettingsError(f"{name}={shown(value)}: give a list")
 
 
 def _as_whole(value: object) -> object:
@@ -122,16 +122,16 @@ def _check(s: Settings) -> None:
     for name, (low, high) in _RANGES.items():
         value = getattr(s, name)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise SettingsError(f"{name}={value!r}: give a whole number from {low} to {high}")
+            raise SettingsError(f"{name}={shown(value)}: give a whole number from {low} to {high}")
     for name, known in _CHOICES.items():
         value = getattr(s, name)
         if not isinstance(value, str) or value not in known:
-            raise SettingsError(f"{name}={value!r}: give one of {', '.join(known)}")
+            raise SettingsError(f"{name}={shown(value)}: give one of {', '.join(known)}")
     for f in fields(s):
         if f.type == "bool" and not isinstance(getattr(s, f.name), bool):
-            raise SettingsError(f"{f.name}={getattr(s, f.name)!r}: give True or False")
+            raise SettingsError(f"{f.name}={shown(getattr(s, f.name))}: give True or False")
     if not isinstance(s.defaults, str) or not s.defaults.isprintable():
-        raise SettingsError(f"defaults={s.defaults!r}: give the name of a program")
+        raise SettingsError(f"defaults={shown(s.defaults)}: give the name of a program")
     _check_split(s.tensor_split)
     for pattern in s.cpu_tensors:
         try:
@@ -139,7 +139,7 @@ def _check(s: Settings) -> None:
                 raise TypeError("give a string")
             re.compile(pattern)
         except (re.error, TypeError, RecursionError, OverflowError) as e:
-            raise SettingsError(f"cpu_tensors: {pattern!r} is no regular expression: {e}") from None
+            raise SettingsError(f"cpu_tensors: {shown(pattern)} is no regular expression: {e}") from None
 
 
 def _check_split(split: tuple[float, ...]) -> None:
@@ -147,7 +147,9 @@ def _check_split(split: tuple[float, ...]) -> None:
         raise SettingsError(f"tensor_split has {len(split)} shares; the engine takes at most {MAX_DEVICES}")
     for share in split:
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= MAX_SHARE:
-            raise SettingsError(f"tensor_split: {share!r} is no share; give numbers from 0 to {MAX_SHARE:g}")
+            raise SettingsError(
+                f"tensor_split: {shown(share)} is no share; give numbers from 0 to {MAX_SHARE:g}"
+            )
 
 
 assert all(t in BY_NAME for t in CACHE_TYPES)

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Final
 
-from ..errors import SettingsError
+from ..errors import SettingsError, shown
 from ..settings import CACHE_TYPES, Settings
 
 __all__ = ["ENGINES", "Engine", "find"]
@@ -105,6 +105,6 @@ def find(name: str | Engine) -> Engine:
         return name
     if isinstance(name, str) and name in ENGINES:
         return ENGINES[name]
-    near = get_close_matches(str(name), ENGINES, n=1, cutoff=0.4)
+    near = get_close_matches(name, ENGINES, n=1, cutoff=0.4) if isinstance(name, str) else ()
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise SettingsError(f"engine {name!r}: give one of {', '.join(ENGINES)}{hint}")
+    raise SettingsError(f"engine {shown(name)}: give one of {', '.join(ENGINES)}{hint}")

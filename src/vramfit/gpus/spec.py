@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from ..errors import GpuError
+from ..errors import GpuError, shown
 from .catalogue import MIB, Card, all_cards, rules
 from .names import find
 from .noun import MAX_GPUS, Gpu, check_count
@@ -33,14 +33,14 @@ def parse_gpus(spec: Gpu | str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
     if isinstance(spec, Gpu):
         return (spec,)
     if not isinstance(spec, (str, Sequence)) or isinstance(spec, (bytes, bytearray)):
-        raise GpuError(f"{spec!r} is no list of cards; give names {_EXAMPLE}")
+        raise GpuError(f"{shown(spec)} is no list of cards; give names {_EXAMPLE}")
     items: list[Gpu] = []
     parts = spec.split(",") if isinstance(spec, str) else spec
     for part in parts:
         if isinstance(part, Gpu):
             items.append(part)
         elif not isinstance(part, str):
-            raise GpuError(f"{part!r} is no card; give a name {_EXAMPLE}, or a Gpu")
+            raise GpuError(f"{shown(part)} is no card; give a name {_EXAMPLE}, or a Gpu")
         elif isinstance(spec, str):
             items += _parse_item(part, alone=len(parts) == 1)
         else:

@@ -193,6 +193,7 @@ def run(*args: str) -> Result:
 QUESTIONS: list[tuple[list[str], dict[str, Any]]] = [
     ([], {}),
     (["-fa", "on", "-ctk", "Q8_0", "-ctv", "q8_0"], {"flash_attn": "on", "type_k": "q8_0", "type_v": "q8_0"}),
+    (["-c", "43,008"], {"n_ctx": 43008}),  # where all rows of logits would move a layer
     (["-c", "32k", "-np", "2", "-ub", "1024"], {"n_ctx": 32768, "n_seq_max": 2, "n_ubatch": 1024}),
     (["-ngl", "40", "-nkvo"], {"n_gpu_layers": 40, "offload_kqv": False}),
 ]
@@ -208,13 +209,13 @@ def test_python_and_the_command_line_agree(
     """The same flags and fields give the same plan, and both say whose defaults it stands on."""
     if engine == "llama-cpp-python" and "n_seq_max" in fields:
         return
-    said = run("plan", str(GEMMA), "--gpus", "4090,3060", *words, *(["--engine", engine] if engine else []))
+    said = run("plan", str(GEMMA), "--gpus", "3090ti,3060", *words, *(["--engine", engine] if engine else []))
     found = json.loads(said.output)
     settings = vramfit.engine_settings(engine or "llama-server", fields)
     plan = (
-        plan_for(GEMMA, "4090,3060", settings, engine)
+        plan_for(QWEN, "3090ti,3060", settings, engine)
         if engine
-        else vramfit.plan(GEMMA, "4090,3060", settings)
+        else vramfit.plan(QWEN, "3090ti,3060", settings)
     )
     assert [g["total"] for g in found["gpus"]] == [g.total for g in plan.estimate.gpus]
     assert (found["n_ctx"], tuple(found["tensor_split"])) == (plan.n_ctx, plan.tensor_split)

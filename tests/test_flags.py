@@ -246,7 +246,9 @@ def test_variables_and_commands() -> None:
     assert by_variable("LLAMA_ARG_NO_SWA_FULL") is None
     assert by_variable("LLAMA_ARG_NO_MMPROJ_AUTO") == find("--no-mmproj")
     assert is_command(["llama-server", "-m", "x"])
-    assert not is_command(["-odd-name.gguf"])
+    assert is_command(["LLAMA_ARG_MODEL=x.gguf", "llama-server"])
+    assert not is_command(["-odd-name.gguf", "a=b.gguf"])
+    assert read(["LLAMA_ARG_MODEL=x.gguf", "llama-server"]).model == ("-m", "x.gguf")
 
 
 PIECES = st.sampled_from([*sorted({words[0] for _, words in EVERY}), *VALUES.values(), "x", "-", "=", "1,x"])

@@ -67,7 +67,7 @@ def split_text(text: str) -> list[str]:
 
 def is_command(words: Sequence[str]) -> bool:
     """Whether `words` are a program's command line rather than names: one of them is a flag or a variable."""
-    return any(find(word) or _ASSIGNED.fullmatch(word) for word in words)
+    return any(find(word) or by_variable(word.partition("=")[0]) for word in words)
 
 
 def read(words: Iterable[str]) -> Line:

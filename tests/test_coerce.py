@@ -128,6 +128,10 @@ def test_wrong_types_are_our_errors(data: st.DataObject) -> None:
         (lambda: vramfit.plan(MODEL, CARDS, margin_bytes=None), "margin_bytes=None"),  # type: ignore[arg-type]
         (lambda: vramfit.plan(MODEL, CARDS, margin_bytes=math.nan), "margin_bytes=nan"),  # type: ignore[arg-type]
         (lambda: vramfit.plan(MODEL, CARDS, margin_bytes="1024"), "with its unit"),
+        (lambda: vramfit.plan(MODEL, CARDS, margin_bytes=-1), "margin_bytes=-1"),
+        (lambda: vramfit.plan(MODEL, CARDS, margin_bytes=True), "margin_bytes=True"),
+        (lambda: vramfit.plan(MODEL, CARDS, max_ctx=True), "max_ctx=True"),
+        (lambda: vramfit.plan(MODEL, CARDS, max_ctx=2**31), "from 1 to 2147483647"),
         (lambda: vramfit.plan(MODEL, CARDS, max_ctx=math.inf), "max_ctx=inf"),  # type: ignore[arg-type]
         (lambda: vramfit.requantize(MODEL, 5), "file_type='5'"),
         (lambda: vramfit.requantize(MODEL, None), "file_type=None"),  # type: ignore[arg-type]
@@ -234,6 +238,15 @@ def test_a_pasted_line_is_the_same_question() -> None:
     assert (found["n_ctx"], tuple(found["tensor_split"])) == (plan.n_ctx, plan.tensor_split)
     assert [g["total"] for g in found["gpus"]] == [g.total for g in plan.estimate.gpus]
     assert found["ignored"] == ["--fit"]
+
+
+def test_the_trained_context_can_be_asked_for() -> None:
+    """`--ctx train`, as `-c 0` in the engine, asks about the trained length; `--ctx max` about what fits."""
+    for words, status in ((["-c", "0"], 3), (["--ctx", "train"], 3), (["--ctx", "max"], 0), ([], 0)):
+        result = run("plan", str(QWEN), "--gpus", "24GiB", "-fa", "on", *words)
+        assert (result.exit_code, json.loads(result.output)["n_ctx"] > 1_000_000) == (status, bool(status)), (
+            words
+        )
 
 
 def test_results_say_whose_defaults_they_stand_on() -> None:

@@ -15,12 +15,11 @@ from small import dense, gpu, mixture
 from vramfit.alternatives import PREFERENCES, Alternative, Alternatives, best, trades
 from vramfit.alternatives.changes import cache_pairs, flags, ubatches
 from vramfit.alternatives.nouns import by_preference, cache_bits
-from vramfit.cli import main
-from vramfit.cli.options import to_settings
 from vramfit.engines import plan_for
 from vramfit.engines.server import parse_command
 from vramfit.errors import SettingsError
 from vramfit.estimates import estimate
+from vramfit.flags import read, split_text
 from vramfit.gpus import Gpu
 from vramfit.model import Model
 from vramfit.report.alternatives import alternatives_text
@@ -144,13 +143,7 @@ def test_rows_are_in_the_order_of_the_preference(
 
 def pasted(text: str, asked: Settings) -> Settings:
     """`asked` with the flags as the command line reads them."""
-    words = text.replace("'", "").split()
-    options = main.commands["plan"].make_context("plan", ["model.gguf", *words]).params
-    names = {"-fa": "flash_attn", "-ctk": "type_k", "-ctv": "type_v", "-ub": "n_ubatch", "-np": "n_seq_max",
-             "-ngl": "n_gpu_layers", "-nkvo": "offload_kqv", "-ncmoe": "cpu_tensors", "-ot": "cpu_tensors"}  # fmt: skip
-    read = to_settings(dict(options))
-    given = {names[word] for word in words if word in names}
-    return replace(asked, **{name: getattr(read, name) for name in given})
+    return replace(asked, **read(split_text(text)).given)
 
 
 @pytest.mark.parametrize("model", [PLAIN, EXPERT])

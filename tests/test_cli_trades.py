@@ -29,7 +29,7 @@ def test_a_few_alternatives_are_shown_where_nothing_fits() -> None:
     """A plan that does not fit still exits with 3, and says what would."""
     result = run("plan", QWEN, "--gpus", "3060", "--ctx", "16384", *ON)
     assert result.exit_code == 3
-    assert "Alternatives: the context with one change." in result.output
+    assert "Alternatives: the context of each slot with one change." in result.output
     assert "none → 16,384" in result.output
     assert "without gain" not in result.output
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small import dense, gpu
+from small import dense, gpu, mixture
 
 from vramfit.backends import backend
 from vramfit.context import resolve
+from vramfit.engines import engine_settings, plan_for
 from vramfit.gpus import Gpu, parse_gpus
 from vramfit.memory import layer_context_bytes
 from vramfit.model import Model, Rope
@@ -23,7 +25,7 @@ from vramfit.safety import (
     rope_sentence,
     swa_sentence,
 )
-from vramfit.settings import Settings
+from vramfit.settings import DENSE, EXPERTS, Settings
 from vramfit.solve import plan
 
 MIB = 1 << 20
@@ -130,3 +132,49 @@ def test_a_margin_below_the_overheads_warns() -> None:
     assert margin_warning([], 0) == ()
     assert any("outside every buffer" in w for w in plan(dense(), cards, margin_bytes=0).warnings)
     assert not plan(dense(), [gpu()]).warnings
+
+
+def test_settings_that_do_nothing_are_said() -> None:
+    """Patterns that no tensor matches, by the flag that they come from, and a physical batch above the logical one."""
+    experts = mixture(dense(), first=2)
+    first = tuple(rf"blk\.{i}{EXPERTS}" for i in range(2))
+
+    def said(model: Model, **fields: Any) -> tuple[str, ...]:
+        return plan(model, [gpu()], Settings(n_ctx=512, **fields)).warnings
+
+    (few,) = said(experts, cpu_tensors=first)
+    assert few.startswith("-ncmoe 2: no tensor")
+    assert not said(experts, cpu_tensors=(*first, rf"blk\.2{EXPERTS}", EXPERTS, "attn_q"))
+    assert [w.split(":")[0] for w in said(dense(), cpu_tensors=(EXPERTS, *first, "foo", rf"blk\.9{DENSE}"))] == [
+        "-cmoe", "-ncmoe 2", "-ot 'foo'", "-ncffn 1",
+    ]  # fmt: skip
+    assert not said(dense(), n_batch=512, n_ubatch=512)
+    assert "takes 512 for both" in said(dense(), n_batch=512, n_ubatch=513)[0]
+    clamped = plan(dense(), [gpu()], Settings(n_ctx=512, n_batch=256, n_ubatch=1024))
+    assert (clamped.settings.n_ubatch, clamped.estimate.settings.n_ubatch) == (256, 256)
+
+
+def test_advice_is_in_the_words_of_the_engine() -> None:
+    """Flags where there are flags, keywords where there are those, nothing where nothing extends a context."""
+    model = dense(n_ctx_train=8192)
+    assert "--rope-scaling yarn" in context_warnings(model, 20480)[0]
+    assert "rope_freq_scale=1/3, yarn_orig_ctx=8192" in context_warnings(model, 20480, "llama-cpp-python")[0]
+    for engine in ("lm-studio", "ollama-before-0.30"):
+        mild, strong = context_warnings(model, 9000, engine)[0], context_warnings(model, 20480, engine)[0]
+        assert "rope" not in mild + strong
+        assert f"{engine} takes no YaRN" in strong
+        found = plan_for(model, [gpu()], engine_settings(engine, n_ctx=20480), engine)
+        assert strong in found.warnings
+        assert "--rope" not in " ".join(found.warnings)
+
+
+def test_ollama_loads_no_more_than_the_trained_length() -> None:
+    """A longer context is cut to it, slot by slot, and said; other engines load what they are told."""
+    model = dense(n_ctx_train=8192)
+    found = plan_for(model, [gpu()], engine_settings("ollama", n_ctx=40000, n_seq_max=2), "ollama")
+    assert found.n_ctx == 2 * 8192
+    assert found.warnings[0].startswith("Ollama 0.30 or newer loads 8,192 tokens a slot")
+    assert len(found.warnings) == 1
+    at = plan_for(model, [gpu()], engine_settings("ollama", n_ctx=16384, n_seq_max=2), "ollama")
+    assert (at.n_ctx, at.warnings) == (2 * 8192, ())
+    assert plan_for(model, [gpu()], engine_settings(n_ctx=40000), "llama-server").n_ctx > 8192

@@ -10,6 +10,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from .coerce import (
+    AnyGpus,
+    AnyModel,
+    AnySettings,
+    bandwidth,
+    cards,
+    flag,
+    margin,
+    model_of,
+    settings_of,
+    words,
+)
+from .coerce import max_ctx as limit
 from .errors import EngineRefusal, SettingsError
 from .ggml import tensor_type
 from .gpus import Gpu
@@ -83,14 +96,14 @@ class Comparison(Shown):
 
 
 def compare(
-    model: Model,
-    gpus: Sequence[Gpu],
-    settings: Settings | None = None,
+    model: AnyModel,
+    gpus: AnyGpus,
+    settings: AnySettings = None,
     *,
-    file_types: Sequence[str] | None = None,
-    cache_types: Sequence[str] | None = None,
-    margin_bytes: int = DEFAULT_MARGIN,
-    max_ctx: int | None = None,
+    file_types: str | Sequence[str] | None = None,
+    cache_types: str | Sequence[str] | None = None,
+    margin_bytes: int | str = DEFAULT_MARGIN,
+    max_ctx: int | str | None = None,
     imatrix: bool = False,
     host_bandwidth_gbs: float | None = None,
 ) -> Comparison:
@@ -100,20 +113,21 @@ def compare(
     "q8_0/q4_0" for K and V apart. `imatrix` says that one is used to quantize. Everything else is as in
     `plan`. Raises what `plan` raises, but for `EngineRefusal`: a refused choice says why.
     """
-    settings = settings or Settings()
-    if host_bandwidth_gbs is not None and not host_bandwidth_gbs > 0:
-        raise SettingsError(f"host_bandwidth_gbs={host_bandwidth_gbs}: give GB/s above 0")
-    pairs = [_pair(text) for text in _default_caches(settings, cache_types)]
-    models = _Models(model, imatrix)
+    model, gpus, base = model_of(model), cards(gpus), settings_of(settings)
+    left, most = margin(margin_bytes), limit(max_ctx)
+    host_bandwidth_gbs = bandwidth("host_bandwidth_gbs", host_bandwidth_gbs)
+    pairs = [_pair(text) for text in _default_caches(base, words("cache_types", cache_types))]
+    models = _Models(model, flag("imatrix", imatrix))
     learned: Learned = {}
-    names = _default_types(model, models) if file_types is None else file_types
+    asked = words("file_types", file_types)
+    names = _default_types(model, models) if asked is None else asked
     wanted = [(find_file_type(name).name, k, v) for name in names for k, v in pairs]
 
     def choose(name: str, type_k: str, type_v: str) -> Choice:
-        at = replace(settings, type_k=type_k, type_v=type_v)
+        at = replace(base, type_k=type_k, type_v=type_v)
         try:
             made = models.get(name)
-            found = plan(made, gpus, at, margin_bytes=margin_bytes, max_ctx=max_ctx, learned=learned)
+            found = plan(made, gpus, at, margin_bytes=left, max_ctx=most, learned=learned)
         except EngineRefusal as e:
             return Choice(_label(name), type_k, type_v, refused=str(e))
         return _choice(_label(name), found, gpus, imatrix, host_bandwidth_gbs)
@@ -123,7 +137,7 @@ def compare(
         for each in wanted:
             choices.append(choose(*each))
             bar.advance()
-    return Comparison(model, tuple(gpus), settings, margin_bytes, tuple(_marked(choices)))
+    return Comparison(model, gpus, base, left, tuple(_marked(choices)))
 
 
 def _default_types(model: Model, models: _Models) -> tuple[str, ...]:

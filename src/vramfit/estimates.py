@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .backends import HOST_BACKEND, backend
+from .coerce import AnyGpus, AnyModel, AnySettings, cards, model_of, settings_of
 from .compute import Compute, compute_bytes
 from .context import Context, resolve
 from .gpus import Gpu
@@ -73,13 +74,13 @@ class Estimate:
         return all(d.compute_exact for d in (*self.gpus, self.host))
 
 
-def estimate(model: Model, gpus: Sequence[Gpu], settings: Settings | None = None) -> Estimate:
+def estimate(model: AnyModel, gpus: AnyGpus, settings: AnySettings = None) -> Estimate:
     """The memory that the engine allocates for `model` on `gpus` (none: on the host alone).
 
     Raises `EngineRefusal` where the engine would not create the context, `SettingsError` or
     `GpuError` for values that make no sense together.
     """
-    settings = settings or Settings()
+    model, gpus, settings = model_of(model), cards(gpus), settings_of(settings)
     context = resolve(model, settings)
     placement = place(model, gpus, settings)
     return assemble(model, gpus, settings, context, placement)

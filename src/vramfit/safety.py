@@ -6,6 +6,7 @@ engine reads it (llama-model.cpp:1404-1432, llama-context.cpp:130-190).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -16,15 +17,17 @@ from .context import CONTEXT_STEP, resolve
 from .gpus import Gpu, all_cards, rules
 from .memory import layer_context_bytes
 from .model import Cells, Model
-from .settings import Settings
+from .settings import DENSE, EXPERTS, Settings
 from .units import MIB, format_bytes
 
 __all__ = [
-    "Overhead", "Reach", "context_warnings", "margin_warning", "overheads", "reach", "rope_sentence", "swa_sentence",
+    "Overhead", "Reach", "context_warnings", "margin_warning", "overheads", "reach", "rope_sentence", "settings_warnings",
+    "swa_sentence",
 ]  # fmt: skip
 
 STRONG: Final = 1.5  # times the length that a model was made for: answers degrade visibly
 HOPELESS: Final = 2.0
+_LAYER: Final = re.compile(rf"blk\\\.\d+(?:({re.escape(EXPERTS)})|{re.escape(DENSE)})")
 _METHODS: Final = {
     "linear": "linear position interpolation",
     "yarn": "YaRN",
@@ -77,18 +80,22 @@ def rope_sentence(model: Model) -> str:
     )
 
 
-def context_warnings(model: Model, n_ctx_seq: int) -> tuple[str, ...]:
-    """What to say about `n_ctx_seq` tokens a slot: nothing up to the extended length, more past 1.5 and 2 times."""
+def context_warnings(model: Model, n_ctx_seq: int, engine: str = "llama-server") -> tuple[str, ...]:
+    """What to say about `n_ctx_seq` tokens a slot: nothing up to the extended length, more past 1.5 and 2 times.
+
+    How to extend it is said in the words that `engine` takes.
+    """
     found = reach(model)
     if not found.extended or n_ctx_seq <= pad(found.extended, CONTEXT_STEP):
         return ()
     times = n_ctx_seq / found.extended
     what = "was extended to" if found.method else "was trained for"
     length = f"{n_ctx_seq:,} tokens a slot are {times:.3g} times what the model {what} ({found.extended:,})"
-    flags = _extending_flags(model, n_ctx_seq)
+    how = _extending(model, n_ctx_seq, engine)
     if times <= STRONG:
-        return (f"{length}: expect worse answers, or extend it with {flags}",)
-    said = [f"{length}: past {STRONG} times, answers degrade badly; do not use it without {flags}"]
+        return (f"{length}: expect worse answers" + (f", or extend it with {how}" if how else ""),)
+    badly = f"{length}: past {STRONG} times, answers degrade badly; do not use it"
+    said = [f"{badly} without {how}" if how else f"{badly}, for {engine} takes no YaRN"]
     if times > HOPELESS:
         said.append(
             f"{n_ctx_seq:,} tokens are more than twice what the model {what}: without scaling it will lose the thread,"
@@ -97,11 +104,47 @@ def context_warnings(model: Model, n_ctx_seq: int) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _extending_flags(model: Model, n_ctx_seq: int) -> str:
-    """llama.cpp's flags for YaRN to `n_ctx_seq`; a scale of its own replaces the header's."""
+def _extending(model: Model, n_ctx_seq: int, engine: str) -> str:
+    """What turns YaRN to `n_ctx_seq` on, "" where nothing does; a scale of its own replaces the header's."""
     original = model.rope.original_context or reach(model).trained or model.n_ctx_train
     scale = max(2, ceil(n_ctx_seq / original))
+    if engine == "llama-cpp-python":  # llama_cpp/llama.py:80-91; 2 is LLAMA_ROPE_SCALING_TYPE_YARN
+        return f"rope_scaling_type=2, rope_freq_scale=1/{scale}, yarn_orig_ctx={original}"
+    if engine != "llama-server":
+        return ""
     return f"--rope-scaling yarn --rope-scale {scale} --yarn-orig-ctx {original}"
+
+
+def settings_warnings(model: Model, settings: Settings) -> tuple[str, ...]:
+    """What was set and does nothing: patterns that no tensor matches, a physical batch above the logical one."""
+    names = [weight.tensor.name for weight in model.weights]
+    said = [
+        f"{flag}: no tensor of this model matches, so nothing more stays on the host"
+        for flag, patterns in _by_flag(settings.cpu_tensors).items()
+        if not any(re.search(pattern, name) for pattern in patterns for name in names)
+    ]
+    if settings.n_ubatch > settings.n_batch:
+        said.append(
+            f"-ub {settings.n_ubatch} is above -b {settings.n_batch}: the engine takes {settings.n_batch} for both"
+        )
+    return tuple(said)
+
+
+def _by_flag(patterns: Sequence[str]) -> dict[str, list[str]]:
+    """Patterns under the flags that they come from; those of the first N layers belong together."""
+    found: dict[str, list[str]] = {}
+    for pattern in patterns:
+        layer = _LAYER.fullmatch(pattern)
+        flag = (
+            ("-ncmoe" if layer[1] else "-ncffn")
+            if layer
+            else "-cmoe"
+            if pattern == EXPERTS
+            else f"-ot {pattern!r}"
+        )
+        found.setdefault(flag, []).append(pattern)
+    counted = ("-ncmoe", "-ncffn")
+    return {f"{flag} {len(own)}" if flag in counted else flag: own for flag, own in found.items()}
 
 
 def swa_sentence(model: Model, settings: Settings) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Final
 
+from .coerce import AnyGpus, AnyModel, AnySettings, cards, count, margin, model_of, settings_of
 from .context import resolve
 from .errors import GpuError, SettingsError
 from .gpus import Gpu, all_gpus
@@ -24,6 +25,7 @@ from .solve import DEFAULT_MARGIN
 __all__ = ["MAX_CARDS", "Carrier", "Shortlist", "which"]
 
 MAX_CARDS: Final = 2
+MAX_CHOICES: Final = 10_000  # cards to choose from
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,12 @@ class Shortlist:
 
 
 def which(
-    model: Model,
-    settings: Settings,
+    model: AnyModel,
+    settings: AnySettings = None,
     *,
     max_cards: int = MAX_CARDS,
-    margin_bytes: int = DEFAULT_MARGIN,
-    gpus: Sequence[Gpu] | None = None,
+    margin_bytes: int | str = DEFAULT_MARGIN,
+    gpus: AnyGpus | None = None,
 ) -> Shortlist:
     """The cards, and with `max_cards` 2 the pairs, on which `settings.n_ctx` tokens fit as `plan` has it.
 
@@ -84,17 +86,15 @@ def which(
     card is enough no pair is listed. Raises what `plan` raises, and `SettingsError` for `max_cards` and for a
     `tensor_split`, which is for cards that are known.
     """
-    if margin_bytes < 0:
-        raise SettingsError(f"margin_bytes={margin_bytes}: give 0 or more")
-    if not 1 <= max_cards <= MAX_CARDS:
-        raise SettingsError(f"max_cards={max_cards}: give 1 to {MAX_CARDS}")
+    model, settings, margin_bytes = model_of(model), settings_of(settings), margin(margin_bytes)
+    max_cards = count("max_cards", max_cards, least=1, most=MAX_CARDS)
     if settings.tensor_split or settings.main_gpu:
         raise SettingsError("tensor_split and main_gpu are for cards that are known; leave them out")
     n_ctx = resolve(model, settings).n_ctx
     settings = replace(settings, n_ctx=settings.n_ctx or model.n_ctx_train)
     singles: list[Carrier] = []
     pairs: list[Carrier] = []
-    for sizes in _by_backend(all_gpus() if gpus is None else gpus):
+    for sizes in _by_backend(all_gpus() if gpus is None else cards(gpus, most=MAX_CHOICES)):
         one = _Cards(model, settings, margin_bytes, sizes[-1][0], 1)
         at = _first_enough(one, sizes)
         singles += [_carrier(group) for group in sizes[at:]]
@@ -112,8 +112,8 @@ def _by_backend(gpus: Sequence[Gpu]) -> Iterable[list[Group]]:
     if not gpus:
         raise GpuError("no cards to choose from")
     ordered = sorted(gpus, key=lambda g: (g.backend, g.free, g.total_bytes, g.name))
-    for _, cards in groupby(ordered, key=lambda g: g.backend):
-        yield [list(group) for _, group in groupby(cards, key=lambda g: g.free)]
+    for _, together in groupby(ordered, key=lambda g: g.backend):
+        yield [list(group) for _, group in groupby(together, key=lambda g: g.free)]
 
 
 def _first_enough(one: _Cards, sizes: Sequence[Group]) -> int:

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Final, cast
 
+from .coerce import AnyGpus, AnyModel, AnySettings, cards, margin, model_of, settings_of, shown
+from .coerce import max_ctx as limit
 from .context import CONTEXT_STEP
 from .errors import SettingsError
 from .estimates import Estimate, estimate
 from .gpus import Gpu
 from .model import Model
 from .placement import devices, place
-from .safety import context_warnings, margin_warning
+from .safety import context_warnings, margin_warning, settings_warnings
 from .search import Chains, Split, largest, least_short
 from .segments import Learned, Segments
 from .settings import Settings
@@ -63,12 +65,12 @@ class Plan(Shown):
 
 
 def plan(
-    model: Model,
-    gpus: Sequence[Gpu],
-    settings: Settings | None = None,
+    model: AnyModel,
+    gpus: AnyGpus,
+    settings: AnySettings = None,
     *,
-    margin_bytes: int = DEFAULT_MARGIN,
-    max_ctx: int | None = None,
+    margin_bytes: int | str = DEFAULT_MARGIN,
+    max_ctx: int | str | None = None,
     learned: Learned | None = None,
 ) -> Plan:
     """The largest context that leaves `margin_bytes` of free memory on every card.
@@ -79,11 +81,12 @@ def plan(
     settings and its tensors' types.
     Raises what `estimate` raises, and `SettingsError` for a margin or limit below zero.
     """
-    settings = settings or Settings()
-    if margin_bytes < 0:
-        raise SettingsError(f"margin_bytes={margin_bytes}: give 0 or more")
-    if max_ctx is not None and max_ctx < 1:
-        raise SettingsError(f"max_ctx={max_ctx}: give 1 or more")
+    model, gpus, settings = model_of(model), cards(gpus), settings_of(settings)
+    margin_bytes, max_ctx = margin(margin_bytes), limit(max_ctx)
+    if learned is not None and not isinstance(learned, dict):
+        raise SettingsError(f"learned={shown(learned)}: give a dict, or None")
+    said = settings_warnings(model, settings)
+    settings = replace(settings, n_ubatch=min(settings.n_ubatch, settings.n_batch))
     candidates = _contexts(model, settings, max_ctx)
     question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
     found = _answer(question, candidates)
@@ -103,7 +106,7 @@ def plan(
         estimate=result,
         margin_bytes=margin_bytes,
         shortfall=max(0, short),
-        warnings=_warnings(model, gpus, result, margin_bytes),
+        warnings=(*said, *_warnings(model, gpus, result, margin_bytes)),
         gpus=tuple(gpus),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ..errors import SettingsError
+from ..errors import SettingsError, shown
 from ..ggml import tensor_type
 from ..quality import Measure
 from ..settings import Settings
@@ -80,9 +80,9 @@ class Alternatives:
 def checked(prefer: str) -> Prefer:
     """`prefer` if it is one. Raises `SettingsError`."""
     for known in PREFERENCES:
-        if prefer == known:
+        if isinstance(prefer, str) and prefer == known:
             return known
-    raise SettingsError(f"prefer={prefer!r}: give one of {', '.join(PREFERENCES)}")
+    raise SettingsError(f"prefer={shown(prefer)}: give one of {', '.join(PREFERENCES)}")
 
 
 def cache_bits(settings: Settings) -> int:

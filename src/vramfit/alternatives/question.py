@@ -5,13 +5,14 @@ Contexts here are tokens of one slot, so that fewer slots are not mistaken for l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ..coerce import AnyGpus, AnyModel, AnySettings, bandwidth, call, cards, margin, model_of, settings_of
+from ..coerce import max_ctx as limit
 from ..context import CONTEXT_STEP
 from ..errors import EngineRefusal, SettingsError
-from ..gpus import Gpu
 from ..model import Model
 from ..quality import cache_measure
 from ..segments import Learned
@@ -91,22 +92,23 @@ class Question:
 
 
 def question(
-    model: Model,
-    gpus: Sequence[Gpu],
-    settings: Settings | None,
-    margin_bytes: int,
-    max_ctx: int | None,
+    model: AnyModel,
+    gpus: AnyGpus,
+    settings: AnySettings,
+    margin_bytes: int | str,
+    max_ctx: int | str | None,
     host_bandwidth_gbs: float | None,
     planner: Planner | None,
 ) -> Question:
     """The question, answered as asked. Raises what `plan` raises."""
-    if host_bandwidth_gbs is not None and not host_bandwidth_gbs > 0:
-        raise SettingsError(f"host_bandwidth_gbs={host_bandwidth_gbs}: give GB/s above 0")
+    described, on, left = model_of(model), cards(gpus), margin(margin_bytes)
+    asked, most = settings_of(settings), limit(max_ctx)
+    host_bandwidth_gbs = bandwidth("host_bandwidth_gbs", host_bandwidth_gbs)
+    call("planner", planner)
     learned: Learned = {}
 
     def solve(settings: Settings, max_ctx: int | None) -> Plan:
-        return plan(model, gpus, settings, margin_bytes=margin_bytes, max_ctx=max_ctx, learned=learned)
+        return plan(described, on, settings, margin_bytes=left, max_ctx=max_ctx, learned=learned)
 
-    settings = settings or Settings()
     chosen = planner or solve
-    return Question(chosen(settings, max_ctx), settings, max_ctx, chosen, host_bandwidth_gbs)
+    return Question(chosen(asked, most), asked, most, chosen, host_bandwidth_gbs)

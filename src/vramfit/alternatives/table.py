@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from ..gpus import Gpu
-from ..model import Model
+from ..coerce import AnyGpus, AnyModel, AnySettings, flag
 from ..progress import Bar
 from ..settings import Settings
 from ..solve import DEFAULT_MARGIN
@@ -20,12 +19,12 @@ __all__ = ["trades"]
 
 
 def trades(
-    model: Model,
-    gpus: Sequence[Gpu],
-    settings: Settings | None = None,
+    model: AnyModel,
+    gpus: AnyGpus,
+    settings: AnySettings = None,
     *,
-    margin_bytes: int = DEFAULT_MARGIN,
-    max_ctx: int | None = None,
+    margin_bytes: int | str = DEFAULT_MARGIN,
+    max_ctx: int | str | None = None,
     prefer: str | None = None,
     host_bandwidth_gbs: float | None = None,
     planner: Planner | None = None,
@@ -42,7 +41,7 @@ def trades(
     """
     order = None if prefer is None else checked(prefer)
     q = question(model, gpus, settings, margin_bytes, max_ctx, host_bandwidth_gbs, planner)
-    rows = _table(q, brief)
+    rows = _table(q, flag("brief", brief))
     if order is not None:
         rows.sort(key=lambda row: by_preference(row, order))
     return Alternatives(q.asked, tuple(rows), order)

@@ -9,7 +9,7 @@ import click
 
 from .cards import cards, cards_option
 from .models import Choice, model_options
-from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings
+from .options import EXIT_DOES_NOT_FIT, Command, settings_options, show_notes, size, to_settings, tokens
 from .pictures import picture_options, write_pictures
 
 __all__ = ["compare"]
@@ -20,7 +20,7 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-@click.command(epilog="Exit status: 0 something fits, 3 nothing does, 1 error, 2 usage.")
+@click.command(cls=Command, epilog="Exit status: 0 something fits, 3 nothing does, 1 error, 2 usage.")
 @model_options
 @cards_option
 @click.option(
@@ -47,7 +47,7 @@ def names(text: str) -> tuple[str, ...]:
 )
 @click.option("--margin", type=size, default="1GiB", show_default=True, help="Left free on every card.")
 @click.option(
-    "--max-ctx", type=int, default=None, metavar="N", help="Largest context. Default: the trained one."
+    "--max-ctx", type=tokens, default=None, metavar="N", help="Largest context. Default: the trained one."
 )
 @settings_options
 @picture_options
@@ -70,9 +70,10 @@ def compare(
     from ..quants import FILE_TYPES
     from ..report.comparisons import comparison_json, comparison_text
 
-    settings = to_settings(options)
+    described = model.read()
+    settings = to_settings(options, model=described)
     result = compare_all(
-        model.read(),
+        described,
         cards(gpus),
         settings,
         file_types=tuple(FILE_TYPES) if file_types == ("all",) else file_types,
@@ -84,5 +85,7 @@ def compare(
     )
     write_pictures(result, plot, html)
     click.echo(comparison_json(result) if as_json else comparison_text(result))
+    if not as_json:
+        show_notes(warnings=True)
     if not result.fits:
         sys.exit(EXIT_DOES_NOT_FIT)

@@ -14,7 +14,17 @@ from .compare import compare
 from .engines import engine_options, show_commands
 from .modelfile import modelfile
 from .models import Choice, model_options
-from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings
+from .options import (
+    EXIT_DOES_NOT_FIT,
+    Command,
+    line,
+    settings_options,
+    show_notes,
+    size,
+    to_settings,
+    tokens,
+    warned,
+)
 from .pictures import picture_options, write_pictures
 from .trades import Asked, trade_options
 from .which import which
@@ -61,12 +71,12 @@ def main() -> None:
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 
 
-@main.command(epilog="Exit status: 0 it fits, 3 it does not, 1 error, 2 usage.")
+@main.command(cls=Command, epilog="Exit status: 0 it fits, 3 it does not, 1 error, 2 usage.")
 @model_options
 @cards_option
 @click.option("--margin", type=size, default="1GiB", show_default=True, help="Left free on every card.")
 @click.option(
-    "--max-ctx", type=int, default=None, metavar="N", help="Largest context. Default: the trained one."
+    "--max-ctx", type=tokens, default=None, metavar="N", help="Largest context. Default: the trained one."
 )
 @settings_options
 @trade_options
@@ -88,19 +98,30 @@ def plan(
     vramfit plan model.gguf --gpus 2x4090 -ctk q8_0 -ctv q8_0 -fa on
     vramfit plan model.gguf --gpus 24GiB --ctx 32768 --prefer quality
     vramfit plan model.gguf --gpus 3090ti,3060 --engine ollama --client aider
+    vramfit plan --gpus 3090ti,3060 -- llama-server -m model.gguf -c 32k --jinja
+
+    Every flag of llama-server is understood; those that size nothing are listed.
     """
     from ..report import plans
 
-    asked = Asked(model.read(), cards(gpus), to_settings(options), engine, margin, max_ctx, host_bandwidth)
+    described, on = model.read(), cards(gpus)
+    settings = to_settings(options, engine, described)
+    asked = Asked(described, on, settings, engine, margin, max_ctx, host_bandwidth)
     chosen = asked.best(prefer) if prefer else None
-    result = chosen.plan if chosen else asked.plan()
+    result = warned(chosen.plan if chosen else asked.plan())
     wanted = show_alternatives or not result.fits
     found = asked.trades(prefer, brief=not show_alternatives) if wanted else None
     write_pictures(result, plot, html)
     if as_json:
-        click.echo(plans.plan_json(result, engine, prefer=prefer, changed=chosen, alternatives=found))
+        ignored = (*line().ignored, *line().host, *line().other)
+        click.echo(
+            plans.plan_json(
+                result, engine, prefer=prefer, changed=chosen, alternatives=found, ignored=ignored
+            )
+        )
     else:
         click.echo(plans.plan_text(result))
+        show_notes()
         if chosen:
             _say_changes(chosen, prefer or "")
         if found:

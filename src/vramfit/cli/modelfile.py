@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..errors import SourceError, VramfitError
+from ..errors import SettingsError, SourceError, VramfitError
 from .cards import cards, cards_option
-from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings, typed
+from .options import EXIT_DOES_NOT_FIT, Command, line, settings_options, show_notes, size
 
 if TYPE_CHECKING:
     from ..modelfile import Finding
@@ -31,7 +31,7 @@ def modelfile() -> None:
     """
 
 
-@modelfile.command(epilog="Exit status: 0 all fit, 3 one does not, 1 error, 2 usage.")
+@modelfile.command(cls=Command, epilog="Exit status: 0 all fit, 3 one does not, 1 error, 2 usage.")
 @click.argument("paths", nargs=-1, required=True, metavar="DIR_OR_FILES...")
 @cards_option
 @click.option(
@@ -67,7 +67,9 @@ def check(
     from ..modelfile import fix, parse
     from ..report.modelfiles import findings_json, findings_text
 
-    given = typed(to_settings(options))
+    given = line().given
+    if options.pop("n_outputs_max") is not None:
+        raise SettingsError("--outputs: Ollama keeps what it keeps; leave it out")
     on = cards(gpus)
     found: list[Finding] = []
     errors: list[str] = []
@@ -83,6 +85,8 @@ def check(
         except VramfitError as e:
             errors.append(str(e))
     click.echo(findings_json(found, errors) if as_json else findings_text(found))
+    if not as_json:
+        show_notes(warnings=True)
     for error in errors:
         click.echo(f"vramfit: {error}", err=True)
     if errors or not all(f.fits for f in found):

@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from .models import Choice, model_options
-from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings
+from .options import EXIT_DOES_NOT_FIT, Command, settings_options, show_notes, size, to_settings
 
 __all__ = ["which"]
 
 
-@click.command(epilog="Exit status: 0 something carries it, 3 nothing does, 1 error, 2 usage.")
+@click.command(cls=Command, epilog="Exit status: 0 something carries it, 3 nothing does, 1 error, 2 usage.")
 @model_options
 @click.option(
     "--max-cards",
@@ -44,5 +44,7 @@ def which(
 
     found = find(model.read(), to_settings(options), max_cards=max_cards, margin_bytes=margin)
     click.echo(shortlist_json(found) if as_json else shortlist_text(found, everything=everything))
+    if not as_json:
+        show_notes(warnings=True)
     if not found.fits:
         sys.exit(EXIT_DOES_NOT_FIT)

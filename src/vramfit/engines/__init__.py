@@ -18,7 +18,7 @@ from __future__ import annotations
 from .choose import plan_for
 from .clients import CLIENTS, client_config
 from .server import parse_command
-from .settings import as_run, defaults, engine_settings
+from .settings import as_run, defaults, engine_settings, server_settings
 from .table import ENGINES, Engine, find
 from .told import command, modelfile
 
@@ -35,4 +35,5 @@ __all__ = [
     "modelfile",
     "parse_command",
     "plan_for",
+    "server_settings",
 ]

@@ -7,31 +7,34 @@ given to the solver, which then finds the context that it carries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..coerce import AnyGpus, AnyModel, AnySettings, cards, margin, model_of, settings_of
+from ..coerce import max_ctx as limit
 from ..context import CONTEXT_STEP
 from ..estimates import estimate
 from ..gpus import Gpu
 from ..model import Model
 from ..placement import devices
+from ..safety import context_warnings
 from ..settings import Settings
 from ..solve import DEFAULT_MARGIN, Plan
 from ..solve import plan as solve
 from . import ollama
-from .settings import as_run
+from .settings import as_run, engine_settings
 from .table import Engine, find
 
 __all__ = ["own_split", "plan_for"]
 
 
 def plan_for(
-    model: Model,
-    gpus: Sequence[Gpu],
-    settings: Settings,
+    model: AnyModel,
+    gpus: AnyGpus,
+    settings: AnySettings,
     engine: str | Engine,
     *,
-    margin_bytes: int = DEFAULT_MARGIN,
+    margin_bytes: int | str = DEFAULT_MARGIN,
     max_ctx: int | None = None,
     compare: bool = True,
 ) -> Plan:
@@ -42,16 +45,37 @@ def plan_for(
     Raises what `plan` raises, and `SettingsError` for settings that the engine cannot be told.
     """
     chosen = find(engine)
+    model, gpus = model_of(model), cards(gpus)
+    settings = engine_settings(chosen, settings) if isinstance(settings, Mapping) else settings_of(settings)
     settings = as_run(settings, chosen)
     if chosen.split == "free":
         settings = as_run(ollama.settle(settings, model, gpus), chosen)
-    asked = _Asked(model, tuple(gpus), margin_bytes, max_ctx)
+    settings, said = _loaded(settings, model, chosen)
+    asked = _Asked(model, gpus, chosen, margin(margin_bytes), limit(max_ctx))
     if chosen.split == "told" or len(devices(gpus, settings)) < 2 or any(settings.tensor_split):
-        return asked.solve(settings)
+        return _saying(asked.solve(settings), said)
     own = asked.solve(_even(settings, gpus)) if chosen.split == "even" else _ollamas(asked, settings)
+    own = _saying(own, said)
     if not compare:
         return own
     return replace(own, warnings=(*own.warnings, *_cost(own, asked.solve(settings), chosen)))
+
+
+def _loaded(settings: Settings, model: Model, engine: Engine) -> tuple[Settings, tuple[str, ...]]:
+    """The settings with the context that the engine loads, and a word where that is not the one asked for.
+
+    Ollama since 0.30 loads no more than the trained length (llm/llama_server.go).
+    """
+    most = model.n_ctx_train * (1 if settings.kv_unified else settings.n_seq_max)
+    if engine.name != "ollama" or not most or settings.n_ctx <= most:
+        return settings, ()
+    return replace(settings, n_ctx=most), (
+        f"{engine.title} loads {model.n_ctx_train:,} tokens a slot: the model was trained for no more",
+    )
+
+
+def _saying(plan: Plan, said: tuple[str, ...]) -> Plan:
+    return replace(plan, warnings=(*said, *plan.warnings)) if said else plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +84,7 @@ class _Asked:
 
     model: Model
     gpus: tuple[Gpu, ...]
+    engine: Engine
     margin: int
     max_ctx: int | None
 
@@ -67,7 +92,13 @@ class _Asked:
         """The plan for settings, with no more context than `below`."""
         limits = [n for n in (self.max_ctx, below) if n is not None]
         max_ctx = min(limits, default=None)
-        return solve(self.model, self.gpus, settings, margin_bytes=self.margin, max_ctx=max_ctx)
+        found = solve(self.model, self.gpus, settings, margin_bytes=self.margin, max_ctx=max_ctx)
+        general = context_warnings(self.model, found.estimate.n_ctx_seq)
+        if not general or self.engine.name == "llama-server":
+            return found
+        others = tuple(w for w in found.warnings if w not in general)
+        own = context_warnings(self.model, found.estimate.n_ctx_seq, self.engine.name)
+        return replace(found, warnings=(*others, *own))
 
 
 def _even(settings: Settings, gpus: Sequence[Gpu]) -> Settings:

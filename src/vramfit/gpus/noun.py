@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import GpuError
+from ..errors import GpuError, shown
 
 __all__ = ["BACKENDS", "MAX_GPUS", "Gpu", "check_count"]
 
@@ -40,13 +41,21 @@ class Gpu:
     def __post_init__(self) -> None:
         """Check each field, then resolve the two that may be left out."""
         if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
-            raise GpuError(f"name={self.name!r}: give the card a printable name")
-        if self.backend not in BACKENDS:
-            raise GpuError(f"{self.name}: backend={self.backend!r}: give one of {', '.join(BACKENDS)}")
+            raise GpuError(f"name={shown(self.name)}: give the card a printable name")
+        if not isinstance(self.backend, str) or self.backend not in BACKENDS:
+            raise GpuError(f"{self.name}: backend={shown(self.backend)}: give one of {', '.join(BACKENDS)}")
         self._check_bytes("total_bytes", self.total_bytes, 1, MAX_BYTES)
         self._check_bytes("overhead_bytes", self.overhead_bytes, 0, self.total_bytes)
         if self.bandwidth_gbs is not None and not (_is_number(self.bandwidth_gbs) and self.bandwidth_gbs > 0):
-            raise GpuError(f"{self.name}: bandwidth_gbs={self.bandwidth_gbs!r}: give GB/s above 0, or None")
+            raise GpuError(
+                f"{self.name}: bandwidth_gbs={shown(self.bandwidth_gbs)}: give GB/s above 0, or None"
+            )
+        if not isinstance(self.unified, bool) or not isinstance(self.free_measured, bool | None):
+            raise GpuError(f"{self.name}: unified and free_measured: give True or False")
+        if not isinstance(self.id, str | None) or not _is_capability(self.compute_capability, self.backend):
+            raise GpuError(
+                f"{self.name}: compute_capability={shown(self.compute_capability)}: give one such as '8.6', or None"
+            )
         if self.free_measured is None:
             object.__setattr__(self, "free_measured", self.free_bytes is not None)
         if self.free_bytes is None:
@@ -61,14 +70,23 @@ class Gpu:
 
     def _check_bytes(self, field: str, value: object, low: int, high: int) -> None:
         if not isinstance(value, int) or isinstance(value, bool):
-            raise GpuError(f"{self.name}: {field}={value!r}: give a whole number of bytes")
+            raise GpuError(f"{self.name}: {field}={shown(value)}: give a whole number of bytes")
         if not low <= value <= high:
             hint = ", the size of the card" if field != "total_bytes" else ""
-            raise GpuError(f"{self.name}: {field}={value}: give {low} to {high} bytes{hint}")
+            raise GpuError(f"{self.name}: {field}={shown(value)}: give {low} to {high} bytes{hint}")
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value < float("inf")
+
+
+def _is_capability(value: object, backend: str) -> bool:
+    """Whether it is none, or text; CUDA's are numbers, which are compared."""
+    if value is None:
+        return True
+    return isinstance(value, str) and (
+        backend != "cuda" or re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", value) is not None
+    )
 
 
 def check_count(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:

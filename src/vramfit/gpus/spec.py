@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from ..errors import GpuError
+from ..errors import GpuError, shown
 from .catalogue import MIB, Card, all_cards, rules
 from .names import find
 from .noun import MAX_GPUS, Gpu, check_count
@@ -15,29 +15,32 @@ __all__ = ["all_gpus", "from_card", "parse_gpus"]
 
 _COUNT: Final = re.compile(r"\s*(\d{1,2})\s*[x×*]\s*(?=\S)(.*)", re.IGNORECASE | re.DOTALL)
 _SIZE: Final = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(GiB|GB|G|MiB|MB)\s*", re.IGNORECASE)
+LEAST_MIB: Final = 256  # below, a bare number is more likely to be GiB
 _NOTHING: Final = frozenset({"none", "cpu"})
 _EXAMPLE: Final = "such as 3090ti, 2x4090, 24GiB or 3090ti:22000MiB"
 
 
-def parse_gpus(spec: str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
+def parse_gpus(spec: Gpu | str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
     """The cards that `spec` names, in its order; "none" or "cpu" names no card.
 
     A string holds items behind commas; a sequence holds strings and ready `Gpu`s. An item is
     [COUNT x] CARD [: FREE], CARD a name of the catalogue or a size. GB and MB mean GiB and MiB,
-    as they do on the box of a card.
+    as they do on the box of a card; a bare number as FREE counts MiB.
 
     Raises `GpuError` for an unknown or ambiguous card, a malformed item, more free memory than the
     card has, or more cards than the engine takes.
     """
+    if isinstance(spec, Gpu):
+        return (spec,)
     if not isinstance(spec, (str, Sequence)) or isinstance(spec, (bytes, bytearray)):
-        raise GpuError(f"{spec!r} is no list of cards; give names {_EXAMPLE}")
+        raise GpuError(f"{shown(spec)} is no list of cards; give names {_EXAMPLE}")
     items: list[Gpu] = []
     parts = spec.split(",") if isinstance(spec, str) else spec
     for part in parts:
         if isinstance(part, Gpu):
             items.append(part)
         elif not isinstance(part, str):
-            raise GpuError(f"{part!r} is no card; give a name {_EXAMPLE}, or a Gpu")
+            raise GpuError(f"{shown(part)} is no card; give a name {_EXAMPLE}, or a Gpu")
         elif isinstance(spec, str):
             items += _parse_item(part, alone=len(parts) == 1)
         else:
@@ -58,10 +61,20 @@ def _parse_item(item: str, alone: bool) -> list[Gpu]:
     name, colon, free = item.partition(":")
     if not name.strip():
         raise GpuError(f"{item.strip()!r} names no card; give names {_EXAMPLE}")
-    free_bytes = _parse_size(free, item) if colon else None
+    free_bytes = _parse_free(free, item) if colon else None
     size = _SIZE.fullmatch(name)
     gpu = _anonymous(name, free_bytes) if size else from_card(find(name), free_bytes)
     return [gpu] * count
+
+
+def _parse_free(text: str, item: str) -> int:
+    """Bytes; a bare number counts MiB, as the engine and the drivers' tools have it, if it can be meant so."""
+    bare = text.strip()
+    if not (bare.isascii() and bare.isdecimal()):
+        return _parse_size(text, item)
+    if len(bare) > 9 or int(bare) < LEAST_MIB:
+        raise GpuError(f"{item.strip()!r}: {bare} MiB, or GiB? Give a unit, as in 22GiB or 22000MiB")
+    return int(bare) * MIB
 
 
 def _parse_size(text: str, item: str) -> int:

@@ -69,6 +69,7 @@ def notes(comparison: Comparison) -> list[str]:
         "tokens/s: memory bandwidth over the bytes a token reads, an upper bound.",
         "front (*): no other measured choice has a context as long, a KLD as low and a cache as wide.",
     ]
+    found.append(f"What is not said is as {comparison.settings.defaults} has it.")
     bad = sorted({c.file_type for c in comparison.choices if c.needs_imatrix})
     found += [f"Needs an importance matrix: {', '.join(bad)}."] if bad else []
     if any(c.fits and not c.exact for c in comparison.choices):

@@ -23,7 +23,8 @@ def findings_text(findings: Sequence[Finding]) -> str:
     head = ["Modelfile", "model", "num_ctx", "", "on", "short of MiB", "would fit", "trained"]
     table = render_table(head, [_row(f) for f in findings], left=2)
     notes = [f"{_place(f)}: {note}" for f in findings for note in f.notes]
-    return "\n\n".join([table, "\n".join(notes)] if notes else [table])
+    notes.append(f"What is not said is as {findings[0].plan.settings.defaults} has it.")
+    return "\n\n".join([table, "\n".join(notes)])
 
 
 def _row(finding: Finding) -> list[str]:

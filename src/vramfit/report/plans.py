@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,7 @@ def settings_line(plan: Plan) -> str:
     ]
     if len(plan.tensor_split) > 1:
         words.append("--tensor-split " + ",".join(map(str, plan.tensor_split)))
-    return "Settings: " + ", ".join(words)
+    return f"Settings (defaults of {s.defaults}): " + ", ".join(words)
 
 
 def _on(value: bool) -> str:
@@ -108,10 +109,11 @@ def plan_json(
     prefer: str | None = None,
     changed: Alternative | None = None,
     alternatives: Alternatives | None = None,
+    ignored: Sequence[str] = (),
 ) -> str:
     """The JSON object of `vramfit plan --json` (see docs/json.md); of an engine, with what to run there.
 
-    `changed` is what `prefer` made of the settings.
+    `changed` is what `prefer` made of the settings, `ignored` the flags that were typed and size nothing.
     """
     from .alternatives import alternative_as_schema  # the text of a plan starts without it
 
@@ -121,6 +123,7 @@ def plan_json(
             "prefer": prefer,
             "changed": None if changed is None else alternative_as_schema(changed),
             "alternatives": rows,
+            "ignored": list(ignored),
         }
     )
     if engine is not None and plan.fits:

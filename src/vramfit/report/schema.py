@@ -120,6 +120,7 @@ class PlanJson(_Frozen):
     prefer: Optional[str] = None  # noqa: UP045
     changed: Optional[AlternativeJson] = None  # noqa: UP045
     alternatives: Optional[list[AlternativeJson]] = None  # noqa: UP045
+    ignored: list[str] = []
 
 
 class FindingJson(_Frozen):

@@ -22,7 +22,7 @@ NAMES: Final = 3  # of cards that are alike
 def shortlist_text(found: Shortlist, *, everything: bool = False) -> str:
     """Single cards and pairs, least memory first; few of them unless `everything` is wanted."""
     margin = format_bytes(found.margin_bytes)
-    asked = f"{found.n_ctx:,} tokens with {margin} left on every card"
+    asked = f"{found.n_ctx:,} tokens with {margin} left on every card · defaults of {found.settings.defaults}"
     parts = [f"{model_name(found.model)} · {found.model.file_type or found.model.architecture} · {asked}"]
     if not found.fits:
         return "\n\n".join((*parts, "No card of the catalogue carries that, and no pair that was tried."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..foreign import json_text, printable
 from ..modelfile import Finding
 from ..units import format_mib
 from .plans import model_name
@@ -22,7 +23,7 @@ def findings_text(findings: Sequence[Finding]) -> str:
         return "No Modelfiles found."
     head = ["Modelfile", "model", "num_ctx", "", "on", "short of MiB", "would fit", "trained"]
     table = render_table(head, [_row(f) for f in findings], left=2)
-    notes = [f"{_place(f)}: {note}" for f in findings for note in f.notes]
+    notes = [printable(f"{_place(f)}: {note}") for f in findings for note in f.notes]
     return "\n\n".join([table, "\n".join(notes)] if notes else [table])
 
 
@@ -49,9 +50,10 @@ def findings_json(findings: Sequence[Finding], errors: Sequence[str]) -> str:
     """The JSON object of `vramfit modelfile check --json` (see docs/json.md)."""
     from .schema import ModelfilesJson
 
-    return ModelfilesJson(
+    found = ModelfilesJson(
         fits=all(f.fits for f in findings), findings=[_as_schema(f) for f in findings], errors=list(errors)
-    ).model_dump_json(indent=2)
+    )
+    return json_text(found.model_dump())
 
 
 def _as_schema(finding: Finding) -> FindingJson:

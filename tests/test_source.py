@@ -91,6 +91,14 @@ def test_the_window_grows(tmp_path: Path, n_strings: int) -> None:
     assert len(found.metadata["a"]) == n_strings
 
 
+def test_a_pipe_that_nobody_fills_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vramfit.source.paths.PIPE_SECONDS", 0.05)
+    path = tmp_path / "pipe.gguf"
+    os.mkfifo(path)
+    with pytest.raises(SourceError, match="it is a pipe, and nothing came"):
+        source.read_header(path)
+
+
 @pytest.mark.parametrize("missing", [0, 1])
 def test_a_pipe(tmp_path: Path, missing: int) -> None:
     """A file that has no size and cannot be sought is read as well; one that ends early is truncated."""

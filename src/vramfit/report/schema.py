@@ -137,6 +137,14 @@ class FindingJson(_Frozen):
     plan: PlanJson
 
 
+class WrittenJson(_Frozen):
+    """A Modelfile that was mended, and the file that holds what was there."""
+
+    file: Text
+    backup: Text
+    changes: list[Text]
+
+
 class ModelfilesJson(_Frozen):
     """What `vramfit modelfile check --json` prints."""
 
@@ -144,6 +152,7 @@ class ModelfilesJson(_Frozen):
     fits: bool
     findings: list[FindingJson]
     errors: list[Text]
+    written: list[WrittenJson] = []
 
 
 class RopeJson(_Frozen):

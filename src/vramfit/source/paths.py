@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ..errors import SourceError
 from .origin import File, Missing, Origin, reason
 
+PIPE_SECONDS = 10
 STDIN_NAME = "<standard input>"
 
 
@@ -59,14 +62,36 @@ def _open(path: Path, name: str) -> Iterator[Origin]:
     try:
         if path.is_dir():
             raise SourceError(f"{name}: is a directory; name {_files_in(path)}")
-        stream = path.open("rb", buffering=0)
+        stream = _Pipe(path) if path.is_fifo() else path.open("rb", buffering=0)
     except FileNotFoundError:
         raise Missing(f"{name}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise SourceError(f"{name}: cannot be opened: {reason(error)}") from error
-    with stream:
+    with closing(stream):
         status = os.fstat(stream.fileno())
         yield Origin(name, stream, status.st_size if stat.S_ISREG(status.st_mode) else None)
+
+
+class _Pipe:
+    """A named pipe: read as it fills, and given up when nothing comes."""
+
+    def __init__(self, path: Path) -> None:
+        self._number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes. Raises `OSError` after `PIPE_SECONDS` without any."""
+        ready, _, _ = select.select([self._number], [], [], PIPE_SECONDS)
+        if not ready:
+            raise OSError(errno.ETIMEDOUT, f"it is a pipe, and nothing came for {PIPE_SECONDS} s")
+        return os.read(self._number, size)
+
+    def fileno(self) -> int:
+        """Its number."""
+        return self._number
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._number)
 
 
 def _files_in(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from vramfit.architectures import NAMES, describe
 from vramfit.architectures.names import parse as parse_name
-from vramfit.architectures.table import NOT_MODELS, TABLE, Recurrent
+from vramfit.architectures.table import NOT_MODELS, TABLE, Mla, Recurrent
 from vramfit.errors import ModelError, UnknownArchitecture, VramfitError
 from vramfit.ggml import BY_NAME
 from vramfit.header import Array, Header, TensorInfo, parse
@@ -85,11 +86,15 @@ def header(
 
 
 def model(arch: str, changes: Mapping[str, Any] | None = None, **more: Any) -> Model:
-    if TABLE[arch].recurrent is Recurrent.HEADLESS:
-        changes = {**HEADLESS, **(changes or {})}
-    if TABLE[arch].recurrent is Recurrent.IDLE:
-        changes = {**HEADLESS, "feed_forward_length": 0, **(changes or {})}
-    return describe(header(arch, changes, **more))
+    rules, base = TABLE[arch], {}
+    n_head_kv = 2 if rules.mla is Mla.NEVER else 1  # latent attention keeps one head
+    if rules.recurrent in (Recurrent.HEADLESS, Recurrent.IDLE):
+        base = {**HEADLESS, "attention.head_count_kv": [0, 0, 0, n_head_kv] * 2}
+    elif rules.mla is not Mla.NEVER:
+        base = {"attention.head_count_kv": n_head_kv}
+    if rules.recurrent is Recurrent.IDLE:
+        base |= {"feed_forward_length": 0}
+    return describe(header(arch, {**base, **(changes or {})}, **more))
 
 
 def kinds(layer: Layer) -> list[str]:
@@ -531,7 +536,7 @@ def test_next_token_prediction_blocks_are_not_loaded() -> None:
         "blk.7.nextn.eh_proj.weight",
         "blk.7.ffn_up.weight",
     ]
-    tensors = (EMBEDDING, OUTPUT, *((name, (64, 64)) for name in names))
+    tensors = (EMBEDDING, OUTPUT, *((name, (64, 128 if "ffn" in name else 64)) for name in names))
     skipped = model("glm4moe", {"nextn_predict_layers": 1}, tensors=tensors)
     assert [w.home for w in skipped.weights if isinstance(w.home, int)] == [6]
     assert skipped.unknown_tensors == ()
@@ -645,6 +650,27 @@ def test_hparams_keep_short_arrays_and_leave_long_ones() -> None:
         ({"expert_count": 1025, "expert_used_count": 2}, "at most 1024"),
         ({"expert_count": 4, "expert_used_count": 5}, "= 5 is more than expert_count = 4"),
         ({"expert_count": 4}, "expert_used_count is missing or 0"),
+        (
+            {"expert_count": 8, "expert_used_count": 2, "expert_group_count": 8},
+            "= 8 is not below expert_count",
+        ),
+        ({"expert_group_count": 1}, "expert_group_count = 1 is not below expert_count = 0"),
+        ({"expert_count": 8, "expert_used_count": 2, "expert_group_count": 3}, "= 3 does not divide"),
+        (
+            {
+                "expert_count": 8,
+                "expert_used_count": 2,
+                "expert_group_count": 4,
+                "expert_group_used_count": 4,
+            },
+            "expert_group_used_count = 4 is not between 1",
+        ),
+        ({"attention.head_count_kv": 0}, r"head_count_kv = 0 \(layer 0\) leaves an attention without keys"),
+        ({"attention.head_count_kv": [2, 2, 0, 2, 2, 2, 2, 2]}, r"head_count_kv = 0 \(layer 2\)"),
+        ({"attention.head_count_kv": 3}, "head_count_kv = 3 .* does not divide attention.head_count = 4"),
+        ({"attention.head_count_kv": 8}, "head_count_kv = 8 .* does not divide attention.head_count = 4"),
+        ({"attention.head_count": [4, 0, 4, 4, 4, 4, 4, 4]}, r"\(layer 1\) does not divide .* = 0"),
+        ({"rope.dimension_count": 8}, "rope.dimension_count = 8 is not attention.key_length = 16"),
         ({"rope.scaling.type": "magic"}, "'magic' is none of"),
         ({"rope.scaling.type": 1}, "type = 1 is no string"),
         ({"rope.scaling.factor": "x"}, "factor = 'x' is no finite number"),
@@ -670,6 +696,11 @@ def test_impossible_metadata_names_file_key_and_value(changes: dict[str, Any], m
         ("gemma2", {"attention.sliding_window_pattern": 1}, "no layer with a window"),
         ("dots3note", {"attention.indexer.types": None}, "indexer.types is missing"),
         ("cohere2", {"attention.sliding_window": None}, "sliding_window is missing"),
+        (
+            "deepseek2",
+            {"attention.head_count_kv": 4},
+            "head_count_kv = 4 .*: latent attention keeps one head",
+        ),
     ],
 )
 def test_impossible_metadata_of_one_architecture(arch: str, changes: dict[str, Any], message: str) -> None:
@@ -679,6 +710,88 @@ def test_impossible_metadata_of_one_architecture(arch: str, changes: dict[str, A
             changes,
             tensors=(EMBEDDING,) if TABLE[arch].output.value == "always tied" else (EMBEDDING, OUTPUT),
         )
+
+
+LAYER_SHAPES = {
+    "attn_norm": (64,), "ffn_norm": (64,), "attn_q": (64, 64), "attn_k": (64, 32), "attn_v": (64, 16),
+    "attn_output": (32, 64), "ffn_up": (64, 128), "ffn_gate": (64, 128), "ffn_down": (128, 64),
+    "ffn_gate_inp": (64, 6), "ffn_up_exps": (64, 9, 6), "ffn_gate_exps": (64, 9, 6), "ffn_down_exps": (9, 64, 6),
+}  # fmt: skip
+WITH_EXPERTS = {"expert_count": 6, "expert_used_count": 2}
+
+
+def layer_tensors(changes: Mapping[str, tuple[int, ...]] | None = None) -> list[tuple[str, tuple[int, ...]]]:
+    shapes = {**LAYER_SHAPES, **(changes or {})}
+    return [EMBEDDING, OUTPUT, *((f"blk.3.{name}.weight", shape) for name, shape in shapes.items())]
+
+
+@pytest.mark.parametrize("name", LAYER_SHAPES)
+def test_tensors_that_contradict_the_keys_are_refused(name: str) -> None:
+    """One tensor with a wrong extent, and the key that says otherwise is named with its value."""
+    assert model("llama", WITH_EXPERTS, tensors=layer_tensors()).unknown_tensors == ()
+    shape = list(LAYER_SHAPES[name])
+    shape[-1] += 1
+    with pytest.raises(
+        ModelError, match=rf"^file.gguf: llama\.\w.* = \d+.* want \d+ .*'blk.3.{name}.weight'"
+    ):
+        model("llama", WITH_EXPERTS, tensors=layer_tensors({name: tuple(shape)}))
+
+
+def test_tensors_are_held_against_the_keys_of_their_layer() -> None:
+    """Heads by layer, fused queries, keys and values, gated feed-forward, widths outside layers."""
+    fused = (EMBEDDING, ("blk.0.attn_qkv.weight", (64, 64 + 32 + 16)), ("blk.0.ffn_up.weight", (64, 256)))
+    assert model("llama", tensors=fused).n_layer == N_LAYER
+    heads = {"attention.head_count_kv": [2, 2, 2, 4, 2, 2, 2, 2]}
+    four = layer_tensors({"attn_k": (64, 64), "attn_v": (64, 32)})
+    assert model("llama", WITH_EXPERTS | heads, tensors=four).n_layer == N_LAYER
+    for tensors in (
+        four,
+        (EMBEDDING, ("blk.0.attn_qkv.weight", (64, 64))),
+        (EMBEDDING, ("output_norm.weight", (9,))),
+    ):
+        with pytest.raises(ModelError, match=r"want .* as extent"):
+            model("llama", WITH_EXPERTS, tensors=tensors)
+    assert model("llama", tensors=(("token_embd.weight", (64, 100)),), general={}).n_layer == N_LAYER
+    with pytest.raises(
+        ModelError, match=r"embedding_length = 64 want 64 as extent 0 of tensor 'token_embd.weight'"
+    ):
+        model("llama", tensors=(("token_embd.weight", (63, 100)),))
+
+
+def test_an_assumed_architecture_is_not_held_against_the_tensors() -> None:
+    tensors = (EMBEDDING, ("blk.0.attn_q.weight", (64, 128)))
+    found = describe(header("foo", tensors=tensors), assume="llama")
+    assert len(found.weights) == 3
+
+
+def test_layers_of_deci_may_have_no_attention() -> None:
+    """No heads at all, or one matrix in place of an attention (models/deci.cpp:44-53)."""
+    changes = {"attention.head_count_kv": [2, 0] * 4, "attention.head_count": [4, 0, 4, 4] * 2}
+    tensors = (EMBEDDING, ("blk.3.attn_output.weight", (64, 64)))
+    assert [x.n_head_kv for x in model("deci", changes, tensors=tensors).layers] == [2, 0] * 4
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("block_count", "u64"),
+        ("attention.head_count", "i32"),
+        ("embedding_length", "f64"),
+        ("rope.freq_base", "f64"),
+    ],
+)
+def test_types_are_those_that_the_engine_insists_on(key: str, found: str) -> None:
+    """`get_key` of another type throws (llama-model-loader.cpp:165)."""
+    head = header("llama", {"rope.freq_base": 10000.0})
+    odd = replace(head, types={f"llama.{key}": found})
+    wanted = "f32" if key == "rope.freq_base" else "u32"
+    with pytest.raises(ModelError, match=f"llama.{key} is of type {found}, but must be {wanted}"):
+        describe(odd)
+
+
+def test_arrays_over_layers_are_of_whole_numbers() -> None:
+    with pytest.raises(ModelError, match="head_count is an array of f32, but must be one of u32, i32, bool"):
+        model("llama", {"attention.head_count": array([4.0] * N_LAYER, "f32")})
 
 
 VALUES = st.one_of(

@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small import dense
+from small import dense, gpu
 from traces import NAMES, trace
 
 from vramfit.context import resolve
+from vramfit.estimates import estimate
 from vramfit.ggml import BY_NAME
 from vramfit.graph import COMPUTE, NONE, Graph
 from vramfit.graphs import OutsideTemplate, Run, architectures, build, prepare, template_for
 from vramfit.graphs.dims import Scope, holds
 from vramfit.graphs.expressions import Expression, evaluate, format_expression, parse_expression
-from vramfit.graphs.rules import Shape, derive, result_type
+from vramfit.graphs.rules import Shape, derive, possible, result_type
 from vramfit.graphs.text import (
     Line,
     format_line,
@@ -27,6 +28,7 @@ from vramfit.graphs.text import (
     parse_line,
     parse_template,
 )
+from vramfit.load import read
 from vramfit.model import Home, Model, Tensor, Weight
 from vramfit.placement import HOST, Placement
 from vramfit.settings import Settings
@@ -296,3 +298,37 @@ def same_graph(ours: Graph, engine: Graph) -> None:
         assert (t.op, t.type, t.ne, t.nb, t.flags, t.pinned) == (e.op, e.type, e.ne, e.nb, e.flags, e.pinned)
         for s, r in zip((*t.src, t.view), (*e.src, e.view), strict=True):
             assert s == NONE == r or match.setdefault(s, r) == r
+
+
+# --- what no engine builds
+
+
+@pytest.mark.parametrize("n_head_kv", [0, 5, 64])
+@pytest.mark.parametrize("flash_attn", ["on", "off", "auto"])
+def test_a_graph_that_ggml_would_stop_at_is_outside_the_template(n_head_kv: int, flash_attn: str) -> None:
+    """Heads that do not fit the weights: a bound, never a figure that calls itself exact."""
+    model = read(FOLDER.parents[3] / "examples/qwen2.5-14b-instruct-1m-q8_0.gguf")
+    odd = replace(model, layers=tuple(replace(x, n_head_kv=n_head_kv) for x in model.layers))
+    settings = Settings(n_ctx=4096, flash_attn=flash_attn)
+    right, wrong = (estimate(m, [gpu(24576)], settings) for m in (model, odd))
+    assert right.gpus[0].compute_exact
+    assert not wrong.gpus[0].compute_exact
+
+
+def test_assertions_of_ggml() -> None:
+    def shape(*ne: int) -> Shape:
+        a, b, c, d = (*ne, 1, 1, 1)[:4]
+        return Shape(F32, (a, b, c, d), (4, 4 * a, 4 * a * b, 4 * a * b * c))
+
+    q, k = shape(64, 7, 8), shape(64, 9, 4)
+    assert possible("mul_mat", (k, q), q)
+    assert possible("flash_attn_ext", (q, k, k), q)
+    for other in (shape(32, 9, 4), shape(64, 9, 3), shape(64, 9, 0)):
+        assert not possible("mul_mat", (other, q), q)
+        assert not possible("flash_attn_ext", (q, other, other), q)
+    assert not possible("flash_attn_ext", (q, k, shape(64, 9, 2)), q)
+    assert possible("reshape", (q,), shape(8, 7, 64))
+    assert not possible("reshape", (q,), shape(8, 7, 63))
+    assert possible("set_rows", (shape(256, 3), shape(3), shape(256, 99)), q)
+    assert not possible("set_rows", (shape(255, 3), shape(3), shape(256, 99)), q)
+    assert not possible("mul_mat_id", (shape(63, 5, 8), shape(64, 1, 3), shape(2, 3)), q)

@@ -15,7 +15,7 @@ SRC = Path(vramfit.__file__).parent
 
 # Each module (or package) imports only what stands before it.
 ORDER = [
-    "errors", "units", "progress", "shown", "ggml", "graph", "header", "model", "architectures", "settings", "flags", "gpus", "coerce", "backends", "context",
+    "foreign", "errors", "units", "progress", "shown", "ggml", "graph", "header", "model", "architectures", "settings", "flags", "gpus", "coerce", "backends", "context",
     "loader", "placement", "memory", "collapse", "scheduler", "allocator", "steady", "bound", "graphs", "replay", "compute",
     "estimates", "explain", "lines", "pieces", "segments", "search", "quants", "safety", "solve", "quality", "speed",
     "alternatives", "shortlist", "comparison", "sweeps", "engines", "source", "load", "modelfile", "report", "plots", "cli",

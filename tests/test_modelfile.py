@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -271,6 +273,9 @@ def test_every_context_of_a_file_is_judged_and_mended() -> None:
     ("text", "message"),
     [
         ("FROM ./none.gguf", "FROM ./none.gguf: no such file"),
+        ("FROM http://127.0.0.1:9/m.gguf", "FROM http://127.0.0.1:9/m.gguf: Ollama takes a file or a model's name"),
+        ("FROM hf://user/repo", "Ollama takes a file"),
+        ("FROM -", "FROM -: Ollama takes a file"),
         ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctxx 1", "line 2: Ollama knows no parameter 'num_ctxx'; did you mean num_ctx"),
         ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 4_096", "no whole number"),
         ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx -1", "give 0 to"),
@@ -308,11 +313,15 @@ def test_a_folder_is_checked_and_mended(folder: Path) -> None:
     assert {p: p.read_bytes() for p in before} == before
     mended = run(str(folder), "--gpus", "3090ti,3060", "-fa", "off", "--fix")
     assert mended.exit_code == 3
+    (said,) = (line for line in mended.output.split("\n") if line.startswith("Wrote"))
+    assert said.startswith(f"Wrote {folder / 'Modelfile'}: line 3: num_ctx 57344 → ")
+    assert said.endswith(f". Before: {folder / 'Modelfile~'}")
     best = json.loads(run(str(folder), "--gpus", "3090ti,3060", "-fa", "off", "--json").output)["findings"][
         0
     ]["best"]
     after = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     changed = folder / "Modelfile"
+    assert after.pop(folder / "Modelfile~") == before[changed]
     assert after.pop(changed) == before.pop(changed).replace(b"57344", str(best).encode())
     assert after == before
     assert run(str(folder), "--gpus", "3090ti,3060", "-fa", "off").exit_code == 0
@@ -334,7 +343,7 @@ def test_json_has_it_all(folder: Path) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """What is not there is an error with the file's name; an empty folder has nothing to say."""
+    """What is not there is an error with the file's name; a folder with nothing to judge is one of its own."""
     assert run(str(tmp_path / "none"), "--gpus", "3060").exit_code == 1
     assert "none" in run(str(tmp_path / "none"), "--gpus", "3060").stderr
     big = tmp_path / "Modelfile"
@@ -342,7 +351,53 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         file.truncate((64 << 20) + 1)
     assert "this is no Modelfile" in run(str(big), "--gpus", "3060").stderr
     big.unlink()
-    assert "No Modelfiles found" in run(str(tmp_path), "--gpus", "3060").output
+    empty = run(str(tmp_path), "--gpus", "3060")
+    assert (empty.exit_code, empty.stdout) == (4, "")
+    assert f"{tmp_path}: no Modelfile in it" in empty.stderr
+    for name in ("one.modelfile", "two.modelfile"):
+        (tmp_path / name).write_text("FROM ./none.gguf\n")
+    unread = run(str(tmp_path), "--gpus", "3060")
+    assert (unread.exit_code, unread.stdout, unread.stderr.count("no such file")) == (4, "", 2)
+    assert "nothing was judged" in unread.stderr
+    found = json.loads(run(str(tmp_path), "--gpus", "3060", "--json").stdout)
+    assert (found["fits"], found["findings"], len(found["errors"])) == (False, [], 3)
+    (tmp_path / "good.modelfile").write_text(f"FROM {GEMMA}\nPARAMETER num_ctx 4096\n")
+    assert run(str(tmp_path), "--gpus", "3090ti").exit_code == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_no_modelfile_and_no_model(tmp_path: Path) -> None:
+    """Nobody writes into it: to read it would be to wait for ever."""
+    for name in ("Modelfile", "model.gguf"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "x.modelfile").write_text("FROM ./model.gguf\n")
+    for asked in ("Modelfile", "x.modelfile"):
+        ran = run(str(tmp_path / asked), "--gpus", "3060")
+        assert (ran.exit_code, ran.stderr.count("it is a pipe")) == (1, 1)
+
+
+def test_a_write_that_fails_leaves_all_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk at any step: the old file, nothing beside it, and the next run mends."""
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    words = (str(folder), "--gpus", "3090ti,3060", "-fa", "off", "--fix")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for step in ("os.fsync", "os.chmod", "shutil.copy2", "os.replace"):
+        with monkeypatch.context() as patched:
+            patched.setattr(step, full)
+            ran = run(*words)
+        assert ran.exit_code == 1
+        assert "Modelfile: cannot be written: No space left on device; it is as it was" in ran.stderr
+        assert "Wrote" not in ran.output
+        assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    assert run(*words).exit_code == 3
+    (folder / "Modelfile").write_bytes(before[folder / "Modelfile"])
+    assert run(*words).exit_code == 3
+    assert (folder / "Modelfile~2").read_bytes() == (folder / "Modelfile~").read_bytes()
+    found = json.loads(run(*words, "--json").stdout)
+    assert found["written"] == []
 
 
 def test_a_modelfile_that_was_printed_can_be_checked() -> None:

@@ -15,13 +15,16 @@
     └── GpuError                 an unknown card, a malformed `--gpus`, a faulty catalogue
 
 A message names the file, the field, the value and the next step, so that `str(error)` is all a
-person needs. The command line turns any `VramfitError` into one line and exit status 1.
+person needs. What others wrote is made printable there: a message is one line, and one more for each further
+argument of an error that lists things. The command line turns any `VramfitError` into one line and exit status 1.
 """
 
 from __future__ import annotations
 
 from reprlib import Repr
 from typing import Final
+
+from .foreign import printable
 
 __all__ = [
     "EngineRefusal",
@@ -44,7 +47,10 @@ _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 60
 
 
 class VramfitError(Exception):
-    """The base of every error that vramfit raises on purpose."""
+    """The base of every error that vramfit raises on purpose: a message, and the lines of a list below it."""
+
+    def __str__(self) -> str:
+        return "\n  ".join(printable(str(x)) for x in self.args)
 
 
 class HeaderError(VramfitError):

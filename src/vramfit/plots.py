@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .comparison import Choice, Comparison
 from .errors import SettingsError
+from .foreign import printable
 from .solve import Plan
 from .units import GIB
 
@@ -126,7 +127,7 @@ def _plan(plan: Plan, look: _Look) -> Figure:
             (free - plan.margin_bytes) / GIB, color=look.limit, linestyle="--", label="less the margin"
         )
         each.axvline(plan.n_ctx, color=look.ink, linestyle=":", label=f"{plan.n_ctx:,} tokens")
-        each.set(title=plan.estimate.gpus[card].name, ylim=(0, None))
+        each.set(title=_label(plan.estimate.gpus[card].name), ylim=(0, None))
         _contexts(each, int(found.columns["n_ctx"].max()))
     axes[0].set_ylabel("GiB")
     handles, labels = axes[0].get_legend_handles_labels()
@@ -224,13 +225,20 @@ def _sweep(result: Sweep, look: _Look) -> Figure:
         }
         order = n_ctx[row].argsort()
         every = max(1, len(order) // 12)
-        axes.plot(n_ctx[row][order], left[row][order], label=_name(result, row), markevery=every, **style)
+        axes.plot(
+            n_ctx[row][order], left[row][order], label=_label(_name(result, row)), markevery=every, **style
+        )
     axes.axhline(result.margin_bytes / GIB, color=look.limit, linewidth=2, label="margin")
     shown = f" ({CURVES} of {len(curves)} combinations)" if len(curves) > CURVES else ""
     axes.set(title=f"Memory left on the shortest card{shown}", ylabel="GiB left")
     _contexts(axes, int(n_ctx.max()))
     _legend(axes, look)
     return figure
+
+
+def _label(text: str) -> str:
+    """Text that others may have written, as matplotlib draws it: without formulas."""
+    return printable(text).replace("$", r"\$")
 
 
 def _name(result: Sweep, row: int) -> str:

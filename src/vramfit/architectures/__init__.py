@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from ..errors import ModelError, UnknownArchitecture
 from ..header import Header, Value
 from ..model import Model, Tensor
-from . import geometry, identity, layers, weights
+from . import agreement, geometry, identity, layers, weights
 from .metadata import Metadata
 from .table import NOT_MODELS, TABLE, Architecture, Memory
 
@@ -38,7 +38,7 @@ def describe(headers: Header | Sequence[Header], *, assume: str | None = None, s
     own = _own_name(pairs, source)
     name = assume or own
     arch = _entry(name, assume, source)
-    meta = Metadata(pairs, own if f"{own}.block_count" in pairs else name, source)
+    meta = Metadata(pairs, own if f"{own}.block_count" in pairs else name, source, parts[0].types)
     if arch.variant and meta.number(arch.variant[0], 0):
         arch = replace(arch, **arch.variant[1])
     tensors = tuple(Tensor(t.name, t.shape, t.type) for part in parts for t in part.tensors)
@@ -88,13 +88,17 @@ def _model(
 ) -> Model:
     by_name = {t.name: t for t in tensors}
     g = geometry.read(arch, meta, by_name)
+    made = layers.layers(arch, meta, g)
+    agreement.check_heads(arch, meta, g, made)
+    if assume is None:
+        agreement.check_shapes(arch, meta, g, made, tensors)
     created = weights.create(arch, g, tensors, meta.source)
     return Model(
         architecture=name,
         name=identity.name(meta.pairs),
         tensors=tensors,
         weights=created.weights,
-        layers=layers.layers(arch, meta, g),
+        layers=made,
         n_ctx_train=meta.require("context_length"),
         n_embd=g.n_embd,
         n_vocab=identity.vocabulary(meta, by_name, arch.is_draft),

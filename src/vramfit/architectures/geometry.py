@@ -106,7 +106,19 @@ def _experts(arch: Architecture, meta: Metadata, n_layer: int) -> tuple[int, tup
         meta.fail("expert_used_count", f"= {max(used)} is more than expert_count = {n_expert}")
     if n_expert and not max(used):
         meta.fail("expert_used_count", f"is missing or 0, with expert_count = {n_expert}")
+    _check_groups(meta, n_expert)
     return n_expert, used
+
+
+def _check_groups(meta: Metadata, n_expert: int) -> None:
+    """Experts are chosen by groups of equal size (llama-model.cpp:1343-1355)."""
+    groups, used = meta.number("expert_group_count", 0), meta.number("expert_group_used_count", 0)
+    if groups and groups >= n_expert:
+        meta.fail("expert_group_count", f"= {groups} is not below expert_count = {n_expert}")
+    if groups > 1 and n_expert % groups:
+        meta.fail("expert_group_count", f"= {groups} does not divide expert_count = {n_expert}")
+    if groups > 1 and not 0 < used < groups:
+        meta.fail("expert_group_used_count", f"= {used} is not between 1 and expert_group_count = {groups}")
 
 
 def _is_mla(arch: Architecture, meta: Metadata) -> bool:

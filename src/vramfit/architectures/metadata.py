@@ -7,7 +7,7 @@ Source: `llama_model_loader::get_key`, `get_arr` and `get_key_or_arr` (llama-mod
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Final, NoReturn
 
@@ -18,6 +18,7 @@ __all__ = ["MAX_LAYERS", "U32_MAX", "Metadata"]
 
 MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS (llama-hparams.h:10)
 U32_MAX: Final = 2**32 - 1
+_COUNTS: Final = ("u32", "i32", "bool")  # elements that the engine reads as numbers of layers
 LONGEST_KEPT: Final = 1024  # elements of an array worth decoding
 
 
@@ -28,6 +29,9 @@ class Metadata:
     pairs: Mapping[str, Value]
     prefix: str
     source: str
+    types: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of the values; one that is not in it is not checked
 
     def raw(self, key: str) -> Value | None:
         """The value under `<prefix>.<key>`, or None."""
@@ -55,7 +59,14 @@ class Metadata:
     def integer(self, key: str) -> int | None:
         """An unsigned 32-bit number, or None."""
         value = self.raw(key)
-        return None if value is None else self._u32(key, value)
+        return None if value is None else self._u32(key, self._typed(key, value, "u32"))
+
+    def _typed(self, key: str, value: Value, wanted: str) -> Value:
+        """The value, if the file has it as the type that the engine insists on."""
+        found = self.types.get(f"{self.prefix}.{key}", wanted)
+        if found != wanted:
+            self.fail(key, f"is of type {found}, but must be {wanted}")
+        return value
 
     def real(self, key: str, default: float) -> float:
         """A floating-point number with the engine's default."""
@@ -64,6 +75,7 @@ class Metadata:
             return default
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
             self.fail(key, f"= {value!r} is no finite number")
+        self._typed(key, value, "f32")
         return float(value)
 
     def text(self, key: str, default: str) -> str:
@@ -91,6 +103,8 @@ class Metadata:
             return None
         if len(value) > MAX_LAYERS:
             self.fail(key, f"has {len(value)} elements; the engine takes at most {MAX_LAYERS}")
+        if value.type not in _COUNTS:
+            self.fail(key, f"is an array of {value.type}, but must be one of {', '.join(_COUNTS)}")
         return tuple(self._u32(key, int(x) if isinstance(x, bool) else x) for x in value)
 
     def per_layer(self, key: str, n: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -100,7 +114,7 @@ class Metadata:
             return (0,) * n if default is None else default
         values = self.array(key)
         if values is None:
-            return (self._u32(key, value),) * n
+            return (self._u32(key, self._typed(key, value, "u32")),) * n
         if len(values) != n:
             self.fail(key, f"has {len(values)} elements where {n} are needed, one a layer")
         return values

@@ -18,6 +18,7 @@ __all__ = [
     "NOT_MODELS",
     "TABLE",
     "Architecture",
+    "Feed",
     "Indexer",
     "Memory",
     "Mla",
@@ -37,6 +38,14 @@ class Memory(Enum):
     ATTENTION = "attention"  # caches, recurrent states, or both
     COMPRESSED = "compressed"  # a window, and compressed keys behind it (DeepSeek-V4)
     BORROWED = "borrowed"  # the caches of another model's context
+
+
+class Feed(Enum):
+    """How wide the dense feed-forward weights are, by feed_forward_length."""
+
+    FULL = "full"  # as it says
+    HALF = "half"  # it counts two matrices together
+    OTHER = "other"  # of another width
 
 
 class Pattern(Enum):
@@ -162,6 +171,10 @@ class Architecture:
     is_draft: bool = False  # embeddings may be another model's
     flash_attn: bool = True
     lone_expert_is_dense: bool = False  # expert_count = 1 counts as none
+    headless: bool = False  # a layer without KV heads has no attention
+    rotates_all: bool = False  # rope.dimension_count must be the size of a key head
+    gated_query: bool = False  # the query's weights hold a gate of the same size
+    feed: Feed = Feed.FULL
     variant: tuple[str, Mapping[str, Any]] | None = None  # changes when a key is above zero
 
     @property
@@ -182,28 +195,37 @@ _MLA: Final[Mapping[str, Any]] = {"mla": Mla.REQUIRED}
 _ENCODER: Final[Mapping[str, Any]] = {"memory": Memory.NONE, "output": Output.NONE}
 _DIFFUSION: Final[Mapping[str, Any]] = {"memory": Memory.NONE, "is_causal": False}
 _ARRAY: Final = Window(Pattern.ARRAY)
-_GDN: Final[Mapping[str, Any]] = {"recurrent": Recurrent.INTERVAL, "interval": 4, "state": State.SSM}
+_GDN: Final[Mapping[str, Any]] = {
+    "recurrent": Recurrent.INTERVAL,
+    "interval": 4,
+    "state": State.SSM,
+    "gated_query": True,
+}
 _HYBRID: Final[Mapping[str, Any]] = {"recurrent": Recurrent.HEADLESS, "nextn_cached": True}
 _SHARED_HEAD: Final = r"nextn\.(embed_tokens|shared_head_head|shared_head_norm)"
 
 TABLE: Final[Mapping[str, Architecture]] = {
     # a K and a V row for every token in every layer
     **_same(
-        "falcon gpt2 mpt starcoder starcoder2 bloom qwen2 qwen2vl qwen3 qwen3moe qwen3vl qwen3vlmoe qwen3tts"
-        " olmo arctic deepseek deepseek2-ocr chatglm jais2 ernie4_5 ernie4_5-moe paddleocr hunyuan-moe"
+        "gpt2 mpt starcoder starcoder2 bloom qwen2 qwen2vl qwen3 qwen3moe qwen3vl qwen3vlmoe qwen3tts"
+        " olmo deepseek deepseek2-ocr chatglm jais2 ernie4_5 ernie4_5-moe paddleocr hunyuan-moe"
         " smollm3 seed_oss grovemoe maincoder chameleon"
     ),
+    **_same("falcon", rotates_all=True),
+    **_same("arctic", feed=Feed.OTHER),
     **_same("hrm_text", stacks=True),
+    **_same("llama llama-embed", **_ROPED, rotates_all=True),
+    **_same("deci", **_ROPED, rotates_all=True, headless=True),
     **_same(
-        "llama llama-embed deci arcee cogvlm exaone refact granite granitemoe minicpm minicpm3 phi3"
-        " pangu-embedded mistral3",
+        "arcee cogvlm exaone refact granite granitemoe minicpm minicpm3 phi3 pangu-embedded mistral3",
         **_ROPED,
     ),
     **_same(
-        "baichuan bailingmoe dbrx dots1 gptneox internlm2 jais minimax-m2 nemotron olmoe orion phi2 plamo qwen"
+        "baichuan bailingmoe dbrx dots1 gptneox internlm2 jais minimax-m2 nemotron olmoe orion phi2 plamo"
         " qwen2moe stablelm talkie xverse",
         **_OWN,
     ),
+    **_same("qwen", **_OWN, feed=Feed.HALF),
     **_same("apertus phimoe", **_OWN, **_ROPED),
     **_same("command-r gemma openelm pockettts plm", output=Output.ALWAYS_TIED),
     **_same("hunyuan-dense hunyuan_vl", lone_expert_is_dense=True),

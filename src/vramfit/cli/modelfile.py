@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ..errors import SettingsError, SourceError, VramfitError
+from . import files
 from .cards import cards, cards_option
 from .options import EXIT_DOES_NOT_FIT, Command, line, settings_options, show_notes, size
 
 if TYPE_CHECKING:
     from ..modelfile import Finding
+    from ..report.modelfiles import Written
 
 __all__ = ["modelfile"]
 
-MAX_BYTES: Final = 64 << 20  # of a Modelfile: licences are long, models are not in it
+EXIT_NOTHING_JUDGED: Final = 4
 _OLLAMA: Final = ("ollama", "ollama-before-0.30")
 
 
@@ -31,7 +33,10 @@ def modelfile() -> None:
     """
 
 
-@modelfile.command(cls=Command, epilog="Exit status: 0 all fit, 3 one does not, 1 error, 2 usage.")
+@modelfile.command(
+    cls=Command,
+    epilog="Exit status: 0 all fit, 3 one does not, 1 error, 2 usage, 4 nothing to judge in a folder.",
+)
 @click.argument("paths", nargs=-1, required=True, metavar="DIR_OR_FILES...")
 @cards_option
 @click.option(
@@ -42,7 +47,12 @@ def modelfile() -> None:
     help="Which Ollama runs them.",
 )
 @click.option("--margin", type=size, default="1GiB", show_default=True, help="Left free on every card.")
-@click.option("--fix", "mend", is_flag=True, help="Write the largest num_ctx that fits where one does not.")
+@click.option(
+    "--fix",
+    "mend",
+    is_flag=True,
+    help="Write the largest num_ctx that fits where one does not; Modelfile~ keeps what was there.",
+)
 @settings_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def check(
@@ -65,71 +75,55 @@ def check(
     """
     from ..modelfile import check as check_file
     from ..modelfile import fix, parse
-    from ..report.modelfiles import findings_json, findings_text
+    from ..report.modelfiles import findings_json, findings_text, written_text
 
     given = line().given
     if options.pop("n_outputs_max") is not None:
         raise SettingsError("--outputs: Ollama keeps what it keeps; leave it out")
     on = cards(gpus)
     found: list[Finding] = []
+    written: list[Written] = []
     errors: list[str] = []
-    for path in _files(paths):
+    for path in _each(paths, errors):
         try:
-            file = parse(_read(path), name=path)
+            file = parse(files.read(path), name=path)
             here = check_file(
                 file, os.path.dirname(path) or ".", on, engine=engine, given=given, margin_bytes=margin
             )
             found += here
             if mend and (mended := fix(here)).text != file.text:
-                _write(path, mended.to_bytes())
+                written.append((mended, here, files.replace(path, mended.to_bytes())))
         except VramfitError as e:
             errors.append(str(e))
-    click.echo(findings_json(found, errors) if as_json else findings_text(found))
+    if not found and any(map(os.path.isdir, paths)):
+        errors.append("nothing was judged: no context could be read in what was named")
+    if as_json:
+        click.echo(findings_json(found, errors, written))
+    elif found:
+        click.echo("\n\n".join(filter(None, (findings_text(found), written_text(written)))))
     if not as_json:
         show_notes(warnings=True)
     for error in errors:
         click.echo(f"vramfit: {error}", err=True)
+    if not found and any(map(os.path.isdir, paths)):
+        sys.exit(EXIT_NOTHING_JUDGED)
     if errors or not all(f.fits for f in found):
         sys.exit(1 if errors else EXIT_DOES_NOT_FIT)
 
 
-def _files(paths: Sequence[str]) -> Iterator[str]:
-    """The files named, and the Modelfiles of the folders named, in order."""
+def _each(paths: Sequence[str], errors: list[str]) -> Iterator[str]:
+    """The files named, and the Modelfiles of the folders named; a folder without one is an error."""
     for path in paths:
         if not os.path.isdir(path):
             yield path
             continue
-        for folder, folders, names in os.walk(path):
-            folders.sort()
-            for name in sorted(names):
-                low = name.lower()
-                if low == "modelfile" or low.startswith("modelfile.") or low.endswith(".modelfile"):
-                    yield os.path.join(folder, name)
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as e:
-        raise SourceError(f"{path}: {e.strerror or e}") from None
-    if len(data) > MAX_BYTES:
-        raise SourceError(f"{path}: larger than {MAX_BYTES >> 20} MiB; this is no Modelfile")
-    return data
-
-
-def _write(path: str, data: bytes) -> None:
-    """Replace the file's content at once, or leave it as it was; its permissions stay."""
-    target = os.path.realpath(path)
-    aside = f"{target}.vramfit"
-    try:
-        with open(aside, "xb") as file:
-            file.write(data)
         try:
-            os.chmod(aside, os.stat(target).st_mode & 0o7777)
-            os.replace(aside, target)
-        except OSError:
-            os.unlink(aside)
-            raise
-    except OSError as e:
-        raise SourceError(f"{path}: cannot be written: {e.strerror or e}") from None
+            inside = list(files.find(path))
+        except SourceError as e:
+            errors.append(str(e))
+            continue
+        if not inside:
+            errors.append(
+                f"{path}: no Modelfile in it; files called Modelfile, Modelfile.* or *.modelfile are read"
+            )
+        yield from inside

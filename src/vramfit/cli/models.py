@@ -155,6 +155,7 @@ class _Waiting:
     def _text(self, name: str) -> str:
         from rich.markup import escape
 
+        from ..foreign import printable
         from ..units import format_bytes
 
-        return f"Reading the header{escape(f' of {name}') if name else ''}: {format_bytes(self._bytes)}"
+        return f"Reading the header{escape(f' of {printable(name)}') if name else ''}: {format_bytes(self._bytes)}"

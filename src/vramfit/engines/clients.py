@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import PurePath
 from typing import Final
 
 from ..errors import SettingsError
+from ..foreign import json_text, yaml_text
 from ..solve import Plan
 
 __all__ = ["CLIENTS", "client_config"]
@@ -36,7 +36,7 @@ def client_config(plan: Plan, client: str, *, model: str = "") -> str:
 def _aider(name: str, n_ctx: int, output: int) -> str:
     return "\n".join([
         "# .aider.model.settings.yml",
-        f"- name: {json.dumps(f'ollama_chat/{name}')}",
+        f"- name: {yaml_text(f'ollama_chat/{name}')}",
         "  extra_params:",
         f"    num_ctx: {n_ctx}",
     ])  # fmt: skip
@@ -46,9 +46,9 @@ def _continue(name: str, n_ctx: int, output: int) -> str:
     return "\n".join([
         "# config.yaml",
         "models:",
-        f"  - name: {json.dumps(name)}",
+        f"  - name: {yaml_text(name)}",
         "    provider: ollama",
-        f"    model: {json.dumps(name)}",
+        f"    model: {yaml_text(name)}",
         "    defaultCompletionOptions:",
         f"      contextLength: {n_ctx}",
         f"      maxTokens: {output}",
@@ -58,17 +58,15 @@ def _continue(name: str, n_ctx: int, output: int) -> str:
 def _cline(name: str, n_ctx: int, output: int) -> str:
     values = {"actModeApiProvider": "ollama", "planModeApiProvider": "ollama", "actModeOllamaModelId": name,
               "planModeOllamaModelId": name, "ollamaApiOptionsCtxNum": str(n_ctx)}  # fmt: skip
-    return json.dumps(values, indent=2)
+    return json_text(values)
 
 
 def _roo(name: str, n_ctx: int, output: int) -> str:
-    return json.dumps({"apiProvider": "ollama", "ollamaModelId": name, "ollamaNumCtx": n_ctx}, indent=2)
+    return json_text({"apiProvider": "ollama", "ollamaModelId": name, "ollamaNumCtx": n_ctx})
 
 
 def _opencode(name: str, n_ctx: int, output: int) -> str:
     models = {name: {"limit": {"context": n_ctx, "output": output}}}
     options = {"baseURL": "http://localhost:11434/v1"}
     provider = {"npm": "@ai-sdk/openai-compatible", "name": "Ollama", "options": options, "models": models}
-    return json.dumps(
-        {"$schema": "https://opencode.ai/config.json", "provider": {"ollama": provider}}, indent=2
-    )
+    return json_text({"$schema": "https://opencode.ai/config.json", "provider": {"ollama": provider}})

@@ -14,6 +14,7 @@ from pathlib import PurePath
 from typing import Final
 
 from ..errors import SettingsError
+from ..foreign import modelfile_value, printable
 from ..gpus import Gpu
 from ..model import Model
 from ..placement import devices, place
@@ -175,11 +176,13 @@ def modelfile_text(plan: Plan, engine: Engine) -> str:
     """A Modelfile that carries the plan; comments say what the server's environment has to hold."""
     settings = as_run(plan.settings, engine)
     layers = sum(plan.tensor_split)
-    lines = [
-        f"# {plan.estimate.n_ctx_seq:,} tokens, planned for {', '.join(g.name for g in plan.gpus) or 'the host'}"
-    ]
-    lines += [f"# server: {name}={value}" for name, value in environment(plan, engine).items()]
-    lines += [f"FROM {_from(plan.model.source)}", f"PARAMETER num_ctx {plan.estimate.n_ctx_seq}"]
+    cards = printable(", ".join(g.name for g in plan.gpus) or "the host")
+    lines = [f"# {plan.estimate.n_ctx_seq:,} tokens, planned for {cards}"]
+    lines += [f"# server: {name}={printable(value)}" for name, value in environment(plan, engine).items()]
+    model = modelfile_value(_from(plan.model.source))
+    if model is None:
+        raise SettingsError(f"{plan.model.source!r}: no Modelfile can hold this name; rename the file")
+    lines += [f"FROM {model}", f"PARAMETER num_ctx {plan.estimate.n_ctx_seq}"]
     lines += [f"PARAMETER num_gpu {layers}", f"PARAMETER num_batch {settings.n_batch}"]
     if settings.split_mode == "none" and len(plan.gpus) > 1:
         lines.append(f"PARAMETER main_gpu {settings.main_gpu}")

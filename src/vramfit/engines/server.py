@@ -7,11 +7,11 @@ the default, because defaults change; `--fit off` keeps the engine from moving w
 from __future__ import annotations
 
 import re
-import shlex
 from typing import Final
 
 from ..errors import SettingsError
 from ..flags import first_experts, read, split_text
+from ..foreign import shell_line
 from ..settings import EXPERTS, Settings
 from ..solve import Plan
 from .settings import as_run, engine_settings
@@ -24,7 +24,7 @@ MAX_SHARES: Final = 15  # arg.cpp:2831 refuses as many as llama_max_devices()
 def words(plan: Plan) -> str:
     """The command, ready to be pasted into a shell."""
     fit = ["--fit", "off"] if plan.fits else []
-    return shlex.join(["llama-server", *model_flags(plan.model.source), *arguments(plan.settings), *fit])
+    return shell_line(["llama-server", *model_flags(plan.model.source), *arguments(plan.settings), *fit])
 
 
 def model_flags(source: str) -> list[str]:

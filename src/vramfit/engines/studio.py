@@ -6,9 +6,9 @@ evenly over the cards, or fill one after the other.
 
 from __future__ import annotations
 
-import shlex
 from pathlib import PurePath
 
+from ..foreign import shell_line
 from ..solve import Plan
 from .settings import as_run
 
@@ -41,4 +41,4 @@ def words(plan: Plan) -> str:
         f"Unified KV Cache {'on' if s.kv_unified else 'off'}",
         f"Offload KV Cache to GPU Memory {'on' if s.offload_kqv else 'off'}",
     ]
-    return "\n".join([*(f"# {line}" for line in beside), shlex.join(command)])
+    return "\n".join([*(f"# {line}" for line in beside), shell_line(command)])

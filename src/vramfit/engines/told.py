@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-
 from ..errors import SettingsError
 from ..estimates import estimate
+from ..foreign import shell
 from ..solve import Plan
 from ..units import format_bytes
 from . import binding, ollama, server, studio
@@ -31,7 +30,7 @@ def command(plan: Plan, engine: str | Engine = "llama-server") -> str:
     if chosen.name == "lm-studio":
         return studio.words(plan)
     variables = ollama.environment(plan, chosen)
-    return " ".join([*(f"{k}={shlex.quote(v)}" for k, v in variables.items()), "ollama serve"])
+    return " ".join([*(f"{k}={shell(v)}" for k, v in variables.items()), "ollama serve"])
 
 
 def modelfile(plan: Plan, engine: str | Engine = "ollama") -> str:

@@ -32,7 +32,7 @@ def validate_catalogue(path: Path | None = None) -> int:
     entries = [c for c in cards if isinstance(c, dict)] if isinstance(cards, list) else []
     faults += _cross_check(entries, data.get("sources"))
     if faults:
-        raise GpuError(f"{path}: {len(faults)} faults\n  " + "\n  ".join(faults))
+        raise GpuError(f"{path}: {len(faults)} faults", *faults)
     return len(entries)
 
 

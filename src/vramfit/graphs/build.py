@@ -21,7 +21,7 @@ from .compiled import Compiled, Op, Ref, compile_block, compile_line
 from .dims import FUSED, Run, Scope, holds, owner, run_dims
 from .expressions import OutsideTemplate, evaluate
 from .prepare import Prepared
-from .rules import Shape, derive, result_type, without_gaps
+from .rules import Shape, derive, possible, result_type, without_gaps
 from .text import Line
 
 __all__ = ["Instance", "build", "layout"]
@@ -315,6 +315,8 @@ class _Builder:
     def _like(self, op: Op, src: tuple[int, ...], frame: _Frame) -> _Like:
         sources = [Shape(t.type, t.ne, t.nb) for t in (self.graph.tensors[s] for s in src)]
         shape = self._shape(op, sources, frame.kind.scope)
+        if not possible(op.name, sources, shape):
+            raise OutsideTemplate(f"{op.label}: ggml makes no {op.name} of {[s.ne for s in sources]}")
         engine_op, root = op.engine_op, op.root
         if op.name == "flat":
             engine_op, root = ("RESHAPE", 0) if without_gaps(sources[0]) else ("CONT", None)

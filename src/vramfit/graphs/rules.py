@@ -11,12 +11,13 @@ Source: ggml/src/ggml.c (`ggml_*` constructors).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Final, NamedTuple
 
 from ..ggml import BY_NAME, TensorType
 from ..graph import Extents
 
-__all__ = ["ROOT", "VIEWS", "Shape", "derive", "result_type", "view_root", "without_gaps"]
+__all__ = ["ROOT", "VIEWS", "Shape", "derive", "possible", "result_type", "view_root", "without_gaps"]
 
 F32: Final = BY_NAME["f32"]
 I32: Final = BY_NAME["i32"]
@@ -161,4 +162,27 @@ _RULES: Final[dict[str, tuple[int, Callable[..., Extents]]]] = {
     "mean": (1, lambda a: (1, a[1], a[2], a[3])),
     "repeat": (2, lambda a, rows: (a[0], a[1], rows[1], 1)),  # "repeat.for" what picks rows of it
     "ssm_conv": (2, lambda x, c: (x[0] - c[0] + 1, x[1], x[2], 1)),
+}
+
+
+def possible(op: str, sources: Sequence[Shape], result: Shape) -> bool:
+    """Whether ggml makes such a tensor: those assertions of its constructors that a header can break.
+
+    Source: ggml.c:3342, 3401, 4009, 5506. The engine stops where one fails: it builds no such graph.
+    """
+    rule = _ASSERTED.get(op)
+    if rule is not None and len(sources) >= rule[0]:
+        return rule[1](*(s.ne for s in sources[: rule[0]]))
+    return op != "reshape" or prod(sources[0].ne) == prod(result.ne)
+
+
+def _multiplies(a: Extents, b: Extents) -> bool:
+    return a[0] == b[0] and a[2] > 0 and not b[2] % a[2]
+
+
+_ASSERTED: Final[dict[str, tuple[int, Callable[..., bool]]]] = {
+    "mul_mat": (2, _multiplies),
+    "mul_mat_id": (3, lambda a, b, ids: a[0] == b[0]),
+    "flash_attn_ext": (3, lambda q, k, v: _multiplies(k, q) and k[2] == v[2]),
+    "set_rows": (3, lambda b, rows, a: a[0] == b[0]),
 }

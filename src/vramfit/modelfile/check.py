@@ -165,8 +165,14 @@ def _context(file: Modelfile, command: Command) -> int:
 def _resolve(file: Modelfile, folder: Path) -> Resolved:
     """The model behind the first FROM: a path from the file's folder if there is one, else a name."""
     value = file.values("from")[0]
+    if "://" in value or value == "-":
+        raise ModelfileError(
+            f"{file.name}: FROM {value}: Ollama takes a file or a model's name here; download it and name the file"
+        )
     path = Path(os.path.expanduser(value))
     path = path if path.is_absolute() else folder / path
+    if path.is_fifo():
+        raise ModelfileError(f"{file.name}: FROM {value}: it is a pipe, and no model ({path})")
     if os.path.lexists(path):
         return resolve(path)
     if value.startswith((".", "/", "~")) or value.lower().endswith(".gguf"):

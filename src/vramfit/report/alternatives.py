@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from ..alternatives import Alternative, Alternatives, cache_bits
+from ..foreign import printable
 from ..units import format_bytes
 from .tables import render_table
 
@@ -46,7 +47,7 @@ def _title(found: Alternatives) -> str:
 
 def _nothing(found: Alternatives) -> str:
     if found.asked.fits:
-        return f"No single change carries more context: it is limited by {found.asked.limited_by}."
+        return f"No single change carries more context: it is limited by {printable(found.asked.limited_by)}."
     return "No single change makes it fit; --prefer tries several together."
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from ..foreign import json_text
 from ..gpus import Card, Gpu, all_gpus, find, rules
 from ..gpus.spec import from_card
 from ..units import MIB, format_bytes
@@ -86,4 +85,4 @@ def gpus_json(name: str | None) -> str:
         )
         for g in cards
     ]  # fmt: skip
-    return json.dumps([g.model_dump() for g in found], indent=2)
+    return json_text([g.model_dump() for g in found])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..foreign import printable
 from ..units import format_bytes
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def companions_text(resolved: Resolved) -> str:
     if resolved.parameters:
         pairs = (f"{key} {_value(value)}" for key, value in sorted(resolved.parameters.items()))
         lines.append(f"{'run options':<{_LABEL}}{', '.join(pairs)}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def as_json(resolved: Resolved | None) -> list[CompanionJson]:

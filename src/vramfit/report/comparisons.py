@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from ..comparison import Choice, Comparison
+from ..foreign import json_text, printable
 from ..quality import CACHE_PR, METRIC, MODEL, README
 from ..units import format_bytes
 from .plans import model_name
@@ -31,7 +32,7 @@ def title(comparison: Comparison) -> str:
     """The model and the cards."""
     model = comparison.model
     cards = " + ".join(g.name for g in comparison.gpus) or "no card"
-    return " · ".join(x for x in (model_name(model), model.architecture, cards) if x)
+    return " · ".join(printable(x) for x in (model_name(model), model.architecture, cards) if x)
 
 
 def cells(choice: Choice) -> list[str]:
@@ -76,12 +77,12 @@ def notes(comparison: Comparison) -> list[str]:
         found.append(
             "Compute buffers are an upper bound where not exact: contexts may be larger, never smaller."
         )
-    return found + [f"Refused: {r}." for r in refusals]
+    return found + [printable(f"Refused: {r}.") for r in refusals]
 
 
 def comparison_json(comparison: Comparison) -> str:
     """The JSON object of `vramfit compare --json` (see docs/json.md)."""
-    return as_schema(comparison).model_dump_json(indent=2)
+    return json_text(as_schema(comparison).model_dump())
 
 
 def as_schema(comparison: Comparison) -> ComparisonJson:

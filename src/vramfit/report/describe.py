@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..context import resolve
+from ..foreign import json_text, printable
 from ..memory import cache_rows
 from ..model import Cells, Layer, Model
 from ..safety import rope_sentence
@@ -113,7 +114,7 @@ def model_text(model: Model) -> str:
 
 def _facts(facts: list[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in facts)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)
+    return "\n".join(f"{name:<{width}}  {printable(value)}" for name, value in facts)
 
 
 def _rope(model: Model) -> str:
@@ -154,7 +155,7 @@ def _types_table(model: Model) -> str:
 
 def model_json(model: Model, resolved: Resolved | None = None) -> str:
     """The JSON object of `vramfit inspect --json` (see docs/json.md), with what `resolved` says comes along."""
-    return _as_schema(model, resolved).model_dump_json(indent=2)
+    return json_text(_as_schema(model, resolved).model_dump())
 
 
 def _as_schema(model: Model, resolved: Resolved | None) -> ModelJson:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..explain import Explanation
+from ..foreign import printable
 from ..units import format_bytes
 from .tables import render_table
 
@@ -27,7 +28,7 @@ def _device(found: Explanation) -> str:
             rows.append([name, "", format_bytes(figure), ""])
             rows += [["", t.name, format_bytes(t.n_bytes), t.why] for t in terms]
     return (
-        found.device.name
+        printable(found.device.name)
         + "\n"
         + render_table(["figure", "term", "size", "why"], rows, left=2, last_left=True)
     )

@@ -11,6 +11,7 @@ from typing import Final
 
 from ..comparison import Choice, Comparison
 from ..estimates import DeviceEstimate
+from ..foreign import printable
 from ..solve import Plan
 from ..units import format_bytes, format_mib
 from . import comparisons, grids, plans
@@ -85,7 +86,7 @@ def _plan(plan: Plan) -> Iterable[str]:
     yield _table(["MiB", *(d.name for d in devices)], rows)
     yield _note(plans.settings_line(plan))
     for warning in plan.warnings:
-        yield f"<p{_BAD}>{escape(warning)}</p>"
+        yield f"<p{_BAD}>{escape(printable(warning))}</p>"
     if not estimate.exact:
         yield _note(f"Compute buffers are an upper bound, not exact: {estimate.compute_note}.")
 
@@ -94,7 +95,7 @@ def _bar(device: DeviceEstimate) -> Bar:
     sizes = [(name, getattr(device, field)) for name, field in TERMS]
     free = f" of {format_bytes(device.free_bytes)} free" if device.free_bytes else ""
     return Bar(
-        device.name,
+        printable(device.name),
         tuple((f"{name} {format_bytes(size)}", name, size) for name, size in sizes if size),
         device.free_bytes,
         f"{format_bytes(device.total)}{free}: " + ", ".join(f"{n} {format_bytes(s)}" for n, s in sizes),
@@ -140,7 +141,7 @@ _BAD: Final = ' class="bad"'
 
 
 def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>'
+    return f'<p class="note">{escape(printable(text))}</p>'
 
 
 def _table(
@@ -154,7 +155,7 @@ def _table(
 
     def line(tag: str, cells: Sequence[str], kind: str = "") -> str:
         inside = (
-            f"<{tag}{' class=name' if i < names else ''}>{escape(cell)}</{tag}>"
+            f"<{tag}{' class=name' if i < names else ''}>{escape(printable(cell))}</{tag}>"
             for i, cell in enumerate(cells)
         )
         return f"<tr{f' class={kind}' if kind else ''}>{''.join(inside)}</tr>"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from ..modelfile import Finding
+from ..foreign import json_text, printable
+from ..modelfile import Finding, Modelfile
 from ..units import format_mib
 from .plans import model_name
 from .tables import render_table
@@ -13,16 +14,18 @@ from .tables import render_table
 if TYPE_CHECKING:
     from .schema import FindingJson
 
-__all__ = ["findings_json", "findings_text"]
+__all__ = ["Written", "findings_json", "findings_text", "written_text"]
+
+Written: TypeAlias = tuple[
+    Modelfile, Sequence[Finding], str
+]  # as it is now, what was found before, its backup
 
 
 def findings_text(findings: Sequence[Finding]) -> str:
     """One row for each context, then what is to be said about each file."""
-    if not findings:
-        return "No Modelfiles found."
     head = ["Modelfile", "model", "num_ctx", "", "on", "short of MiB", "would fit", "trained"]
     table = render_table(head, [_row(f) for f in findings], left=2)
-    notes = [f"{_place(f)}: {note}" for f in findings for note in f.notes]
+    notes = [printable(f"{_place(f)}: {note}") for f in findings for note in f.notes]
     notes.append(f"What is not said is as {findings[0].plan.settings.defaults} has it.")
     return "\n\n".join([table, "\n".join(notes)])
 
@@ -46,13 +49,37 @@ def _place(finding: Finding) -> str:
     return f"{finding.file.name}{line}"
 
 
-def findings_json(findings: Sequence[Finding], errors: Sequence[str]) -> str:
-    """The JSON object of `vramfit modelfile check --json` (see docs/json.md)."""
-    from .schema import ModelfilesJson
+def written_text(written: Sequence[Written]) -> str:
+    """What was changed in which file, and where what was there is kept."""
+    return "\n".join(
+        printable(f"Wrote {file.name}: {', '.join(_changes(file, findings))}. Before: {backup}")
+        for file, findings, backup in written
+    )
 
-    return ModelfilesJson(
-        fits=all(f.fits for f in findings), findings=[_as_schema(f) for f in findings], errors=list(errors)
-    ).model_dump_json(indent=2)
+
+def _changes(file: Modelfile, findings: Sequence[Finding]) -> list[str]:
+    """ "line 5: num_ctx 57344 → 38656" for each command that was mended."""
+    now = {c.line: c.value for c in file.parameters("num_ctx")}
+    commands = (f.command for f in findings if f.command is not None)
+    return [
+        f"line {c.line}: num_ctx {c.value} → {now[c.line]}" for c in commands if now.get(c.line) != c.value
+    ]
+
+
+def findings_json(findings: Sequence[Finding], errors: Sequence[str], written: Sequence[Written] = ()) -> str:
+    """The JSON object of `vramfit modelfile check --json` (see docs/json.md)."""
+    from .schema import ModelfilesJson, WrittenJson
+
+    found = ModelfilesJson(
+        fits=bool(findings) and all(f.fits for f in findings),
+        findings=[_as_schema(f) for f in findings],
+        errors=list(errors),
+        written=[
+            WrittenJson(file=file.name, backup=backup, changes=_changes(file, here))
+            for file, here, backup in written
+        ],
+    )
+    return json_text(found.model_dump())
 
 
 def _as_schema(finding: Finding) -> FindingJson:

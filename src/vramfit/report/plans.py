@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..estimates import DeviceEstimate, Estimate
+from ..foreign import json_text, printable
 from ..model import Model
 from ..safety import overheads, rope_sentence
 from ..solve import Plan
@@ -20,20 +21,24 @@ if TYPE_CHECKING:
 
 __all__ = ["model_name", "plan_as_schema", "plan_json", "plan_text", "settings_line", "title", "verdict"]
 
+NAME: Final = 200  # characters of a model's name
+
 
 def plan_text(plan: Plan) -> str:
     """The cards side by side, the context, what limits it and the settings used."""
     parts = [title(plan), device_table(plan.estimate), verdict(plan), settings_line(plan)]
     parts += notes(plan)
-    parts += [f"Warning: {w}" for w in plan.warnings]
+    parts += [printable(f"Warning: {w}") for w in plan.warnings]
     if not plan.estimate.exact:
-        parts.append(f"Compute buffers are an upper bound, not exact: {plan.estimate.compute_note}.")
+        parts.append(
+            f"Compute buffers are an upper bound, not exact: {printable(plan.estimate.compute_note)}."
+        )
     return "\n\n".join(parts)
 
 
 def model_name(model: Model) -> str:
-    """What to call a model: its own name, else its file's."""
-    return model.name or PurePath(model.source).stem or "unnamed model"
+    """What to call a model on a screen: its own name, else its file's."""
+    return printable(model.name or PurePath(model.source).stem or "unnamed model", NAME)
 
 
 def title(plan: Plan) -> str:
@@ -42,7 +47,7 @@ def title(plan: Plan) -> str:
     known = [model_name(model), model.architecture, model.file_type]
     known.append(format_bytes(model.tensor_bytes))
     known.append(f"trained for {model.n_ctx_train:,} tokens")
-    return " · ".join(k for k in known if k)
+    return " · ".join(printable(k) for k in known if k)
 
 
 def device_table(estimate: Estimate) -> str:
@@ -76,9 +81,9 @@ def verdict(plan: Plan) -> str:
     each = f" ({share} slots)" if slots > 1 else ""
     margin = format_bytes(plan.margin_bytes)
     if plan.fits:
-        return f"Context {plan.n_ctx:,} tokens{each} fits with {margin} left on every card; limited by {plan.limited_by}."
+        return f"Context {plan.n_ctx:,} tokens{each} fits with {margin} left on every card; limited by {printable(plan.limited_by)}."
     return (
-        f"Context {plan.n_ctx:,} tokens{each} does not fit: {plan.limited_by} is short of"
+        f"Context {plan.n_ctx:,} tokens{each} does not fit: {printable(plan.limited_by)} is short of"
         f" {format_bytes(plan.shortfall)} (with {margin} to be left on every card)."
     )
 
@@ -131,7 +136,7 @@ def plan_json(
         found = found.model_copy(
             update={"engine": engine, "command": plan.command(engine), "modelfile": text}
         )
-    return found.model_dump_json(indent=2)
+    return json_text(found.model_dump())
 
 
 def plan_as_schema(plan: Plan) -> PlanJson:

@@ -6,9 +6,9 @@ Every size is a whole number of bytes, every context a number of tokens.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SkipValidation
 
 from ..settings import Settings
 
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Literal[1] = 1
+Text = Annotated[str, SkipValidation]  # of others: a path can hold what is no Unicode
 
 
 class _Frozen(BaseModel):
@@ -41,7 +42,7 @@ class _Frozen(BaseModel):
 class DeviceJson(_Frozen):
     """One card, or the host."""
 
-    name: str
+    name: Text
     layers: int
     model: int
     context: int
@@ -55,7 +56,7 @@ class DeviceJson(_Frozen):
 class OverheadJson(_Frozen):
     """What a card loses outside every buffer; `counted` when it is already out of free memory."""
 
-    gpu: str
+    gpu: Text
     name: str
     n_bytes: int
     counted: bool
@@ -77,14 +78,14 @@ class AlternativeJson(_Frozen):
     """Other settings, what they carry and what they cost. Contexts are of one slot; 0: it does not fit."""
 
     kind: str
-    flags: str
+    flags: Text
     before: int
     n_ctx: int
     fits: bool
     exact: bool
     shortfall: int
     tensor_split: list[int]
-    costs: list[str]
+    costs: list[Text]
     host_bytes: int
     tokens_per_second: Optional[float]  # noqa: UP045
     measure: Optional[MeasureJson]  # noqa: UP045
@@ -95,13 +96,13 @@ class PlanJson(_Frozen):
     """What `vramfit plan --json` prints."""
 
     schema_version: int = SCHEMA_VERSION
-    model: str
-    architecture: str
+    model: Text
+    architecture: Text
     n_ctx: int
     n_ctx_seq: int
     n_ctx_train: int
     fits: bool
-    limited_by: str
+    limited_by: Text
     shortfall: int
     margin: int
     tensor_split: list[int]
@@ -110,13 +111,13 @@ class PlanJson(_Frozen):
     settings: dict[str, Any]
     flash_attn: bool
     exact: bool
-    compute_note: str
-    warnings: list[str]
+    compute_note: Text
+    warnings: list[Text]
     reach: str
     overheads: list[OverheadJson]
     engine: Optional[str] = None  # noqa: UP045
-    command: Optional[str] = None  # noqa: UP045
-    modelfile: Optional[str] = None  # noqa: UP045
+    command: Optional[Text] = None  # noqa: UP045
+    modelfile: Optional[Text] = None  # noqa: UP045
     prefer: Optional[str] = None  # noqa: UP045
     changed: Optional[AlternativeJson] = None  # noqa: UP045
     alternatives: Optional[list[AlternativeJson]] = None  # noqa: UP045
@@ -126,15 +127,23 @@ class PlanJson(_Frozen):
 class FindingJson(_Frozen):
     """One context of a Modelfile; `plan` is for what the engine loads."""
 
-    file: str
+    file: Text
     line: Optional[int]  # noqa: UP045
     num_ctx: int
     verdict: Literal["fits", "spills", "crashes"]
-    card: str
+    card: Text
     shortfall: int
     best: int
-    notes: list[str]
+    notes: list[Text]
     plan: PlanJson
+
+
+class WrittenJson(_Frozen):
+    """A Modelfile that was mended, and the file that holds what was there."""
+
+    file: Text
+    backup: Text
+    changes: list[Text]
 
 
 class ModelfilesJson(_Frozen):
@@ -143,7 +152,8 @@ class ModelfilesJson(_Frozen):
     schema_version: int = SCHEMA_VERSION
     fits: bool
     findings: list[FindingJson]
-    errors: list[str]
+    errors: list[Text]
+    written: list[WrittenJson] = []
 
 
 class RopeJson(_Frozen):
@@ -174,19 +184,19 @@ class CompanionJson(_Frozen):
     """A file that comes with a model: projector, adapter, draft, template. `bytes` is null where unknown."""
 
     kind: str
-    name: str
+    name: Text
     bytes: Optional[int]  # noqa: UP045
-    path: Optional[str]  # noqa: UP045
+    path: Optional[Text]  # noqa: UP045
 
 
 class ModelJson(_Frozen):
     """What `vramfit inspect --json` prints."""
 
     schema_version: int = SCHEMA_VERSION
-    source: str
-    name: str
-    architecture: str
-    assumed: Optional[str]  # noqa: UP045
+    source: Text
+    name: Text
+    architecture: Text
+    assumed: Optional[Text]  # noqa: UP045
     file_type: str
     n_params: int
     tensor_bytes: int
@@ -207,7 +217,7 @@ class GpuJson(_Frozen):
     """One card of `vramfit gpus --json`."""
 
     id: str
-    name: str
+    name: Text
     backend: str
     total: int
     free: int
@@ -226,7 +236,7 @@ class ChoiceJson(_Frozen):
     needs_imatrix: bool
     n_ctx: int
     fits: bool
-    limited_by: str
+    limited_by: Text
     shortfall: int
     tensor_split: list[int]
     exact: bool
@@ -234,16 +244,16 @@ class ChoiceJson(_Frozen):
     measure: Optional[MeasureJson]  # noqa: UP045
     cache_measure: Optional[MeasureJson]  # noqa: UP045
     on_front: bool
-    refused: str
+    refused: Text
 
 
 class ComparisonJson(_Frozen):
     """What `vramfit compare --json` prints."""
 
     schema_version: int = SCHEMA_VERSION
-    model: str
-    architecture: str
-    gpus: list[str]
+    model: Text
+    architecture: Text
+    gpus: list[Text]
     margin: int
     fits: bool
     choices: list[ChoiceJson]
@@ -264,8 +274,8 @@ class ShortlistJson(_Frozen):
     """What `vramfit which --json` prints."""
 
     schema_version: int = SCHEMA_VERSION
-    model: str
-    architecture: str
+    model: Text
+    architecture: Text
     n_ctx: int
     margin: int
     fits: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from ..foreign import json_text, printable
 from ..shortlist import Carrier, Shortlist
 from ..units import format_bytes, format_mib
 from .plans import model_name
@@ -23,7 +24,8 @@ def shortlist_text(found: Shortlist, *, everything: bool = False) -> str:
     """Single cards and pairs, least memory first; few of them unless `everything` is wanted."""
     margin = format_bytes(found.margin_bytes)
     asked = f"{found.n_ctx:,} tokens with {margin} left on every card · defaults of {found.settings.defaults}"
-    parts = [f"{model_name(found.model)} · {found.model.file_type or found.model.architecture} · {asked}"]
+    kind = printable(found.model.file_type or found.model.architecture)
+    parts = [f"{model_name(found.model)} · {kind} · {asked}"]
     if not found.fits:
         return "\n\n".join((*parts, "No card of the catalogue carries that, and no pair that was tried."))
     for name, carriers in (("card", found.singles), ("pair", found.pairs)):
@@ -52,7 +54,7 @@ def _alike(names: Sequence[str]) -> str:
 
 def shortlist_json(found: Shortlist) -> str:
     """The JSON object of `vramfit which --json` (see docs/json.md)."""
-    return _as_schema(found).model_dump_json(indent=2)
+    return json_text(_as_schema(found).model_dump())
 
 
 def _as_schema(found: Shortlist) -> ShortlistJson:

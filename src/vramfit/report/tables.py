@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from ..foreign import printable
+
 __all__ = ["render_table"]
 
 GAP: Final = "   "
+CELL: Final = 200  # characters of a cell, which others may have written
 
 
 def render_table(
@@ -20,6 +23,8 @@ def render_table(
 
     `last_left`: the last column holds words, too.
     """
+    head = [printable(cell, CELL) for cell in head]
+    rows = [[printable(cell, CELL) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

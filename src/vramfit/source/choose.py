@@ -64,6 +64,6 @@ def choose(files: Iterable[str], quant: str, name: str, write: str) -> str:
             f"{name}: holds no GGUF model; look for a conversion of it, often called <model>-GGUF"
         )
     problem = f"holds {len(found)} models" if found else f"holds no {quant}"
-    listed = "\n".join(f"  {write.format(f)}" for f in choices[:_SHOWN])
-    more = f"\n  ... and {len(choices) - _SHOWN} more" if len(choices) > _SHOWN else ""
-    raise SourceError(f"{name}: {problem}; name one of its files:\n{listed}{more}")
+    listed = [write.format(f) for f in choices[:_SHOWN]]
+    more = [f"... and {len(choices) - _SHOWN} more"] if len(choices) > _SHOWN else []
+    raise SourceError(f"{name}: {problem}; name one of its files:", *listed, *more)

@@ -132,9 +132,9 @@ def _on_this_machine(name: Anywhere, text: str) -> Iterator[Located | None]:
 
 def _not_in_lmstudio(text: str) -> Located:
     choices = folders.lmstudio_choices()
-    listed = "".join(f"\n  lmstudio://{c}" for c in sorted(choices)[:40])
+    listed = [f"lmstudio://{c}" for c in sorted(choices)[:40]]
     raise SourceError(
-        f"{text}: LM Studio has no such model, or several" + (f"; it has:{listed}" if listed else "")
+        f"{text}: LM Studio has no such model, or several" + ("; it has:" if listed else ""), *listed
     )
 
 

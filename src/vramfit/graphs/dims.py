@@ -182,6 +182,13 @@ def size(model: Model, layer: Layer, name: str) -> int:
     return model.n_embd if name == "n_embd" else int(getattr(layer, name))
 
 
+def count(model: Model, name: str) -> int:
+    """A count of the whole model that the engine may branch on: of layers of the main graph, of experts, of tokens."""
+    if name == "n_layer":
+        return sum(not x.is_nextn for x in model.layers)
+    return {"n_expert": model.n_expert, "n_vocab": model.n_vocab}[name]
+
+
 def equal(model: Model, layer: Layer, one: Expression, other: Expression) -> bool | None:
     """Whether two sizes of a layer are equal; None where it has not both."""
     a, b = (evaluate(e, lambda name: size(model, layer, name)) for e in (one, other))
@@ -366,16 +373,24 @@ _NAMES: Final = frozenset(
     )
 )
 
+# Counts of which one is as good as none (llama-graph.cpp: `n_expert_groups > 1`).
+_COUNTS: Final = frozenset(("expert_group_count",))
+_SECTIONS: Final = "rope.dimension_sections"  # several positions a token, if the first two are used
+
 
 def header_value(model: Model, layer: Layer | None, key: str) -> str:
     """A value of the header as guards write it; of an array by layer, the layer's; "" for none.
 
     Switches and numbers count as "yes" where they are not zero, as the engine asks for them; it also
-    asks whether factors are one.
+    asks whether factors are one, and whether counts are "many".
     """
-    value = _header(model, layer, key)
+    value = model.hparams.get(key) if key == _SECTIONS else _header(model, layer, key)
     if value is None:
         return ""
+    if key == _SECTIONS and isinstance(value, (list, tuple)):  # llama-hparams.cpp:352
+        return "yes" if len(value) > 1 and value[0] > 0 and value[1] > 0 else "no"
+    if key in _COUNTS and isinstance(value, int):
+        return "many" if value > 1 else "one" if value else "no"
     if key in _NAMES or isinstance(value, str):
         return str(value)
     return "one" if value == 1.0 and isinstance(value, float) else "yes" if value else "no"

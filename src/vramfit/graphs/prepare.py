@@ -14,6 +14,7 @@ from ..model import Layer, Model
 from .compiled import Compiled
 from .dims import (
     Scope,
+    count,
     equal,
     header_number,
     header_value,
@@ -60,6 +61,7 @@ def prepare(template: Template, model: Model) -> Prepared:
     outer = outer_weights(model)
     _check_weights("outside layers", outer, template.needs, template.allows)
     _check_known(template, model)
+    _check_untraced(template, model)
     _check_ties(template, model)
     own = layer_weights(model)
     trunk = [x for x in model.layers if not x.is_nextn]
@@ -139,6 +141,27 @@ def _check_known(template: Template, model: Model) -> None:
             value = header_value(model, layer, key)
             if value not in seen:
                 raise OutsideTemplate(f"{key} = {value or 'absent'}: no trace had that")
+
+
+def _check_untraced(template: Template, model: Model) -> None:
+    """Values that no trace had together may make what none of them makes alone."""
+    for together in template.untraced:
+        for layer in model.layers:
+            if all(_has(model, layer, condition) for condition in together):
+                raise OutsideTemplate(f"{' with '.join(map(_said, together))}: no trace had that")
+
+
+def _has(model: Model, layer: Layer, condition: str) -> bool:
+    """Whether a header value (".key=value") or a count ("n_layer=64") is the model's."""
+    name, _, value = condition.partition("=")
+    if name[0] == ".":
+        return header_value(model, layer, name[1:]) == value
+    return count(model, name) == int(value)
+
+
+def _said(condition: str) -> str:
+    name, _, value = condition.removeprefix(".").partition("=")
+    return f"{name} = {value or 'absent'}"
 
 
 def _check_ties(template: Template, model: Model) -> None:

@@ -122,6 +122,8 @@ def _check_weights(
 
 def _check_unseen(template: Template, trunk: Sequence[Layer], blocks: Sequence[int]) -> None:
     """Layers must be of kinds that were traced where they are: inputs and outputs come in with the ends of a graph."""
+    if len(trunk) < 2:
+        raise OutsideTemplate("the main graph has a single layer or none, which no trace had")
     for end, at in (("first", 0), ("last", -1)):
         if blocks and end in template.blocks[blocks[at]].unseen:
             raise OutsideTemplate(f"the {end} layer is of a kind that no trace had there")

@@ -128,6 +128,8 @@ def _check_unseen(template: Template, trunk: Sequence[Layer], blocks: Sequence[i
         if blocks and end in template.blocks[blocks[at]].unseen:
             raise OutsideTemplate(f"the {end} layer is of a kind that no trace had there")
     for block, layer in zip(blocks, trunk, strict=True):
+        if layer.n_head_kv and not (layer.head_k and layer.head_v):
+            raise OutsideTemplate(f"layer {layer.index} has heads of no elements, which no trace had")
         if layer.n_head_kv == 1 and "one_head" in template.blocks[block].unseen:
             raise OutsideTemplate(f"layer {layer.index} has a single K/V head, which no trace had")
 

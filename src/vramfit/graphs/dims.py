@@ -78,6 +78,7 @@ def run_dims(model: Model, run: Run) -> dict[str, int]:
         "n_embd": model.n_embd,
         "n_vocab": model.n_vocab,
         "n_expert": model.n_expert,
+        "n_layer": count(model, "n_layer"),
         "n_head.first": model.layers[0].n_head if model.layers else 0,
     }
     head = next((x.head_k for x in model.layers if not x.is_nextn), 0)
@@ -165,14 +166,14 @@ def layer_dims(model: Model, layer: Layer, context: Context) -> dict[str, int]:
     for i, elements in enumerate(layer.states):
         found[f"state.{i}"] = elements
     if banks := n_bank(model, layer):
-        found["n_bank"] = banks
+        found |= {"n_bank": banks, "n_bank.in": n_bank(model, layer, before=True)}
     return found
 
 
-def n_bank(model: Model, layer: Layer) -> int:
-    """Residual streams that are kept when the layer ends: one every few layers (kimi-k3.cpp:289-291)."""
+def n_bank(model: Model, layer: Layer, *, before: bool = False) -> int:
+    """Residual streams that are kept when the layer ends, or `before` it: one every few layers (kimi-k3.cpp:284-291)."""
     size = header_number(model, layer, _BANK) or 0
-    return layer.index // size + 1 if size else 0
+    return (layer.index - before) // size + 1 if size else 0
 
 
 def size(model: Model, layer: Layer, name: str) -> int:

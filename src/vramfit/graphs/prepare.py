@@ -87,7 +87,7 @@ def _layout_of(model: Model, layer: Layer, own: dict[str, int], asks: Sequence[s
         (n, model.weights[i].tensor.type.id, model.weights[i].tensor.shape) for n, i in own.items()
     )
     numbers = tuple(header_number(model, layer, x[1:]) for x in asks)
-    return replace(layer, index=0), tensors, numbers, n_bank(model, layer)
+    return replace(layer, index=0), tensors, numbers, n_bank(model, layer), n_bank(model, layer, before=True)
 
 
 def _header_names(block: Block) -> tuple[str, ...]:

@@ -92,13 +92,17 @@ class Chains:
 def largest(chains: Chains, candidates: range) -> tuple[int, Split] | None:
     """The largest of the contexts that fits under any split, and a split under which it does; or None.
 
-    Guesses find a context that fits; then every larger one is ruled out, or found to fit.
+    Guesses find a context that fits; then every larger one is ruled out, or found to fit. The answer was
+    replayed as a whole. Were that to say more than its segments did, they are known better now: once for each
+    context and split at most.
     """
-    best, split = _climb(chains, candidates)
-    at, better = _above(chains, candidates, best)
-    if better is not None:
-        best, split = at, better
-    return None if split is None else (candidates[best], split)
+    while True:
+        best, split = _climb(chains, candidates)
+        at, better = _above(chains, candidates, best)
+        if better is not None:
+            best, split = at, better
+        if split is None or chains.short(split, candidates[best]) <= 0:
+            return None if split is None else (candidates[best], split)
 
 
 def _climb(chains: Chains, candidates: range) -> tuple[int, Split | None]:
@@ -121,7 +125,8 @@ def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | N
     """The largest position above `best` that fits, and its split; or `best` and None.
 
     From the top down: lower bounds, which never fall as the context grows, leave out all but a few
-    contexts; of those that remain, every split that may fit is replayed.
+    contexts; of those that remain, every split that may fit is replayed. Each round lowers `at`, or learns
+    floors that were not known, or sizes at `at` of a split that then is ruled out or holds: so it ends.
     """
     segments = chains.segments
     at = len(candidates) - 1
@@ -173,11 +178,13 @@ def least_short(chains: Chains, n_ctx: int) -> Split:
     """The split under which the shortest card lacks least, to a MiB.
 
     Each round asks how many bytes more each card would need for what is known at least, and replays
-    the split that would fit then, until one lacks no more than that.
+    the split that would fit then, until one lacks no more than that. A round that goes on has replayed
+    a split that no round before did, and there are finitely many: so it ends, whatever the replays say.
     """
     segments = chains.segments
     best: Split = (segments.last - segments.first, *[0] * (len(chains.room) - 1))
     most = chains.short(best, n_ctx)
+    tried = {best}
     while True:
 
         def with_less(steps: int, most: int = most) -> Split | None:
@@ -185,8 +192,9 @@ def least_short(chains: Chains, n_ctx: int) -> Split:
 
         steps = last_where(lambda n: with_less(n) is not None, 0, most // _STEP + 1)
         split = with_less(steps)
-        if not steps or split is None:
+        if not steps or split is None or split in tried:
             return best
+        tried.add(split)
         short = chains.short(split, n_ctx)
         if short < most:
             best, most = split, short

@@ -261,8 +261,9 @@ class Segments:
         if segment not in self._places:
             run = self._kinds[start : min(end, self.last - 1)]
             kinds = tuple(run[i] for i in collapse(run).kept)
-            # the first card also takes what is offloaded from the host
-            edges = (device == 0, start == self.first, end == self.last, start == end)
+            # the first card also takes what is offloaded from the host, and of the last layer only rows of outputs go on
+            ends = end >= self.last - 1 and start < self.last - 1
+            edges = (device == 0, start == self.first, ends, end == self.last, start == end)
             place = (self._rules[device].name, edges, self._question)
             known = self._learned.setdefault(place, {}).setdefault(kinds, _Known())
             self._places[segment] = (place, kinds, known)
@@ -317,9 +318,12 @@ def _index(weight: Weight, model: Model) -> int:
 
 
 def _remember(points: Points, n_ctx: int, size: int) -> None:
+    """Of two figures for one context the larger counts."""
     at = bisect_left(points, (n_ctx,))
     if at == len(points) or points[at][0] != n_ctx:
         points.insert(at, (n_ctx, size))
+    else:
+        points[at] = max(points[at], (n_ctx, size))
 
 
 def _below(points: Points, n_ctx: int) -> int:

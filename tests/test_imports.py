@@ -15,7 +15,7 @@ SRC = Path(vramfit.__file__).parent
 
 # Each module (or package) imports only what stands before it.
 ORDER = [
-    "errors", "units", "progress", "shown", "ggml", "header", "model", "architectures", "settings", "gpus", "backends", "context",
+    "errors", "units", "progress", "shown", "ggml", "header", "model", "memo", "architectures", "settings", "gpus", "backends", "context",
     "placement", "memory", "collapse", "graph", "scheduler", "allocator", "steady", "bound", "graphs", "replay", "compute",
     "estimates", "explain", "lines", "pieces", "segments", "search", "quants", "safety", "solve", "quality", "speed",
     "alternatives", "shortlist", "comparison", "sweeps", "engines", "source", "load", "modelfile", "report", "plots", "cli",

@@ -17,7 +17,7 @@ SRC = Path(vramfit.__file__).parent
 ORDER = [
     "errors", "units", "progress", "shown", "ggml", "header", "model", "memo", "architectures", "settings", "gpus", "backends", "context",
     "placement", "memory", "collapse", "graph", "scheduler", "allocator", "steady", "bound", "graphs", "replay", "compute",
-    "estimates", "explain", "lines", "pieces", "segments", "search", "quants", "safety", "solve", "quality", "speed",
+    "estimates", "explain", "lines", "pieces", "likeness", "segments", "search", "quants", "safety", "solve", "quality", "speed",
     "alternatives", "shortlist", "comparison", "sweeps", "engines", "source", "load", "modelfile", "report", "plots", "cli",
 ]  # fmt: skip
 OUTSIDE = {"subprocess", "socket", "urllib", "http", "requests", "huggingface_hub", "httpx"}

@@ -100,19 +100,20 @@ class Table:
         self.log.append(("floors", split, n_ctx))
         self._floors |= set(self._of(split, n_ctx))
 
-    def learn_lines(self, split: Split, contexts: range) -> bool:
-        self.log.append(("lines", split, len(contexts)))
-        if self._straight or len(contexts) < 3:
+    def learn_lines(self, split: Split, contexts: range, n_ctx: int) -> bool:
+        self.log.append(("lines", split, n_ctx))
+        assert n_ctx in contexts
+        if self._straight:
             self._known |= {key for n in contexts for key in self._of(split, n)}
-            return True
-        return False
+        return self._straight
 
     def has_floors(self, split: Split, n_ctx: int) -> bool:
-        return all(key[1] == key[2] or key in self._floors for key in self._of(split, n_ctx))
+        return all(k[1] == k[2] or k in self._floors or k in self._known for k in self._of(split, n_ctx))
 
     def holds(self, split: Split, n_ctx: int, room: Sequence[int]) -> bool:
         keys = list(self._of(split, n_ctx))
-        return all(k[1] == k[2] or k in self._known for k in keys) and fit(self.total(split, n_ctx), room)
+        sizes = [self.fixed(*key) + self.size(*key) for key in keys]
+        return all(k[1] == k[2] or k in self._known for k in keys) and fit(sizes, room)
 
 
 def fit(sizes: Sequence[int], room: Sequence[int]) -> bool:

@@ -8,7 +8,7 @@ Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `resolve_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 from weakref import proxy
 
@@ -61,10 +61,17 @@ class Case:
     n_copies: int
     op_offload: bool
     layers: Collapsed
+    built: dict[Run, Instance] = field(
+        default_factory=dict, compare=False
+    )  # of the layers that stand for all
 
     def instance(self, run: Run, *, whole: bool = False) -> Instance:
         """The graph of a reservation: of the layers that stand for all, or of all."""
-        return build(self.prepared, run, self.placement, None if whole else self.layers.kept)
+        if whole:
+            return build(self.prepared, run, self.placement)
+        if run not in self.built:
+            self.built[run] = build(self.prepared, run, self.placement, self.layers.kept)
+        return self.built[run]
 
     def schedule(self, instance: Instance) -> Schedule:
         """The graph over the backends."""

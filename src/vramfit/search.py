@@ -19,7 +19,6 @@ Split = tuple[int, ...]  # layers on each card in use
 Compute = Callable[[int, int, int, int], int]  # device, start, end, context -> bytes
 
 _CLIMBS: Final = 12  # guesses at most; proof does without them
-_FEW: Final = 4  # contexts that are replayed one by one
 _STEP: Final = 1 << 20  # bytes to which the least shortfall is found
 
 
@@ -141,24 +140,23 @@ def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | N
         split = chains.find(segments.at_least, candidates[at])
         if split is None:
             at -= 1
-        elif not segments.has_floors(split, candidates[best + 1]):
-            segments.learn_floors(split, candidates[best + 1])
         elif segments.holds(split, candidates[at], chains.room):
             return at, split
+        elif not segments.has_floors(split, candidates[best + 1]):
+            segments.learn_floors(split, candidates[best + 1])
         else:
-            _learn(chains, split, candidates[best + 1 : at + 1])
+            _learn(chains, split, candidates[best + 1 :], candidates[at])
     return best, None
 
 
-def _learn(chains: Chains, split: Split, contexts: range) -> None:
-    """Learn how much a split takes at the last of these contexts, and at as many of the others as come with it."""
+def _learn(chains: Chains, split: Split, contexts: range, n_ctx: int) -> None:
+    """Learn how much a split takes at `n_ctx`, and at as many of the contexts around it as come with it."""
     segments = chains.segments
-    segments.learn(split, contexts[-1])
-    if segments.never_falls:
-        last_where(lambda i: chains.fits(split, contexts[i]), -1, len(contexts) - 1)
+    if not segments.never_falls and segments.learn_lines(split, contexts, n_ctx):
         return
-    while len(contexts) > _FEW and not segments.learn_lines(split, contexts):
-        contexts = contexts[len(contexts) // 2 :]
+    segments.learn(split, n_ctx)
+    if segments.never_falls:
+        last_where(lambda i: chains.fits(split, contexts[i]), -1, contexts.index(n_ctx))
 
 
 def last_where(holds: Callable[[int], bool], low: int, high: int) -> int:

@@ -176,13 +176,14 @@ def least_short(chains: Chains, n_ctx: int) -> Split:
     """The split under which the shortest card lacks least, to a MiB.
 
     Each round asks how many bytes more each card would need for what is known at least, and replays
-    the split that would fit then, until one lacks no more than that. A round that goes on has replayed
-    a split that no round before did, and there are finitely many: so it ends, whatever the replays say.
+    the split that would fit then, until one lacks no more than that. A round that goes on has learned the floors
+    of a split, or replayed one, that no round before did. There are finitely many: so it ends, whatever the
+    replays say.
     """
     segments = chains.segments
     best: Split = (segments.last - segments.first, *[0] * (len(chains.room) - 1))
     most = chains.short(best, n_ctx)
-    tried = {best}
+    tried, floored = {best}, {best}
     while True:
 
         def with_less(steps: int, most: int = most) -> Split | None:
@@ -192,6 +193,10 @@ def least_short(chains: Chains, n_ctx: int) -> Split:
         split = with_less(steps)
         if not steps or split is None or split in tried:
             return best
+        if split not in floored and not segments.has_floors(split, n_ctx):
+            floored.add(split)  # they hold for longer runs, too
+            segments.learn_floors(split, n_ctx)
+            continue
         tried.add(split)
         short = chains.short(split, n_ctx)
         if short < most:

@@ -42,7 +42,7 @@ _MORE: Final = 4  # stretches that are learned beyond what is asked for: the nex
 _LIKENED: Final = 4096  # tokens at least at which cache types are compared
 Points = list[tuple[int, int]]  # contexts, ascending, and bytes at each
 Place = tuple[object, ...]  # beside the kinds of layer: the card's rules, what ends of the model are there
-Kinds = tuple[int, ...]
+Kinds = str  # of layers, a character each: runs within runs are found fastest so
 
 
 class _Line(NamedTuple):
@@ -143,8 +143,11 @@ class Segments:
         # what figures depend on beside the segment: `kinds` alone would not tell two file types apart
         asked = replace(settings, n_ctx=0, tensor_split=(), type_k="f16", type_v="f16")
         question = (tuple(self._rules), asked, tuple(copied))
-        self._known_at: dict[Place, dict[Kinds, _Known]] = self._learned.setdefault(
-            (question, self._alike(question)), {}
+        # by place and kinds: what may be known, and the little of it of which something is
+        self._known_at: dict[Place, dict[Kinds, _Known]]
+        self._learned_at: dict[Place, dict[Kinds, _Known]]
+        self._known_at, self._learned_at = self._learned.setdefault(
+            (question, self._alike(question)), ({}, {})
         )
 
         self._usual: dict[Place, int] = self._learned.setdefault(tuple(self._rules), {})
@@ -201,10 +204,10 @@ class Segments:
     def floor(self, device: int, start: int, end: int, n_ctx: int) -> int:
         """Bytes that are alive in it at once, at least: never falls as the context grows."""
         place, kinds, known = self._where(device, start, end)
-        found = (
-            [known] if known.floors else [k for x, k in self._known_at[place].items() if _within(x, kinds)]
-        )
-        return max((_below(k.floors, n_ctx) for k in found), default=0)
+        if known.floors:
+            return _below(known.floors, n_ctx)
+        parts = (k for x, k in self._learned_at.get(place, {}).items() if x and x in kinds)
+        return max((_below(k.floors, n_ctx) for k in parts), default=0)
 
     def holds(self, counts: Sequence[int], n_ctx: int, free: Sequence[int]) -> bool:
         """Whether it is known, without computing, that each card with so many layers has room for them.
@@ -248,7 +251,7 @@ class Segments:
             return size
         if known.sizes:
             return _on_line(known.sizes, n_ctx)
-        alike = (_on_line(k.sizes, n_ctx) for k in self._known_at[place].values() if k.sizes)
+        alike = (_on_line(k.sizes, n_ctx) for k in self._learned_at.get(place, {}).values() if k.sizes)
         return max(alike, default=self._usual.get(place, 0))
 
     def learn(self, counts: Sequence[int], n_ctx: int) -> tuple[int, ...]:
@@ -259,7 +262,8 @@ class Segments:
         totals = []
         start = self.first
         for device, (count, compute) in enumerate(zip(counts, found.gpus, strict=True)):
-            place, _, known = self._where(device, start, start + count)
+            place, kinds, known = self._where(device, start, start + count)
+            self._learned_at.setdefault(place, {})[kinds] = known
             _remember(known.sizes, n_ctx, compute)
             self._usual[place] = compute
             if not found.replayed:  # a formula that never falls
@@ -325,7 +329,9 @@ class Segments:
             floors = compute_bytes(self._model, placement, context, settings, self._rules).gpus
         start = self.first
         for device, count in enumerate(counts):
-            _remember(self._known(device, start, start + count).floors, n_ctx, floors[device])
+            place, kinds, known = self._where(device, start, start + count)
+            self._learned_at.setdefault(place, {})[kinds] = known
+            _remember(known.floors, n_ctx, floors[device])
             start += count
 
     def _split(self, counts: Sequence[int], n_ctx: int) -> tuple[Settings, Placement, Context]:
@@ -339,7 +345,7 @@ class Segments:
         segment = (device, start, end)
         if segment not in self._places:
             run = self._kinds[start : min(end, self.last - 1)]
-            kinds = tuple(run[i] for i in collapse(run).kept)
+            kinds = "".join(chr(run[i]) for i in collapse(run).kept)
             # the first card also takes what is offloaded from the host, and of the last layer only rows of outputs go on
             ends = end >= self.last - 1 and start < self.last - 1
             edges = (device == 0, start == self.first, ends, end == self.last, start == end)
@@ -416,9 +422,3 @@ def _on_line(points: Points, n_ctx: int) -> int:
     at = min(max(1, bisect_left(points, (n_ctx,))), len(points) - 1)
     (x0, y0), (x1, y1) = points[at - 1 : at + 1]
     return y0 + (y1 - y0) * (n_ctx - x0) // (x1 - x0)
-
-
-def _within(part: Kinds, whole: Kinds) -> bool:
-    """Whether `part` is a run of `whole`."""
-    n = len(part)
-    return bool(n) and any(whole[i : i + n] == part for i in range(len(whole) - n + 1))

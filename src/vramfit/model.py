@@ -116,8 +116,14 @@ class Rope:
     dimensions: int = 0
 
 
+class _Weakly:
+    """What may be known of without being kept alive: dataclasses with slots do not offer it before Python 3.11."""
+
+    __slots__ = ("__weakref__",)
+
+
 @dataclass(frozen=True, slots=True)
-class Model:
+class Model(_Weakly):
     """A model, from its header alone."""
 
     architecture: str

@@ -7,10 +7,10 @@ Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `resolve_
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
+from weakref import proxy
 
 from .allocator import allocate, held
 from .backends import Backend
@@ -18,6 +18,7 @@ from .bound import pipeline_copies
 from .collapse import Collapsed, collapse, layer_kinds
 from .context import Context
 from .graphs import Instance, OutsideTemplate, Prepared, Run, build, prepare, template_for
+from .memo import Memo
 from .model import Model
 from .placement import HOST, Placement
 from .scheduler import Schedule, node_of, schedule
@@ -64,10 +65,17 @@ class Case:
     n_copies: int
     op_offload: bool
     layers: Collapsed
+    built: dict[Run, Instance] = field(
+        default_factory=dict, compare=False
+    )  # of the layers that stand for all
 
     def instance(self, run: Run, *, whole: bool = False) -> Instance:
         """The graph of a reservation: of the layers that stand for all, or of all."""
-        return build(self.prepared, run, self.placement, None if whole else self.layers.kept)
+        if whole:
+            return build(self.prepared, run, self.placement)
+        if run not in self.built:
+            self.built[run] = build(self.prepared, run, self.placement, self.layers.kept)
+        return self.built[run]
 
     def schedule(self, instance: Instance) -> Schedule:
         """The graph over the backends."""
@@ -123,20 +131,19 @@ def _kinds(prepared: Prepared, placement: Placement) -> list[tuple[object, ...]]
     ]
 
 
-_KEPT: Final = 8  # models whose layers stay matched to their template
-_remembered: OrderedDict[int, tuple[Prepared, tuple[str, ...]]] = OrderedDict()
-
-
 def _matched(model: Model) -> tuple[Prepared, tuple[str, ...]]:
     """The model matched to its template; remembered, because a plan asks many times."""
-    found = _remembered.get(id(model))
-    if found is None or found[0].model is not model:
+
+    def match() -> tuple[Prepared, tuple[str, ...]]:
         prepared = prepare(template_for(model.architecture), model)
         present = {line.op for block in prepared.template.blocks for line in block.lines}
-        found = _remembered[id(model)] = (prepared, tuple(op for op in _PROBED if op in present))
-        while len(_remembered) > _KEPT:
-            _remembered.popitem(last=False)
-    return found
+        return replace(prepared, model=proxy(model)), tuple(op for op in _PROBED if op in present)
+
+    prepared, probed = _MATCHED.get(model, None, match)
+    return replace(prepared, model=model), probed
+
+
+_MATCHED: Final[Memo[tuple[Prepared, tuple[str, ...]]]] = Memo(8)
 
 
 def reservations(case: Case, context: Context, settings: Settings) -> tuple[Run, Run, Run]:
@@ -200,7 +207,7 @@ def _is_sure(plan: Schedule) -> bool:
     return all(
         plan.backends[at].is_sure_of(node_of(i, plan.tensors, plan.src[i]))
         for i, at in plan.nodes
-        if plan.backends[at].may_be
+        if plan.backends[at].may_be and plan.tensors[i].op in plan.backends[at].scratch
     )
 
 

@@ -26,7 +26,7 @@ from .segments import Learned, Segments
 from .settings import Settings
 from .shown import Shown
 
-__all__ = ["DEFAULT_MARGIN", "Plan", "plan"]
+__all__ = ["DEFAULT_MARGIN", "Plan", "carries", "plan"]
 
 DEFAULT_MARGIN: Final = 1 << 30  # what llama.cpp's --fit-target leaves on each device
 
@@ -109,6 +109,19 @@ def plan(
         warnings=(*said, *_warnings(model, gpus, result, margin_bytes)),
         gpus=tuple(gpus),
     )
+
+
+def carries(
+    model: Model,
+    gpus: Sequence[Gpu],
+    settings: Settings,
+    *,
+    margin_bytes: int = DEFAULT_MARGIN,
+    learned: Learned | None = None,
+) -> bool:
+    """Whether the context asked for fits: what `plan` says of it, without the work to say anything else."""
+    question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
+    return _answer(question, _contexts(model, settings, None)) is not None
 
 
 def _contexts(model: Model, settings: Settings, max_ctx: int | None) -> range:

@@ -17,7 +17,7 @@ from ..model import Model
 from ..quality import cache_measure
 from ..segments import Learned
 from ..settings import Settings
-from ..solve import Plan, plan
+from ..solve import Plan, carries, plan
 from .changes import flags, slots_of
 from .costs import costs, extra_host_read, tokens_per_second
 from .nouns import Alternative
@@ -25,6 +25,7 @@ from .nouns import Alternative
 __all__ = ["LEAST", "Planner", "Question", "question"]
 
 LEAST: Final = 4096  # tokens that make a model usable: fit_params_min_ctx, common.h:480
+Checker = Callable[[Settings], bool]  # settings with a context -> whether it fits
 Planner = Callable[[Settings, "int | None"], Plan]  # settings and max_ctx (tokens of all slots) -> plan
 
 
@@ -37,6 +38,7 @@ class Question:
     max_ctx: int | None
     planner: Planner
     host_bandwidth_gbs: float | None = None
+    checker: Checker | None = None
 
     @property
     def model(self) -> Model:
@@ -69,8 +71,14 @@ class Question:
 
     def carries(self, settings: Settings, n_ctx: int) -> bool:
         """Whether `n_ctx` tokens a slot fit with other settings."""
-        found = self.answer(replace(settings, n_ctx=n_ctx * slots_of(settings)))
-        return found is not None and found.fits
+        settings = replace(settings, n_ctx=n_ctx * slots_of(settings))
+        if self.checker is None:
+            found = self.answer(settings)
+            return found is not None and found.fits
+        try:
+            return self.checker(settings)
+        except (EngineRefusal, SettingsError):
+            return False
 
     def alternative(self, kind: str, settings: Settings) -> Alternative | None:
         """The same question with other settings, answered; None where it cannot be."""
@@ -110,5 +118,8 @@ def question(
     def solve(settings: Settings, max_ctx: int | None) -> Plan:
         return plan(described, on, settings, margin_bytes=left, max_ctx=max_ctx, learned=learned)
 
-    chosen = planner or solve
-    return Question(chosen(asked, most), asked, most, chosen, host_bandwidth_gbs)
+    def fits(settings: Settings) -> bool:
+        return carries(described, on, settings, margin_bytes=left, learned=learned)
+
+    chosen, checker = (planner, None) if planner else (solve, fits)
+    return Question(chosen(asked, most), asked, most, chosen, host_bandwidth_gbs, checker)

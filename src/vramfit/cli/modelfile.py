@@ -12,6 +12,7 @@ import click
 from ..errors import SourceError, VramfitError
 from .cards import cards, cards_option
 from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings, typed
+from .screen import look
 
 if TYPE_CHECKING:
     from ..modelfile import Finding
@@ -82,7 +83,7 @@ def check(
                 _write(path, mended.to_bytes())
         except VramfitError as e:
             errors.append(str(e))
-    click.echo(findings_json(found, errors) if as_json else findings_text(found))
+    click.echo(findings_json(found, errors) if as_json else findings_text(found, look()))
     for error in errors:
         click.echo(f"vramfit: {error}", err=True)
     if errors or not all(f.fits for f in found):

@@ -9,6 +9,7 @@ import click
 
 from .models import Choice, model_options
 from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings
+from .screen import look
 
 __all__ = ["which"]
 
@@ -43,6 +44,6 @@ def which(
     from ..shortlist import which as find
 
     found = find(model.read(), to_settings(options), max_cards=max_cards, margin_bytes=margin)
-    click.echo(shortlist_json(found) if as_json else shortlist_text(found, everything=everything))
+    click.echo(shortlist_json(found) if as_json else shortlist_text(found, look(), everything=everything))
     if not found.fits:
         sys.exit(EXIT_DOES_NOT_FIT)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..modelfile import Finding
 from ..units import format_mib
+from .look import PLAIN, Look, Marked
 from .plans import model_name
 from .tables import render_table
 
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["findings_json", "findings_text"]
 
 
-def findings_text(findings: Sequence[Finding]) -> str:
+def findings_text(findings: Sequence[Finding], look: Look = PLAIN) -> str:
     """One row for each context, then what is to be said about each file."""
     if not findings:
         return "No Modelfiles found."
     head = ["Modelfile", "model", "num_ctx", "", "on", "short of MiB", "would fit", "trained"]
-    table = render_table(head, [_row(f) for f in findings], left=2)
-    notes = [f"{_place(f)}: {note}" for f in findings for note in f.notes]
+    drop = ("trained", "model", "on")
+    table = render_table(head, [_row(f) for f in findings], left=2, look=look, drop=drop)
+    notes = [look.paragraph(f"{_place(f)}: {note}") for f in findings for note in f.notes]
     return "\n\n".join([table, "\n".join(notes)] if notes else [table])
 
 
@@ -32,7 +34,7 @@ def _row(finding: Finding) -> list[str]:
         _place(finding),
         model_name(model),
         f"{finding.num_ctx:,}",
-        finding.verdict.value,
+        Marked(finding.verdict.value, "good" if finding.fits else "bad"),
         "" if finding.fits else finding.card,
         "" if finding.fits else format_mib(finding.shortfall),
         f"{finding.best:,}" if finding.best else "none",

@@ -85,13 +85,14 @@ class _Table:
         With `wrapping`, columns of words may become as narrow as `WORDS`, the widest first.
         """
         widths = self.widths()
-        room = None if width is None else width - GAPS[-1] * (len(widths) - 1)
-        while wrapping and room is not None and (over := sum(widths) - room) > 0:
-            i = max(filter(self._is_words, range(len(widths))), key=widths.__getitem__)
+        words = [i for i in range(len(widths)) if self._is_words(i)] if wrapping and width is not None else []
+        room = (width or 0) - GAPS[-1] * (len(widths) - 1)
+        while words and (over := sum(widths) - room) > 0:
+            i = max(words, key=widths.__getitem__)
             if widths[i] <= WORDS:
                 return None
-            others = [widths[j] for j in range(len(widths)) if j != i and self._is_words(j)]
-            widths[i] = max(WORDS, widths[i] - over, min(widths[i] - 1, max(others, default=0)))
+            next_widest = max((widths[j] for j in words if j != i), default=0)
+            widths[i] = max(WORDS, widths[i] - over, min(widths[i] - 1, next_widest))
         gaps = (gap for gap in GAPS if width is None or sum(widths) + gap * (len(widths) - 1) <= width)
         found = next(gaps, None)
         return None if found is None else (widths, found)

@@ -93,7 +93,8 @@ def test_front_is_ordered_by_context() -> None:
 @given(st.lists(st.lists(CHOICES, min_size=1, max_size=6), min_size=1, max_size=6))
 def test_what_is_worth_showing(types: list[list[Choice]]) -> None:
     """All of the front, each file type at least once and as good as it gets, few choices whole; `everything` all."""
-    choices = [replace(c, file_type=f"T{i}") for i, group in enumerate(types) for c in group]
+    named = [replace(c, file_type=f"T{i}") for i, group in enumerate(types) for c in group]
+    choices = [replace(c, file_bytes=i) for i, c in enumerate(named)]  # no two alike
     found = Comparison(MODEL, (), ON, 0, tuple(_marked(choices)))
     shown = worth_showing(found)
     assert set(found.front) <= set(shown)

@@ -141,7 +141,8 @@ def test_pages_say_what_matters() -> None:
     assert "Outside every buffer" in fragment(plan(MODEL, parse_gpus("3060"), ON))
     assert "ring" in compared
     assert "Llama 3 8B and not of this model" in compared
-    assert "Nothing fits" in nothing
+    assert '<p class="answer bad">Nothing fits.</p>' in nothing
+    assert "Nothing fits" not in compared
     assert "Refused: F16 q8_0" in nothing
     assert "4 points" in swept
     assert "<table>" not in none

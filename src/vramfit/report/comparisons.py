@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HEAD",
     "LEAST",
+    "NOTHING",
     "cells",
     "comparison_as_schema",
     "comparison_json",
@@ -40,6 +41,7 @@ LEAST: Final = (
     "front",
     "tokens/s",
 )  # left out first where it is narrow
+NOTHING: Final = "Nothing fits."
 SHOWN: Final = 12  # choices that are listed whole
 
 
@@ -53,7 +55,8 @@ def comparison_text(comparison: Comparison, look: Look = PLAIN, *, everything: b
     if more := len(comparison.choices) - len(rows):
         table += "\n" + look.paragraph(f"{more_text(more)}; --all lists them.")
     said = "\n".join(look.paragraph(note) for note in notes(comparison))
-    return "\n\n".join((look.paragraph(title(comparison)), table, said))
+    answer = [] if comparison.fits else [look.paragraph(NOTHING, "bad")]
+    return "\n\n".join((*answer, look.paragraph(title(comparison)), table, said))
 
 
 def worth_showing(comparison: Comparison) -> tuple[Choice, ...]:
@@ -122,8 +125,7 @@ def notes(comparison: Comparison) -> list[str]:
     refusals = sorted(
         {f"{c.file_type} {cache_name(c)}: {c.refused}" for c in comparison.choices if c.refused}
     )
-    found: list[str] = [] if comparison.fits else [Marked("Nothing fits.", "bad")]
-    found += [
+    found = [
         f"KLD: {METRIC}, of {MODEL} and not of this model (i: with importance matrix).",
         f"  {README}; cache: {CACHE_PR}.",
         "tokens/s: memory bandwidth over the bytes a token reads, an upper bound.",

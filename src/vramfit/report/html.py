@@ -99,6 +99,8 @@ def _alternatives(found: Alternatives) -> Iterable[str]:
 
 def _comparison(comparison: Comparison) -> Iterable[str]:
     yield _title(comparisons.title(comparison))
+    if not comparison.fits:
+        yield _answer(comparisons.NOTHING, fits=False)
     fitting = [c for c in comparison.choices if c.fits]
     if fitting:
         groups = list(dict.fromkeys(comparisons.cache_name(c) for c in fitting))

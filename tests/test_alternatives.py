@@ -22,7 +22,7 @@ from vramfit.estimates import estimate
 from vramfit.flags import read, split_text
 from vramfit.gpus import Gpu
 from vramfit.model import Model
-from vramfit.report.alternatives import alternatives_text
+from vramfit.report.alternatives import alternatives_text, worth_showing
 from vramfit.settings import EXPERTS, Settings
 from vramfit.solve import Plan, plan
 
@@ -322,6 +322,26 @@ def test_of_pairs_as_wide_the_page_shows_the_wider_k() -> None:
     """The page has one row for each width of a pair, that of the wider K; the rows have them all."""
     found = trades(PLAIN, cards([200]), ON, margin_bytes=MARGIN)
     assert "-ctk q4_0 -ctv q8_0" in {row.flags for row in found.rows}
-    text = alternatives_text(found)
+    text = alternatives_text(found, everything=True)
     assert "-ctk q8_0 -ctv q4_0" in text
     assert "-ctk q4_0 -ctv q8_0" not in text
+
+
+def test_the_page_has_what_a_person_can_choose_among() -> None:
+    """Of cache types those measured, the first and the one that carries most; of other kinds all; the rest is counted."""
+    found = trades(PLAIN, cards([200]), ON, margin_bytes=MARGIN)
+    everything = worth_showing(found, everything=True)
+    shown = worth_showing(found)
+    caches = [row for row in everything if row.kind == "cache types"]
+    most = max(caches, key=lambda row: row.n_ctx)
+    assert [row for row in shown if row.kind != "cache types"] == [r for r in everything if r not in caches]
+    assert {row.flags for row in shown if row.kind == "cache types"} == {
+        caches[0].flags, most.flags, *(row.flags for row in caches if row.measure)
+    }  # fmt: skip
+    missing = len(everything) - len(shown)
+    assert missing > len(shown) / 2
+    assert f"... and {missing} more, whose cost nobody has published; --all lists them." in alternatives_text(
+        found
+    )
+    assert "--all" not in alternatives_text(found, everything=True)
+    assert "--all" not in alternatives_text(found, brief=True)

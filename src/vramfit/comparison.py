@@ -24,7 +24,6 @@ from .coerce import (
 )
 from .coerce import max_ctx as limit
 from .errors import EngineRefusal, SettingsError
-from .ggml import tensor_type
 from .gpus import Gpu
 from .model import Model
 from .placement import devices
@@ -34,7 +33,7 @@ from .quants import FILE_TYPES, bits_per_weight, file_bytes, needs_imatrix, requ
 from .quants import file_type as find_file_type
 from .segments import Learned
 from .settings import CACHE_TYPES, Settings
-from .shown import Shown
+from .shown import Drawn
 from .solve import DEFAULT_MARGIN, Plan, plan
 from .speed import decode_limit
 
@@ -70,19 +69,19 @@ class Choice:
     tokens_per_second: float | None = None  # upper bound; None where a bandwidth is not known
     measure: Measure | None = None  # of the file type, published
     cache_measure: Measure | None = None  # of the cache types, published
-    on_front: bool = False  # no other choice is as good in context, weights and cache, and better in one
+    on_front: bool = False  # no other choice is as good in context and in divergence, and better in one
     refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison(Shown):
+class Comparison(Drawn):
     """All choices, file types in the order given, under each its cache types."""
 
     model: Model = field(repr=False)
     gpus: tuple[Gpu, ...]
     settings: Settings
     margin_bytes: int
-    choices: tuple[Choice, ...]
+    choices: tuple[Choice, ...] = field(repr=False)
 
     @property
     def fits(self) -> bool:
@@ -205,29 +204,30 @@ def _choice(name: str, found: Plan, gpus: Sequence[Gpu], imatrix: bool, host_gbs
     )
 
 
-Marks = tuple[int, float, int]  # context, minus the divergence, bits of a cached pair: more is better
+Marks = tuple[int, float]  # context, minus the divergence: more is better
 
 
 def _marked(choices: Iterable[Choice]) -> Iterable[Choice]:
-    """Choices with the Pareto front marked, among those that fit and have a measure."""
+    """Choices with the Pareto front marked, among those that fit and have the measures to be ranked by."""
     choices = list(choices)
-    marks = [_marks(c) for c in choices]
+    one_cache = len({(c.type_k, c.type_v) for c in choices}) == 1
+    marks = [_marks(c, one_cache) for c in choices]
     ranked = [m for m in marks if m is not None]
     for choice, mine in zip(choices, marks, strict=True):
         beaten = mine is None or any(_beats(other, mine) for other in ranked)
         yield replace(choice, on_front=not beaten)
 
 
-def _marks(choice: Choice) -> Marks | None:
+def _marks(choice: Choice, one_cache: bool) -> Marks | None:
+    """Divergences of weights and cache are of the same model and metric, and add up; one cache's sets none apart."""
     if not choice.fits or choice.measure is None:
         return None
-    return choice.n_ctx, -choice.measure.kld, _bits(choice.type_k) + _bits(choice.type_v)
+    if one_cache:
+        return choice.n_ctx, -choice.measure.kld
+    if choice.cache_measure is None:
+        return None
+    return choice.n_ctx, -(choice.measure.kld + choice.cache_measure.kld)
 
 
 def _beats(a: Marks, b: Marks) -> bool:
     return a != b and all(x >= y for x, y in zip(a, b, strict=True))
-
-
-def _bits(name: str) -> int:
-    """Bits of 256 cached elements: a whole number for every type."""
-    return tensor_type(name).row_bytes(256) * 8

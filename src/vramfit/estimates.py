@@ -18,6 +18,7 @@ from .memory import context_bytes, weight_bytes
 from .model import Model
 from .placement import HOST, Placement, devices, place
 from .settings import Settings
+from .shown import Shown
 
 __all__ = ["DeviceEstimate", "Estimate", "estimate"]
 
@@ -51,7 +52,7 @@ class DeviceEstimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(Shown):
     """What the engine allocates for one context."""
 
     n_ctx: int  # after the engine's padding, all slots together

@@ -12,6 +12,7 @@ from enum import Enum
 from math import prod
 
 from .ggml import TensorType
+from .shown import Shown
 
 __all__ = ["Cache", "Cells", "Home", "Layer", "Model", "Rope", "Tensor", "Weight"]
 
@@ -123,7 +124,7 @@ class _Weakly:
 
 
 @dataclass(frozen=True, slots=True)
-class Model(_Weakly):
+class Model(_Weakly, Shown):
     """A model, from its header alone."""
 
     architecture: str
@@ -148,6 +149,20 @@ class Model(_Weakly):
     hparams: Mapping[str, object] = field(default_factory=dict)  # "<architecture>.*" without the prefix
     source: str = ""  # the reference it was read from, for messages
     unknown_tensors: tuple[str, ...] = ()  # tensors that the engine has no use for, and refuses the file for
+
+    def __repr__(self) -> str:
+        """Which model it is and how large, not the thousands of values that it holds."""
+        said = (
+            "name",
+            "architecture",
+            "file_type",
+            "n_layer",
+            "n_params",
+            "tensor_bytes",
+            "n_ctx_train",
+            "source",
+        )
+        return f"Model({', '.join(f'{name}={getattr(self, name)!r}' for name in said)})"
 
     @property
     def n_layer(self) -> int:

@@ -20,6 +20,7 @@ from .model import Model
 from .search import Chains, largest, last_where
 from .segments import Segments
 from .settings import Settings
+from .shown import Shown
 from .solve import DEFAULT_MARGIN
 
 __all__ = ["MAX_CARDS", "Carrier", "Shortlist", "which"]
@@ -50,15 +51,15 @@ class Carrier:
 
 
 @dataclass(frozen=True, slots=True)
-class Shortlist:
+class Shortlist(Shown):
     """Single cards, then pairs of which neither card is enough; each least memory first."""
 
     model: Model = field(repr=False)
     n_ctx: int  # of all slots together
     settings: Settings
     margin_bytes: int
-    singles: tuple[Carrier, ...]
-    pairs: tuple[Carrier, ...]
+    singles: tuple[Carrier, ...] = field(repr=False)
+    pairs: tuple[Carrier, ...] = field(repr=False)
 
     @property
     def carriers(self) -> tuple[Carrier, ...]:

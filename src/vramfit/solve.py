@@ -24,7 +24,7 @@ from .safety import context_warnings, margin_warning, settings_warnings
 from .search import Chains, Split, largest, least_short
 from .segments import Learned, Segments
 from .settings import Settings
-from .shown import Shown
+from .shown import Drawn
 
 __all__ = ["DEFAULT_MARGIN", "Plan", "carries", "plan"]
 
@@ -32,7 +32,7 @@ DEFAULT_MARGIN: Final = 1 << 30  # what llama.cpp's --fit-target leaves on each 
 
 
 @dataclass(frozen=True, slots=True)
-class Plan(Shown):
+class Plan(Drawn):
     """The answer: a context, the split that carries it, and why it is not larger.
 
     `fits` is false when not even the smallest context (or the one asked for) leaves the margin on

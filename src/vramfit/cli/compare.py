@@ -11,6 +11,7 @@ from .cards import cards, cards_option
 from .models import Choice, model_options
 from .options import EXIT_DOES_NOT_FIT, Command, settings_options, show_notes, size, to_settings, tokens
 from .pictures import picture_options, write_pictures
+from .screen import look
 
 __all__ = ["compare"]
 
@@ -51,11 +52,14 @@ def names(text: str) -> tuple[str, ...]:
 )
 @settings_options
 @picture_options
+@click.option(
+    "--all", "everything", is_flag=True, help="List every choice, not only those worth choosing among."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def compare(
     model: Choice, gpus: str | None, file_types: tuple[str, ...] | None, cache_types: tuple[str, ...] | None,
     imatrix: bool, host_bandwidth: float | None, margin: int, max_ctx: int | None, plot: str | None,
-    html: str | None, as_json: bool, **options: Any,
+    html: str | None, everything: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Each quantization of a model with each cache type: size, largest context, quality, speed.
 
@@ -84,7 +88,7 @@ def compare(
         host_bandwidth_gbs=host_bandwidth,
     )
     write_pictures(result, plot, html)
-    click.echo(comparison_json(result) if as_json else comparison_text(result))
+    click.echo(comparison_json(result) if as_json else comparison_text(result, look(), everything=everything))
     if not as_json:
         show_notes(warnings=True)
     if not result.fits:

@@ -26,11 +26,13 @@ from .options import (
     warned,
 )
 from .pictures import picture_options, write_pictures
+from .screen import look
 from .trades import Asked, trade_options
 from .which import which
 
 if TYPE_CHECKING:
     from ..alternatives import Alternative, Alternatives
+    from ..report.look import Look
     from ..solve import Plan
 
 __all__ = ["main"]
@@ -89,7 +91,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
 def plan(
     model: Choice, gpus: str | None, margin: int, max_ctx: int | None, explain: bool, plot: str | None,
     html: str | None, engine: str | None, client: str | None, prefer: str | None, show_alternatives: bool,
-    host_bandwidth: float | None, as_json: bool, **options: Any,
+    host_bandwidth: float | None, everything: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """The largest context that fits, and the split of the layers that carries it.
 
@@ -111,7 +113,7 @@ def plan(
     result = warned(chosen.plan if chosen else asked.plan())
     wanted = show_alternatives or not result.fits
     found = asked.trades(prefer, brief=not show_alternatives) if wanted else None
-    write_pictures(result, plot, html)
+    write_pictures(result, plot, html, found)
     if as_json:
         ignored = (*line().ignored, *line().host, *line().other)
         click.echo(
@@ -120,38 +122,40 @@ def plan(
             )
         )
     else:
-        click.echo(plans.plan_text(result))
+        shown = look()
+        click.echo(plans.plan_text(result, shown))
         show_notes()
         if chosen:
-            _say_changes(chosen, prefer or "")
+            _say_changes(chosen, prefer or "", shown)
         if found:
-            _say_alternatives(found, brief=not show_alternatives)
+            _say_alternatives(found, shown, brief=not show_alternatives, everything=everything)
         if explain:
-            _explain(result, asked)
+            _explain(result, asked, shown)
         show_commands(result, engine, client)
     if not result.fits:
         sys.exit(EXIT_DOES_NOT_FIT)
 
 
-def _say_changes(chosen: Alternative, prefer: str) -> None:
+def _say_changes(chosen: Alternative, prefer: str, shown: Look) -> None:
     from ..report.alternatives import changed_text
 
-    click.echo("\n" + changed_text(chosen, prefer))
+    click.echo("\n" + shown.paragraph(changed_text(chosen, prefer), "strong"))
 
 
-def _say_alternatives(found: Alternatives, brief: bool) -> None:
+def _say_alternatives(found: Alternatives, shown: Look, **which: bool) -> None:
     from ..report.alternatives import alternatives_text
 
-    click.echo("\n" + alternatives_text(found, brief=brief))
+    click.echo("\n" + alternatives_text(found, shown, **which))
 
 
-def _explain(result: Plan, asked: Asked) -> None:
+def _explain(result: Plan, asked: Asked, shown: Look) -> None:
     from ..explain import explain
     from ..report.alternatives import most_text
     from ..report.explained import explained_text
 
-    click.echo("\n" + explained_text(explain(result.model, result.gpus, result.settings)))
-    click.echo("\n" + most_text(asked.trades(None, brief=True, any_context=True)))
+    click.echo("\n" + explained_text(explain(result.model, result.gpus, result.settings), shown))
+    most = most_text(asked.trades(None, brief=True, any_context=True))
+    click.echo("\n" + shown.paragraph(most))
 
 
 @main.command()
@@ -172,8 +176,10 @@ def inspect(model: Choice, as_json: bool) -> None:
 
     resolved = model.resolve()
     described = read(resolved, assume=model.assume)
-    click.echo(describe.model_json(described, resolved) if as_json else describe.model_text(described))
-    if not as_json and (found := companions_text(resolved)):
+    click.echo(
+        describe.model_json(described, resolved) if as_json else describe.model_text(described, look())
+    )
+    if not as_json and (found := companions_text(resolved, look())):
         click.echo(found)
 
 
@@ -194,7 +200,7 @@ def gpus(name: str | None, check: bool, as_json: bool) -> None:
     if check:
         click.echo(f"{validate_catalogue()} cards, no faults")
         return
-    click.echo(catalogue.gpus_json(name) if as_json else catalogue.gpus_text(name))
+    click.echo(catalogue.gpus_json(name) if as_json else catalogue.gpus_text(name, look()))
 
 
 main.add_command(compare)

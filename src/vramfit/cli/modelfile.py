@@ -13,6 +13,7 @@ from ..errors import SettingsError, SourceError, VramfitError
 from . import files
 from .cards import cards, cards_option
 from .options import EXIT_DOES_NOT_FIT, Command, line, settings_options, show_notes, size
+from .screen import look
 
 if TYPE_CHECKING:
     from ..modelfile import Finding
@@ -100,7 +101,7 @@ def check(
     if as_json:
         click.echo(findings_json(found, errors, written))
     elif found:
-        click.echo("\n\n".join(filter(None, (findings_text(found), written_text(written)))))
+        click.echo("\n\n".join(filter(None, (findings_text(found, look()), written_text(written)))))
     if not as_json:
         show_notes(warnings=True)
     for error in errors:

@@ -30,7 +30,10 @@ PREFERENCES: Final = (
 
 
 def trade_options(command: F) -> F:
-    """Add `--prefer`, `--alternatives` and `--host-bandwidth`."""
+    """Add `--prefer`, `--alternatives`, `--all` and `--host-bandwidth`."""
+    command = click.option(
+        "--all", "everything", is_flag=True, help="List every alternative, those of unknown cost too."
+    )(command)
     command = click.option(
         "--host-bandwidth",
         "host_bandwidth",

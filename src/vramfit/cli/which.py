@@ -9,6 +9,7 @@ import click
 
 from .models import Choice, model_options
 from .options import EXIT_DOES_NOT_FIT, Command, settings_options, show_notes, size, to_settings
+from .screen import look
 
 __all__ = ["which"]
 
@@ -43,7 +44,7 @@ def which(
     from ..shortlist import which as find
 
     found = find(model.read(), to_settings(options), max_cards=max_cards, margin_bytes=margin)
-    click.echo(shortlist_json(found) if as_json else shortlist_text(found, everything=everything))
+    click.echo(shortlist_json(found) if as_json else shortlist_text(found, look(), everything=everything))
     if not as_json:
         show_notes(warnings=True)
     if not found.fits:

@@ -14,10 +14,12 @@ from ..settings import Settings
 
 __all__ = [
     "AlternativeJson",
+    "AlternativesJson",
     "CarrierJson",
     "ChoiceJson",
     "ComparisonJson",
     "DeviceJson",
+    "EstimateJson",
     "FindingJson",
     "GpuJson",
     "LayerKindJson",
@@ -28,6 +30,7 @@ __all__ = [
     "PlanJson",
     "RopeJson",
     "ShortlistJson",
+    "SweepJson",
     "settings_json",
 ]
 
@@ -92,6 +95,21 @@ class AlternativeJson(_Frozen):
     settings: dict[str, Any]
 
 
+class EstimateJson(_Frozen):
+    """What the engine allocates for one context, device by device."""
+
+    schema_version: int = SCHEMA_VERSION
+    n_ctx: int
+    n_ctx_seq: int
+    fits: bool
+    gpus: list[DeviceJson]
+    host: DeviceJson
+    settings: dict[str, Any]
+    flash_attn: bool
+    exact: bool
+    compute_note: str
+
+
 class PlanJson(_Frozen):
     """What `vramfit plan --json` prints."""
 
@@ -122,6 +140,15 @@ class PlanJson(_Frozen):
     changed: Optional[AlternativeJson] = None  # noqa: UP045
     alternatives: Optional[list[AlternativeJson]] = None  # noqa: UP045
     ignored: list[str] = []
+
+
+class AlternativesJson(_Frozen):
+    """A plan as asked, and every change of its settings alone."""
+
+    schema_version: int = SCHEMA_VERSION
+    asked: PlanJson
+    prefer: Optional[str]  # noqa: UP045
+    alternatives: list[AlternativeJson]
 
 
 class FindingJson(_Frozen):
@@ -280,6 +307,18 @@ class ShortlistJson(_Frozen):
     margin: int
     fits: bool
     carriers: list[CarrierJson]
+    settings: dict[str, Any]
+
+
+class SweepJson(_Frozen):
+    """A sweep in columns of equal length; the last axis of `shape` runs fastest."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    architecture: str
+    margin: int
+    shape: list[int]
+    columns: dict[str, list[Any]]
     settings: dict[str, Any]
 
 

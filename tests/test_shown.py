@@ -19,7 +19,7 @@ from vramfit.report.schema import AlternativesJson, EstimateJson, SweepJson
 from vramfit.shown import Shown
 
 QWEN = str(Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf")
-AT = vramfit.Settings(n_ctx=4096, flash_attn="on", n_outputs_max=1)
+AT = vramfit.server_settings(n_ctx=4096, flash_attn="on")
 TYPED = ["--ctx", "4096", "-fa", "on"]
 
 

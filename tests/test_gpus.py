@@ -62,12 +62,33 @@ def test_free_memory_that_is_left_out_is_the_total_less_the_overhead() -> None:
         ("backend", "glide"),
         ("bandwidth_gbs", 0),
         ("bandwidth_gbs", math.nan),
+        ("compute_capability", 8.6),
+        ("compute_capability", "gfx1100"),
+        ("compute_capability", "[N/A]"),
+        ("compute_capability", ""),
     ],
 )
 def test_a_value_that_no_card_has_is_named(field: str, value: object) -> None:
     values: dict[str, object] = {"name": "gpu0", "total_bytes": GIB, field: value}
     with pytest.raises(GpuError, match=field):
         Gpu(**values)  # type: ignore[arg-type]
+
+
+def test_a_capability_is_text_as_its_backend_writes_it() -> None:
+    card = Gpu(name="gpu0", total_bytes=GIB, free_bytes=GIB, compute_capability="8.6")
+    assert card.compute_capability == "8.6"
+    assert Gpu("gpu0", GIB).compute_capability is None
+    assert Gpu("gpu0", GIB, backend="hip", compute_capability="gfx90a").compute_capability == "gfx90a"
+
+
+def test_every_nvidia_card_has_the_capability_of_its_generation() -> None:
+    """The first figure follows from the generation (NVIDIA's table of CUDA GPUs)."""
+    majors = {"Kepler": "3", "Maxwell": "5", "Pascal": "6", "Volta": "7", "Turing": "7", "Ampere": "8", "Ada": "8", "Hopper": "9"}  # fmt: skip
+    for card in all_cards():
+        if card.vendor != "nvidia":
+            continue
+        major = (card.compute_capability or "").partition(".")[0]
+        assert major in ({majors[card.arch]} if card.arch in majors else {"10", "11", "12"}), card
 
 
 # --- the words of --gpus
@@ -391,6 +412,11 @@ def test_nvidia_smi_is_read() -> None:
     assert (second.total_bytes, second.free, second.free_measured) == (11906 * MIB, (5000 - 197) * MIB, True)
 
 
+def test_a_capability_that_a_driver_does_not_tell_comes_from_the_catalogue() -> None:
+    text = "NVIDIA GeForce RTX 3090 Ti, 24564, 24100, [N/A]\nNVIDIA Thing, 8192, 8000, [N/A]\n"
+    assert [g.compute_capability for g in detection.parse_nvidia_smi(text)] == ["8.6", None]
+
+
 def test_the_memory_tells_versions_of_a_card_apart() -> None:
     text = "NVIDIA GeForce RTX 5060 Ti, 8151, 8000, 12.0\nNVIDIA GeForce RTX 5060 Ti, 16311, 16000, 12.0"
     assert [g.id for g in detection.parse_nvidia_smi(text)] == ["rtx-5060-ti-8gb", "rtx-5060-ti-16gb"]
@@ -412,6 +438,13 @@ def test_rocm_smi_is_read() -> None:
     (gpu,) = detection.parse_rocm_smi(json.dumps({"card0": card, "system": {}, "card1": {}}))
     assert (gpu.id, gpu.backend, gpu.compute_capability) == ("rx-7900-xtx", "hip", "gfx1100")
     assert (gpu.total_bytes, gpu.free, gpu.free_measured) == (24560 * MIB, (24560 - 40 - 180) * MIB, True)
+
+
+@pytest.mark.parametrize("gfx", ["\x1b[31m", " ", 7, None, "N/A"])
+def test_a_gfx_name_that_is_none_is_not_known(gfx: object) -> None:
+    card = {"VRAM Total Memory (B)": str(8 * GIB), "Card Series": "AMD Thing", "GFX Version": gfx}
+    (gpu,) = detection.parse_rocm_smi(json.dumps({"card0": card}))
+    assert gpu.compute_capability is None
 
 
 def test_sysctl_is_read() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +14,7 @@ __all__ = ["BACKENDS", "MAX_GPUS", "Gpu", "check_count"]
 BACKENDS: Final = ("cuda", "hip", "vulkan", "metal", "sycl", "cpu")
 MAX_GPUS: Final = 16  # GGML_CUDA_MAX_DEVICES and llama_max_devices, llama.cpp:86
 MAX_BYTES: Final = 2**53  # JSON readers keep whole numbers up to here
+CUDA_CAPABILITY: Final = re.compile(r"[1-9]\d?\.\d")  # major.minor, as nvidia-smi prints it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Gpu:
     free_bytes: int | None = None
     backend: str = "cuda"
     bandwidth_gbs: float | None = None
-    compute_capability: str | None = None  # "8.6", or "gfx1100"
+    compute_capability: str | None = None  # "8.6" of CUDA, "gfx1100" of HIP; None: not known
     overhead_bytes: int = 0  # set aside for the process's own driver context; already out of `free`
     free_measured: bool | None = None  # None: whether `free_bytes` was given
     unified: bool = False  # shares the system's memory
@@ -47,6 +49,7 @@ class Gpu:
         self._check_bytes("overhead_bytes", self.overhead_bytes, 0, self.total_bytes)
         if self.bandwidth_gbs is not None and not (_is_number(self.bandwidth_gbs) and self.bandwidth_gbs > 0):
             raise GpuError(f"{self.name}: bandwidth_gbs={self.bandwidth_gbs!r}: give GB/s above 0, or None")
+        self._check_capability()
         if self.free_measured is None:
             object.__setattr__(self, "free_measured", self.free_bytes is not None)
         if self.free_bytes is None:
@@ -58,6 +61,16 @@ class Gpu:
         """Bytes that a process finds free before it loads a model."""
         assert self.free_bytes is not None  # set by __post_init__
         return self.free_bytes
+
+    def _check_capability(self) -> None:
+        value = self.compute_capability
+        if value is None:
+            return
+        sound = isinstance(value, str) and value.strip() and value.isprintable()
+        if not sound or (self.backend == "cuda" and not CUDA_CAPABILITY.fullmatch(value)):
+            raise GpuError(
+                f'{self.name}: compute_capability={value!r}: give text such as "8.6" (CUDA) or "gfx1100" (HIP), or None'
+            )
 
     def _check_bytes(self, field: str, value: object, low: int, high: int) -> None:
         if not isinstance(value, int) or isinstance(value, bool):

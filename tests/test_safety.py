@@ -11,7 +11,7 @@ from small import dense, gpu
 
 from vramfit.backends import backend
 from vramfit.context import resolve
-from vramfit.gpus import Gpu, parse_gpus
+from vramfit.gpus import Gpu, parse_gpus, told_apart
 from vramfit.memory import layer_context_bytes
 from vramfit.model import Model, Rope
 from vramfit.safety import (
@@ -124,9 +124,10 @@ def test_apples_limit_is_said() -> None:
 def test_a_margin_below_the_overheads_warns() -> None:
     """A margin that cannot even hold what no buffer shows is said, on the card where it is worst."""
     cards = parse_gpus("3090ti,24GiB")
-    (said,) = margin_warning(cards, 100 * MIB)
+    named = dict(zip(told_apart(cards), cards, strict=True))
+    (said,) = margin_warning(named, 100 * MIB)
     assert "24GiB" in said
-    assert margin_warning(cards, 1 << 30) == ()
-    assert margin_warning([], 0) == ()
+    assert margin_warning(named, 1 << 30) == ()
+    assert margin_warning({}, 0) == ()
     assert any("outside every buffer" in w for w in plan(dense(), cards, margin_bytes=0).warnings)
     assert not plan(dense(), [gpu()]).warnings

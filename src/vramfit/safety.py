@@ -6,7 +6,7 @@ engine reads it (llama-model.cpp:1404-1432, llama-context.cpp:130-190).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
@@ -197,9 +197,9 @@ def _wired_limit(gpu: Gpu) -> list[Overhead]:
     return [Overhead("wired limit", rest, True, why)]
 
 
-def margin_warning(gpus: Sequence[Gpu], margin: int) -> tuple[str, ...]:
-    """Says so when a margin is smaller than what no buffer shows, on the card where it is worst."""
-    needed = {gpu.name: sum(o.n_bytes for o in overheads(gpu) if not o.counted) for gpu in gpus}
+def margin_warning(gpus: Mapping[str, Gpu], margin: int) -> tuple[str, ...]:
+    """Says so when a margin is smaller than what no buffer shows, on the card (of those named) where it is worst."""
+    needed = {name: sum(o.n_bytes for o in overheads(gpu) if not o.counted) for name, gpu in gpus.items()}
     worst = max(needed, key=needed.__getitem__, default="")
     if not worst or margin >= needed[worst]:
         return ()

@@ -16,7 +16,7 @@ from ..gpus import Gpu
 from ..model import Model
 from ..placement import devices
 from ..settings import Settings
-from ..solve import DEFAULT_MARGIN, Plan
+from ..solve import DEFAULT_MARGIN, MAX_CTX, Plan
 from ..solve import plan as solve
 from . import ollama
 from .settings import as_run
@@ -90,7 +90,7 @@ def _ollamas(asked: _Asked, settings: Settings) -> Plan:
     if asked.max_ctx is None and below >= trained:
         return asked.solve(one)
     alone = asked.solve(one, below)
-    if alone.limited_by == "max_ctx" and (asked.max_ctx is None or below < asked.max_ctx):
+    if alone.limited_by == MAX_CTX and (asked.max_ctx is None or below < asked.max_ctx):
         return replace(alone, limited_by="Ollama, which beyond it spreads the model over all cards")
     return alone
 
@@ -110,7 +110,7 @@ def _cost(own: Plan, best: Plan, engine: Engine) -> tuple[str, ...]:
         "free": "splits the layers by free memory",
     }[engine.split]
     if own.settings.split_mode == "none":
-        doing = f"takes {own.gpus[own.settings.main_gpu].name} alone"
+        doing = f"takes {own.estimate.gpus[own.settings.main_gpu].name} alone"
     if not best.fits or (own.fits and own.n_ctx >= best.n_ctx):
         return (f"{engine.title} {doing}; the plan counts on that",)
     split = ",".join(map(str, best.tensor_split))

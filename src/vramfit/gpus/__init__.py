@@ -16,7 +16,7 @@ from .catalogue import Card, Rules, all_cards, rules
 from .check import validate_catalogue
 from .detection import detect_gpus
 from .names import find
-from .noun import BACKENDS, MAX_GPUS, Gpu
+from .noun import BACKENDS, MAX_GPUS, Gpu, told_apart
 from .spec import all_gpus, parse_gpus
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "find",
     "parse_gpus",
     "rules",
+    "told_apart",
     "validate_catalogue",
 ]

@@ -9,7 +9,7 @@ from typing import Final
 
 from ..errors import GpuError
 
-__all__ = ["BACKENDS", "MAX_GPUS", "Gpu", "check_count"]
+__all__ = ["BACKENDS", "MAX_GPUS", "Gpu", "check_count", "told_apart"]
 
 BACKENDS: Final = ("cuda", "hip", "vulkan", "metal", "sycl", "cpu")
 MAX_GPUS: Final = 16  # GGML_CUDA_MAX_DEVICES and llama_max_devices, llama.cpp:86
@@ -82,6 +82,20 @@ class Gpu:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value < float("inf")
+
+
+def told_apart(gpus: Sequence[Gpu]) -> tuple[str, ...]:
+    """A name for each card that no other one has: cards of one model are numbered, as in "RTX 3090 #2"."""
+    names = [g.name for g in gpus]
+    found: list[str] = []
+    for i, name in enumerate(names):
+        number = names[:i].count(name) + 1
+        own = name if names.count(name) == 1 else f"{name} #{number}"
+        while own != name and own in (*names, *found):  # somebody called a card "RTX 3090 #2"
+            number += 1
+            own = f"{name} #{number}"
+        found.append(own)
+    return tuple(found)
 
 
 def check_count(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from ..comparison import Choice, Comparison
+from ..gpus import told_apart
 from ..quality import CACHE_PR, METRIC, MODEL, README
 from ..units import format_bytes
 from .plans import model_name
@@ -30,7 +31,7 @@ def comparison_text(comparison: Comparison) -> str:
 def title(comparison: Comparison) -> str:
     """The model and the cards."""
     model = comparison.model
-    cards = " + ".join(g.name for g in comparison.gpus) or "no card"
+    cards = " + ".join(told_apart(comparison.gpus)) or "no card"
     return " · ".join(x for x in (model_name(model), model.architecture, cards) if x)
 
 
@@ -91,7 +92,7 @@ def as_schema(comparison: Comparison) -> ComparisonJson:
     return ComparisonJson(
         model=model.source or model.name,
         architecture=model.architecture,
-        gpus=[g.name for g in comparison.gpus],
+        gpus=list(told_apart(comparison.gpus)),
         margin=comparison.margin_bytes,
         fits=comparison.fits,
         choices=[ChoiceJson(**asdict(c)) for c in comparison.choices],

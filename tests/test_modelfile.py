@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -183,8 +185,34 @@ def test_the_value_that_would_fit_is_the_largest() -> None:
     ):
         best = finding(text.format(200_000), **options).best
         assert best % 256 == 0
+        assert finding(text.format(4096), **options).best == best
         assert finding(text.format(best), **options).fits
         assert not finding(text.format(best + 256), **options).fits
+
+
+def test_the_largest_safe_context_is_said_of_one_that_fits() -> None:
+    """What fits is told how far it could go: to the trained length at most, whatever was asked for."""
+    text = "FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx {}"
+    for num_ctx in (4096, 131_072, 500_000):
+        found = finding(text.format(num_ctx), parse_gpus("h100"))
+        assert (found.verdict, found.best, found.mended) == (Verdict.FITS, 131_072, 0)
+    small = finding(text.format(4096), parse_gpus("3060"))
+    assert small.best > 4096
+    assert fix([small]).text == text.format(4096)
+
+
+def test_a_context_is_only_ever_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the batch makes a larger context safe and the one asked for not, what is written is below it."""
+
+    def batches(model: object, gpus: object, contexts: Sequence[int], flash_attn: str) -> tuple[int, ...]:
+        return tuple(4096 if 32768 < n <= 34048 else 32 for n in contexts)
+
+    monkeypatch.setattr(import_module("vramfit.modelfile.check"), "auto_batches", batches)
+    text = "FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 33024"
+    found = finding(text, parse_gpus("10800MiB"), given={"flash_attn": "on"})
+    assert not found.fits
+    assert found.mended == 32768 < 33024 < found.best
+    assert fix([found]).text == text.replace("33024", "32768")
 
 
 def test_the_batch_that_ollama_chooses_is_counted() -> None:

@@ -20,7 +20,7 @@ def findings_text(findings: Sequence[Finding]) -> str:
     """One row for each context, then what is to be said about each file."""
     if not findings:
         return "No Modelfiles found."
-    head = ["Modelfile", "model", "num_ctx", "", "on", "short of MiB", "would fit", "trained"]
+    head = ["Modelfile", "model", "num_ctx", "", "on", "short of MiB", "largest safe", "trained"]
     table = render_table(head, [_row(f) for f in findings], left=2)
     notes = [f"{_place(f)}: {note}" for f in findings for note in f.notes]
     return "\n\n".join([table, "\n".join(notes)] if notes else [table])
@@ -66,6 +66,7 @@ def _as_schema(finding: Finding) -> FindingJson:
         card=finding.card,
         shortfall=finding.shortfall,
         best=finding.best,
+        mended=finding.mended,
         notes=list(finding.notes),
         plan=plan_as_schema(finding.plan),
     )

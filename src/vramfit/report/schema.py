@@ -132,6 +132,7 @@ class FindingJson(_Frozen):
     card: str
     shortfall: int
     best: int
+    mended: int
     notes: list[str]
     plan: PlanJson
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 QWEN = EXAMPLES / "qwen2.5-14b-instruct-1m-q8_0.gguf"
 GEMMA = EXAMPLES / "gemma-3-12b-q4_k_m.gguf"
-CARDS = parse_gpus("3090ti,3060")
+CARDS = parse_gpus("3090ti,3060-12gb")
 MIB = 1 << 20
 
 ALL_OF_IT = '''# a comment, "quoted"
@@ -196,7 +196,7 @@ def test_the_largest_safe_context_is_said_of_one_that_fits() -> None:
     for num_ctx in (4096, 131_072, 500_000):
         found = finding(text.format(num_ctx), parse_gpus("h100"))
         assert (found.verdict, found.best, found.mended) == (Verdict.FITS, 131_072, 0)
-    small = finding(text.format(4096), parse_gpus("3060"))
+    small = finding(text.format(4096), parse_gpus("3060-12gb"))
     assert small.best > 4096
     assert fix([small]).text == text.format(4096)
 
@@ -289,7 +289,7 @@ def test_without_a_context_the_engines_own_is_judged() -> None:
 def test_every_context_of_a_file_is_judged_and_mended() -> None:
     """Several lines, several findings; only those that do not fit are written."""
     text = "FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 131072\nPARAMETER num_ctx 4096\nADAPTER x\n"
-    findings = check(parse(text), EXAMPLES, parse_gpus("3060"), given={"flash_attn": "on"})
+    findings = check(parse(text), EXAMPLES, parse_gpus("3060-12gb"), given={"flash_attn": "on"})
     assert [f.fits for f in findings] == [False, True]
     assert "not counted: x" in findings[0].notes
     assert fix(findings).text == text.replace("131072", str(findings[0].best))
@@ -330,27 +330,27 @@ def folder(tmp_path: Path) -> Path:
 def test_a_folder_is_checked_and_mended(folder: Path) -> None:
     """Exit 3 while one does not fit; --fix writes its number and not a byte more; then 0."""
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    result = run(str(folder), "--gpus", "3090ti,3060", "-fa", "off")
+    result = run(str(folder), "--gpus", "3090ti,3060-12gb", "-fa", "off")
     assert result.exit_code == 3, result.output
     assert result.output.count("fits") == 2
     assert {p: p.read_bytes() for p in before} == before
-    mended = run(str(folder), "--gpus", "3090ti,3060", "-fa", "off", "--fix")
+    mended = run(str(folder), "--gpus", "3090ti,3060-12gb", "-fa", "off", "--fix")
     assert mended.exit_code == 3
-    best = json.loads(run(str(folder), "--gpus", "3090ti,3060", "-fa", "off", "--json").output)["findings"][
-        0
-    ]["best"]
+    best = json.loads(run(str(folder), "--gpus", "3090ti,3060-12gb", "-fa", "off", "--json").output)[
+        "findings"
+    ][0]["best"]
     after = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     changed = folder / "Modelfile"
     assert after.pop(changed) == before.pop(changed).replace(b"57344", str(best).encode())
     assert after == before
-    assert run(str(folder), "--gpus", "3090ti,3060", "-fa", "off").exit_code == 0
+    assert run(str(folder), "--gpus", "3090ti,3060-12gb", "-fa", "off").exit_code == 0
 
 
 def test_json_has_it_all(folder: Path) -> None:
     """One object with a finding for each context, and the errors beside them."""
     (folder / "Modelfile.bad").write_text("FORM x")
     result = run(
-        str(folder), "--gpus", "3090ti,3060", "-fa", "off", "--json", "--engine", "ollama-before-0.30"
+        str(folder), "--gpus", "3090ti,3060-12gb", "-fa", "off", "--json", "--engine", "ollama-before-0.30"
     )
     assert result.exit_code == 1
     found = json.loads(result.stdout)
@@ -363,14 +363,14 @@ def test_json_has_it_all(folder: Path) -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """What is not there is an error with the file's name; an empty folder has nothing to say."""
-    assert run(str(tmp_path / "none"), "--gpus", "3060").exit_code == 1
-    assert "none" in run(str(tmp_path / "none"), "--gpus", "3060").stderr
+    assert run(str(tmp_path / "none"), "--gpus", "3060-12gb").exit_code == 1
+    assert "none" in run(str(tmp_path / "none"), "--gpus", "3060-12gb").stderr
     big = tmp_path / "Modelfile"
     with big.open("wb") as file:
         file.truncate((64 << 20) + 1)
-    assert "this is no Modelfile" in run(str(big), "--gpus", "3060").stderr
+    assert "this is no Modelfile" in run(str(big), "--gpus", "3060-12gb").stderr
     big.unlink()
-    assert "No Modelfiles found" in run(str(tmp_path), "--gpus", "3060").output
+    assert "No Modelfiles found" in run(str(tmp_path), "--gpus", "3060-12gb").output
 
 
 def test_a_modelfile_that_was_printed_can_be_checked() -> None:

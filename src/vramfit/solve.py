@@ -15,7 +15,7 @@ from typing import Final, cast
 from .context import CONTEXT_STEP
 from .errors import SettingsError
 from .estimates import DeviceEstimate, Estimate, estimate
-from .gpus import Gpu
+from .gpus import Gpu, assumed
 from .model import Model
 from .placement import devices, place
 from .safety import context_warnings, margin_warning
@@ -218,6 +218,7 @@ def _warnings(model: Model, gpus: Sequence[Gpu], result: Estimate, margin: int) 
             f"the engine has no use for {', '.join(model.unknown_tensors[:3])}"
             f" ({len(model.unknown_tensors)} tensors) and may refuse this file"
         )
+    found += assumed(gpus)
     found += context_warnings(model, result.n_ctx_seq)
     found += margin_warning({d.name: g for g, d in zip(gpus, result.gpus, strict=True) if d.total}, margin)
     return tuple(found)

@@ -9,7 +9,7 @@ from typing import Final
 
 from ..errors import GpuError
 from .catalogue import MIB, Card, rules
-from .names import find
+from .names import versions
 from .noun import CUDA_CAPABILITY, MAX_GPUS, Gpu
 
 __all__ = ["detect_gpus", "parse_nvidia_smi", "parse_rocm_smi", "parse_sysctl"]
@@ -121,11 +121,11 @@ def _known(name: str, vendor: str, mib: int = 0) -> Card | None:
     """The catalogue's card of this name; drivers leave out the size that tells versions apart."""
     for full in (f"{name} {round(mib / 1024)}GB", name):
         try:
-            card = find(full)
+            cards = [c for c in versions(full) if c.vendor == vendor]
         except GpuError:
             continue
-        if card.vendor == vendor:
-            return card
+        if len(cards) == 1 or (cards and not mib):
+            return cards[0]
     return None
 
 

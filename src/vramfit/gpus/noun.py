@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ..errors import GpuError
 
-__all__ = ["BACKENDS", "MAX_GPUS", "Gpu", "check_count", "told_apart"]
+__all__ = ["BACKENDS", "MAX_GPUS", "Gpu", "assumed", "check_count", "told_apart"]
 
 BACKENDS: Final = ("cuda", "hip", "vulkan", "metal", "sycl", "cpu")
 MAX_GPUS: Final = 16  # GGML_CUDA_MAX_DEVICES and llama_max_devices, llama.cpp:86
@@ -38,6 +38,7 @@ class Gpu:
     free_measured: bool | None = None  # None: whether `free_bytes` was given
     unified: bool = False  # shares the system's memory
     id: str | None = None  # of the catalogue
+    assumed: str = field(default="", compare=False)  # what was taken for granted of a name, in a sentence
 
     def __post_init__(self) -> None:
         """Check each field, then resolve the two that may be left out."""
@@ -82,6 +83,11 @@ class Gpu:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value < float("inf")
+
+
+def assumed(gpus: Sequence[Gpu]) -> tuple[str, ...]:
+    """What was taken for granted when the cards were named, a sentence each."""
+    return tuple(dict.fromkeys(g.assumed for g in gpus if g.assumed))
 
 
 def told_apart(gpus: Sequence[Gpu]) -> tuple[str, ...]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from ..errors import GpuError
 from .catalogue import MIB, Card, all_cards, rules
-from .names import find
+from .names import versions
 from .noun import MAX_GPUS, Gpu, check_count
 
 __all__ = ["all_gpus", "from_card", "parse_gpus"]
@@ -24,9 +25,10 @@ def parse_gpus(spec: str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
 
     A string holds items behind commas; a sequence holds strings and ready `Gpu`s. An item is
     [COUNT x] CARD [: FREE], CARD a name of the catalogue or a size. GB and MB mean GiB and MiB,
-    as they do on the box of a card.
+    as they do on the box of a card. Of a card with several memory sizes the smallest that can have that much free
+    is taken; `Gpu.assumed` then says so.
 
-    Raises `GpuError` for an unknown or ambiguous card, a malformed item, more free memory than the
+    Raises `GpuError` for an unknown card, a malformed item, more free memory than the
     card has, or more cards than the engine takes.
     """
     if not isinstance(spec, (str, Sequence)) or isinstance(spec, (bytes, bytearray)):
@@ -60,8 +62,27 @@ def _parse_item(item: str, alone: bool) -> list[Gpu]:
         raise GpuError(f"{item.strip()!r} names no card; give names {_EXAMPLE}")
     free_bytes = _parse_size(free, item) if colon else None
     size = _SIZE.fullmatch(name)
-    gpu = _anonymous(name, free_bytes) if size else from_card(find(name), free_bytes)
+    gpu = _anonymous(name, free_bytes) if size else _named(name, free_bytes)
     return [gpu] * count
+
+
+def _named(name: str, free_bytes: int | None) -> Gpu:
+    """The smallest card of that name that can have so much free, and a sentence if there are larger ones."""
+    known = versions(name)
+    cards = [c for c in known if _most_mib(c) * MIB >= (free_bytes or 0)] or known[-1:]
+    gpu = from_card(cards[0], free_bytes)
+    if len(cards) == 1:
+        return gpu
+    larger = " or ".join(f"{c.id} ({c.memory_gib} GB)" for c in cards[1:])
+    said = (
+        f"{name.strip()!r} is counted as the smallest of that name, {cards[0].name}; for another say {larger}"
+    )
+    return replace(gpu, assumed=said)
+
+
+def _most_mib(card: Card) -> int:
+    """The size on the box, or what a driver reports if that is more."""
+    return max((card.memory_gib or 0) * 1024, rules().total_mib(card) or 0)
 
 
 def _parse_size(text: str, item: str) -> int:
@@ -86,7 +107,7 @@ def from_card(card: Card, free_bytes: int | None = None) -> Gpu:
     Raises `GpuError` beyond that, and where the card's memory is the system's and not known.
     """
     total_mib = rules().total_mib(card)
-    most = max((card.memory_gib or 0) * 1024, total_mib or 0) * MIB
+    most = _most_mib(card) * MIB
     if total_mib is None and free_bytes is None:
         raise GpuError(f"{card.id} uses the system's memory; say how much is free, such as {card.id}:16GiB")
     if free_bytes is not None and most and free_bytes > most:

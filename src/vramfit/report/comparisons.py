@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from ..comparison import Choice, Comparison
-from ..gpus import told_apart
+from ..gpus import assumed, told_apart
 from ..quality import CACHE_PR, METRIC, MODEL, README
 from ..units import format_bytes
 from .plans import model_name
@@ -64,6 +64,7 @@ def notes(comparison: Comparison) -> list[str]:
         {f"{c.file_type} {cache_name(c)}: {c.refused}" for c in comparison.choices if c.refused}
     )
     found = [] if comparison.fits else ["Nothing fits."]
+    found += [f"Warning: {w}" for w in assumed(comparison.gpus)]
     found += [
         f"KLD: {METRIC}, of {MODEL} and not of this model (i: with importance matrix).",
         f"  {README}; cache: {CACHE_PR}.",
@@ -95,6 +96,7 @@ def as_schema(comparison: Comparison) -> ComparisonJson:
         gpus=list(told_apart(comparison.gpus)),
         margin=comparison.margin_bytes,
         fits=comparison.fits,
+        warnings=list(assumed(comparison.gpus)),
         choices=[ChoiceJson(**asdict(c)) for c in comparison.choices],
         settings=settings_json(comparison.settings),
     )

@@ -246,6 +246,7 @@ class ComparisonJson(_Frozen):
     gpus: list[str]
     margin: int
     fits: bool
+    warnings: list[str]
     choices: list[ChoiceJson]
     settings: dict[str, Any]
 

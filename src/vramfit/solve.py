@@ -18,7 +18,7 @@ from .estimates import DeviceEstimate, Estimate, estimate
 from .gpus import Gpu, assumed
 from .model import Model
 from .placement import devices, place
-from .safety import context_warnings, margin_warning
+from .safety import context_warnings, margin_warning, wired_warnings
 from .search import Chains, Split, largest, least_short
 from .segments import Learned, Segments
 from .settings import Settings
@@ -109,7 +109,7 @@ def plan(
         estimate=result,
         margin_bytes=margin_bytes,
         shortfall=max(0, short),
-        warnings=_warnings(model, gpus, result, margin_bytes),
+        warnings=(*_warnings(model, gpus, result, margin_bytes), *_wired(question, result, limit)),
         gpus=tuple(gpus),
     )
 
@@ -207,6 +207,14 @@ def _full(q: _Question, result: Estimate, n_ctx: int) -> int:
     sizes = q.segments().learn(split, n_ctx)
     spare = [(room - size, i) for room, size, i in zip(q.room(), sizes, q.used, strict=True) if size]
     return min(spare)[1]
+
+
+def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
+    """What a Mac can be told where its limit is what limits."""
+    for gpu, card in zip(q.gpus, result.gpus, strict=True):
+        if card.name == limit:
+            return wired_warnings(gpu, card.total + q.margin)
+    return ()
 
 
 def _warnings(model: Model, gpus: Sequence[Gpu], result: Estimate, margin: int) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from .check import validate_catalogue
 from .detection import detect_gpus
 from .names import find, versions
 from .noun import BACKENDS, MAX_GPUS, Gpu, assumed, told_apart
-from .spec import all_gpus, parse_gpus
+from .spec import all_gpus, parse_gpus, select_gpus
 
 __all__ = [
     "BACKENDS",
@@ -32,6 +32,7 @@ __all__ = [
     "find",
     "parse_gpus",
     "rules",
+    "select_gpus",
     "told_apart",
     "validate_catalogue",
     "versions",

@@ -58,6 +58,11 @@ class Gpu:
         self._check_bytes("free_bytes", self.free_bytes, 0, self.total_bytes)
 
     @property
+    def built_in(self) -> bool:
+        """Whether it comes with its computer: a laptop's chip, or one that shares the system's memory."""
+        return self.unified or "laptop" in self.name.lower()
+
+    @property
     def free(self) -> int:
         """Bytes that a process finds free before it loads a model."""
         assert self.free_bytes is not None  # set by __post_init__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -12,11 +12,20 @@ from .catalogue import MIB, Card, all_cards, rules
 from .names import versions
 from .noun import MAX_GPUS, Gpu, check_count
 
-__all__ = ["all_gpus", "from_card", "parse_gpus"]
+__all__ = ["all_gpus", "from_card", "parse_gpus", "select_gpus"]
 
 _COUNT: Final = re.compile(r"\s*(\d{1,2})\s*[x×*]\s*(?=\S)(.*)", re.IGNORECASE | re.DOTALL)
 _SIZE: Final = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(GiB|GB|G|MiB|MB)\s*", re.IGNORECASE)
 _NOTHING: Final = frozenset({"none", "cpu"})
+_GROUPS: Final[dict[str, Callable[[Card, Gpu], bool]]] = {
+    "nvidia": lambda card, gpu: card.vendor == "nvidia",
+    "amd": lambda card, gpu: card.vendor == "amd",
+    "intel": lambda card, gpu: card.vendor == "intel",
+    "apple": lambda card, gpu: card.vendor == "apple",
+    "desktop": lambda card, gpu: not gpu.built_in,
+    "laptop": lambda card, gpu: "laptop" in card.name.lower(),
+    "jetson": lambda card, gpu: "jetson" in card.name.lower(),
+}
 _EXAMPLE: Final = "such as 3090ti, 2x4090, 24GiB or 3090ti:22000MiB"
 
 
@@ -132,3 +141,31 @@ def all_gpus() -> tuple[Gpu, ...]:
     """Every card of the catalogue whose memory is known, least memory first."""
     gpus = [from_card(c) for c in all_cards() if rules().total_mib(c) is not None]
     return tuple(sorted(gpus, key=lambda g: (g.total_bytes, g.name)))
+
+
+def select_gpus(words: str) -> tuple[Gpu, ...]:
+    """The cards to choose from that `words` names, each once: "nvidia", "amd desktop", "3090,5060ti,24GiB".
+
+    An item is a group or several that all hold (nvidia, amd, intel, apple, desktop, laptop, jetson), or what
+    `parse_gpus` takes; a name without a size means all cards of that name. Raises `GpuError` for anything else, and
+    where nothing is left.
+    """
+    if not isinstance(words, str):
+        raise GpuError(f"{words!r}: give words {', '.join(_GROUPS)}, or names of cards")
+    found = dict.fromkeys(gpu for item in words.split(",") for gpu in _selected(item))
+    if not found:
+        raise GpuError(f"{words.strip()!r} leaves no card; groups are {', '.join(_GROUPS)}")
+    return tuple(found)
+
+
+def _selected(item: str) -> Sequence[Gpu]:
+    groups = item.lower().split()
+    if groups and all(word in _GROUPS for word in groups):
+        known = {card.id: card for card in all_cards()}
+        return [g for g in all_gpus() if all(_GROUPS[word](known[str(g.id)], g) for word in groups)]
+    if ":" in item or _SIZE.fullmatch(item) or _COUNT.fullmatch(item):
+        return _parse_item(item, alone=False)
+    try:
+        return [from_card(card) for card in versions(item)]
+    except GpuError as e:
+        raise GpuError(f"{e}; groups are {', '.join(_GROUPS)}") from None

@@ -252,13 +252,16 @@ class ComparisonJson(_Frozen):
 
 
 class CarrierJson(_Frozen):
-    """Cards that carry a context; `alike` names for each of them all that have as much free memory."""
+    """Cards that carry a context; `alike` names for each of them all with as much free memory and bandwidth."""
 
     total: int
     free: int
     backend: str
     gpus: list[str]
     alike: list[list[str]]
+    built_in: bool
+    bandwidth_gbs: list[Optional[float]]  # noqa: UP045
+    tokens_per_second: Optional[float]  # noqa: UP045
 
 
 class ShortlistJson(_Frozen):
@@ -270,6 +273,7 @@ class ShortlistJson(_Frozen):
     n_ctx: int
     margin: int
     fits: bool
+    sort: str
     carriers: list[CarrierJson]
     settings: dict[str, Any]
 

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from ..context import CONTEXT_STEP
-from ..engines import engine_settings, find, plan_for
+from ..engines import engine_settings, find, old_layout, plan_for
 from ..engines.ollama import auto_batches, default_context
 from ..errors import ModelfileError
+from ..estimates import estimate
 from ..gpus import Gpu
 from ..load import read
 from ..model import Model
+from ..placement import devices
 from ..segments import Learned
 from ..settings import MAX_TOKENS, Settings
 from ..solve import DEFAULT_MARGIN, Plan
@@ -198,27 +200,60 @@ def _finding(asked: _Asked, command: Command | None, num_ctx: int) -> Finding:
     mended = 0
     if not plan.fits:  # the batch hangs on the context: a larger one may be safe where a smaller is not
         mended = best if best < num_ctx else _largest(asked, loaded)
+    verdict, said = _verdict(asked, plan)
     return Finding(
         file=asked.file,
         command=command,
         num_ctx=num_ctx,
-        verdict=_verdict(asked, plan),
+        verdict=verdict,
         plan=plan,
         card="" if shortest is None else shortest.name,
         shortfall=plan.shortfall,
         best=best,
         mended=mended,
-        notes=tuple(_notes(asked, num_ctx, loaded, plan)),
+        notes=(*said, *_notes(asked, num_ctx, loaded, plan)),
     )
 
 
-def _verdict(asked: _Asked, plan: Plan) -> Verdict:
-    """An engine that fits models by itself moves layers away, unless it was told how many; others run out."""
-    if plan.fits:
-        return Verdict.FITS
+def _verdict(asked: _Asked, plan: Plan) -> tuple[Verdict, tuple[str, ...]]:
+    """What becomes of the plan, and what is to be said of that.
+
+    An engine that fits models by itself moves layers away, unless it was told how many; else memory runs out.
+    """
     told = plan.settings.n_gpu_layers >= 0 or any(asked.given.get("tensor_split", ()))
+    if asked.engine == "ollama-before-0.30" and not told and asked.gpus:
+        return _by_old_layout(plan)
+    if plan.fits:
+        return Verdict.FITS, ()
     moves = asked.engine == "ollama" and not told and not plan.settings.cpu_tensors
-    return Verdict.SPILLS if moves else Verdict.CRASHES
+    return Verdict.SPILLS if moves else Verdict.CRASHES, ()
+
+
+def _by_old_layout(plan: Plan) -> tuple[Verdict, tuple[str, ...]]:
+    """What Ollama 0.11 to 0.29 make of a plan: its own estimate says how many layers go to the host."""
+    model, gpus, settings = plan.model, plan.gpus, plan.settings
+    used = devices(gpus, settings)
+    own = model.architecture in old_layout.OWN_ENGINE
+    graph = max(g.compute for g in plan.estimate.gpus) if own else None
+    found = old_layout.layout(model, [gpus[i] for i in used], settings, graph)
+    n_layers = model.n_layer + 1
+    if plan.fits:
+        said = f"Ollama 0.11 to 0.29 count more than this takes, and leave {found.n_host} of {n_layers} layers to the host"
+        return Verdict.FITS, () if found.full else (f"{said}: PARAMETER num_gpu {n_layers} prevents it",)
+    loaded = estimate(model, [gpus[i] for i in used], old_layout.as_settings(found, settings))
+    split = " + ".join(map(str, found.counts))
+    if not found.full and (own or loaded.fits):
+        return Verdict.SPILLS, (
+            f"Ollama 0.11 to 0.29 leave {found.n_host} of {n_layers} layers to the host ({split} on the cards): slow, but it runs",
+        )
+    left = format_bytes(min(g.left for g in loaded.gpus if g.total)) if any(found.counts) else "nothing"
+    if found.full and loaded.fits:
+        said = (
+            f"which leaves {left} on the fullest card; by free memory, as older ones split, it does not fit"
+        )
+    else:
+        said = f"which is {left.removeprefix('-')} more than the fullest card has"
+    return Verdict.CRASHES, (f"Ollama 0.11 to 0.29 put {split} of {n_layers} layers on the cards, {said}",)
 
 
 def _largest(asked: _Asked, below: int) -> int:

@@ -345,3 +345,18 @@ def test_the_page_has_what_a_person_can_choose_among() -> None:
     )
     assert "--all" not in alternatives_text(found, everything=True)
     assert "--all" not in alternatives_text(found, brief=True)
+
+
+@pytest.mark.parametrize("prefer", PREFERENCES)
+def test_nothing_is_moved_to_a_host_that_is_the_same_memory(prefer: str) -> None:
+    """Cards that share the system's memory gain nothing from the host: no row and no preference moves there."""
+    asked = replace(ON, n_ctx=4096)
+    need = sum(g.total for g in estimate(EXPERT, cards([4000]), asked).gpus)
+    own = cards([need // 2 >> 20])
+    shared = [replace(own[0], unified=True)]
+    assert any("host" in row.kind for row in trades(EXPERT, own, asked, margin_bytes=MARGIN).rows)
+    assert not any("host" in row.kind for row in trades(EXPERT, shared, asked, margin_bytes=MARGIN).rows)
+    assert best(EXPERT, own, asked, prefer=prefer, margin_bytes=MARGIN).fits
+    chosen = best(EXPERT, shared, asked, prefer=prefer, margin_bytes=MARGIN)
+    assert not chosen.fits
+    assert not chosen.plan.settings.cpu_tensors

@@ -31,7 +31,7 @@ def settings(*args: str) -> Settings:
 
 def test_plan_prints_the_cards_side_by_side() -> None:
     """A fitting plan names cards, terms, context and limit, and exits with 0."""
-    result = run("plan", QWEN, "--gpus", "3090ti,3060", "-fa", "on")
+    result = run("plan", QWEN, "--gpus", "3090ti,3060-12gb", "-fa", "on")
     assert result.exit_code == 0, result.output
     for word in (
         "RTX 3090 Ti",
@@ -48,7 +48,7 @@ def test_plan_prints_the_cards_side_by_side() -> None:
 
 def test_plan_exits_3_when_it_does_not_fit() -> None:
     """One context that is too large is an answer, not an error: it says how much is missing."""
-    result = run("plan", QWEN, "--gpus", "3060", "--ctx", "65536")
+    result = run("plan", QWEN, "--gpus", "3060-12gb", "--ctx", "65536")
     assert result.exit_code == 3
     assert re.search(r"does not fit: .* is short of \S+ GiB", result.output)
 
@@ -56,10 +56,10 @@ def test_plan_exits_3_when_it_does_not_fit() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["no-such.gguf", "--gpus", "3060"], "no-such.gguf"),
+        (["no-such.gguf", "--gpus", "3060-12gb"], "no-such.gguf"),
         ([QWEN, "--gpus", "3069"], "3069"),
-        ([QWEN, "--gpus", "3060", "-ctv", "q8_0", "-fa", "off"], "requires flash_attn"),
-        ([QWEN, "--gpus", "3060", "-m", "other.gguf"], "two models"),
+        ([QWEN, "--gpus", "3060-12gb", "-ctv", "q8_0", "-fa", "off"], "requires flash_attn"),
+        ([QWEN, "--gpus", "3060-12gb", "-m", "other.gguf"], "two models"),
     ],
 )
 def test_errors_are_one_line_and_exit_1(args: list[str], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from small import dense, gpu, mixture
 from vramfit.backends import backend
 from vramfit.context import resolve
 from vramfit.engines import engine_settings, plan_for
-from vramfit.gpus import Gpu, parse_gpus
+from vramfit.gpus import Gpu, parse_gpus, told_apart
 from vramfit.memory import layer_context_bytes
 from vramfit.model import Model, Rope
 from vramfit.safety import (
@@ -24,6 +25,7 @@ from vramfit.safety import (
     reach,
     rope_sentence,
     swa_sentence,
+    wired_sentence,
 )
 from vramfit.settings import DENSE, EXPERTS, Settings
 from vramfit.solve import plan
@@ -117,19 +119,42 @@ def test_apples_limit_is_said() -> None:
     (mac,) = parse_gpus("m3-ultra-512gb")
     found = {o.name: o for o in overheads(mac)}
     assert found["wired limit"].n_bytes == (512 << 30) - mac.total_bytes
-    assert "iogpu.wired_limit_mb" in found["wired limit"].why
+    assert "384 GiB of the machine's 512 GiB" in found["wired limit"].why
+    assert "sudo sysctl iogpu.wired_limit_mb=471860" in found["wired limit"].why
+    (raised,) = parse_gpus("m3-ultra-512gb:464GiB")
+    assert "464 GiB of the machine's 512 GiB" in wired_sentence(raised)
+    assert "sysctl" not in wired_sentence(raised)
+    assert not wired_sentence(parse_gpus("4090")[0])
     assert [o.name for o in overheads(Gpu("mac", 1 << 34, backend="metal"))] == ["process"]
     assert overheads(Gpu("host", 1 << 34, backend="cpu"))[0].counted
     assert [o.name for o in overheads(parse_gpus("7900xtx")[0])] == ["HIP context", "desktop"]
 
 
+def test_a_mac_is_told_what_raises_its_limit_where_that_is_what_is_short() -> None:
+    """The command that is shown makes the context fit; where even all of the memory would not do, that is said."""
+    model, mac = dense(n_embd=8192, n_ff=1 << 15), parse_gpus("m4-max-36gb")
+    roomy = plan(model, mac, max_ctx=1024)
+    assert roomy.limited_by == "max_ctx"
+    assert not any("wired limit" in w for w in roomy.warnings)
+    margin = roomy.estimate.gpus[0].left + (2 << 30)
+    (short,) = (w for w in plan(model, mac, max_ctx=1024, margin_bytes=margin).warnings if "limit" in w)
+    assert "sudo sysctl iogpu.wired_limit_mb=32768" in short
+    told = re.search(r"--gpus (\S+)$", short)
+    assert told
+    assert plan(model, parse_gpus(told[1]), max_ctx=1024, margin_bytes=margin).fits
+    (never,) = (w for w in plan(model, mac, max_ctx=1024, margin_bytes=40 << 30).warnings if "limit" in w)
+    assert "would not be enough" in never
+    assert "sysctl" not in never
+
+
 def test_a_margin_below_the_overheads_warns() -> None:
     """A margin that cannot even hold what no buffer shows is said, on the card where it is worst."""
     cards = parse_gpus("3090ti,24GiB")
-    (said,) = margin_warning(cards, 100 * MIB)
+    named = dict(zip(told_apart(cards), cards, strict=True))
+    (said,) = margin_warning(named, 100 * MIB)
     assert "24GiB" in said
-    assert margin_warning(cards, 1 << 30) == ()
-    assert margin_warning([], 0) == ()
+    assert margin_warning(named, 1 << 30) == ()
+    assert margin_warning({}, 0) == ()
     assert any("outside every buffer" in w for w in plan(dense(), cards, margin_bytes=0).warnings)
     assert not plan(dense(), [gpu()]).warnings
 

@@ -13,7 +13,7 @@ from .backends import HOST_BACKEND, backend
 from .coerce import AnyGpus, AnyModel, AnySettings, cards, model_of, settings_of
 from .compute import Compute, compute_bytes
 from .context import Context, resolve
-from .gpus import Gpu
+from .gpus import Gpu, told_apart
 from .memory import context_bytes, weight_bytes
 from .model import Model
 from .placement import HOST, Placement, devices, place
@@ -25,7 +25,7 @@ __all__ = ["DeviceEstimate", "Estimate", "estimate"]
 
 @dataclass(frozen=True, slots=True)
 class DeviceEstimate:
-    """Bytes on one device, by the engine's own three terms.
+    """Bytes on one device, by the engine's own three terms. Cards of one model have names with a number.
 
     `layers` counts of n_layer + 1 (the output layer is one). `free_bytes` and `total_bytes` are the
     card's, 0 for the host, whose memory vramfit does not judge.
@@ -99,7 +99,7 @@ def assemble(
     at = {index: device for device, index in enumerate(used)}
     cards = tuple(
         DeviceEstimate(
-            name=gpu.name,
+            name=name,
             model=weights.gpus[at[i]] if i in at else 0,
             context=caches.gpus[at[i]] if i in at else 0,
             compute=compute.gpus[at[i]] if i in at else 0,
@@ -108,7 +108,7 @@ def assemble(
             total_bytes=gpu.total_bytes,
             compute_exact=compute.exact or i not in at,
         )
-        for i, gpu in enumerate(gpus)
+        for i, (gpu, name) in enumerate(zip(gpus, told_apart(gpus), strict=True))
     )
     return Estimate(
         n_ctx=context.n_ctx,

@@ -103,8 +103,10 @@ def _ladders(q: Question) -> dict[str, _Ladder]:
     return {ladder.name: ladder for ladder in found}
 
 
-def _hosts(q: Question) -> tuple[_Ladder, _Ladder]:
-    """The host with experts and layers, or with the cache alone."""
+def _hosts(q: Question) -> tuple[_Ladder, ...]:
+    """The host with experts and layers, or with the cache alone; nothing where it is the cards' own memory."""
+    if not q.has_host:
+        return (_Ladder("host", [_same]),)
     return (
         _Ladder("host", [_host(level) for level in host_levels(q.model, q.settings)]),
         _Ladder("host", [_same, lambda s: replace(s, offload_kqv=False)]),

@@ -59,6 +59,12 @@ class Question:
         """The context that fits as asked, 0 for none."""
         return self.asked.estimate.n_ctx_seq if self.asked.fits else 0
 
+    @property
+    def has_host(self) -> bool:
+        """Whether the host's memory is another than that of the cards in use: if not, moving there gains nothing."""
+        cards = zip(self.asked.gpus, self.asked.estimate.gpus, strict=True)
+        return not all(gpu.unified for gpu, device in cards if device.total)
+
     def answer(self, settings: Settings) -> Plan | None:
         """The plan for other settings; None where the engine refuses them or cannot be told."""
         max_ctx = self.max_ctx

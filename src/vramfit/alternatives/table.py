@@ -33,7 +33,7 @@ def trades(
     """What each single change of `settings` would carry, and what it would cost.
 
     All pairs of cache types and all batches are tried; for what stays on the host, the least that is
-    enough is sought (see `host`). Changes that the engine refuses are left out, and there are none where
+    enough is sought (see `host`), unless the cards share its memory. Changes that the engine refuses are left out, and there are none where
     the context is as long as it may get. `prefer` ("speed", "quality" or "context") orders the rows.
     `brief` leaves out pairs of unlike cache types. `planner` plans in the place of `plan`, as
     `engines.plan_for` does for one engine. Everything else is as in `plan`.
@@ -82,6 +82,8 @@ def _on_cards(q: Question, brief: bool) -> Iterable[_Change]:
 
 def _on_host(q: Question) -> Iterable[_Change]:
     """What is enough for twice the context (or for a usable one), and what is enough for all of it."""
+    if not q.has_host:
+        return
     halfway = q.goal if q.settings.n_ctx else min(max(LEAST, 2 * q.reached), q.goal)
     goals = sorted({halfway, q.goal})
     for goal in goals:

@@ -6,6 +6,7 @@
 | `settings` | an engine's defaults under a person's options; what it makes of any `Settings` |
 | `server`   | the llama-server command line, and back from one                  |
 | `ollama`   | Ollama's own choices; Modelfile and server environment            |
+| `old_layout` | the layers that Ollama before 0.30 put on each card         |
 | `binding`  | keyword arguments of `llama_cpp.Llama`                            |
 | `studio`   | `lms load`                                                        |
 | `clients`  | the same context in the clients that overrule it                  |

@@ -18,8 +18,9 @@ from ..gpus import Gpu
 from ..model import Model
 from ..placement import devices
 from ..safety import context_warnings
+from ..segments import Learned
 from ..settings import Settings
-from ..solve import DEFAULT_MARGIN, Plan
+from ..solve import DEFAULT_MARGIN, MAX_CTX, Plan
 from ..solve import plan as solve
 from . import ollama
 from .settings import as_run, engine_settings
@@ -37,10 +38,12 @@ def plan_for(
     margin_bytes: int | str = DEFAULT_MARGIN,
     max_ctx: int | None = None,
     compare: bool = True,
+    learned: Learned | None = None,
 ) -> Plan:
     """The largest context that `engine` carries with `settings`; a warning says what its own split costs.
 
     `compare=False` leaves that warning out, and the search for the best split that it takes.
+    `learned` is as in `plan`.
 
     Raises what `plan` raises, and `SettingsError` for settings that the engine cannot be told.
     """
@@ -51,7 +54,9 @@ def plan_for(
     if chosen.split == "free":
         settings = as_run(ollama.settle(settings, model, gpus), chosen)
     settings, said = _loaded(settings, model, chosen)
-    asked = _Asked(model, gpus, chosen, margin(margin_bytes), limit(max_ctx))
+    asked = _Asked(
+        model, gpus, chosen, margin(margin_bytes), limit(max_ctx), {} if learned is None else learned
+    )
     if chosen.split == "told" or len(devices(gpus, settings)) < 2 or any(settings.tensor_split):
         return _saying(asked.solve(settings), said)
     own = asked.solve(_even(settings, gpus)) if chosen.split == "even" else _ollamas(asked, settings)
@@ -87,12 +92,15 @@ class _Asked:
     engine: Engine
     margin: int
     max_ctx: int | None
+    learned: Learned
 
     def solve(self, settings: Settings, below: int | None = None) -> Plan:
         """The plan for settings, with no more context than `below`."""
         limits = [n for n in (self.max_ctx, below) if n is not None]
         max_ctx = min(limits, default=None)
-        found = solve(self.model, self.gpus, settings, margin_bytes=self.margin, max_ctx=max_ctx)
+        found = solve(
+            self.model, self.gpus, settings, margin_bytes=self.margin, max_ctx=max_ctx, learned=self.learned
+        )
         general = context_warnings(self.model, found.estimate.n_ctx_seq)
         if not general or self.engine.name == "llama-server":
             return found
@@ -121,7 +129,7 @@ def _ollamas(asked: _Asked, settings: Settings) -> Plan:
     if asked.max_ctx is None and below >= trained:
         return asked.solve(one)
     alone = asked.solve(one, below)
-    if alone.limited_by == "max_ctx" and (asked.max_ctx is None or below < asked.max_ctx):
+    if alone.limited_by == MAX_CTX and (asked.max_ctx is None or below < asked.max_ctx):
         return replace(alone, limited_by="Ollama, which beyond it spreads the model over all cards")
     return alone
 
@@ -141,7 +149,7 @@ def _cost(own: Plan, best: Plan, engine: Engine) -> tuple[str, ...]:
         "free": "splits the layers by free memory",
     }[engine.split]
     if own.settings.split_mode == "none":
-        doing = f"takes {own.gpus[own.settings.main_gpu].name} alone"
+        doing = f"takes {own.estimate.gpus[own.settings.main_gpu].name} alone"
     if not best.fits or (own.fits and own.n_ctx >= best.n_ctx):
         return (f"{engine.title} {doing}; the plan counts on that",)
     split = ",".join(map(str, best.tensor_split))

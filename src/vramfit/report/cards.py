@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..foreign import json_text
-from ..gpus import Card, Gpu, all_gpus, find, rules
+from ..gpus import Card, Gpu, all_gpus, rules, versions
 from ..gpus.spec import from_card
 from ..units import MIB, format_bytes
 from .look import PLAIN, Look
@@ -13,9 +13,9 @@ __all__ = ["gpus_json", "gpus_text"]
 
 
 def gpus_text(name: str | None, look: Look = PLAIN) -> str:
-    """All cards, one a line, or everything that is known of one. Raises `GpuError`."""
+    """All cards, one a line, or everything that is known of those called `name`. Raises `GpuError`."""
     if name is not None:
-        return _one(find(name), look)
+        return "\n\n".join(_one(card, look) for card in versions(name))
     rows = [
         [
             g.id or "",
@@ -76,10 +76,10 @@ def _bandwidth(gpu: Gpu) -> str:
 
 
 def gpus_json(name: str | None) -> str:
-    """An array with all cards, or with the one called `name` (see docs/json.md)."""
+    """An array with all cards, or with those called `name` (see docs/json.md)."""
     from .schema import GpuJson
 
-    cards = all_gpus() if name is None else (from_card(find(name)),)
+    cards = all_gpus() if name is None else tuple(map(from_card, versions(name)))
     found = [
         GpuJson(
             id=g.id or "", name=g.name, backend=g.backend, total=g.total_bytes, free=g.free,

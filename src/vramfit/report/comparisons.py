@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..comparison import Choice, Comparison
 from ..foreign import json_text, printable
+from ..gpus import assumed, told_apart
 from ..quality import CACHE_PR, METRIC, MODEL, README
 from ..units import format_bytes
 from .look import PLAIN, Look, Marked
@@ -88,7 +89,7 @@ def more_text(more: int) -> str:
 def title(comparison: Comparison) -> str:
     """The model and the cards."""
     model = comparison.model
-    cards = " + ".join(g.name for g in comparison.gpus) or "no card"
+    cards = " + ".join(told_apart(comparison.gpus)) or "no card"
     return " · ".join(printable(x) for x in (model_name(model), model.architecture, cards) if x)
 
 
@@ -126,7 +127,8 @@ def notes(comparison: Comparison) -> list[str]:
     refusals = sorted(
         {f"{c.file_type} {cache_name(c)}: {c.refused}" for c in comparison.choices if c.refused}
     )
-    found = [
+    found = [f"Warning: {w}" for w in assumed(comparison.gpus)]
+    found += [
         f"KLD: {METRIC}, of {MODEL} and not of this model (i: with importance matrix).",
         f"  {README}; cache: {CACHE_PR}.",
         "tokens/s: memory bandwidth over the bytes a token reads, an upper bound.",
@@ -155,9 +157,10 @@ def comparison_as_schema(comparison: Comparison) -> ComparisonJson:
     return ComparisonJson(
         model=model.source or model.name,
         architecture=model.architecture,
-        gpus=[g.name for g in comparison.gpus],
+        gpus=list(told_apart(comparison.gpus)),
         margin=comparison.margin_bytes,
         fits=comparison.fits,
+        warnings=list(assumed(comparison.gpus)),
         choices=[ChoiceJson(**asdict(c)) for c in comparison.choices],
         settings=settings_json(comparison.settings),
     )

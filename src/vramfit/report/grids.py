@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ..gpus import assumed
 from ..units import format_bytes
 from .look import PLAIN, Look
 from .plans import model_name
@@ -50,7 +51,9 @@ def rows(sweep: Sweep) -> list[list[str]]:
 def what(sweep: Sweep) -> str:
     """What the rows are, and how many more there are."""
     more = len(sweep.largest()) - SHOWN
-    return f"The largest context that fits, for each combination{f'; {more:,} more' if more > 0 else ''}."
+    said = f"The largest context that fits, for each combination{f'; {more:,} more' if more > 0 else ''}."
+    sentences = assumed([gpu for gpus in sweep.gpu_sets for gpu in gpus])
+    return " ".join((said, *(f"Warning: {w}." for w in sentences)))
 
 
 def sweep_as_schema(sweep: Sweep) -> SweepJson:

@@ -136,11 +136,11 @@ def _shortlist(found: Shortlist) -> Iterable[str]:
     yield _title(shortlist.title(found))
     if not found.fits:
         yield _said(shortlist.NONE, "bad")
-    for name, carriers in (("card", found.singles), ("pair", found.pairs)):
-        if carriers:
-            yield _carriers(name, carriers[: shortlist.SHOWN])
+    for name, carriers in shortlist.tables(found):
+        yield _carriers(name, carriers[: shortlist.SHOWN])
         if rest := carriers[shortlist.SHOWN :]:
             yield _more(f"... and {len(rest):,} more", _carriers(name, rest))
+    yield _note(shortlist.order(found))
 
 
 def _carriers(name: str, carriers: Sequence[Carrier]) -> str:

@@ -24,7 +24,7 @@ Written: TypeAlias = tuple[
 
 def findings_text(findings: Sequence[Finding], look: Look = PLAIN) -> str:
     """One row for each context, then what is to be said about each file."""
-    head = ["Modelfile", "model", "num_ctx", "", "on", "short of MiB", "would fit", "trained"]
+    head = ["Modelfile", "model", "num_ctx", "", "on", "short of MiB", "largest safe", "trained"]
     drop = ("trained", "model", "on")
     table = render_table(head, [_row(f) for f in findings], left=2, look=look, drop=drop)
     notes = [look.paragraph(printable(f"{_place(f)}: {note}")) for f in findings for note in f.notes]
@@ -96,6 +96,7 @@ def _as_schema(finding: Finding) -> FindingJson:
         card=finding.card,
         shortfall=finding.shortfall,
         best=finding.best,
+        mended=finding.mended,
         notes=list(finding.notes),
         plan=plan_as_schema(finding.plan),
     )

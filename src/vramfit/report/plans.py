@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..estimates import DeviceEstimate, Estimate
 from ..foreign import json_text, printable
+from ..gpus import told_apart
 from ..model import Model
 from ..safety import overheads, rope_sentence
 from ..solve import Plan
@@ -123,12 +124,14 @@ def verdict(plan: Plan) -> str:
     )
     each = f" ({share} slots)" if slots > 1 else ""
     margin = format_bytes(plan.margin_bytes)
-    if plan.fits:
-        return f"Context {plan.n_ctx:,} tokens{each} fits with {margin} left on every card; limited by {printable(plan.limited_by)}."
-    return (
-        f"Context {plan.n_ctx:,} tokens{each} does not fit: {printable(plan.limited_by)} is short of"
-        f" {format_bytes(plan.shortfall)} (with {margin} to be left on every card)."
-    )
+    if not plan.fits:
+        return (
+            f"Context {plan.n_ctx:,} tokens{each} does not fit: {printable(plan.limited_by)} is short of"
+            f" {format_bytes(plan.shortfall)} (with {margin} to be left on every card)."
+        )
+    used = any(d.total for d in plan.estimate.gpus)
+    left = f" with at least {margin} left on every card" if used else " on the host"
+    return f"Context {plan.n_ctx:,} tokens{each} fits{left}; limited by {printable(plan.limited_by)}."
 
 
 def settings_line(plan: Plan) -> str:
@@ -206,8 +209,8 @@ def plan_as_schema(plan: Plan) -> PlanJson:
         warnings=list(plan.warnings),
         reach=rope_sentence(plan.model),
         overheads=[
-            OverheadJson(gpu=gpu.name, name=o.name, n_bytes=o.n_bytes, counted=o.counted, why=o.why)
-            for gpu in plan.gpus
+            OverheadJson(gpu=card, name=o.name, n_bytes=o.n_bytes, counted=o.counted, why=o.why)
+            for card, gpu in zip(told_apart(plan.gpus), plan.gpus, strict=True)
             for o in overheads(gpu)
         ],
     )

@@ -161,6 +161,7 @@ class FindingJson(_Frozen):
     card: Text
     shortfall: int
     best: int
+    mended: int
     notes: list[Text]
     plan: PlanJson
 
@@ -283,18 +284,22 @@ class ComparisonJson(_Frozen):
     gpus: list[Text]
     margin: int
     fits: bool
+    warnings: list[str]
     choices: list[ChoiceJson]
     settings: dict[str, Any]
 
 
 class CarrierJson(_Frozen):
-    """Cards that carry a context; `alike` names for each of them all that have as much free memory."""
+    """Cards that carry a context; `alike` names for each of them all with as much free memory and bandwidth."""
 
     total: int
     free: int
     backend: str
     gpus: list[str]
     alike: list[list[str]]
+    built_in: bool
+    bandwidth_gbs: list[Optional[float]]  # noqa: UP045
+    tokens_per_second: Optional[float]  # noqa: UP045
 
 
 class ShortlistJson(_Frozen):
@@ -306,6 +311,7 @@ class ShortlistJson(_Frozen):
     n_ctx: int
     margin: int
     fits: bool
+    sort: str
     carriers: list[CarrierJson]
     settings: dict[str, Any]
 

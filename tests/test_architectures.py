@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -63,6 +64,7 @@ HEADLESS = {"attention.head_count_kv": [0, 0, 0, 2] * 2, "attention.sliding_wind
 
 
 def array(values: Sequence[Any], kind: str = "i32") -> Array:
+    kind = "str" if values and isinstance(values[0], str) else kind
     if kind == "str":
         body = b"".join(struct.pack("<Q", len(v.encode())) + v.encode() for v in values)
     else:
@@ -622,6 +624,16 @@ def test_hparams_keep_short_arrays_and_leave_long_ones() -> None:
     assert found.hparams["some.array"] == (1, 2)
     assert found.hparams["attention.head_count"] == 4
     assert "long.array" not in found.hparams
+
+
+def test_what_a_model_keeps_of_its_header_travels() -> None:
+    """The same after pickling; numbers, cut strings and arrays; equal to a plain mapping."""
+    found = model("llama", {"some.array": [1, 2], "other.array": ["a", "b"], "long": "x" * 5000}).hparams
+    again = pickle.loads(pickle.dumps(found))
+    assert again == found == dict(found)
+    assert (again["some.array"], again["other.array"], again["long"]) == ((1, 2), ("a", "b"), "x" * 1024)
+    assert again["some.array"] is again["some.array"]
+    assert len(again) == len(list(again))
 
 
 # --- what cannot be --------------------------------------------------------------------------

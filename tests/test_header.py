@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from vramfit import header
 from vramfit.errors import HeaderError, InvalidHeader, Truncated
 from vramfit.header import limits
+from vramfit.load import read
 
 INTEGERS = {"u8": 8, "i8": 8, "u16": 16, "i16": 16, "u32": 32, "i32": 32, "u64": 64, "i64": 64}
 WRITER_TYPES = {name: gguf.GGUFValueType(i) for i, name in enumerate(limits.TYPE_NAMES)}
@@ -397,6 +398,64 @@ def test_real_headers(stem: str, n_tokens: int, n_tensors: int) -> None:
     assert (len(tokens), found.n_tensors) == (n_tokens, n_tensors)
     assert len(set(tokens)) == n_tokens
     assert peak < 1 << 20
+
+
+def _arrays() -> list[bytes]:
+    """2,000 arrays of 1,000 numbers each: short enough to be kept."""
+    body = raw.array("u32", 1000, np.random.default_rng(0).bytes(4000))
+    return [raw.key(f"llama.a{i}", "arr", body) for i in range(2000)]
+
+
+COSTLY = {
+    "small arrays": _arrays,
+    "empty strings": lambda: [raw.key("llama.x", "arr", raw.array("str", 1 << 18, bytes(2 << 20)))],
+    "one string": lambda: [raw.key("general.name", "str", raw.string("x" * (8 << 20)))],
+    "a wide string": lambda: [raw.key("general.name", "str", raw.string("😀" + "x" * (8 << 20)))],
+    "many wide strings": lambda: [
+        raw.key(f"llama.{i}", "str", raw.string("😀" + "x" * (1 << 19))) for i in range(16)
+    ],
+    "long keys": lambda: [raw.key(f"llama.{i}" + "é" * 2000, "u8", b"\0") for i in range(2000)],
+}
+
+
+@pytest.mark.parametrize("case", COSTLY)
+def test_a_model_costs_its_header_and_little_more(case: str, tmp_path: Path) -> None:
+    """To read what hostile bytes hold takes at most two and a half times the header; to keep the model, once."""
+    names = (
+        "block_count",
+        "context_length",
+        "embedding_length",
+        "feed_forward_length",
+        "attention.head_count",
+    )
+    path = tmp_path / "m.gguf"
+    keys = [raw.key("general.architecture", "str", raw.string("llama")), *COSTLY[case]()]
+    keys += [raw.key(f"llama.{name}", "u32", U32(1)) for name in names]
+    path.write_bytes(raw.file(keys, [raw.tensor("token_embd.weight", (1, 1))]))
+    size = path.stat().st_size
+    del keys
+    tracemalloc.start()
+    try:
+        model = read(path)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert model.n_layer == 1
+    assert peak < 2.5 * size + (2 << 20)
+    assert kept < 1.1 * size + (2 << 20)
+
+
+def test_long_strings_lie_where_they_are() -> None:
+    """Beyond a mebibyte a string is given as its bytes; up to it, and one that is wrong near its end, as ever."""
+    limit = limits.LONGEST_TEXT
+    for text, kind in (("é" * (limit // 2), str), ("é" * (limit // 2) + "x", header.Text)):
+        value = header.parse(raw.file([raw.key("a", "str", raw.string(text))])).metadata["a"]
+        assert isinstance(value, kind)
+        assert str(value) == text
+    assert len(value) == limit + 1  # type: ignore[arg-type]
+    for bad in (b"x" * limit + b"\xff", b"x" * limit + "é".encode()[:1]):
+        with pytest.raises(InvalidHeader, match="key 'a' is no UTF-8"):
+            header.parse(raw.file([raw.key("a", "str", raw.string(bad))]))
 
 
 def test_fuzz_corpus() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -132,6 +133,52 @@ def test_a_change_changes_nothing_else(comments: list[str], value: int) -> None:
     assert changed.text == file.text.replace('"4096"', f'"{value}"')
     assert changed.parameters("num_ctx")[0].value == str(value)
     assert changed.values("system") == ("a\nb",)
+
+
+def old_value(text: str, at: int) -> tuple[str, int] | None:
+    """The value by the rule alone: the first line end after which, blanks apart, the quote is closed."""
+    ends = [i for i, c in enumerate(text) if i >= at and c in "\r\n"] + [len(text)]
+    for end in ends:
+        inner = text[at:end].strip()
+        quote = next((q for q in ('"' * 3, '"') if inner.startswith(q)), "")
+        if not quote:
+            return inner, end
+        if len(inner) >= 2 * len(quote) and inner.endswith(quote):
+            return inner[len(quote) : -len(quote)], end
+    return None
+
+
+@given(
+    st.lists(st.sampled_from(['"', '"' * 3, "\n", "\r", " ", "\t", "\x0b", "\u2028", "x", "#"]), max_size=12)
+)
+def test_a_value_ends_where_its_quote_closes(parts: list[str]) -> None:
+    """The quick search finds what the rule says."""
+    text = "".join(parts)
+    found = old_value("FROM " + text, 5)
+    if found is None:
+        with pytest.raises(ModelfileError, match="quote is not closed"):
+            parse("FROM " + text)
+        return
+    with suppress(ModelfileError):  # of what stands behind the value
+        assert parse("FROM " + text).commands[0].value == found[0]
+
+
+@pytest.mark.parametrize("filler", ["\n", "\r\n", " \n", '" \n', '" x', " ", '"', '""" x\n', "#\n", "\x0b"])
+@pytest.mark.parametrize("quote", ['"' * 3, '"', ""])
+def test_the_time_grows_with_the_length(filler: str, quote: str) -> None:
+    """Eight times the text takes at most some twenty times as long: 64 would be the square."""
+
+    def seconds(n: int) -> float:
+        text = f"FROM x\nSYSTEM {quote}" + filler * n
+        best = float("inf")
+        for _ in range(3):
+            start = time.process_time()
+            with suppress(ModelfileError):
+                parse(text)
+            best = min(best, time.process_time() - start)
+        return best
+
+    assert seconds(16000) < 20 * max(seconds(2000), 0.0002)
 
 
 def test_bad_utf16_is_refused() -> None:

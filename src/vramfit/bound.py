@@ -168,7 +168,8 @@ def _scores(r: _Reserve, layer: Layer) -> int:
         return r.n_tokens * r.n_tokens * max(1, layer.n_head)
     if r.is_plain(layer) and not r.n_encoded:
         return 0
-    counts = [n for key, n in r.model.hparams.items() if key.endswith("head_count") and isinstance(n, int)]
+    hparams = r.model.hparams
+    counts = [n for key in hparams if key.endswith("head_count") and isinstance(n := hparams[key], int)]
     heads = max(1, layer.n_head, *counts)
     return (r.n_encoded + sum(cells(c, r.context) for c in layer.caches)) * r.n_tokens * heads
 

@@ -6,20 +6,21 @@ Source: `llama_model_loader::get_key`, `get_arr` and `get_key_or_arr` (llama-mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from ..errors import ModelError
-from ..header import Array, Value
+from ..header import Array, Text, Value
 
-__all__ = ["MAX_LAYERS", "U32_MAX", "Metadata"]
+__all__ = ["MAX_LAYERS", "U32_MAX", "Kept", "Metadata"]
 
 MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS (llama-hparams.h:10)
 U32_MAX: Final = 2**32 - 1
 _COUNTS: Final = ("u32", "i32", "bool")  # elements that the engine reads as numbers of layers
-LONGEST_KEPT: Final = 1024  # elements of an array worth decoding
+LONGEST_KEPT: Final = 1024  # elements of an array, or characters of a string, that a model keeps
+MOST_DECODED: Final = 64  # arrays that stay decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +120,11 @@ class Metadata:
             self.fail(key, f"has {len(values)} elements where {n} are needed, one a layer")
         return values
 
-    def kept(self) -> dict[str, object]:
+    def kept(self) -> Kept:
         """All keys of the architecture without prefix, short arrays as tuples, long ones left out."""
         start = self.prefix + "."
-        return {
-            key[len(start) :]: value.values() if isinstance(value, Array) else value
-            for key, value in self.pairs.items()
-            if key.startswith(start) and not (isinstance(value, Array) and len(value) > LONGEST_KEPT)
-        }
+        pairs = ((key, self.pairs[key]) for key in self.pairs if key.startswith(start))
+        return Kept({key[len(start) :]: _packed(x) for key, x in pairs if _is_short(x)})
 
     def _u32(self, key: str, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -134,3 +132,52 @@ class Metadata:
         if not 0 <= value <= U32_MAX:
             self.fail(key, f"= {value} is not between 0 and {U32_MAX}")
         return value
+
+
+class Kept(Mapping[str, object]):
+    """What a model keeps of its header: numbers, strings, arrays. Arrays are bytes until they are asked for."""
+
+    __slots__ = ("_decoded", "_values")
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self._values = values
+        self._decoded: dict[str, tuple[object, ...]] = {}
+
+    def __getitem__(self, key: str) -> object:
+        found = self._values[key]
+        if not isinstance(found, _Packed):
+            return found
+        values = self._decoded.get(key)
+        if values is None:
+            values = Array(key, found.type, found.length, found.byte_order, memoryview(found.body)).values()
+            if len(self._decoded) < MOST_DECODED:
+                self._decoded[key] = values
+        return values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Kept({dict(self)})"
+
+
+class _Packed(NamedTuple):
+    """An array of its own: the header's bytes need not be held for it."""
+
+    type: str
+    length: int
+    byte_order: str
+    body: bytes
+
+
+def _is_short(value: Value) -> bool:
+    return not isinstance(value, Text) and not (isinstance(value, Array) and len(value) > LONGEST_KEPT)
+
+
+def _packed(value: Value) -> object:
+    if isinstance(value, Array):
+        return _Packed(value.type, value.count, value.byte_order, bytes(value.body))
+    return value[:LONGEST_KEPT] if isinstance(value, str) else value

@@ -24,6 +24,10 @@ MAX_KEYS: Final = 1 << 16  # models carry 20 to 60
 MAX_TENSORS: Final = 1 << 17  # 61 layers of 256 experts, every expert on its own, are 47,000
 MAX_KEY_BYTES: Final = (1 << 16) - 1  # the GGUF specification's own limit
 
+# A string that is longer is given as it lies: templates and licences are shorter, and others nobody asks for.
+LONGEST_TEXT: Final = 1 << 20
+TEXT_STEP: Final = 1 << 18  # bytes that are held decoded at once while a string is checked
+
 # The least that each part takes: what a count promises can be held against the bytes left.
 FIXED_BYTES: Final = 24  # magic, version, two counts
 MIN_KEY_BYTES: Final = 8 + 1 + 4 + 1  # length, one letter, type, the smallest value

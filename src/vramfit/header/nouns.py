@@ -6,11 +6,11 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ..errors import InvalidHeader
 from ..ggml import TensorType
-from .limits import CODES
+from .limits import CODES, LONGEST_TEXT
 
 Scalar: TypeAlias = bool | int | float | str
 
@@ -55,7 +55,58 @@ class Array:
                 ) from None
 
 
-Value: TypeAlias = bool | int | float | str | Array
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string of the metadata that is longer than `limits.LONGEST_TEXT`: it decodes when asked for."""
+
+    key: str
+    body: memoryview = field(repr=False, hash=False)  # its bytes, which are UTF-8
+
+    def __len__(self) -> int:
+        """Bytes."""
+        return len(self.body)
+
+    def __str__(self) -> str:
+        return str(self.body, "utf-8")
+
+
+Value: TypeAlias = bool | int | float | str | Text | Array
+
+
+class Span(NamedTuple):
+    """Where a string or an array lies in a header."""
+
+    type: str  # of the elements, or "str"
+    length: int  # elements; -1: a string, no array
+    start: int
+    end: int
+
+
+class Pairs(Mapping[str, Value]):
+    """The metadata, read-only, in the order of the file: strings and arrays stay where they lie until asked for."""
+
+    __slots__ = ("_body", "_found", "_order")
+
+    def __init__(self, found: Mapping[str, bool | int | float | Span], body: memoryview, order: str) -> None:
+        self._found, self._body, self._order = found, body, order
+
+    def __getitem__(self, key: str) -> Value:
+        found = self._found[key]
+        if not isinstance(found, Span):
+            return found
+        body = self._body[found.start : found.end]
+        if found.length >= 0:
+            return Array(key, found.type, found.length, self._order, body)
+        return Text(key, body) if len(body) > LONGEST_TEXT else str(body, "utf-8")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __repr__(self) -> str:
+        return f"Pairs({list(self._found)})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
 
 from .. import ggml
 from ..errors import InvalidHeader, ModelError, Truncated
 from . import limits
-from .nouns import Array, Header, Scalar, TensorInfo, Value
+from .nouns import Header, Pairs, Span, TensorInfo
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Where an array lies; it becomes an `Array` when the bytes are complete."""
-
-    type: str
-    count: int
-    start: int
-    end: int
 
 
 def parse(data: Buffer, *, file_size: int | None = None, name: str = "") -> Header:
@@ -60,7 +50,7 @@ class Parser:
         self._at = 0  # where the next item starts: everything before it is done
         self._version, self._order = 0, ""
         self._keys_left = self._tensors_left = 0  # the item being read included
-        self._values: dict[str, Scalar | _Span] = {}
+        self._values: dict[str, bool | int | float | Span] = {}
         self._types: dict[str, str] = {}
         self._string_bytes = string_bytes or {}
         self._walked = (0, 0)  # of the string array being read: strings passed, place reached
@@ -113,17 +103,36 @@ class Parser:
         value: int = struct.unpack_from(self._order + limits.CODES[type_name], self._data, at)[0]
         return value
 
-    def _string(self, at: int, limit: int, what: str) -> tuple[str, int]:
-        """The string whose length stands at `at`, and where it ends."""
+    def _length(self, at: int, limit: int, what: str) -> int:
         length = self._number("u64", at, what)
         if length > limit:
             raise self._invalid(f"{what} is {length:,} bytes long; the limit is {limit:,}")
+        return length
+
+    def _string(self, at: int, limit: int, what: str) -> tuple[str, int]:
+        """The string whose length stands at `at`, and where it ends."""
+        length = self._length(at, limit, what)
         start, end = at + 8, at + 8 + length
         self._require(end, what)
         try:
             return str(self._data[start:end], "utf-8"), end
         except UnicodeDecodeError as error:
             raise self._invalid(f"{what} is no UTF-8: {error}") from None
+
+    def _text(self, at: int, what: str) -> Span:
+        """Where the string lies whose length stands at `at`: checked, a step at a time, and not kept."""
+        length = self._length(at, limits.MAX_STRING_BYTES, what)
+        start, end = at + 8, at + 8 + length
+        self._require(end, what)
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            with memoryview(self._data) as data:
+                for step in range(start, end, limits.TEXT_STEP):
+                    stop = min(step + limits.TEXT_STEP, end)
+                    decoder.decode(data[step:stop], stop == end)
+        except UnicodeDecodeError as error:
+            raise self._invalid(f"{what} is no UTF-8: {error}") from None
+        return Span("str", -1, start, end)
 
     # The fixed part.
 
@@ -175,17 +184,18 @@ class Parser:
             )
         return limits.TYPE_NAMES[type_id]
 
-    def _value(self, type_name: str, at: int, what: str, known: int) -> tuple[Scalar | _Span, int]:
+    def _value(self, type_name: str, at: int, what: str, known: int) -> tuple[bool | int | float | Span, int]:
         """The value at `at`, and where it ends."""
         if type_name == "str":
-            return self._string(at, limits.MAX_STRING_BYTES, what)
+            span = self._text(at, what)
+            return span, span.end
         if type_name == "arr":
             span = self._array(at, what, known)
             return span, span.end
         number = self._number(type_name, at, what)
         return bool(number) if type_name == "bool" else number, at + limits.WIDTHS[type_name]
 
-    def _array(self, at: int, what: str, known: int) -> _Span:
+    def _array(self, at: int, what: str, known: int) -> Span:
         type_name = self._type_name(at, what)
         if type_name == "arr":
             raise self._invalid(f"{what} is an array of arrays; the engine reads none")
@@ -197,11 +207,11 @@ class Parser:
         start = at + 12
         if type_name == "str":
             if count * limits.MIN_STRING_BYTES <= known <= len(self._data) - start:
-                return _Span(type_name, count, start, start + known)
-            return _Span(type_name, count, start, self._skip_strings(start, count, what))
+                return Span(type_name, count, start, start + known)
+            return Span(type_name, count, start, self._skip_strings(start, count, what))
         end = start + count * limits.WIDTHS[type_name]
         self._require(end, what)
-        return _Span(type_name, count, start, end)
+        return Span(type_name, count, start, end)
 
     def _skip_strings(self, start: int, count: int, what: str) -> int:
         """Where the `count` strings from `start` end.
@@ -307,17 +317,11 @@ class Parser:
         data_offset = _pad(self._at, self._alignment) if self._tensors else self._at
         self._check_size(data_offset)
         body = memoryview(self._data)[: self._at].toreadonly()
-        metadata: dict[str, Value] = {
-            key: Array(key, value.type, value.count, self._order, body[value.start : value.end])
-            if isinstance(value, _Span)
-            else value
-            for key, value in self._values.items()
-        }
         return Header(
             version=self._version,
             byte_order=self._order,
             alignment=self._alignment,
-            metadata=MappingProxyType(metadata),
+            metadata=Pairs(self._values, body, self._order),
             types=MappingProxyType(self._types),
             tensors=tuple(self._tensors.values()),
             header_bytes=self._at,

@@ -31,6 +31,8 @@ _BLANK: Final = " \t"
 _ENDS: Final = "\r\n"
 _TRIPLE: Final = '"""'
 _END: Final = re.compile(r"[\r\n]")
+# Each quote, and where it closes: behind it nothing but blanks, to the end of the line.
+_QUOTES: Final = tuple((quote, re.compile(rf"{quote}[^\S\r\n]*(?=[\r\n]|\Z)")) for quote in (_TRIPLE, '"'))
 _WORD: Final = re.compile(r"([^ \t\r\n]*)([ \t]?)")
 _PARAMETER: Final = re.compile(r"[A-Za-z0-9_]+")
 
@@ -153,25 +155,13 @@ class _Reader:
         return match.start() if match else len(self._text)
 
     def _value(self, at: int, where: str) -> tuple[int, int, int]:
-        """Start and end of the value proper, and where the next command may start."""
-        end = self._line_end(at)
-        while True:
-            inner = self._unquoted(at, end)
-            if inner is not None:
-                return (*inner, end)
-            if end >= len(self._text):
-                raise ModelfileError(f"{where}: a quote is not closed before the end of the file")
-            end = self._line_end(end + 1)
-
-    def _unquoted(self, start: int, end: int) -> tuple[int, int] | None:
-        """What is left of the text from `start` to `end` without blanks and quotes; None while a quote is open."""
-        text = self._text
-        while start < end and text[start].isspace():
-            start += 1
-        while end > start and text[end - 1].isspace():
-            end -= 1
-        for quote in (_TRIPLE, '"'):
+        """Start and end of the value proper, and where the next command may start. Every character is looked at once."""
+        text, end = self._text, self._line_end(at)
+        start = at + len(text[at:end]) - len(text[at:end].lstrip())
+        for quote, closing in _QUOTES:
             if text.startswith(quote, start, end):
-                closed = end - start >= 2 * len(quote) and text.endswith(quote, start, end)
-                return (start + len(quote), end - len(quote)) if closed else None
-        return start, end
+                closed = closing.search(text, start + len(quote))
+                if closed is None:
+                    raise ModelfileError(f"{where}: a quote is not closed before the end of the file")
+                return start + len(quote), closed.start(), closed.end()
+        return start, start + len(text[start:end].rstrip()), end

@@ -72,8 +72,11 @@ class Session:
             body = memoryview(window)[: header.header_bytes]
             strings = {
                 key: len(value.body)
-                for key, value in header.metadata.items()
-                if isinstance(value, Array) and value.type == "str" and value.count >= _MANY_STRINGS
+                for key in header.metadata
+                if header.types[key] == "arr"
+                and isinstance(value := header.metadata[key], Array)
+                and value.type == "str"
+                and value.count >= _MANY_STRINGS
             }
             self.cache.put(file.key, body, etag=opened.etag, size=size, strings=strings)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vramfit.allocator import reserve
-from vramfit.backends import BACKENDS
+from vramfit.backends import backend
 from vramfit.scheduler import copies_of_inputs, schedule
 
 sys.path.insert(0, str(ROOT))
@@ -22,14 +22,14 @@ from tools.engine.load import Refused  # noqa: E402
 from tools.engine.measure import measure  # noqa: E402
 from tools.engine.trace import to_graph, trace  # noqa: E402
 
-CUDA = BACKENDS["cuda"]
-HEADERS = sorted((TRUTH / "arch").glob("*.gguf"))
+HEADERS = sorted([*(TRUTH / "arch").glob("*.gguf"), *(TRUTH / "models").glob("*.gguf")])
 CACHES = st.sampled_from(("f16", "bf16", "f32", "q8_0", "q4_0", "iq4_nl"))
 SETTINGS = st.fixed_dictionaries(
     {
         "n_ctx": st.integers(1, 64).map(lambda n: n * 1024),
         "n_ubatch": st.sampled_from((32, 128, 512, 1000)),
         "flash_attn": st.sampled_from(("on", "off", "auto")),
+        "compute_capability": st.sampled_from(("6.1", "7.0", "7.5", "8.6", "8.9", "9.0", "12.0")),
     },
     optional={
         "n_seq_max": st.integers(1, 4),
@@ -56,7 +56,7 @@ def test_replay_is_the_engines_reservation(header, gpus_mib, settings) -> None: 
             trace(header, gpus_mib, **settings)
         return
     graphs = [to_graph(dump) for dump in trace(header, gpus_mib, **settings)]
-    devices = [CUDA] * len(gpus_mib)
+    devices = [backend("cuda", settings["compute_capability"])] * len(gpus_mib)
     layers = 1 + max(int(t.name.split(".")[1]) for t in graphs[0].tensors if t.name.startswith("blk."))
     n_copies = copies_of_inputs(
         devices,

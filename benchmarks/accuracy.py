@@ -1,9 +1,10 @@
-"""How many figures equal what the engine allocated, by architecture.
+"""How many figures equal what the engine allocated, by file of rows and by model.
 
-    python benchmarks/accuracy.py FOLDER [--worst N] [--all]
+    python benchmarks/accuracy.py FOLDER [--worst N] [--all] [--match REGEX]
 
-FOLDER holds `rows-*.jsonl.gz` (see docs/engine.md) and the headers that they name. Prints, for each
-file of headers, runs whose GPU figures are all exact, and how far totals of devices are off.
+FOLDER holds `rows-*.jsonl.gz` (see docs/engine.md) and the headers that they name. Prints, for each file of rows,
+runs whose figures are all exact, host included, runs that call themselves exact and are not, and devices whose
+total is below the engine's; then the models that are not exact throughout, with the reason.
 """
 
 from __future__ import annotations
@@ -11,20 +12,67 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import vramfit
 
 MIB = 1 << 20
+MEASURED_ON = "8.6"  # compute capability of rows that name none
 
 
-def rows(folder: Path) -> Iterator[dict[str, Any]]:
+@dataclass
+class Tally:
+    """What came out for one file of rows, or for one model."""
+
+    runs: int = 0
+    exact: int = 0
+    falsely: int = 0
+    low: int = 0  # devices
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, found: vramfit.Estimate, row: dict[str, Any]) -> None:
+        ours, theirs = figures(found, row)
+        self.runs += 1
+        self.exact += ours == theirs
+        self.falsely += found.exact and ours != theirs
+        self.low += sum(sum(a) < sum(b) for a, b in zip(ours[:-1], theirs[:-1], strict=True))
+        if found.compute_note:
+            self.notes[found.compute_note] += 1
+
+    def __str__(self) -> str:
+        share = f"{self.exact / max(self.runs, 1):.2%}"
+        return (
+            f"{self.exact:5d} of {self.runs:5d} exact ({share}), {self.falsely} falsely, {self.low} too low"
+        )
+
+
+def figures(
+    found: vramfit.Estimate, row: dict[str, Any]
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Weights, context and compute of each device, the host last: ours and the engine's."""
+    ours = [(d.model, d.context, d.compute) for d in (*found.gpus, found.host)]
+    return ours, [(d["model"], d["context"], d["compute"]) for d in (*row["gpus"], row["host"])]
+
+
+def rows(folder: Path, match: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in sorted(folder.glob("rows-*.jsonl.gz")):
         with gzip.open(path, "rt") as lines:
-            yield from map(json.loads, lines)
+            for row in map(json.loads, lines):
+                if "refused" not in row and re.search(match, row["file"]):
+                    yield path.name, row
+
+
+def cards(row: dict[str, Any]) -> list[vramfit.Gpu]:
+    capability = str(row.get("compute_capability", MEASURED_ON))
+    return [
+        vramfit.Gpu(name=f"gpu{i}", total_bytes=m * MIB, compute_capability=capability)
+        for i, m in enumerate(row["gpus_mib"])
+    ]
 
 
 def main() -> None:
@@ -33,42 +81,29 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--worst", type=int, default=5)
-    parser.add_argument("--all", action="store_true", help="list files that are exact throughout, too")
+    parser.add_argument("--match", default="", help="models whose file matches this pattern")
+    parser.add_argument("--all", action="store_true", help="list models that are exact throughout, too")
     args = parser.parse_args()
     models: dict[str, vramfit.Model] = {}
-    runs: Counter[str] = Counter()
-    exact: Counter[str] = Counter()
-    notes: dict[str, Counter[str]] = defaultdict(Counter)
+    by_rows: defaultdict[str, Tally] = defaultdict(Tally)
+    by_model: defaultdict[str, Tally] = defaultdict(Tally)
     wrong: list[tuple[float, str, Any]] = []
-    falsely = 0
-    for row in rows(args.folder):
-        if "refused" in row:
-            continue
+    for source, row in rows(args.folder, args.match):
         name = row["file"]
         if name not in models:
             models[name] = vramfit.read(args.folder / name)
-        cards = [vramfit.Gpu(name=f"gpu{i}", total_bytes=m * MIB) for i, m in enumerate(row["gpus_mib"])]
-        found = vramfit.estimate(models[name], cards, vramfit.Settings(**row["settings"]))
-        ours = [(d.model, d.context, d.compute) for d in (*found.gpus, found.host)]
-        theirs = [(d["model"], d["context"], d["compute"]) for d in (*row["gpus"], row["host"])]
-        runs[name] += 1
-        exact[name] += ours == theirs
-        falsely += found.exact and ours != theirs
-        if found.compute_note:
-            notes[name][found.compute_note] += 1
-        for a, b in zip(ours[:-1], theirs[:-1], strict=True):
+        found = vramfit.estimate(models[name], cards(row), vramfit.Settings(**row["settings"]))
+        by_rows[source].add(found, row)
+        by_model[name].add(found, row)
+        for a, b in zip(*(side[:-1] for side in figures(found, row)), strict=True):
             if a != b and sum(b) >= 64 * MIB:
                 wrong.append((sum(a) / sum(b) - 1, name, row["settings"]))
-    for name in sorted(runs):
-        if args.all or exact[name] < runs[name]:
-            why = "; ".join(f"{n} × {note}" for note, n in notes[name].most_common(2))
-            print(f"{exact[name]:5d} of {runs[name]:5d}  {name}  {why}")
-    total, right = sum(runs.values()), sum(exact.values())
-    print(
-        f"{right} of {total} runs exact in every figure of every device, host included ({right / total:.2%})"
-    )
-    print(f"{sum(exact[n] == runs[n] for n in runs)} of {len(runs)} files exact throughout")
-    print(f"{falsely} runs called exact that are not")
+    for source, tally in by_rows.items():
+        print(f"{tally}  {source}")
+    for name, tally in sorted(by_model.items()):
+        if args.all or tally.exact < tally.runs:
+            why = "; ".join(f"{n} × {note}" for note, n in tally.notes.most_common(2))
+            print(f"{tally}  {name}  {why}")
     for error, name, settings in sorted(wrong, key=lambda w: -abs(w[0]))[: args.worst]:
         print(f"{error:+8.2%}  {name}  {settings}")
 

@@ -34,7 +34,7 @@ def run(model: vramfit.Model, points: int) -> tuple[vramfit.Sweep, float, float]
     n_ctx = np.linspace(256, 262144, -(-points // rest)).astype(np.int64)
     start, busy = time.perf_counter(), time.process_time()
     found = vramfit.sweep(
-        model, "3090ti,3060", vramfit.Settings(flash_attn="on", n_outputs_max=1), n_ctx=n_ctx, **AXES
+        model, "3090ti,3060-12gb", vramfit.Settings(flash_attn="on", n_outputs_max=1), n_ctx=n_ctx, **AXES
     )
     return found, time.perf_counter() - start, time.process_time() - busy
 

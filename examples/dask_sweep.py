@@ -1,6 +1,6 @@
 """The same sweep over a folder of headers, on Dask: which models fit which cards, and how far.
 
-    python examples/dask_sweep.py FOLDER --gpus 3060 --gpus 3090ti,3060 --workers 4
+    python examples/dask_sweep.py FOLDER --gpus 3060 --gpus 3090ti,3060-12gb --workers 4
 
 Each header is read and swept by one worker, which sends back only the largest context that fits for each
 combination: thousands of headers need little memory. With `--scheduler tcp://...` it runs on a cluster that is

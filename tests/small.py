@@ -12,10 +12,12 @@ F16 = BY_NAME["f16"]
 F32 = BY_NAME["f32"]
 
 
-def gpu(mib: int = 8192, free_mib: int | None = None, name: str = "card") -> Gpu:
+def gpu(
+    mib: int = 8192, free_mib: int | None = None, name: str = "card", compute_capability: str = "8.6"
+) -> Gpu:
     """A card of `mib` MiB, all of it free unless said otherwise."""
     free = mib if free_mib is None else free_mib
-    return Gpu(name=name, total_bytes=mib << 20, free_bytes=free << 20)
+    return Gpu(name=name, total_bytes=mib << 20, free_bytes=free << 20, compute_capability=compute_capability)
 
 
 def dense(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from traces import NAMES, Maker, graphs, trace
+from traces import DEVICE, NAMES, Maker, graphs, trace
 
 from vramfit.allocator import Arena, Walk, allocate, fullest, held, reserve
-from vramfit.backends import BACKENDS
+from vramfit.backends import BACKENDS, SplitGraph
+from vramfit.backends.nouns import Keep
 from vramfit.graph import CACHE, INPUT, NONE, OUTPUT, Graph
 from vramfit.scheduler import PIPELINE_COPIES, Schedule, schedule
 
-CUDA, VULKAN = BACKENDS["cuda"], BACKENDS["vulkan"]
+VULKAN = BACKENDS["vulkan"]
 COPIES = st.sampled_from((1, PIPELINE_COPIES))
 
 
@@ -106,13 +108,13 @@ def check_walk(plan: Schedule) -> None:
 @given(graphs(), COPIES, st.booleans())
 def test_live_tensors_never_overlap(graph: Graph, n_copies: int, op_offload: bool) -> None:
     """At no time do two tensors that are still needed share memory."""
-    check_walk(schedule(graph, (CUDA, CUDA), n_copies=n_copies, op_offload=op_offload))
+    check_walk(schedule(graph, (DEVICE, DEVICE), n_copies=n_copies, op_offload=op_offload))
 
 
 @given(graphs(), COPIES)
 def test_only_kept_tensors_hold_memory_at_the_end(graph: Graph, n_copies: int) -> None:
     """When the graph is done only outputs, and tensors that nobody read, still hold memory."""
-    plan = schedule(graph, (CUDA, CUDA), n_copies=n_copies)
+    plan = schedule(graph, (DEVICE, DEVICE), n_copies=n_copies)
     walk = Walk(plan).run()
     read = {s for i, _ in plan.nodes for s in plan.src[i]}
     viewed = {t.view for t in plan.tensors}
@@ -123,18 +125,18 @@ def test_only_kept_tensors_hold_memory_at_the_end(graph: Graph, n_copies: int) -
 @given(graphs(n_devices=2), COPIES)
 def test_equal_devices_are_interchangeable(graph: Graph, n_copies: int) -> None:
     """Where no tie between devices is to be broken, exchanging two equal devices exchanges their bytes."""
-    one = allocate(schedule(graph, (CUDA, CUDA), n_copies=n_copies, op_offload=False))
+    one = allocate(schedule(graph, (DEVICE, DEVICE), n_copies=n_copies, op_offload=False))
     for t in graph.tensors:
         t.home = 1 - t.home if t.home >= 0 else t.home
         t.pinned = 1 - t.pinned if t.pinned >= 0 else t.pinned
-    two = allocate(schedule(graph, (CUDA, CUDA), n_copies=n_copies, op_offload=False))
+    two = allocate(schedule(graph, (DEVICE, DEVICE), n_copies=n_copies, op_offload=False))
     assert one == (two[1], two[0], two[2])
 
 
 @given(st.lists(graphs(), min_size=1, max_size=3))
 def test_reservations_keep_the_largest(some: list[Graph]) -> None:
     """A buffer of one chunk is as large as the largest of the graphs needs, in any order."""
-    plans = [schedule(g, (CUDA, CUDA)) for g in some]
+    plans = [schedule(g, (DEVICE, DEVICE)) for g in some]
     alone = [tuple(map(sum, allocate(p))) for p in plans]
     assert reserve(plans) == reserve(plans[::-1]) == tuple(map(max, zip(*alone, strict=True)))
 
@@ -170,7 +172,7 @@ def test_a_cast_reads_itself() -> None:
     cast = make.node("CPY", (1024,), x)
     make.graph.tensors[cast].src = (x, cast)
     make.node("MUL_MAT", (1024,), make.weight((1, 1024), 0), cast)
-    walk = Walk(schedule(make.graph, (CUDA,))).run()
+    walk = Walk(schedule(make.graph, (DEVICE,))).run()
     assert walk.owner[cast] == NONE
     assert walk.arenas[0].peaks == (128 + 2 * 4096,)
 
@@ -182,7 +184,7 @@ def test_in_place_writes_over_a_source() -> None:
         x = make.leaf((1024,), flags=INPUT)
         y = make.node("MUL_MAT", (1024,), make.weight((1, 1024), 0), x, flags=flags)
         z = [make.node("SCALE", (1024,), y) for _ in range(readers)]
-        walk = Walk(schedule(make.graph, (CUDA,))).run()
+        walk = Walk(schedule(make.graph, (DEVICE,))).run()
         assert (walk.address[z[0]] == walk.address[y]) is in_place
 
 
@@ -193,7 +195,7 @@ def test_in_place_frees_the_rest() -> None:
     k, v = (make.leaf((128, 256, 4), "q8_0", usage=CACHE, home=0) for _ in range(2))
     fa = make.node("FLASH_ATTN_EXT", (128, 8, 4), q, k, v)
     scaled = make.node("SCALE", (128, 8, 4), fa)
-    walk = Walk(schedule(make.graph, (CUDA,))).run()
+    walk = Walk(schedule(make.graph, (DEVICE,))).run()
     assert walk.address[scaled] == walk.address[fa]
     assert walk.size[fa] == walk.size[scaled] + 2 * 128 * 256 * 4 * 2
 
@@ -203,7 +205,7 @@ def test_sizes_are_padded_to_the_alignment() -> None:
     make = Maker()
     x = make.leaf((1,), flags=INPUT)
     make.node("MUL_MAT", (1,), make.weight((1, 1), 0), x)
-    assert allocate(schedule(make.graph, (CUDA,))) == ((256,), (32,))
+    assert allocate(schedule(make.graph, (DEVICE,))) == ((256,), (32,))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -216,3 +218,28 @@ def test_fullest_names_what_is_alive(name: str) -> None:
         assert sizes == sorted(sizes, reverse=True)
         assert n_bytes / 2 <= sum(sizes) <= n_bytes
         assert all(t.name for t in live)
+
+
+@given(graphs(), st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=10))
+def test_what_is_kept_alive_holds_its_memory(graph: Graph, pairs: list[tuple[int, int]]) -> None:
+    """A tensor that a backend keeps until a node is not freed, nor written over, before that node has run."""
+    asked: list[tuple[int, int]] = []
+
+    def keep_some(g: SplitGraph, keep: Keep) -> None:
+        for back, ahead in pairs:
+            here = range(g.start, g.end)
+            until = here[ahead % len(here)]
+            kept = g.nodes[here[back % len(here)]]
+            if g.nodes.index(kept) <= until:
+                keep(kept, g.nodes[until])
+                asked.append((kept, g.nodes[until]))
+
+    plan = schedule(graph, (replace(DEVICE, graph_optimize=keep_some),) * 2)
+    walk = Walk(plan)
+    walk.begin()
+    for at, (i, _) in enumerate(plan.nodes):
+        for kept, until in asked:
+            if until == i and walk.loose[kept]:
+                assert kept == i or walk.owner[kept] != NONE
+        walk.advance(at, at + 1)
+    check_walk(plan)

@@ -15,15 +15,14 @@ from small import dense, gpu, mixture
 from vramfit.alternatives import PREFERENCES, Alternative, Alternatives, best, trades
 from vramfit.alternatives.changes import cache_pairs, flags, ubatches
 from vramfit.alternatives.nouns import by_preference, cache_bits
-from vramfit.cli import main
-from vramfit.cli.options import to_settings
 from vramfit.engines import plan_for
 from vramfit.engines.server import parse_command
 from vramfit.errors import SettingsError
 from vramfit.estimates import estimate
+from vramfit.flags import read, split_text
 from vramfit.gpus import Gpu
 from vramfit.model import Model
-from vramfit.report.alternatives import alternatives_text
+from vramfit.report.alternatives import alternatives_text, worth_showing
 from vramfit.settings import EXPERTS, Settings
 from vramfit.solve import Plan, plan
 
@@ -144,13 +143,7 @@ def test_rows_are_in_the_order_of_the_preference(
 
 def pasted(text: str, asked: Settings) -> Settings:
     """`asked` with the flags as the command line reads them."""
-    words = text.replace("'", "").split()
-    options = main.commands["plan"].make_context("plan", ["model.gguf", *words]).params
-    names = {"-fa": "flash_attn", "-ctk": "type_k", "-ctv": "type_v", "-ub": "n_ubatch", "-np": "n_seq_max",
-             "-ngl": "n_gpu_layers", "-nkvo": "offload_kqv", "-ncmoe": "cpu_tensors", "-ot": "cpu_tensors"}  # fmt: skip
-    read = to_settings(dict(options))
-    given = {names[word] for word in words if word in names}
-    return replace(asked, **{name: getattr(read, name) for name in given})
+    return replace(asked, **read(split_text(text)).given)
 
 
 @pytest.mark.parametrize("model", [PLAIN, EXPERT])
@@ -329,6 +322,41 @@ def test_of_pairs_as_wide_the_page_shows_the_wider_k() -> None:
     """The page has one row for each width of a pair, that of the wider K; the rows have them all."""
     found = trades(PLAIN, cards([200]), ON, margin_bytes=MARGIN)
     assert "-ctk q4_0 -ctv q8_0" in {row.flags for row in found.rows}
-    text = alternatives_text(found)
+    text = alternatives_text(found, everything=True)
     assert "-ctk q8_0 -ctv q4_0" in text
     assert "-ctk q4_0 -ctv q8_0" not in text
+
+
+def test_the_page_has_what_a_person_can_choose_among() -> None:
+    """Of cache types those measured, the first and the one that carries most; of other kinds all; the rest is counted."""
+    found = trades(PLAIN, cards([200]), ON, margin_bytes=MARGIN)
+    everything = worth_showing(found, everything=True)
+    shown = worth_showing(found)
+    caches = [row for row in everything if row.kind == "cache types"]
+    most = max(caches, key=lambda row: row.n_ctx)
+    assert [row for row in shown if row.kind != "cache types"] == [r for r in everything if r not in caches]
+    assert {row.flags for row in shown if row.kind == "cache types"} == {
+        caches[0].flags, most.flags, *(row.flags for row in caches if row.measure)
+    }  # fmt: skip
+    missing = len(everything) - len(shown)
+    assert missing > len(shown) / 2
+    assert f"... and {missing} more, whose cost nobody has published; --all lists them." in alternatives_text(
+        found
+    )
+    assert "--all" not in alternatives_text(found, everything=True)
+    assert "--all" not in alternatives_text(found, brief=True)
+
+
+@pytest.mark.parametrize("prefer", PREFERENCES)
+def test_nothing_is_moved_to_a_host_that_is_the_same_memory(prefer: str) -> None:
+    """Cards that share the system's memory gain nothing from the host: no row and no preference moves there."""
+    asked = replace(ON, n_ctx=4096)
+    need = sum(g.total for g in estimate(EXPERT, cards([4000]), asked).gpus)
+    own = cards([need // 2 >> 20])
+    shared = [replace(own[0], unified=True)]
+    assert any("host" in row.kind for row in trades(EXPERT, own, asked, margin_bytes=MARGIN).rows)
+    assert not any("host" in row.kind for row in trades(EXPERT, shared, asked, margin_bytes=MARGIN).rows)
+    assert best(EXPERT, own, asked, prefer=prefer, margin_bytes=MARGIN).fits
+    chosen = best(EXPERT, shared, asked, prefer=prefer, margin_bytes=MARGIN)
+    assert not chosen.fits
+    assert not chosen.plan.settings.cpu_tensors

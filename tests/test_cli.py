@@ -7,14 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from vramfit.cli import main
-from vramfit.cli.options import EXPERTS, to_settings
-from vramfit.settings import Settings
+from vramfit.cli.options import to_settings
+from vramfit.engines import server_settings
+from vramfit.settings import EXPERTS, Settings
 
 QWEN = str(Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf")
 
@@ -25,16 +25,13 @@ def run(*args: str) -> Result:
 
 def settings(*args: str) -> Settings:
     """The settings that `plan` would use."""
-    command = main.commands["plan"]
-    options: dict[str, Any] = command.make_context("plan", ["model.gguf", *args]).params
-    for name in ("model_argument", "model_option", "gpus", "margin", "max_ctx", "assume", "as_json"):
-        options.pop(name)
-    return to_settings(options)
+    with main.commands["plan"].make_context("plan", ["model.gguf", *args]) as context:
+        return to_settings(context.params)
 
 
 def test_plan_prints_the_cards_side_by_side() -> None:
     """A fitting plan names cards, terms, context and limit, and exits with 0."""
-    result = run("plan", QWEN, "--gpus", "3090ti,3060", "-fa", "on")
+    result = run("plan", QWEN, "--gpus", "3090ti,3060-12gb", "-fa", "on")
     assert result.exit_code == 0, result.output
     for word in (
         "RTX 3090 Ti",
@@ -51,7 +48,7 @@ def test_plan_prints_the_cards_side_by_side() -> None:
 
 def test_plan_exits_3_when_it_does_not_fit() -> None:
     """One context that is too large is an answer, not an error: it says how much is missing."""
-    result = run("plan", QWEN, "--gpus", "3060", "--ctx", "65536")
+    result = run("plan", QWEN, "--gpus", "3060-12gb", "--ctx", "65536")
     assert result.exit_code == 3
     assert re.search(r"does not fit: .* is short of \S+ GiB", result.output)
 
@@ -59,12 +56,10 @@ def test_plan_exits_3_when_it_does_not_fit() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["no-such.gguf", "--gpus", "3060"], "no-such.gguf"),
+        (["no-such.gguf", "--gpus", "3060-12gb"], "no-such.gguf"),
         ([QWEN, "--gpus", "3069"], "3069"),
-        ([QWEN, "--gpus", "3060", "-ts", "1,x"], "1,x"),
-        ([QWEN, "--gpus", "3060", "-ot", "exps=CUDA1"], "only the host"),
-        ([QWEN, "--gpus", "3060", "-ctv", "q8_0", "-fa", "off"], "requires flash_attn"),
-        ([QWEN, "--gpus", "3060", "-m", "other.gguf"], "two models"),
+        ([QWEN, "--gpus", "3060-12gb", "-ctv", "q8_0", "-fa", "off"], "requires flash_attn"),
+        ([QWEN, "--gpus", "3060-12gb", "-m", "other.gguf"], "two models"),
     ],
 )
 def test_errors_are_one_line_and_exit_1(args: list[str], message: str) -> None:
@@ -77,10 +72,14 @@ def test_errors_are_one_line_and_exit_1(args: list[str], message: str) -> None:
 
 
 @pytest.mark.parametrize("args", [["plan"], ["plan", QWEN, "-fa", "maybe"], ["plan", QWEN, "--margin", "much"],
-                                  ["plan", QWEN, "-ngl", "some"], ["no-such-command"]])  # fmt: skip
+                                  ["plan", QWEN, "-ngl", "some"], ["plan", QWEN, "-ts", "1,x"], ["no-such-command"],
+                                  ["plan", QWEN, "-ot", "exps=CUDA1"], ["plan", QWEN, "-sm", "row"],
+                                  ["plan", QWEN, "--max-ctx", "0"], ["plan", QWEN, "-c", "lots"]])  # fmt: skip
 def test_usage_exits_2(args: list[str]) -> None:
-    """What click itself refuses is a usage error."""
-    assert run(*args).exit_code == 2
+    """What cannot be an option or its value is a usage error, which names the last word."""
+    result = run(*args)
+    assert result.exit_code == 2
+    assert args == ["plan"] or args[-1].partition("=")[0] in result.stderr
 
 
 def test_plan_json() -> None:
@@ -137,6 +136,7 @@ def test_llama_cpp_flags_can_be_pasted() -> None:
     assert settings(*long.split()) == Settings(
         n_ctx=32768, flash_attn="off", type_k="f32", n_batch=64, n_outputs_max=1
     )
+    assert settings() == server_settings()
 
 
 def test_experts_on_the_host() -> None:

@@ -21,7 +21,7 @@ def run(*args: str) -> Result:
 
 def test_table() -> None:
     """A line for each file type and cache type, with the sources of the measures."""
-    result = run("compare", QWEN, "--gpus", "3090ti,3060", "-fa", "on", *FEW)
+    result = run("compare", QWEN, "--gpus", "3090ti,3060-12gb", "-fa", "on", *FEW)
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     assert [line.split()[:3] for line in lines[4:8]] == [
@@ -49,14 +49,14 @@ def test_exit_status() -> None:
     nothing = run("compare", QWEN, "--gpus", "4GiB", *FEW)
     assert nothing.exit_code == 3
     assert "Nothing fits" in nothing.output
-    assert run("compare", QWEN, "--gpus", "3060", "--file-types", "Q9").exit_code == 1
-    assert run("compare", QWEN, "--gpus", "3060", "--margin", "much").exit_code == 2
+    assert run("compare", QWEN, "--gpus", "3060-12gb", "--file-types", "Q9").exit_code == 1
+    assert run("compare", QWEN, "--gpus", "3060-12gb", "--margin", "much").exit_code == 2
 
 
 def test_all_file_types_and_needs_of_a_matrix() -> None:
     """`all` is every type of llama-quantize; those that need an importance matrix are named."""
     result = run(
-        "compare", QWEN, "--gpus", "3060", "--file-types", "all", "--cache-types", "q8_0", "-c", "8192"
+        "compare", QWEN, "--gpus", "3060-12gb", "--file-types", "all", "--cache-types", "q8_0", "-c", "8192"
     )
     assert "this file" in result.output
     assert "Needs an importance matrix: IQ1_M, IQ1_S" in result.output
@@ -64,7 +64,7 @@ def test_all_file_types_and_needs_of_a_matrix() -> None:
 
 def test_host_bandwidth_gives_speeds_of_layers_on_the_host() -> None:
     """Without it nothing is known of layers on the host."""
-    args = ("compare", QWEN, "--gpus", "3060", "-ngl", "10", "-c", "4096", "--json", *FEW)
+    args = ("compare", QWEN, "--gpus", "3060-12gb", "-ngl", "10", "-c", "4096", "--json", *FEW)
     known = json.loads(run(*args, "--host-bandwidth", "80").output)
     unknown = json.loads(run(*args).output)
     assert all(c["tokens_per_second"] > 0 for c in known["choices"])
@@ -76,7 +76,7 @@ def test_results_as_files(command: tuple[str, ...], tmp_path: Path) -> None:
     """--plot and --html write what they are asked for, beside the text."""
     name, *rest = command
     page, picture, image = tmp_path / "page.html", tmp_path / "picture.svg", tmp_path / "picture.PNG"
-    args = (name, QWEN, "--gpus", "3090ti,3060", "-fa", "on", "-c", "8192", *rest)
+    args = (name, QWEN, "--gpus", "3090ti,3060-12gb", "-fa", "on", "-c", "8192", *rest)
     result = run(*args, "--html", str(page), "--plot", str(picture))
     assert result.exit_code == 0, result.output
     assert page.read_text("utf-8").startswith("<!DOCTYPE html>")

@@ -27,9 +27,9 @@ def found(*args: str) -> dict[str, Any]:
 
 def test_a_few_alternatives_are_shown_where_nothing_fits() -> None:
     """A plan that does not fit still exits with 3, and says what would."""
-    result = run("plan", QWEN, "--gpus", "3060", "--ctx", "16384", *ON)
+    result = run("plan", QWEN, "--gpus", "3060-12gb", "--ctx", "16384", *ON)
     assert result.exit_code == 3
-    assert "Alternatives: the context with one change." in result.output
+    assert "Alternatives: the context of each slot with one change." in result.output
     assert "none → 16,384" in result.output
     assert "without gain" not in result.output
 
@@ -53,7 +53,7 @@ def test_nothing_to_gain_is_said() -> None:
 
 def test_a_preference_changes_the_plan() -> None:
     """--prefer makes a context fit that does not as asked, and says by which flags and at what cost."""
-    asked = ("plan", QWEN, "--gpus", "3090ti,3060", "--ctx", "131072", *ON)
+    asked = ("plan", QWEN, "--gpus", "3090ti,3060-12gb", "--ctx", "131072", *ON)
     assert run(*asked).exit_code == 3
     speed = run(*asked, "--prefer", "speed")
     assert speed.exit_code == 0
@@ -75,7 +75,7 @@ def test_a_preference_that_is_met_changes_nothing() -> None:
 
 def test_alternatives_in_json() -> None:
     """The object carries every row with its settings, and its schema reads it back."""
-    plan = found("plan", QWEN, "--gpus", "3060", "--ctx", "16384", *ON)
+    plan = found("plan", QWEN, "--gpus", "3060-12gb", "--ctx", "16384", *ON)
     rows = PlanJson.model_validate(plan).alternatives
     assert rows
     assert {row.fits for row in rows} == {True, False}
@@ -85,11 +85,11 @@ def test_alternatives_in_json() -> None:
 
 def test_an_engine_names_what_it_can_be_told() -> None:
     """Alternatives for an engine are planned as it would run them."""
-    plan = found("plan", QWEN, "--gpus", "3060", "--engine", "ollama-before-0.30", "-c", "8192")
+    plan = found("plan", QWEN, "--gpus", "3060-12gb", "--engine", "ollama-before-0.30", "-c", "8192")
     caches = {(r["settings"]["type_k"], r["settings"]["type_v"]) for r in plan["alternatives"]}
     assert caches <= {(t, t) for t in ("f16", "q8_0", "q4_0")}
     best = run(
-        "plan", QWEN, "--gpus", "3060", "--engine", "llama-server", "-c", "8192", "--prefer", "quality"
+        "plan", QWEN, "--gpus", "3060-12gb", "--engine", "llama-server", "-c", "8192", "--prefer", "quality"
     )
     assert best.exit_code == 0
     assert " -ngl " in best.output.split("Run:")[1]
@@ -103,7 +103,7 @@ def test_explain_ends_with_what_buys_most() -> None:
         assert "; -ub " in last
     longest = run("plan", QWEN, "--gpus", "24GiB", *ON, "--max-ctx", "1024", "--explain").output
     assert longest.splitlines()[-1].startswith("No single change carries more context")
-    host = run("plan", QWEN, "--gpus", "3060", *ON, "--explain").output.splitlines()[-1]
+    host = run("plan", QWEN, "--gpus", "3060-12gb", *ON, "--explain").output.splitlines()[-1]
     assert "a token read by the host" in host
 
 

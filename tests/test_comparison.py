@@ -13,8 +13,9 @@ from small import dense, gpu
 
 from vramfit.comparison import CACHES, TYPES, Choice, Comparison, _marked, compare
 from vramfit.errors import SettingsError
-from vramfit.quality import Measure
+from vramfit.quality import Measure, cache_measure
 from vramfit.quants import FILE_TYPES, bits_per_weight, file_bytes, requantize
+from vramfit.report.comparisons import SHOWN, comparison_text, worth_showing
 from vramfit.settings import Settings
 from vramfit.solve import plan
 
@@ -46,39 +47,38 @@ def test_each_choice_is_a_plan(mib: list[int]) -> None:
 
 def choice(n_ctx: int, kld: float | None, cache: str, fits: bool) -> Choice:
     measure = None if kld is None else Measure(kld, 1.0, imatrix=False)
-    return Choice("F16", cache, cache, n_ctx=n_ctx, fits=fits, measure=measure)
+    published = cache_measure(cache, cache)
+    return Choice("F16", cache, cache, n_ctx=n_ctx, fits=fits, measure=measure, cache_measure=published)
 
 
-@given(
-    st.lists(
-        st.builds(
-            choice,
-            st.integers(1, 5).map(lambda n: n * 256),
-            st.none() | st.integers(1, 5).map(lambda n: n / 100),
-            st.sampled_from(CACHES),
-            st.booleans(),
-        ),
-        max_size=12,
-    )
+CHOICES = st.builds(
+    choice,
+    st.integers(1, 5).map(lambda n: n * 256),
+    st.none() | st.integers(1, 5).map(lambda n: n / 1000),
+    st.sampled_from(CACHES),
+    st.booleans(),
 )
-def test_the_front_is_what_nothing_beats(choices: list[Choice]) -> None:
-    """On the front: fits, is measured, and no other such choice is as good in all three and better in one."""
 
-    def key(c: Choice) -> tuple[int, float, int]:
-        assert c.measure is not None
-        return c.n_ctx, -c.measure.kld, ("q4_0", "q8_0", "f16").index(c.type_k)
+
+@given(st.lists(CHOICES, max_size=12))
+def test_the_front_is_what_nothing_beats(choices: list[Choice]) -> None:
+    """On the front: fits, is measured, and no other such choice has as much context for as little KLD, or better.
+
+    KLDs of weights and cache add up; a cache that nobody measured is not ranked, but where there is no other.
+    """
+    alike = len({c.type_k for c in choices}) == 1
+
+    def key(c: Choice) -> tuple[int, float] | None:
+        if not c.fits or c.measure is None or not (alike or c.cache_measure):
+            return None
+        return c.n_ctx, -c.measure.kld - (0 if alike else c.cache_measure.kld)  # type: ignore[union-attr]
 
     marked = list(_marked(choices))
     assert [replace(c, on_front=False) for c in marked] == choices
-    ranked = [c for c in choices if c.fits and c.measure]
+    ranked = [k for c in choices if (k := key(c))]
     for c in marked:
-        if not c.fits or c.measure is None:
-            assert not c.on_front
-            continue
         mine = key(c)
-        beaten = any(
-            key(o) != mine and all(a >= b for a, b in zip(key(o), mine, strict=True)) for o in ranked
-        )
+        beaten = any(k != mine and k[0] >= mine[0] and k[1] >= mine[1] for k in ranked) if mine else True
         assert c.on_front == (not beaten)
     assert not ranked or any(c.on_front for c in marked)
 
@@ -88,6 +88,33 @@ def test_front_is_ordered_by_context() -> None:
     found = compare(MODEL, [gpu(400)], ON, file_types=["F16", "Q8_0"], margin_bytes=MARGIN)
     assert found.front
     assert [c.n_ctx for c in found.front] == sorted((c.n_ctx for c in found.front), reverse=True)
+
+
+@given(st.lists(st.lists(CHOICES, min_size=1, max_size=6), min_size=1, max_size=6))
+def test_what_is_worth_showing(types: list[list[Choice]]) -> None:
+    """All of the front, each file type at least once and as good as it gets, few choices whole; `everything` all."""
+    named = [replace(c, file_type=f"T{i}") for i, group in enumerate(types) for c in group]
+    choices = [replace(c, file_bytes=i) for i, c in enumerate(named)]  # no two alike
+    found = Comparison(MODEL, (), ON, 0, tuple(_marked(choices)))
+    shown = worth_showing(found)
+    assert set(found.front) <= set(shown)
+    assert {c.file_type for c in shown} == {c.file_type for c in choices}
+    assert list(shown) == [c for c in found.choices if c in shown]
+    if len(choices) <= SHOWN:
+        assert shown == found.choices
+    for group in types if len(choices) > SHOWN else ():
+        best = max((c.n_ctx for c in group if c.fits and c.cache_measure), default=0)
+        assert not best or best in {c.n_ctx for c in shown if c.fits and c.cache_measure}
+    missing = len(choices) - len(shown)
+    assert (f"... and {missing} more" in comparison_text(found)) == bool(missing)
+    assert "more" not in comparison_text(found, everything=True)
+
+
+def test_the_usual_comparison_can_be_chosen_from() -> None:
+    """Of the usual 39 choices fewer than half are shown."""
+    found = compare(replace(MODEL, file_type="F16"), [gpu(400)], ON, margin_bytes=MARGIN)
+    assert len(found.choices) == len(TYPES) * len(CACHES)
+    assert len(TYPES) <= len(worth_showing(found)) < len(found.choices) / 2
 
 
 def test_refused_choices_say_why() -> None:

@@ -59,7 +59,12 @@ def test_python_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_console_blocks_run(page: Path, tmp_path: Path) -> None:
     """What a page shows of the command line is what the command line prints."""
     bin_dir = Path(sys.executable).parent
-    env = {**os.environ, "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
+    env = {
+        **os.environ,
+        "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
+        "COLUMNS": "",
+        "FORCE_COLOR": "",
+    }
     for body in blocks(page, "console"):
         for command, expected in sessions(body):
             if not expected.strip() and not command.startswith("vramfit"):

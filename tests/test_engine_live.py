@@ -26,7 +26,8 @@ from tools.engine.measure import measure, measure_all  # noqa: E402
 from tools.engine.metadata import Dims  # noqa: E402
 from tools.engine.models import ARCHITECTURES, make_model  # noqa: E402
 from tools.engine.quantize import types  # noqa: E402
-from tools.engine.trace import COMPUTE, INPUT, WEIGHT, Tracer, to_graph, to_text, trace  # noqa: E402
+from tools.engine.reserve import reservations  # noqa: E402
+from tools.engine.trace import COMPUTE, INPUT, NONE, WEIGHT, Tracer, to_graph, to_text, trace  # noqa: E402
 from vramfit.architectures import describe  # noqa: E402
 from vramfit.errors import EngineRefusal  # noqa: E402
 from vramfit.header import parse  # noqa: E402
@@ -49,12 +50,16 @@ def model(tmp_path):
 @pytest.mark.skipif(not TRUTH.is_dir(), reason="no engine-truth rows here")
 def test_frozen_rows_are_measured_again_to_the_byte():
     rows = []
-    for name in ("rows-arch.jsonl.gz", "rows-models.jsonl.gz"):
-        with gzip.open(TRUTH / name, "rt") as file:
-            rows += map(json.loads, file)
-    rows = random.Random(1).sample(rows, 150)
+    for kind, n in (("arch", 60), ("models", 40), ("published", 20), ("cc", 30)):
+        with gzip.open(TRUTH / f"rows-{kind}.jsonl.gz", "rt") as file:
+            rows += random.Random(1).sample(list(map(json.loads, file)), n)
     jobs = [
-        {"file": str(TRUTH / r["file"]), "gpus_mib": r["gpus_mib"], "settings": r["settings"]} for r in rows
+        {
+            "file": str(TRUTH / r["file"]),
+            "gpus_mib": r["gpus_mib"],
+            "settings": r["settings"] | {"compute_capability": r.get("compute_capability", 8.6)},
+        }
+        for r in rows
     ]
     keys = ("n_ctx", "gpus", "host", "refused")
     wanted = [{k: r[k] for k in keys if k in r} for r in rows]
@@ -82,6 +87,57 @@ def test_the_cache_is_what_its_shape_says(model):
     assert (
         row["gpus"][0]["context"] == 2 * 5 * 1024 * 3 * 64 * 2
     )  # K and V, layers, cells, heads, head size, bytes
+
+
+def test_devices_answer_by_their_compute_capability(model):
+    """Two tokens over a quantized cache: from 8.9 on a vector kernel reads it, before that it is copied to f16."""
+    settings = {"n_ctx": 8192, "n_ubatch": 2, "flash_attn": "on", "type_k": "q8_0", "type_v": "q8_0"}
+    turing, ada, mixed = (
+        [gpu["compute"] for gpu in row["gpus"]]
+        for row in (
+            measure(model, [10_000, 10_000], settings | {"compute_capability": capability})
+            for capability in (7.5, "8.9", [7.5, 8.9])
+        )
+    )
+    copies = 2 * 8192 * 3 * 64 * 2  # K and V, cells, heads, head size, bytes
+    assert copies - 1024 < turing[0] - ada[0] <= copies  # less what else lay there
+    assert mixed == [turing[0], ada[1]]
+
+
+@pytest.mark.parametrize(("given", "complaint"), [("ada", "'ada'"), ([8.6], "1 compute capabilities for 2")])
+def test_a_compute_capability_that_is_none_is_named(model, given, complaint):
+    with pytest.raises(EngineError, match=complaint):
+        measure(model, [1000, 1000], {"compute_capability": given})
+
+
+@pytest.fixture
+def mixture(tmp_path):
+    """Four experts of eight."""
+    path = tmp_path / "mixture.gguf"
+    make_model("qwen3moe", path, Dims(n_layer=3, n_expert=8, n_expert_used=4))
+    return path
+
+
+def test_what_a_fusion_reads_is_kept_until_its_last_node(mixture):
+    prompt = reservations(mixture, [10_000], n_ctx=512)[0]
+    tensors = prompt.allocated.tensors
+    kept = {s for i in prompt.allocated.nodes if tensors[i].op == "NONE" for s in tensors[i].src}
+    assert {"ffn_moe_logits-1", "ffn_moe_argsort-1", "ffn_moe_weights-1"} <= {tensors[i].name for i in kept}
+    scaled = next(t for t in tensors if t.name == "ffn_moe_down_scaled-1")
+    assert set(scaled.src) <= kept  # the experts and their scales, until their weighted sum is there
+    assert len(prompt.allocated.nodes) > len(prompt.graph.nodes)
+
+
+def test_blocks_that_live_together_lie_within_what_is_held(mixture):
+    prompt, *_ = passes = reservations(mixture, [10_000, 10_000], n_ctx=2048, n_ubatch=64)
+    row = measure(mixture, [10_000, 10_000], {"n_ctx": 2048, "n_ubatch": 64})
+    assert list(passes[-1].n_bytes) == [gpu["compute"] for gpu in (*row["gpus"], row["host"])]
+    for backend, held in enumerate(prompt.n_bytes):
+        ends = [b.offset + b.n_bytes for b in prompt.blocks if b.backend == backend and b.n_bytes >= 0]
+        assert held - 128 <= max(ends) <= held
+    for i, block in enumerate(prompt.blocks):
+        t = prompt.allocated.tensors[i]
+        assert (block.n_bytes < 0) == (t.view != NONE or t.usage != COMPUTE)
 
 
 def test_a_trace_shows_the_graphs_of_the_three_reservations(model):

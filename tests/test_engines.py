@@ -111,6 +111,7 @@ def test_defaults_follow_what_is_given() -> None:
     """Explicit slots are not unified in llama-server; Ollama has one batch; what is given wins."""
     assert engine_settings("llama-server", {"n_seq_max": 2}) == Settings(n_seq_max=2, n_outputs_max=2)
     assert engine_settings("llama-server", {"n_seq_max": 2, "kv_unified": True}).kv_unified
+    assert engine_settings("llama-server", kv_unified=False).kv_unified  # slots left to it share one cache
     assert engine_settings("ollama", {"n_batch": 1024}).n_ubatch == 1024
     assert engine_settings("ollama", {"n_ubatch": 256}).n_batch == 256
     assert engine_settings("llama-cpp-python", {"flash_attn": "on"}).flash_attn == "on"

@@ -38,7 +38,7 @@ def test_sweep_over_a_folder_on_dask(tmp_path: Path) -> None:
         shutil.copy(EXAMPLES / name, tmp_path)
     (tmp_path / "broken.gguf").write_bytes(b"GGUF\x03")
     command = [
-        sys.executable, str(EXAMPLES / "dask_sweep.py"), str(tmp_path), "--gpus", "24GiB", "--gpus", "3090ti,3060",
+        sys.executable, str(EXAMPLES / "dask_sweep.py"), str(tmp_path), "--gpus", "24GiB", "--gpus", "3090ti,3060-12gb",
         "--file-types", "Q4_K_M", "--cache-types", "q8_0",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small import dense
 
 from vramfit.errors import GpuError, VramfitError
 from vramfit.gpus import (
@@ -20,10 +22,13 @@ from vramfit.gpus import (
     find,
     parse_gpus,
     rules,
+    told_apart,
     validate_catalogue,
+    versions,
 )
 from vramfit.gpus.catalogue import catalogue_path, load
 from vramfit.gpus.spec import from_card
+from vramfit.solve import plan
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -62,12 +67,33 @@ def test_free_memory_that_is_left_out_is_the_total_less_the_overhead() -> None:
         ("backend", "glide"),
         ("bandwidth_gbs", 0),
         ("bandwidth_gbs", math.nan),
+        ("compute_capability", 8.6),
+        ("compute_capability", "gfx1100"),
+        ("compute_capability", "[N/A]"),
+        ("compute_capability", ""),
     ],
 )
 def test_a_value_that_no_card_has_is_named(field: str, value: object) -> None:
     values: dict[str, object] = {"name": "gpu0", "total_bytes": GIB, field: value}
     with pytest.raises(GpuError, match=field):
         Gpu(**values)  # type: ignore[arg-type]
+
+
+def test_a_capability_is_text_as_its_backend_writes_it() -> None:
+    card = Gpu(name="gpu0", total_bytes=GIB, free_bytes=GIB, compute_capability="8.6")
+    assert card.compute_capability == "8.6"
+    assert Gpu("gpu0", GIB).compute_capability is None
+    assert Gpu("gpu0", GIB, backend="hip", compute_capability="gfx90a").compute_capability == "gfx90a"
+
+
+def test_every_nvidia_card_has_the_capability_of_its_generation() -> None:
+    """The first figure follows from the generation (NVIDIA's table of CUDA GPUs)."""
+    majors = {"Kepler": "3", "Maxwell": "5", "Pascal": "6", "Volta": "7", "Turing": "7", "Ampere": "8", "Ada": "8", "Hopper": "9"}  # fmt: skip
+    for card in all_cards():
+        if card.vendor != "nvidia":
+            continue
+        major = (card.compute_capability or "").partition(".")[0]
+        assert major in ({majors[card.arch]} if card.arch in majors else {"10", "11", "12"}), card
 
 
 # --- the words of --gpus
@@ -135,6 +161,66 @@ def test_a_memory_size_may_follow_the_name(text: str, card: str) -> None:
     assert find(text).id == card
 
 
+def test_a_name_without_a_size_is_the_smallest_and_says_so() -> None:
+    """No name of the catalogue is read as more memory than another card of that name has, and never silently."""
+    for card in all_cards():
+        bare = re.sub(r"[ -]\d+ ?gb$", "", card.name, flags=re.IGNORECASE)
+        for name in (card.name, *card.aliases, bare):
+            known = versions(name)
+            assert find(name) == known[0] == min(known, key=lambda c: c.memory_gib or 0)
+            if "," in name or rules().total_mib(known[0]) is None:
+                continue
+            (gpu,) = parse_gpus(name)
+            assert gpu.id == known[0].id
+            assert bool(gpu.assumed) == (len(known) > 1)
+            assert all(f"{c.id} ({c.memory_gib} GB)" in gpu.assumed for c in known[1:])
+
+
+@pytest.mark.parametrize(
+    ("text", "card", "others"),
+    [
+        ("5060ti", "rtx-5060-ti-8gb", "rtx-5060-ti-16gb (16 GB)"),
+        ("4060 Ti", "rtx-4060-ti-8gb", "rtx-4060-ti-16gb (16 GB)"),
+        ("rtx 3060", "rtx-3060-8gb", "rtx-3060 (12 GB)"),
+        ("a100", "a100-40gb", "a100-80gb-sxm (80 GB)"),
+        ("m3 ultra", "m3-ultra-96gb", "m3-ultra-256gb (256 GB) or m3-ultra-512gb (512 GB)"),
+    ],
+)
+def test_the_smallest_is_taken_and_the_others_named(text: str, card: str, others: str) -> None:
+    """The sentence goes where the card goes: into the warnings of a plan."""
+    (gpu,) = parse_gpus(text)
+    assert gpu.id == card
+    assert others in gpu.assumed
+    assert plan(dense(), [gpu, gpu]).warnings[0] == gpu.assumed
+    assert plan(dense(), [gpu, gpu]).warnings.count(gpu.assumed) == 1
+
+
+def test_free_memory_and_ids_leave_no_doubt() -> None:
+    """A card that cannot have so much free is not meant; an id of the catalogue is one card."""
+    for text in ("3060:11500MiB", "rtx-3060", "RTX-3060", "3060 12gb"):
+        (gpu,) = parse_gpus(text)
+        assert (gpu.id, gpu.assumed) == ("rtx-3060", "")
+    assert parse_gpus("3060:7000MiB")[0].id == "rtx-3060-8gb"
+    with pytest.raises(GpuError, match="rtx-3060:13000MiB"):
+        parse_gpus("3060:13000MiB")
+
+
+def test_cards_of_one_model_are_told_apart() -> None:
+    """Each name stands once, whatever the cards are called; a name that is alone stays as it is."""
+    assert told_apart(parse_gpus("2x3090,4090")) == (
+        "GeForce RTX 3090 #1", "GeForce RTX 3090 #2", "GeForce RTX 4090",
+    )  # fmt: skip
+    assert told_apart([Gpu(n, GIB) for n in ("a", "a #1", "a", "a #3")]) == ("a #2", "a #1", "a #4", "a #3")
+
+
+@given(st.lists(st.sampled_from(["a", "a #1", "a #2", "a #1 #1", "b"]), max_size=8))
+def test_names_told_apart_differ(names: list[str]) -> None:
+    """As many names as cards, no two alike."""
+    found = told_apart([Gpu(n, GIB) for n in names])
+    assert len(set(found)) == len(names)
+    assert all(own.startswith(name) for own, name in zip(found, names, strict=True))
+
+
 @pytest.mark.parametrize("text", ["none", "cpu", " CPU "])
 def test_no_card_at_all(text: str) -> None:
     assert parse_gpus(text) == ()
@@ -142,7 +228,7 @@ def test_no_card_at_all(text: str) -> None:
 
 def test_a_sequence_holds_names_and_cards() -> None:
     own = Gpu(name="own", total_bytes=GIB)
-    assert [g.name for g in parse_gpus([own, "2x3060"])] == ["own", *["GeForce RTX 3060 12GB"] * 2]
+    assert [g.name for g in parse_gpus([own, "2x3060-12gb"])] == ["own", *["GeForce RTX 3060 12GB"] * 2]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +236,6 @@ def test_a_sequence_holds_names_and_cards() -> None:
     [
         ("3090to", "did you mean rtx-3090-ti"),
         ("geforce 4070tie", "rtx-4070-ti"),
-        ("m3-ultra", "m3-ultra-96gb, m3-ultra-256gb, m3-ultra-512gb"),
         ("m3-ultra-100gb", "known sizes: m3-ultra-96gb"),
         ("rtx 4000", "quadro-rtx-4000 or rtx-a4000 or rtx-4000-ada"),
         ("780m", "radeon-780m:16GiB"),
@@ -213,7 +298,7 @@ def test_never_more_is_assumed_than_a_source_saw() -> None:
     ("card", "seen_mib"),
     [
         ("4060ti 16gb", 107),
-        ("5060ti", 164),
+        ("5060ti 16gb", 164),
         ("3090", 271),
         ("4090", 395),
         ("v100 32gb", 394),
@@ -230,7 +315,7 @@ def test_the_context_is_at_least_what_was_measured(card: str, seen_mib: int) -> 
     [
         ("3090", 23853),
         ("4090", 23687),
-        ("5060ti", 15686),
+        ("5060ti 16gb", 15686),
         ("7900xtx", 24520),
         ("r9700", 32472),
         ("b580", 11959),
@@ -287,10 +372,10 @@ def test_every_name_of_the_catalogue_finds_its_card() -> None:
     for entry in load(catalogue_path())["cards"]:
         if not isinstance(entry["memory_gib"], list):
             for name in (entry["id"], entry["name"], *entry["aliases"]):
-                assert find(name).id == entry["id"]
+                assert entry["id"] in {card.id for card in versions(name)}
     for card in all_cards():
-        assert find(card.id) == card
-        assert find(card.name) == card
+        assert versions(card.id) == (card,)
+        assert card in versions(card.name)
 
 
 @pytest.mark.skipif(not FACTS.exists(), reason="the collected facts are not here")
@@ -391,6 +476,11 @@ def test_nvidia_smi_is_read() -> None:
     assert (second.total_bytes, second.free, second.free_measured) == (11906 * MIB, (5000 - 197) * MIB, True)
 
 
+def test_a_capability_that_a_driver_does_not_tell_comes_from_the_catalogue() -> None:
+    text = "NVIDIA GeForce RTX 3090 Ti, 24564, 24100, [N/A]\nNVIDIA Thing, 8192, 8000, [N/A]\n"
+    assert [g.compute_capability for g in detection.parse_nvidia_smi(text)] == ["8.6", None]
+
+
 def test_the_memory_tells_versions_of_a_card_apart() -> None:
     text = "NVIDIA GeForce RTX 5060 Ti, 8151, 8000, 12.0\nNVIDIA GeForce RTX 5060 Ti, 16311, 16000, 12.0"
     assert [g.id for g in detection.parse_nvidia_smi(text)] == ["rtx-5060-ti-8gb", "rtx-5060-ti-16gb"]
@@ -412,6 +502,13 @@ def test_rocm_smi_is_read() -> None:
     (gpu,) = detection.parse_rocm_smi(json.dumps({"card0": card, "system": {}, "card1": {}}))
     assert (gpu.id, gpu.backend, gpu.compute_capability) == ("rx-7900-xtx", "hip", "gfx1100")
     assert (gpu.total_bytes, gpu.free, gpu.free_measured) == (24560 * MIB, (24560 - 40 - 180) * MIB, True)
+
+
+@pytest.mark.parametrize("gfx", ["\x1b[31m", " ", 7, None, "N/A"])
+def test_a_gfx_name_that_is_none_is_not_known(gfx: object) -> None:
+    card = {"VRAM Total Memory (B)": str(8 * GIB), "Card Series": "AMD Thing", "GFX Version": gfx}
+    (gpu,) = detection.parse_rocm_smi(json.dumps({"card0": card}))
+    assert gpu.compute_capability is None
 
 
 def test_sysctl_is_read() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small import dense, gpu
+from small import dense, gpu, mixture
 from traces import NAMES, trace
 
 from vramfit.context import resolve
@@ -17,7 +17,7 @@ from vramfit.estimates import estimate
 from vramfit.ggml import BY_NAME
 from vramfit.graph import COMPUTE, NONE, Graph
 from vramfit.graphs import OutsideTemplate, Run, architectures, build, prepare, template_for
-from vramfit.graphs.dims import Scope, holds
+from vramfit.graphs.dims import Scope, header_value, holds, literals
 from vramfit.graphs.expressions import Expression, evaluate, format_expression, parse_expression
 from vramfit.graphs.rules import Shape, derive, possible, result_type
 from vramfit.graphs.text import (
@@ -214,6 +214,60 @@ def test_a_missing_tensor_is_outside() -> None:
         )
 
 
+def with_header(model: Model, **values: object) -> Model:
+    """`model` with header values; None takes one away. Dots are written as two underscores."""
+    changed = {key.replace("__", "."): value for key, value in values.items()}
+    found = {**model.hparams, **changed}
+    return replace(model, hparams={key: value for key, value in found.items() if value is not None})
+
+
+def test_header_values_that_no_trace_had_together_are_outside() -> None:
+    template = replace(template_for("llama"), untraced=((".logit_scale=yes", ".residual_scale="),))
+    for values in ({}, {"logit_scale": 2.0, "residual_scale": 1.5}, {"logit_scale": 0.0}):
+        prepare(template, with_header(llama(), **values))
+    with pytest.raises(OutsideTemplate, match="logit_scale = yes with residual_scale = absent: no trace"):
+        prepare(template, with_header(llama(), logit_scale=2.0))
+
+
+def test_a_count_that_the_engine_branches_on_is_outside() -> None:
+    template = replace(template_for("llama"), untraced=(("n_layer=4", "n_vocab=1024"),))
+    prepare(template, replace(dense(n_layer=5), architecture="llama"))
+    prepare(template, replace(dense(n_vocab=1000), architecture="llama"))
+    with pytest.raises(OutsideTemplate, match="n_layer = 4 with n_vocab = 1024: no trace had that"):
+        prepare(template, llama())
+
+
+def test_a_single_layer_is_outside() -> None:
+    """It is the first and the last: what comes in with either end comes in another order."""
+    with pytest.raises(OutsideTemplate, match="a single layer"):
+        prepare(template_for("llama"), replace(dense(n_layer=1), architecture="llama"))
+
+
+def test_values_are_written_as_the_engine_asks_for_them() -> None:
+    def value(key: str, x: object) -> str:
+        model = with_header(llama(), **{key: x})
+        return header_value(model, model.layers[2], key.replace("__", "."))
+
+    assert [value("expert_group_count", x) for x in (None, 0, 1, 8)] == ["", "no", "one", "many"]
+    assert [value("logit_scale", x) for x in (None, 0.0, 1.0, 0.5)] == ["", "no", "one", "yes"]
+    sections = (None, (0, 0, 0, 0), (16, 0, 8, 0), (16, 8, 0, 0))
+    assert [value("rope__dimension_sections", x) for x in sections] == ["", "no", "no", "yes"]
+    assert value("swiglu_clamp_exp", (0.0, 0.0, 7.0, 0.0)) == "yes"
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_guards_name_weights_that_are_read(name: str) -> None:
+    """A weight that no line reads cannot decide about one: traces that it tells apart differ in another, too."""
+    template = template_for(name)
+    lines = [line for block in template.blocks for line in block.lines]
+    outside = {x.rstrip("?") for line in lines for arg in line.args for x in arg}
+    for block in template.blocks:
+        read = {x.rstrip("?") for line in block.lines for arg in line.args for x in arg}
+        for line in block.lines:
+            named = {x for x in literals(line.guard) if x[0] in "@$"}
+            assert named <= {*read, *(x for x in outside if x[0] == "$")}, line
+
+
 @pytest.mark.parametrize("end", ["first", "last"])
 def test_an_end_that_no_trace_had_is_outside(end: str) -> None:
     template = template_for("llama")
@@ -245,6 +299,96 @@ def test_a_shape_that_does_not_come_out_even_is_outside() -> None:
 
     with pytest.raises(OutsideTemplate, match="do not fill"):
         layout(line, F32, [shape(8)], {}.__getitem__)
+
+
+# --- what published models have and small ones have not
+
+
+def experts(**values: object) -> Model:
+    """A mixture with 16 experts, 4 of them in use."""
+    small = mixture(dense(), 16, 4)
+    gate = [Weight(Tensor(f"blk.{il}.ffn_gate_inp.weight", (256, 16), F32), il) for il in range(4)]
+    model = replace(small, architecture="llama", weights=(*small.weights, *gate))
+    return with_header(model, **values)
+
+
+def named(model: Model, settings: Run | None = None) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Name, operation and names of the sources of each node."""
+    prepared = prepare(template_for(model.architecture), model)
+    graph = build(prepared, settings or run(model), one_card(model)).graph
+    at = graph.tensors
+    return [(at[i].name, at[i].op, tuple(at[s].name for s in at[i].src)) for i in graph.nodes]
+
+
+@pytest.mark.parametrize("which", ["gate", "up", "down"])
+def test_experts_are_scaled_by_their_own_scale(which: str) -> None:
+    """Without an input scale, too, which no graph reads."""
+    model = experts()
+    scales = [Weight(Tensor(f"blk.{il}.ffn_{which}_exps.scale", (16,), F32), il) for il in range(4)]
+    nodes = named(replace(model, weights=(*model.weights, *scales)))
+    scaled = [(op, src) for name, op, src in nodes if name == f"ffn_moe_{which}_scaled"]
+    assert scaled == [("MUL", (f"ffn_moe_{which}", "get_rows"))] * 4
+    assert len(nodes) == len(named(model)) + 4 * 4
+
+
+def test_groups_of_experts_are_outside_where_no_trace_had_them() -> None:
+    prepare(template_for("llama"), experts(expert_group_count=1))
+    with pytest.raises(OutsideTemplate, match="expert_group_count = many"):
+        prepare(template_for("llama"), experts(expert_group_count=4, expert_group_used_count=2))
+
+
+def published(truth: Path, name: str, **values: object) -> Model:
+    from vramfit.load import read
+
+    return with_header(read(truth / name), **values)
+
+
+def test_weights_of_experts_are_normed_before_they_are_scaled(truth: Path) -> None:
+    """dots.llm1, Trinity, K-EXAONE: both switches at once."""
+    both = published(truth, "arch/dots1-moe.gguf", expert_weights_norm=True, expert_weights_scale=2.5)
+    nodes = named(both)
+    assert ("ffn_moe_weights_scaled", "SCALE", ("ffn_moe_weights_norm",)) in nodes
+    assert any(src[1:] == ("ffn_moe_weights_scaled",) for name, _, src in nodes if name == "ffn_moe_weighted")
+    scaled = named(with_header(both, expert_weights_norm=None))
+    assert ("ffn_moe_weights_scaled", "SCALE", ("ffn_moe_weights",)) in scaled
+
+
+def test_experts_are_chosen_in_groups(truth: Path) -> None:
+    """The best two of each group decide which groups are used (llama-graph.cpp:2095-2123)."""
+    model = published(truth, "arch/dots1-moe.gguf", expert_group_count=2, expert_group_used_count=1)
+    graph = build(prepare(template_for("dots1"), model), run(model), one_card(model)).graph
+    made = {t.name: t for t in graph.tensors}
+    assert made["ffn_moe_groups"].ne[1] == 2
+    assert made["ffn_moe_group_topk"].ne[0] == 1
+    assert made["ffn_moe_probs_masked"].ne[:2] == (model.n_expert, 4)  # of the last layer's outputs
+    assert "ffn_moe_probs_masked" in {graph.tensors[s].name for s in made["ffn_moe_argsort"].src}
+
+
+def test_positions_are_as_many_as_the_sections_ask_for(truth: Path) -> None:
+    """GLM 4 has one position a token unless its header divides RoPE into sections."""
+    for sections, each in (((16, 8, 8, 0), 4), ((0, 0, 0, 0), 1), (None, 1)):
+        model = published(truth, "arch/glm4-dense.gguf", rope__dimension_sections=sections)
+        graph = build(prepare(template_for("glm4"), model), run(model), one_card(model)).graph
+        assert next(t for t in graph.tensors if t.name == "inp_pos").ne[0] == 64 * each
+
+
+def test_gate_and_up_may_be_apart(truth: Path) -> None:
+    """The converter keeps them apart; the engine's own generator makes one tensor of them."""
+    model = published(truth, "arch/deepseek2-moe.gguf")
+    apart = []
+    for weight in model.weights:
+        if "ffn_gate_up_exps" not in weight.tensor.name:
+            apart.append(weight)
+            continue
+        n_embd, n_ff, n_expert = weight.tensor.shape
+        for which in ("gate", "up"):
+            name = weight.tensor.name.replace("gate_up", which)
+            apart.append(replace(weight, tensor=Tensor(name, (n_embd, n_ff // 2, n_expert), F16)))
+    assert len(apart) > len(model.weights)
+    nodes = named(replace(model, weights=tuple(apart)))
+    assert {"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"} == {
+        src[0].split(".")[2] for _, op, src in nodes if op == "MUL_MAT_ID"
+    }
 
 
 # --- against graphs that the engine reserved (tests/data/graphs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
@@ -11,13 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 
+from vramfit.alternatives import best, trades
 from vramfit.comparison import compare
+from vramfit.estimates import DeviceEstimate, estimate
+from vramfit.gpus import parse_gpus
+from vramfit.report.bars import bars
 from vramfit.report.comparisons import comparison_text
 from vramfit.report.html import fragment, page
 from vramfit.report.plans import plan_text
-from vramfit.report.svg import Bar, Point, bars, scatter
+from vramfit.report.style import DARK_HOSTS, LIGHT_HOSTS
+from vramfit.report.svg import Point, scatter
 from vramfit.report.terminal import text
 from vramfit.settings import Settings
+from vramfit.shortlist import which
 from vramfit.solve import plan
 from vramfit.sweeps import sweep
 
@@ -80,14 +88,34 @@ def results(name: str = "Some Model") -> list[Any]:
     ]
 
 
+TIGHT = [gpu(90, name="tight")]  # too small for 8192 tokens with 1 MiB left, enough for a narrower cache
+
+
+def others(name: str = "Some Model") -> list[Any]:
+    """Results beside plans, comparisons and sweeps."""
+    model = replace(MODEL, name=name)
+    at = replace(ON, n_ctx=8192)
+    changes = trades(model, TIGHT, at, margin_bytes=1 << 20, brief=True)
+    assert changes.useful
+    return [
+        model,
+        estimate(model, CARDS, replace(ON, n_ctx=4096, n_seq_max=2)),
+        changes,
+        best(model, TIGHT, at, margin_bytes=1 << 20, prefer="quality"),
+        which(replace(model, n_ctx_train=4096), ON),
+        which(model, ON, gpus=[gpu(4)]),
+    ]
+
+
 def test_pages_are_whole() -> None:
     """Every result makes one well-formed document without scripts or addresses, in dark and in light."""
-    for result in results():
+    for result in (*results(), *others()):
         document = page(result)
         checker = check(document)
         assert document.startswith("<!DOCTYPE html>")
         assert checker.tags.count("html") == 1
         assert "prefers-color-scheme:dark" in document
+        assert all(host in document for host in (*LIGHT_HOSTS, *DARK_HOSTS))
         assert result._repr_html_() == fragment(result)
         assert fragment(result) in document
 
@@ -107,11 +135,14 @@ def test_pages_say_what_matters() -> None:
     """A plan its verdict, what does not fit in the colour of a warning; a comparison its front and sources."""
     good, bad, _, compared, nothing, swept, none = (fragment(r) for r in results())
     assert "fits with" in good
-    assert 'class="bad"' not in good
-    assert 'class="bad"' in bad
+    assert not re.search('class="[^"]*bad', good)
+    assert 'class="answer bad"' in bad
+    assert '<td class="bad"' in bad
+    assert "Outside every buffer" in fragment(plan(MODEL, parse_gpus("3060"), ON))
     assert "ring" in compared
     assert "Llama 3 8B and not of this model" in compared
-    assert "Nothing fits" in nothing
+    assert '<p class="answer bad">Nothing fits.</p>' in nothing
+    assert "Nothing fits" not in compared
     assert "Refused: F16 q8_0" in nothing
     assert "4 points" in swept
     assert "<table>" not in none
@@ -124,6 +155,14 @@ def test_results_print_as_the_commands_do() -> None:
         assert str(found) == plan_text(found)
     for found in (compared, nothing):
         assert str(found) == comparison_text(found)
+    model, one, changes, change, carried, uncarried = others()
+    assert "trained context  65,536" in str(model)
+    assert "Context 4,096 tokens (2,048 a slot) fits" in str(one)
+    assert "Alternatives: the context with one change." in str(changes)
+    assert str(change).startswith(f"Changed: {change.flags}; ")
+    assert str(change).endswith(plan_text(change.plan))
+    assert "all lists them" in str(carried)
+    assert "No card of the catalogue" in str(uncarried)
     assert "4 points" in str(swept)
     for row in swept.largest():
         assert f"{row['n_ctx']:,}" in str(swept)
@@ -138,24 +177,61 @@ def test_only_results_are_shown() -> None:
         page(3)
 
 
-@given(st.lists(st.integers(0, 1 << 40), min_size=3, max_size=3), st.integers(0, 1 << 40))
-def test_bars_stay_in_the_picture(sizes: list[int], capacity: int) -> None:
-    """Parts and capacity of every bar end left of the picture's edge."""
-    parts = tuple(
-        (name, name, size) for name, size in zip(("weights", "context", "compute"), sizes, strict=True)
-    )
-    text = bars([Bar("card", parts, capacity, "note")])
+def test_the_page_of_a_plan_holds_its_alternatives() -> None:
+    """What other settings would carry stands under the plan, with what each costs; the plan alone has none."""
+    found = trades(MODEL, TIGHT, replace(ON, n_ctx=8192), margin_bytes=1 << 20, brief=True)
+    document = page(found.asked, found)
+    check(document)
+    assert "Alternatives" not in page(found.asked)
+    for row in found.useful:
+        assert f">{row.flags}</td>" in document
+    none = replace(found, rows=())
+    assert "No single change makes it fit" in page(found.asked, none)
+
+
+def test_a_comparison_keeps_the_rest_folded() -> None:
+    """Every choice is on the page, those not worth choosing behind a fold."""
+    found = compare(MODEL, CARDS, ON)
+    document = fragment(found)
+    check(document)
+    shown, folded = document.split("<details>")
+    assert 0 < shown.count("<tr") - 1 < len(found.choices)
+    assert shown.count("<tr") + folded.count("<tr") == len(found.choices) + 2
+
+
+def device(sizes: Sequence[int], free: int) -> DeviceEstimate:
+    return DeviceEstimate("card", *sizes, layers=1, free_bytes=free, total_bytes=free)
+
+
+@given(
+    st.lists(st.integers(0, 1 << 40), min_size=3, max_size=3),
+    st.sampled_from([0, 1, 10 << 30]) | st.integers(0, 1 << 40),
+    st.integers(0, 1 << 40),
+)
+def test_bars_stay_in_the_picture(sizes: list[int], free: int, margin: int) -> None:
+    """All parts of a bar end within it; what is short of its margin is marked, from the margin to its end."""
+    text = bars([device(sizes, free)], margin)
     check(text)
-    assert max(_numbers(text, " x1")) <= 760
-    ends = [x + w for x, w in zip(_numbers(text, "rect_x"), _numbers(text, " width"), strict=True)]
-    assert max(ends) <= 760
+    parts = {
+        kind: (float(left), float(left) + float(width or 0))
+        for kind, left, width in re.findall(
+            r'<span class="(\w+)" title="[^"]*" style="left:([\d.]+)%(?:;width:([\d.]+)%)?"', text
+        )
+    }
+    assert all(end <= 100.01 for _, end in parts.values())
+    used = [name for name, size in zip(("weights", "context", "compute"), sizes, strict=True) if size]
+    assert [name for name in parts if name in ("weights", "context", "compute")] == used
+    short = bool(free and sum(sizes) and free - sum(sizes) < margin)
+    assert ("over" in parts) == short
+    assert ("cap" in parts) == bool(free)
+    assert ("margin" in parts) == bool(free and margin)
+    if short:
+        start, end = parts["over"]
+        assert end == pytest.approx(max(b for name, (_, b) in parts.items() if name in used), abs=0.01)
+        assert start == pytest.approx(parts.get("margin", parts["cap"])[0], abs=0.01)
 
 
 def _numbers(text: str, name: str) -> list[float]:
-    import re
-
-    if name == "rect_x":
-        return [float(x) for x in re.findall(r'<rect class="\w+" x="([\d.]+)"', text)]
     return [float(x) for x in re.findall(rf'{name}="([\d.]+)"', text)] or [0.0]
 
 
@@ -170,9 +246,9 @@ def _numbers(text: str, name: str) -> list[float]:
 )
 def test_points_stay_in_the_picture(points: list[Point]) -> None:
     """Every mark lies between the axes, each marked point has its ring, ticks are few."""
-    text = scatter(points, "bits", "tokens", ["a", "b"])
+    text = scatter(points, "bits", "tokens")
     check(text)
     assert text.count('class="ring"') == sum(p.marked for p in points)
     centres = _numbers(text, " cx")
-    assert all(0 <= x <= 760 for x in centres)
+    assert all(0 <= x <= 600 for x in centres)
     assert 4 <= text.count('text-anchor="end"') <= 12

@@ -15,9 +15,9 @@ SRC = Path(vramfit.__file__).parent
 
 # Each module (or package) imports only what stands before it.
 ORDER = [
-    "foreign", "errors", "units", "progress", "shown", "ggml", "header", "model", "architectures", "settings", "gpus", "backends", "context",
-    "placement", "memory", "collapse", "graph", "scheduler", "allocator", "steady", "bound", "graphs", "replay", "compute",
-    "estimates", "explain", "lines", "pieces", "segments", "search", "quants", "safety", "solve", "quality", "speed",
+    "foreign", "errors", "units", "progress", "shown", "ggml", "graph", "header", "model", "memo", "architectures", "settings", "flags", "gpus", "coerce", "backends", "context",
+    "loader", "placement", "memory", "collapse", "scheduler", "allocator", "steady", "bound", "graphs", "replay", "compute",
+    "estimates", "explain", "lines", "pieces", "likeness", "segments", "search", "quants", "safety", "solve", "quality", "speed",
     "alternatives", "shortlist", "comparison", "sweeps", "engines", "source", "load", "modelfile", "report", "plots", "cli",
 ]  # fmt: skip
 OUTSIDE = {"subprocess", "socket", "urllib", "http", "requests", "huggingface_hub", "httpx"}

@@ -6,8 +6,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -26,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 QWEN = EXAMPLES / "qwen2.5-14b-instruct-1m-q8_0.gguf"
 GEMMA = EXAMPLES / "gemma-3-12b-q4_k_m.gguf"
-CARDS = parse_gpus("3090ti,3060")
+CARDS = parse_gpus("3090ti,3060-12gb")
 MIB = 1 << 20
 
 ALL_OF_IT = '''# a comment, "quoted"
@@ -207,13 +210,17 @@ def test_the_story(num_ctx: int) -> None:
     assert found.num_ctx == num_ctx
 
 
-def test_the_story_crashes_on_the_real_cards_and_is_mended() -> None:
-    """On the cards as their drivers report them, none of the three fits; what is written instead does."""
+def test_the_story_does_not_fit_on_the_real_cards_and_is_mended() -> None:
+    """On the cards as their drivers report them, none of the three fits; what is written instead does.
+
+    Of the first Ollama thinks that it does, by its own estimate; of the others it leaves layers to the host.
+    """
     for num_ctx in STORY:
         path = EXAMPLES / "modelfiles" / f"qwen-{num_ctx // 1024}k.modelfile"
         findings = check(parse(path.read_bytes()), path.parent, CARDS, engine="ollama-before-0.30")
         (found,) = findings
-        assert (found.verdict, found.card) == (Verdict.CRASHES, "GeForce RTX 3060 12GB")
+        verdict = Verdict.CRASHES if num_ctx == 43008 else Verdict.SPILLS
+        assert (found.verdict, found.card) == (verdict, "GeForce RTX 3060 12GB")
         assert found.shortfall == (1 << 30) - found.plan.estimate.gpus[1].left > 0
         mended = fix(findings)
         assert mended.text == parse(path.read_bytes()).text.replace(str(num_ctx), str(found.best))
@@ -232,8 +239,34 @@ def test_the_value_that_would_fit_is_the_largest() -> None:
     ):
         best = finding(text.format(200_000), **options).best
         assert best % 256 == 0
+        assert finding(text.format(4096), **options).best == best
         assert finding(text.format(best), **options).fits
         assert not finding(text.format(best + 256), **options).fits
+
+
+def test_the_largest_safe_context_is_said_of_one_that_fits() -> None:
+    """What fits is told how far it could go: to the trained length at most, whatever was asked for."""
+    text = "FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx {}"
+    for num_ctx in (4096, 131_072, 500_000):
+        found = finding(text.format(num_ctx), parse_gpus("h100"))
+        assert (found.verdict, found.best, found.mended) == (Verdict.FITS, 131_072, 0)
+    small = finding(text.format(4096), parse_gpus("3060-12gb"))
+    assert small.best > 4096
+    assert fix([small]).text == text.format(4096)
+
+
+def test_a_context_is_only_ever_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the batch makes a larger context safe and the one asked for not, what is written is below it."""
+
+    def batches(model: object, gpus: object, contexts: Sequence[int], flash_attn: str) -> tuple[int, ...]:
+        return tuple(4096 if 32768 < n <= 34048 else 32 for n in contexts)
+
+    monkeypatch.setattr(import_module("vramfit.modelfile.check"), "auto_batches", batches)
+    text = "FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 33024"
+    found = finding(text, parse_gpus("10800MiB"), given={"flash_attn": "on"})
+    assert not found.fits
+    assert found.mended == 32768 < 33024 < found.best
+    assert fix([found]).text == text.replace("33024", "32768")
 
 
 def test_the_batch_that_ollama_chooses_is_counted() -> None:
@@ -270,12 +303,43 @@ def test_a_name_of_ollamas_store_brings_its_context(alone: Path) -> None:
     assert (found.num_ctx, found.command, found.verdict) == (12288, None, Verdict.FITS)
 
 
-def test_the_newer_ollama_moves_layers_unless_it_is_told_how_many() -> None:
-    """From 0.30 what does not fit goes to the host; with num_gpu, and before, memory runs out."""
+@pytest.mark.parametrize("engine", ["ollama", "ollama-before-0.30"])
+def test_ollama_moves_layers_unless_it_is_told_how_many(engine: str) -> None:
+    """What does not fit goes to the host; with num_gpu memory runs out."""
     text = "FROM qwen2.5-14b-instruct-1m-q8_0.gguf\nPARAMETER num_ctx 200000\n"
-    assert finding(text).verdict is Verdict.SPILLS
-    assert finding(text + "PARAMETER num_gpu 49\n").verdict is Verdict.CRASHES
-    assert finding(text, engine="ollama-before-0.30").verdict is Verdict.CRASHES
+    assert finding(text, engine=engine).verdict is Verdict.SPILLS
+    assert finding(text + "PARAMETER num_gpu 49\n", engine=engine).verdict is Verdict.CRASHES
+
+
+def test_an_old_ollama_says_how_many_layers_go_to_the_host() -> None:
+    """Its own estimate decides: more on the host the longer the context, and some where all would have fitted."""
+    text = "FROM qwen2.5-14b-instruct-1m-q8_0.gguf\nPARAMETER num_ctx {}\n"
+    moved = []
+    for num_ctx in (57_344, 100_000, 200_000):
+        found = finding(text.format(num_ctx), engine="ollama-before-0.30")
+        said = re.search(r"leave (\d+) of 49 layers to the host", found.notes[0])
+        assert found.verdict is Verdict.SPILLS
+        assert said
+        moved.append(int(said[1]))
+    assert 0 < moved[0] < moved[1] < moved[2] < 49
+    short = finding(text.format(43_008), engine="ollama-before-0.30")
+    assert "put 37 + 12 of 49 layers on the cards" in short.notes[0]
+    cards = parse_gpus("16300MiB")
+    spared = finding(text.format(4096), cards, engine="ollama-before-0.30", margin_bytes=0)
+    assert spared.verdict is Verdict.FITS
+    assert "PARAMETER num_gpu 49 prevents it" in spared.notes[0]
+
+
+def test_what_an_old_ollama_believes_to_fit_and_does_not_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An estimate that is too low puts layers where they have no room; its own engine gives way instead."""
+    module = import_module("vramfit.engines.old_layout")
+    monkeypatch.setattr(module, "graph_bytes", lambda model, settings: 0)
+    text = "FROM qwen2.5-14b-instruct-1m-q8_0.gguf\nPARAMETER num_ctx 90000\n"
+    found = finding(text, engine="ollama-before-0.30")
+    assert found.verdict is Verdict.CRASHES
+    assert "more than the fullest card has" in found.notes[0]
+    monkeypatch.setattr(module, "OWN_ENGINE", {"qwen2"})
+    assert finding(text, engine="ollama-before-0.30").verdict is Verdict.SPILLS
 
 
 def test_what_the_file_says_counts() -> None:
@@ -310,7 +374,7 @@ def test_without_a_context_the_engines_own_is_judged() -> None:
 def test_every_context_of_a_file_is_judged_and_mended() -> None:
     """Several lines, several findings; only those that do not fit are written."""
     text = "FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 131072\nPARAMETER num_ctx 4096\nADAPTER x\n"
-    findings = check(parse(text), EXAMPLES, parse_gpus("3060"), given={"flash_attn": "on"})
+    findings = check(parse(text), EXAMPLES, parse_gpus("3060-12gb"), given={"flash_attn": "on"})
     assert [f.fits for f in findings] == [False, True]
     assert "not counted: x" in findings[0].notes
     assert fix(findings).text == text.replace("131072", str(findings[0].best))
@@ -354,36 +418,36 @@ def folder(tmp_path: Path) -> Path:
 def test_a_folder_is_checked_and_mended(folder: Path) -> None:
     """Exit 3 while one does not fit; --fix writes its number and not a byte more; then 0."""
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    result = run(str(folder), "--gpus", "3090ti,3060", "-fa", "off")
+    result = run(str(folder), "--gpus", "3090ti,3060-12gb", "-fa", "off")
     assert result.exit_code == 3, result.output
     assert result.output.count("fits") == 2
     assert {p: p.read_bytes() for p in before} == before
-    mended = run(str(folder), "--gpus", "3090ti,3060", "-fa", "off", "--fix")
+    mended = run(str(folder), "--gpus", "3090ti,3060-12gb", "-fa", "off", "--fix")
     assert mended.exit_code == 3
     (said,) = (line for line in mended.output.split("\n") if line.startswith("Wrote"))
     assert said.startswith(f"Wrote {folder / 'Modelfile'}: line 3: num_ctx 57344 → ")
     assert said.endswith(f". Before: {folder / 'Modelfile~'}")
-    best = json.loads(run(str(folder), "--gpus", "3090ti,3060", "-fa", "off", "--json").output)["findings"][
-        0
-    ]["best"]
+    best = json.loads(run(str(folder), "--gpus", "3090ti,3060-12gb", "-fa", "off", "--json").output)[
+        "findings"
+    ][0]["best"]
     after = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     changed = folder / "Modelfile"
     assert after.pop(folder / "Modelfile~") == before[changed]
     assert after.pop(changed) == before.pop(changed).replace(b"57344", str(best).encode())
     assert after == before
-    assert run(str(folder), "--gpus", "3090ti,3060", "-fa", "off").exit_code == 0
+    assert run(str(folder), "--gpus", "3090ti,3060-12gb", "-fa", "off").exit_code == 0
 
 
 def test_json_has_it_all(folder: Path) -> None:
     """One object with a finding for each context, and the errors beside them."""
     (folder / "Modelfile.bad").write_text("FORM x")
     result = run(
-        str(folder), "--gpus", "3090ti,3060", "-fa", "off", "--json", "--engine", "ollama-before-0.30"
+        str(folder), "--gpus", "3090ti,3060-12gb", "-fa", "off", "--json", "--engine", "ollama-before-0.30"
     )
     assert result.exit_code == 1
     found = json.loads(result.stdout)
     assert found["fits"] is False
-    assert [f["verdict"] for f in found["findings"]] == ["crashes", "fits", "fits"]
+    assert [f["verdict"] for f in found["findings"]] == ["spills", "fits", "fits"]
     assert found["findings"][0]["plan"]["gpus"][1]["name"] == "GeForce RTX 3060 12GB"
     assert "'FORM' is no command" in found["errors"][0]
     assert "FORM" in result.stderr
@@ -391,22 +455,22 @@ def test_json_has_it_all(folder: Path) -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """What is not there is an error with the file's name; a folder with nothing to judge is one of its own."""
-    assert run(str(tmp_path / "none"), "--gpus", "3060").exit_code == 1
-    assert "none" in run(str(tmp_path / "none"), "--gpus", "3060").stderr
+    assert run(str(tmp_path / "none"), "--gpus", "3060-12gb").exit_code == 1
+    assert "none" in run(str(tmp_path / "none"), "--gpus", "3060-12gb").stderr
     big = tmp_path / "Modelfile"
     with big.open("wb") as file:
         file.truncate((64 << 20) + 1)
-    assert "this is no Modelfile" in run(str(big), "--gpus", "3060").stderr
+    assert "this is no Modelfile" in run(str(big), "--gpus", "3060-12gb").stderr
     big.unlink()
-    empty = run(str(tmp_path), "--gpus", "3060")
+    empty = run(str(tmp_path), "--gpus", "3060-12gb")
     assert (empty.exit_code, empty.stdout) == (4, "")
     assert f"{tmp_path}: no Modelfile in it" in empty.stderr
     for name in ("one.modelfile", "two.modelfile"):
         (tmp_path / name).write_text("FROM ./none.gguf\n")
-    unread = run(str(tmp_path), "--gpus", "3060")
+    unread = run(str(tmp_path), "--gpus", "3060-12gb")
     assert (unread.exit_code, unread.stdout, unread.stderr.count("no such file")) == (4, "", 2)
     assert "nothing was judged" in unread.stderr
-    found = json.loads(run(str(tmp_path), "--gpus", "3060", "--json").stdout)
+    found = json.loads(run(str(tmp_path), "--gpus", "3060-12gb", "--json").stdout)
     assert (found["fits"], found["findings"], len(found["errors"])) == (False, [], 3)
     (tmp_path / "good.modelfile").write_text(f"FROM {GEMMA}\nPARAMETER num_ctx 4096\n")
     assert run(str(tmp_path), "--gpus", "3090ti").exit_code == 1
@@ -419,14 +483,14 @@ def test_a_pipe_is_no_modelfile_and_no_model(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
     (tmp_path / "x.modelfile").write_text("FROM ./model.gguf\n")
     for asked in ("Modelfile", "x.modelfile"):
-        ran = run(str(tmp_path / asked), "--gpus", "3060")
+        ran = run(str(tmp_path / asked), "--gpus", "3060-12gb")
         assert (ran.exit_code, ran.stderr.count("it is a pipe")) == (1, 1)
 
 
 def test_a_write_that_fails_leaves_all_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk at any step: the old file, nothing beside it, and the next run mends."""
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    words = (str(folder), "--gpus", "3090ti,3060", "-fa", "off", "--fix")
+    words = (str(folder), "--gpus", "3090ti,3060-12gb", "-fa", "off", "--fix")
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

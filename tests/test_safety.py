@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small import dense, gpu
+from small import dense, gpu, mixture
 
 from vramfit.backends import backend
 from vramfit.context import resolve
-from vramfit.gpus import Gpu, parse_gpus
+from vramfit.engines import engine_settings, plan_for
+from vramfit.gpus import Gpu, parse_gpus, told_apart
 from vramfit.memory import layer_context_bytes
 from vramfit.model import Model, Rope
 from vramfit.safety import (
@@ -22,8 +25,9 @@ from vramfit.safety import (
     reach,
     rope_sentence,
     swa_sentence,
+    wired_sentence,
 )
-from vramfit.settings import Settings
+from vramfit.settings import DENSE, EXPERTS, Settings
 from vramfit.solve import plan
 
 MIB = 1 << 20
@@ -115,18 +119,87 @@ def test_apples_limit_is_said() -> None:
     (mac,) = parse_gpus("m3-ultra-512gb")
     found = {o.name: o for o in overheads(mac)}
     assert found["wired limit"].n_bytes == (512 << 30) - mac.total_bytes
-    assert "iogpu.wired_limit_mb" in found["wired limit"].why
+    assert "384 GiB of the machine's 512 GiB" in found["wired limit"].why
+    assert "sudo sysctl iogpu.wired_limit_mb=471860" in found["wired limit"].why
+    (raised,) = parse_gpus("m3-ultra-512gb:464GiB")
+    assert "464 GiB of the machine's 512 GiB" in wired_sentence(raised)
+    assert "sysctl" not in wired_sentence(raised)
+    assert not wired_sentence(parse_gpus("4090")[0])
     assert [o.name for o in overheads(Gpu("mac", 1 << 34, backend="metal"))] == ["process"]
     assert overheads(Gpu("host", 1 << 34, backend="cpu"))[0].counted
     assert [o.name for o in overheads(parse_gpus("7900xtx")[0])] == ["HIP context", "desktop"]
 
 
+def test_a_mac_is_told_what_raises_its_limit_where_that_is_what_is_short() -> None:
+    """The command that is shown makes the context fit; where even all of the memory would not do, that is said."""
+    model, mac = dense(n_embd=8192, n_ff=1 << 15), parse_gpus("m4-max-36gb")
+    roomy = plan(model, mac, max_ctx=1024)
+    assert roomy.limited_by == "max_ctx"
+    assert not any("wired limit" in w for w in roomy.warnings)
+    margin = roomy.estimate.gpus[0].left + (2 << 30)
+    (short,) = (w for w in plan(model, mac, max_ctx=1024, margin_bytes=margin).warnings if "limit" in w)
+    assert "sudo sysctl iogpu.wired_limit_mb=32768" in short
+    told = re.search(r"--gpus (\S+)$", short)
+    assert told
+    assert plan(model, parse_gpus(told[1]), max_ctx=1024, margin_bytes=margin).fits
+    (never,) = (w for w in plan(model, mac, max_ctx=1024, margin_bytes=40 << 30).warnings if "limit" in w)
+    assert "would not be enough" in never
+    assert "sysctl" not in never
+
+
 def test_a_margin_below_the_overheads_warns() -> None:
     """A margin that cannot even hold what no buffer shows is said, on the card where it is worst."""
     cards = parse_gpus("3090ti,24GiB")
-    (said,) = margin_warning(cards, 100 * MIB)
+    named = dict(zip(told_apart(cards), cards, strict=True))
+    (said,) = margin_warning(named, 100 * MIB)
     assert "24GiB" in said
-    assert margin_warning(cards, 1 << 30) == ()
-    assert margin_warning([], 0) == ()
+    assert margin_warning(named, 1 << 30) == ()
+    assert margin_warning({}, 0) == ()
     assert any("outside every buffer" in w for w in plan(dense(), cards, margin_bytes=0).warnings)
     assert not plan(dense(), [gpu()]).warnings
+
+
+def test_settings_that_do_nothing_are_said() -> None:
+    """Patterns that no tensor matches, by the flag that they come from, and a physical batch above the logical one."""
+    experts = mixture(dense(), first=2)
+    first = tuple(rf"blk\.{i}{EXPERTS}" for i in range(2))
+
+    def said(model: Model, **fields: Any) -> tuple[str, ...]:
+        return plan(model, [gpu()], Settings(n_ctx=512, **fields)).warnings
+
+    (few,) = said(experts, cpu_tensors=first)
+    assert few.startswith("-ncmoe 2: no tensor")
+    assert not said(experts, cpu_tensors=(*first, rf"blk\.2{EXPERTS}", EXPERTS, "attn_q"))
+    assert [w.split(":")[0] for w in said(dense(), cpu_tensors=(EXPERTS, *first, "foo", rf"blk\.9{DENSE}"))] == [
+        "-cmoe", "-ncmoe 2", "-ot 'foo'", "-ncffn 1",
+    ]  # fmt: skip
+    assert not said(dense(), n_batch=512, n_ubatch=512)
+    assert "takes 512 for both" in said(dense(), n_batch=512, n_ubatch=513)[0]
+    clamped = plan(dense(), [gpu()], Settings(n_ctx=512, n_batch=256, n_ubatch=1024))
+    assert (clamped.settings.n_ubatch, clamped.estimate.settings.n_ubatch) == (256, 256)
+
+
+def test_advice_is_in_the_words_of_the_engine() -> None:
+    """Flags where there are flags, keywords where there are those, nothing where nothing extends a context."""
+    model = dense(n_ctx_train=8192)
+    assert "--rope-scaling yarn" in context_warnings(model, 20480)[0]
+    assert "rope_freq_scale=1/3, yarn_orig_ctx=8192" in context_warnings(model, 20480, "llama-cpp-python")[0]
+    for engine in ("lm-studio", "ollama-before-0.30"):
+        mild, strong = context_warnings(model, 9000, engine)[0], context_warnings(model, 20480, engine)[0]
+        assert "rope" not in mild + strong
+        assert f"{engine} takes no YaRN" in strong
+        found = plan_for(model, [gpu()], engine_settings(engine, n_ctx=20480), engine)
+        assert strong in found.warnings
+        assert "--rope" not in " ".join(found.warnings)
+
+
+def test_ollama_loads_no_more_than_the_trained_length() -> None:
+    """A longer context is cut to it, slot by slot, and said; other engines load what they are told."""
+    model = dense(n_ctx_train=8192)
+    found = plan_for(model, [gpu()], engine_settings("ollama", n_ctx=40000, n_seq_max=2), "ollama")
+    assert found.n_ctx == 2 * 8192
+    assert found.warnings[0].startswith("Ollama 0.30 or newer loads 8,192 tokens a slot")
+    assert len(found.warnings) == 1
+    at = plan_for(model, [gpu()], engine_settings("ollama", n_ctx=16384, n_seq_max=2), "ollama")
+    assert (at.n_ctx, at.warnings) == (2 * 8192, ())
+    assert plan_for(model, [gpu()], engine_settings(n_ctx=40000), "llama-server").n_ctx > 8192

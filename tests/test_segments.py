@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 
 from vramfit.estimates import estimate
+from vramfit.load import read
+from vramfit.model import Model
 from vramfit.search import Chains
 from vramfit.segments import Segments
 from vramfit.settings import Settings
 
 MODELS = [dense(6), dense(6, tied=True), dense(6, window=700, swa_layers=4)]
+REPLAYED = [
+    read(ROOT / "examples" / name)
+    for name in ("qwen2.5-14b-instruct-1m-q8_0.gguf", "gemma-3-12b-q4_k_m.gguf")
+]
 SPLITS = st.lists(st.integers(0, 3), min_size=3, max_size=3).filter(any)
 
 
@@ -30,6 +38,25 @@ def test_learned_totals_are_those_of_an_estimate(model, parts, steps, n_gpu_laye
     split = as_split(parts, segments.last - segments.first)
     found = estimate(model, [gpu()] * 3, replace(settings, tensor_split=tuple(map(float, split))))
     assert segments.learn(split, settings.n_ctx) == tuple(g.total for g in found.gpus)
+
+
+@pytest.mark.parametrize("model", REPLAYED, ids=lambda model: model.architecture)
+@pytest.mark.parametrize("tails", [(0, 1), (1, 0)])
+def test_equal_segments_take_the_same_in_every_split(model: Model, tails: tuple[int, ...]) -> None:
+    """What is known of a card's layers from one split holds in every other, whatever its neighbours have.
+
+    The last card has the output layer alone, or one layer before it too: the card before it then ends with
+    the last layer, of which only rows of outputs go on, or before that.
+    """
+    segments = Segments(model, [gpu()] * 3, Settings(flash_attn="on", n_ubatch=64))
+    found = {}
+    for tail in tails:
+        split = (24 - tail, model.n_layer - 24, tail + 1)
+        found[split] = segments.learn(split, 4096)
+    for split, totals in found.items():
+        assert segments.holds(split, 4096, totals)
+        for i in range(3):
+            assert not segments.holds(split, 4096, [n - (i == j) for j, n in enumerate(totals)])
 
 
 @given(st.sampled_from(MODELS), SPLITS, st.integers(1, 40), st.integers(0, 40), st.booleans())

@@ -212,3 +212,35 @@ def test_no_larger_context_of_a_real_model_fits(name: str, mib: tuple[int, ...],
         for split in others:
             asked = replace(settings, n_ctx=n_ctx, tensor_split=tuple(map(float, split)))
             assert min(g.left for g in estimate(model, gpus, asked).gpus) < best.margin_bytes
+
+
+def test_the_limit_is_what_really_limits() -> None:
+    """The request, the trained context, max_ctx, or a card by a name that no other has."""
+    twins = [gpu(400), gpu(400)]
+    asked = plan(MODEL, twins, Settings(n_ctx=1024), margin_bytes=MARGIN)
+    assert asked.fits
+    assert asked.limited_by == "the context asked for"
+    assert plan(dense(), [gpu(8192)] * 2).limited_by == "the trained context"
+    assert plan(dense(), [gpu(8192)] * 2, max_ctx=1024).limited_by == "max_ctx"
+    full = plan(MODEL, twins, margin_bytes=MARGIN, max_ctx=1 << 20)
+    assert full.limited_by in ("card #1", "card #2")
+    assert [d.name for d in full.estimate.gpus] == ["card #1", "card #2"]
+    short = plan(MODEL, [gpu(20), gpu(20)], Settings(n_ctx=100_000), margin_bytes=MARGIN)
+    worst = min(short.estimate.gpus, key=lambda d: d.left)
+    assert (short.fits, short.limited_by) == (False, worst.name)
+    assert plan(MODEL, [], max_ctx=1024).limited_by == "max_ctx"
+
+
+def test_a_card_whose_memory_does_not_grow_does_not_limit() -> None:
+    """The card that limits is the one that the next context overfills, though another has less left."""
+    settings = Settings(tensor_split=(5.0, 1.0), flash_attn="on", n_outputs_max=1)
+    wide = dense(5, n_embd=256, n_vocab=1 << 15, n_ctx_train=1 << 20)
+    first = plan(wide, [gpu(200), gpu(8192)], settings, margin_bytes=MARGIN)
+    assert first.limited_by == "card #1"
+    output = first.estimate.gpus[1]
+    assert (output.layers, output.context) == (1, 0)
+    tight = replace(gpu(8192), free_bytes=output.total + MARGIN + (5 << 19))
+    found = plan(wide, [gpu(200), tight], settings, margin_bytes=MARGIN)
+    assert found.n_ctx == first.n_ctx
+    assert found.estimate.gpus[1].left < found.estimate.gpus[0].left
+    assert found.limited_by == "card #1"

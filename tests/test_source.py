@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
+import sys
 import threading
 import tracemalloc
 from pathlib import Path
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from vramfit import source
 from vramfit.errors import InvalidHeader, SourceError, Truncated
-from vramfit.source import origin
+from vramfit.source import origin, paths
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -91,30 +93,55 @@ def test_the_window_grows(tmp_path: Path, n_strings: int) -> None:
     assert len(found.metadata["a"]) == n_strings
 
 
-def test_a_pipe_that_nobody_fills_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vramfit.source.paths.PIPE_SECONDS", 0.05)
-    path = tmp_path / "pipe.gguf"
-    os.mkfifo(path)
-    with pytest.raises(SourceError, match="it is a pipe, and nothing came"):
-        source.read_header(path)
-
-
 @pytest.mark.parametrize("missing", [0, 1])
-def test_a_pipe(tmp_path: Path, missing: int) -> None:
-    """A file that has no size and cannot be sought is read as well; one that ends early is truncated."""
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
+def test_a_pipe(monkeypatch: pytest.MonkeyPatch, missing: int) -> None:
+    """What has no size and cannot be sought is read as well; what ends early is truncated."""
     data = (EXAMPLES / "gemma-3-12b-q4_k_m.gguf").read_bytes()
     header_bytes = source.read_header(data).header_bytes
-    writer = threading.Thread(target=path.write_bytes, args=(data[: header_bytes - missing],))
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writing, "wb") as file:
+            file.write(data[: header_bytes - missing])
+
+    writer = threading.Thread(target=write)
     writer.start()
     need = 0
-    try:
-        assert source.read_header(path).header_bytes == header_bytes
-    except Truncated as truncated:
-        need = truncated.need
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        try:
+            assert source.read_header("-").header_bytes == header_bytes
+        except Truncated as truncated:
+            need = truncated.need
     assert need == (header_bytes if missing else 0)
     writer.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have no names elsewhere")
+def test_what_is_no_file_is_refused_at_once(alone: Path) -> None:
+    """A pipe may have no writer, a device no end: neither is opened, wherever a file is looked for."""
+    os.mkfifo(alone / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(alone / "socket"))
+        for path, kind in (("pipe", "a pipe"), ("socket", "a socket"), ("/dev/zero", "a device")):
+            for reference in (path, Path(path)):
+                with pytest.raises(SourceError, match=f"{path}: cannot be opened: it is {kind}, not a file"):
+                    source.read_header(reference)
+    with pytest.raises(SourceError, match=r"redirect what it gives to standard input, and name that: -$"):
+        source.open_headers("pipe")
+    os.mkfifo(alone / ".lmstudio-home-pointer")
+    with pytest.raises(SourceError, match="LM Studio has no such model"):
+        source.open_headers("lmstudio://m")
+
+
+def test_a_file_that_becomes_another_meanwhile(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was opened is looked at, too: a pipe put in the file's place is not waited for."""
+    os.mkfifo(alone / "m.gguf")
+    (alone / "file").touch()
+    before = os.stat(alone / "file")
+    monkeypatch.setattr(os, "stat", lambda *_, **__: before)
+    with pytest.raises(OSError, match="it is a pipe, not a file"):
+        paths.open_regular(alone / "m.gguf")
 
 
 def test_bytes_that_end_early_are_truncated() -> None:
@@ -178,7 +205,8 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    (tmp_path / "m.gguf").touch()
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(SourceError, match=r"m\.gguf: cannot be opened: Permission denied"):
         source.read_header(tmp_path / "m.gguf")
 

@@ -57,7 +57,7 @@ def test_a_url(server: Server) -> None:
 def test_json_of_a_url(server: Server, alone: Path, command: str) -> None:
     """A model far away gets the same JSON as the file, to the last value, but for what it is called."""
     (alone / "m.gguf").write_bytes(QWEN)
-    cards = ["--gpus", "3090ti,3060"] if command == "plan" else []
+    cards = ["--gpus", "3090ti,3060-12gb"] if command == "plan" else []
 
     def told(reference: str) -> object:
         result = run(command, reference, *cards, "--json")

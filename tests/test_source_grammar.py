@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from vramfit import source
 from vramfit.errors import SourceError
+from vramfit.source import grammar
 from vramfit.source.grammar import parse, split_digest
 from vramfit.source.names import (
     Anywhere,
@@ -221,3 +223,22 @@ def test_digests_are_split_off() -> None:
         assert split_digest(image) == (image, "")
     assert split_digest("m:7b@sha256:" + "AB" * 32) == ("m:7b", "ab" * 32)
     assert split_digest("m:7b@sha256:abc") == ("m:7b@sha256:abc", "")
+
+
+def test_the_documentation_says_what_is_read() -> None:
+    """Every prefix that is read stands in the table of what is understood, none among what is not read."""
+    text = (Path(__file__).parents[1] / "docs" / "references.md").read_text(encoding="utf-8")
+    understood, _, rest = text.partition("\nNot read: ")
+    not_read = rest.partition("\n\n")[0]
+    for scheme in grammar._SCHEMES:
+        assert f"{scheme}://" not in not_read
+    for scheme in set(grammar._SCHEMES) - {
+        "http",
+        "hf.co",
+        "huggingface.co",
+        "lm-studio",
+    }:  # spellings of others
+        assert f"`{scheme}:" in understood, scheme
+    for scheme in re.findall(r"`(\w+)://", not_read):
+        with pytest.raises(SourceError, match=f"models are not read from {scheme}: addresses"):
+            parse(f"{scheme}://x/y")

@@ -270,11 +270,57 @@ def test_a_tag_that_moves(registry: Registry, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_same_blob_under_another_name(registry: Registry, blobs: Server) -> None:
-    for name in ("library/m/7b", "me/copy/latest"):
+    """Tags of one repository share a header; another repository's claim of the same digest is read anew."""
+    for name in ("library/m/7b", "library/m/latest", "me/copy/latest"):
         registry.put(name, model=Served(body(), size=FAR))
     source.read_header(f"{registry.host}/library/m:7b")
-    source.read_header(f"{registry.host}/me/copy")
+    source.read_header(f"{registry.host}/library/m")
     assert len(blobs.log) == 1
+    source.read_header(f"{registry.host}/me/copy")
+    assert len(blobs.log) == 2
+
+
+def test_a_registry_answers_for_itself_alone(registry: Registry) -> None:
+    """What one registry gives for a digest, true or not, no model of another is read from."""
+    registry.put("library/m/7b", model=Served(body("sound"), size=FAR))
+    with running(Registry()) as hostile:
+        assert isinstance(hostile, Registry)
+        hostile.manifests["library/m/7b"] = registry.manifests["library/m/7b"]  # the same digest and size
+        digest = hashlib.sha256(body("sound")).hexdigest()
+        hostile.files[f"/blobs/sha256:{digest}"] = Served(body("planted"), size=FAR)
+        assert name_of(f"{hostile.host}/library/m:7b") == "planted"
+        assert name_of(f"{registry.host}/library/m:7b") == "sound"
+
+
+def test_what_a_manifest_announces_is_compared(registry: Registry, blobs: Server) -> None:
+    """The size of a file, and its digest where all of it was read, are those of the manifest."""
+    reference = f"{registry.host}/library/m:7b"
+    registry.put("library/m/7b", model=Served(body("sound"), size=FAR))
+    path = f"/blobs/sha256:{hashlib.sha256(body('sound')).hexdigest()}"
+    blobs.files[path] = Served(body("sound"), size=FAR - 1)
+    with pytest.raises(
+        SourceError, match=r"has 1,099,511,627,775 bytes, but 1,099,511,627,776 in its manifest"
+    ):
+        source.read_header(reference)
+    reference = f"{registry.host}/library/m:8b"
+    registry.put("library/m/8b", model=Served(body("sound")))
+    blobs.files[path] = Served(body("other"))
+    with pytest.raises(SourceError, match="8b: the file is another than was announced: its sha256 is"):
+        source.read_header(reference)
+    blobs.files[path] = Served(body("sound"))
+    assert name_of(reference) == "sound"
+
+
+def test_parameters_that_are_not_those_announced(registry: Registry, blobs: Server) -> None:
+    """They are refused, and not kept: the next look asks again."""
+    sound = b'{"num_ctx": 1}'
+    registry.put("library/m/7b", model=Served(body(), size=FAR), params=sound)
+    path = f"/blobs/sha256:{hashlib.sha256(sound).hexdigest()}"
+    blobs.files[path] = Served(b'{"num_ctx": 2}')
+    with pytest.raises(SourceError, match="its list of parameters is another than was announced"):
+        source.resolve(f"{registry.host}/library/m:7b")
+    blobs.files[path] = Served(sound)
+    assert dict(source.resolve(f"{registry.host}/library/m:7b").parameters) == {"num_ctx": 1}
 
 
 def test_digests_of_remote_models(registry: Registry) -> None:

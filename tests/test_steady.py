@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from traces import Maker, follow, steps, trace
+from traces import DEVICE, Maker, follow, steps, trace
 
 from vramfit.allocator import allocate
-from vramfit.backends import BACKENDS
 from vramfit.graph import HOST, INPUT, OUTPUT, Graph
 from vramfit.scheduler import PIPELINE_COPIES, Schedule, schedule
 from vramfit.steady import Run, walk_repeats
 
-CUDA = BACKENDS["cuda"]
 Recipe = list[tuple[str, int, list[int]]]
 
 
@@ -43,7 +41,7 @@ def cycles(graph: Graph, plan: Schedule, runs: list[Run]) -> tuple[int, ...]:
 
 
 def measure(graph: Graph, n_copies: int) -> tuple[tuple[int, ...], ...]:
-    return allocate(schedule(graph, (CUDA,), n_copies=n_copies, op_offload=False))
+    return allocate(schedule(graph, (DEVICE,), n_copies=n_copies, op_offload=False))
 
 
 @given(
@@ -59,7 +57,7 @@ def test_steady_runs_can_be_longer(
 ) -> None:
     """If the allocator is back after c repeats, c more, or any multiple, take the same bytes."""
     graph, starts = repeat(recipe, count, home, own_input)
-    plan = schedule(graph, (CUDA,), n_copies=n_copies, op_offload=False)
+    plan = schedule(graph, (DEVICE,), n_copies=n_copies, op_offload=False)
     middle = count // 2
     (cycle,) = cycles(graph, plan, [(starts[middle - 1], starts[middle], starts[middle + 1])])
     if cycle:
@@ -70,7 +68,7 @@ def test_steady_runs_can_be_longer(
 def test_plain_layers_are_steady() -> None:
     """A block that adds to what it was given is back after one repeat, or after two."""
     graph, starts = repeat([("RMS_NORM", 1000, [1]), ("GLU", 100, [1])], 6, 0)
-    plan = schedule(graph, (CUDA,))
+    plan = schedule(graph, (DEVICE,))
     assert cycles(graph, plan, [(starts[2], starts[3], starts[4])]) in ((1,), (2,))
 
 
@@ -78,7 +76,7 @@ def test_inputs_of_their_own_are_not_steady() -> None:
     """A block that brings an input of its own takes more memory with each repeat."""
     recipe: Recipe = [("RMS_NORM", 1000, [1])]
     graph, starts = repeat(recipe, 6, 0, own_input=True)
-    plan = schedule(graph, (CUDA,))
+    plan = schedule(graph, (DEVICE,))
     assert cycles(graph, plan, [(starts[2], starts[3], starts[4])]) == (0,)
     assert measure(graph, 1) != measure(repeat(recipe, 7, 0, own_input=True)[0], 1)
 
@@ -87,7 +85,7 @@ def test_crossings_pile_up_in_a_pipeline() -> None:
     """With pipeline parallelism, copies between backends are kept: a block that crosses is not steady."""
     recipe: Recipe = [("RMS_NORM", 1000, [1])]
     graph, starts = repeat(recipe, 6, HOST)
-    plan = schedule(graph, (CUDA,), n_copies=PIPELINE_COPIES, op_offload=False)
+    plan = schedule(graph, (DEVICE,), n_copies=PIPELINE_COPIES, op_offload=False)
     assert cycles(graph, plan, [(starts[2], starts[3], starts[4])]) == (0,)
     assert measure(graph, PIPELINE_COPIES) != measure(repeat(recipe, 7, HOST)[0], PIPELINE_COPIES)
 
@@ -95,7 +93,7 @@ def test_crossings_pile_up_in_a_pipeline() -> None:
 def test_runs_must_be_equal() -> None:
     """Two stretches of different length, or of different nodes, prove nothing."""
     graph, starts = repeat([("RMS_NORM", 1000, [1])], 6, 0)
-    plan = schedule(graph, (CUDA,))
+    plan = schedule(graph, (DEVICE,))
     assert cycles(graph, plan, [(starts[1], starts[2], starts[2] + 1)]) == (0,)
     assert cycles(graph, plan, [(0, 1, 2)]) == (0,)
     assert cycles(graph, plan, []) == ()

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations_with_replacement
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu
 
+from vramfit.cli import main
 from vramfit.errors import GpuError, SettingsError
-from vramfit.gpus import Gpu, all_gpus
+from vramfit.gpus import Gpu, all_gpus, select_gpus
 from vramfit.settings import Settings
-from vramfit.shortlist import Shortlist, which
+from vramfit.shortlist import SORTS, Shortlist, which
 from vramfit.solve import plan
+from vramfit.speed import decode_limit
+
+QWEN = Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf"
 
 MARGIN = 8 << 20
 MODEL = dense(8, n_embd=512, n_ff=8192, n_vocab=4096, n_head=8, n_head_kv=4, n_ctx_train=1 << 14)
@@ -111,6 +120,7 @@ def test_the_catalogue_is_the_default() -> None:
         ({"max_cards": 0}, SettingsError, "max_cards=0"),
         ({"margin_bytes": -1}, SettingsError, "margin_bytes"),
         ({"gpus": []}, GpuError, "no cards"),
+        ({"sort": "price"}, SettingsError, "sort='price'"),
         ({"settings": replace(ASKED, tensor_split=(1, 2))}, SettingsError, "tensor_split"),
         ({"settings": replace(ASKED, main_gpu=1)}, SettingsError, "main_gpu"),
     ],
@@ -121,3 +131,85 @@ def test_what_makes_no_sense_is_an_error(
     """A wrong number, no cards, or a split of cards that are not known yet is one error that names it."""
     with pytest.raises(error, match=word):
         which(**{"model": MODEL, "settings": ASKED, **arguments})  # type: ignore[arg-type]
+
+
+def test_what_comes_with_its_computer_stands_behind_cards_and_makes_no_pair() -> None:
+    """Laptops' chips and shared memory come last in every order, and nobody buys two laptops for one model."""
+    chips = [replace(gpu(700, name="Fast Laptop GPU"), bandwidth_gbs=900.0), replace(gpu(690), unified=True)]
+    cards = [replace(gpu(800, name="slow"), bandwidth_gbs=100.0), gpu(900, name="unknown")]
+    for sort in SORTS:
+        found = which(MODEL, ASKED, margin_bytes=MARGIN, gpus=[*chips, *cards], sort=sort)
+        assert [c.built_in for c in found.singles] == [False, False, True, True]
+        assert [c.built_in for c in found.carriers] == sorted(c.built_in for c in found.carriers)
+    small = [replace(gpu(400, name="A Laptop GPU"))]
+    assert not which(MODEL, ASKED, margin_bytes=MARGIN, gpus=small).fits
+    assert which(MODEL, ASKED, margin_bytes=MARGIN, gpus=[*small, gpu(400)]).pairs
+
+
+def test_cards_are_sorted_as_asked() -> None:
+    """Bandwidth and speed: most first, unknown last; cards of one size and different bandwidth are apart."""
+    cards = [replace(gpu(800, name=f"{n}"), bandwidth_gbs=n) for n in (300.0, None, 900.0)]
+    for sort in SORTS[1:]:
+        found = which(MODEL, ASKED, margin_bytes=MARGIN, gpus=cards, sort=sort)
+        assert [c.bandwidth_gbs for c in found.singles] == [900, 300, None]
+    fast = found.singles[0]
+    own = plan(MODEL, [cards[2]], ASKED, margin_bytes=MARGIN)
+    assert fast.tokens_per_second == decode_limit(MODEL, own.estimate.placement, [cards[2]])
+    assert found.singles[-1].tokens_per_second is None
+
+
+@hypothesis_settings(max_examples=15)
+@given(SIZES, st.lists(st.floats(50, 5000), min_size=5, max_size=5))
+def test_no_plan_is_faster_than_the_bound(mib: list[int], rates: list[float]) -> None:
+    """The bound of a carrier is at or above the one of the plan for its cards, whose split is known."""
+    cards = [replace(g, bandwidth_gbs=rate) for g, rate in zip(catalogue(mib), rates, strict=False)]
+    for carrier in which(MODEL, ASKED, margin_bytes=MARGIN, gpus=cards).carriers:
+        found = plan(MODEL, carrier.gpus, ASKED, margin_bytes=MARGIN)
+        known = decode_limit(MODEL, found.estimate.placement, carrier.gpus)
+        assert known is not None
+        assert carrier.tokens_per_second is not None
+        assert known <= carrier.tokens_per_second * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("words", "holds"),
+    [
+        ("nvidia", lambda g: g.backend == "cuda"),
+        ("AMD desktop", lambda g: re.match("Radeon|Instinct", g.name) and not g.built_in),
+        ("laptop", lambda g: "Laptop" in g.name),
+        ("apple,jetson", lambda g: g.backend == "metal" or "Jetson" in g.name),
+        ("3060,24GiB", lambda g: g.name in ("GeForce RTX 3060 8GB", "GeForce RTX 3060 12GB", "24GiB")),
+        ("3090:22GiB, 3090:22GiB", lambda g: g.free == 22 << 30),
+    ],
+)
+def test_words_choose_cards(words: str, holds: Callable[[Gpu], bool]) -> None:
+    """Groups and names: what is chosen is of them, each once, and nothing of the catalogue is left out."""
+    found = select_gpus(words)
+    assert len(set(found)) == len(found) > 0
+    assert all(map(holds, found))
+    if not any(c.isdigit() for c in words):
+        assert set(found) == set(filter(holds, all_gpus()))
+
+
+@pytest.mark.parametrize("words", ["nvidia apple", "nvidea", "780m", "", "none", "17x3060"])
+def test_words_that_choose_nothing_are_an_error(words: str) -> None:
+    """Nothing left, or an unknown word, is one error of ours."""
+    with pytest.raises(GpuError):
+        which(MODEL, ASKED, gpus=words)
+
+
+def test_which_on_the_command_line() -> None:
+    """Filter and order are options; text has three tables with GB/s and a bound, JSON the figures."""
+    args = ["which", str(QWEN), "--ctx", "65536", "--max-cards", "1"]
+    text = CliRunner().invoke(main, args).output
+    assert text.index("Radeon PRO W7800") < text.index("Jetson AGX Orin 32GB")
+    assert "GB/s" in text
+    found = json.loads(
+        CliRunner().invoke(main, [*args, "--gpus", "nvidia", "--sort", "speed", "--json"]).output
+    )
+    assert found["sort"] == "speed"
+    cards = [c for c in found["carriers"] if not c["built_in"]]
+    rates = [c["tokens_per_second"] for c in cards]
+    assert rates == sorted(rates, reverse=True)
+    assert {c["backend"] for c in cards} == {"cuda"}
+    assert all(len(c["bandwidth_gbs"]) == len(c["gpus"]) for c in cards)

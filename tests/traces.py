@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -20,6 +20,8 @@ from vramfit.ggml import BY_NAME, TensorType
 from vramfit.graph import CACHE, CPU, HOST, INPUT, NONE, OUTPUT, WEIGHT, Extents, Graph, Tensor, contiguous
 from vramfit.scheduler import Schedule, schedule
 
+# A device of CUDA's sizes that runs whatever a made-up graph holds.
+DEVICE = replace(BACKENDS["cuda"], ops=None, conditions={}, graph_optimize=None)
 FOLDER = Path(__file__).parent / "data" / "graphs"
 NAMES = sorted(p.name.removesuffix(".txt.gz") for p in FOLDER.glob("*.txt.gz"))
 _PLACES = {"-": NONE, "host": HOST, "cpu": CPU}

@@ -21,7 +21,7 @@ BLOCK = re.compile(r"(^```console\n)(.*?)(^```)", re.MULTILINE | re.DOTALL)
 def printed(command: str) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=ROOT, env={**os.environ, "PATH": path, "COLUMNS": "100"},
+        ["bash", "-c", command], cwd=ROOT, env={**os.environ, "PATH": path, "COLUMNS": "", "FORCE_COLOR": ""},
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
     return done.stdout.rstrip("\n") + "\n" if done.stdout.strip() else ""

@@ -2,7 +2,7 @@
 
     model = vramfit.read("model.gguf")
     gpus = vramfit.parse_gpus("3090ti,3060")
-    plan = vramfit.plan(model, gpus, vramfit.Settings(flash_attn="on"))
+    plan = vramfit.plan(model, gpus, vramfit.server_settings(flash_attn="on"))
     plan.n_ctx, plan.tensor_split, plan.estimate.gpus[0].compute
 
 Every error that a caller can cause is a `VramfitError`. Names are imported when they are first used,
@@ -44,11 +44,13 @@ _WHERE: Final = {
     "best": "alternatives",
     "compare": "comparison",
     "detect_gpus": "gpus",
+    "engine_settings": "engines",
     "estimate": "estimates",
     "parse_gpus": "gpus",
     "plan": "solve",
     "read": "load",
     "requantize": "quants",
+    "server_settings": "engines",
     "sweep": "sweeps",
     "trades": "alternatives",
     "which": "shortlist",
@@ -83,11 +85,13 @@ __all__ = [
     "best",
     "compare",
     "detect_gpus",
+    "engine_settings",
     "estimate",
     "parse_gpus",
     "plan",
     "read",
     "requantize",
+    "server_settings",
     "sweep",
     "trades",
     "which",
@@ -96,6 +100,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .alternatives import Alternative, Alternatives, best, trades
     from .comparison import Choice, Comparison, compare
+    from .engines import engine_settings, server_settings
     from .errors import (
         EngineRefusal,
         GpuError,

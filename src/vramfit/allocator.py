@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from .backends import Backend
-from .graph import INPUT, NONE, OUTPUT, Tensor, n_bytes
-from .scheduler import Schedule, attention
+from .graph import INPUT, NONE, OUTPUT, Tensor
+from .scheduler import Schedule, node_of
 
 __all__ = ["Arena", "Live", "Walk", "allocate", "fullest", "held", "most_alive", "reserve"]
 
@@ -303,13 +303,10 @@ class Walk:
         if self.plan.sizes is not None:
             return self.plan.sizes(i, backend)
         t = self.tensors[i]
-        size = n_bytes(t)
-        if backend.expand is not None:
-            size = backend.expand(t.op, size, [self.tensors[s].ne for s in self.src[i]])
-        if t.op == "FLASH_ATTN_EXT":
-            size = backend.attention_bytes(size, attention(self.tensors, self.src[i]))
-        if t.type.block > 1:
-            size += backend.padding_bytes(t.type, t.ne[0])
+        if t.op in backend.scratch:
+            size = backend.node_bytes(node_of(i, self.tensors, self.src[i]))
+        else:
+            size = backend.tensor_bytes(t)
         step = backend.alignment
         return (size + step - 1) // step * step
 

@@ -13,8 +13,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NamedTuple
 
-from .backends import Attention, Backend, pad
-from .context import Context, cells
+from .backends import Backend, Node, pad
+from .context import CONTEXT_STEP, Context, cells
+from .ggml import BY_NAME, TensorType
+from .graph import Extents, contiguous
+from .graph import Tensor as GraphTensor
 from .memory import DeviceBytes, cache_rows
 from .model import Home, Layer, Model, Tensor
 from .placement import HOST, Placement
@@ -25,6 +28,8 @@ __all__ = ["bounds", "compute_bound", "pipeline_copies", "reserve_tokens"]
 
 F32: Final = 4
 F16: Final = 2
+F32_TYPE: Final = BY_NAME["f32"]
+F16_TYPE: Final = BY_NAME["f16"]
 # Each product of a layer can be alive as itself and once more: normalised, rotated, gated or permuted.
 PRODUCT_COPIES: Final = 5
 SCORE_COPIES: Final = 4  # raw, soft-capped, masked, softmax
@@ -74,10 +79,23 @@ class _Reserve:
             return False
         if not layer.head_k or not layer.head_v or not layer.n_head_kv:
             return True
-        sizes = (layer.head_k, self.n_tokens, layer.n_head, 1), (layer.head_k, 1, layer.n_head_kv, 1)
-        v = (layer.head_v, 1, layer.n_head_kv, 1)
-        node = Attention(*sizes, v, self.context.type_k, self.context.type_v)
-        return all(b.runs_attention(node) for b in self.backends)
+        node = self._attention(layer)
+        return all(b.supports_op(node.tensor, node.src) for b in self.backends)
+
+    def _attention(self, layer: Layer) -> Node:
+        """Flash attention of a layer over a cache of the smallest size."""
+        tensors = (
+            _tensor(F32_TYPE, (layer.head_k, self.n_tokens, layer.n_head, 1)),
+            _tensor(self.context.type_k, (layer.head_k, CONTEXT_STEP, layer.n_head_kv, 1)),
+            _tensor(self.context.type_v, (layer.head_v, CONTEXT_STEP, layer.n_head_kv, 1)),
+            _tensor(F16_TYPE, (CONTEXT_STEP, self.n_tokens, 1, 1)),
+        )
+        result = _tensor(F32_TYPE, (layer.head_v, layer.n_head, self.n_tokens, 1), "FLASH_ATTN_EXT")
+        return Node(result, tensors, tuple(range(len(tensors))))
+
+
+def _tensor(type_: TensorType, ne: Extents, op: str = "NONE") -> GraphTensor:
+    return GraphTensor("", op, type_, ne, contiguous(type_, ne))
 
 
 def compute_bound(
@@ -102,7 +120,7 @@ def bounds(
         r = reserve(context, reserve_tokens(context))
         peaks = [(_layer(r, kind), kind.devices) for kind in kinds]
         output = _output(r, tensors[model.n_layer])
-        shared = copies * _inputs(r) + _crossing(r, settings) + ALIGNMENT_SLACK
+        shared = copies * (_inputs(r) + _position_biases(r)) + _crossing(r, settings) + ALIGNMENT_SLACK
         gpus = []
         for device in range(placement.n_devices):
             # with weights on the host any card may be handed the work of any layer
@@ -170,6 +188,14 @@ def _crossing(r: _Reserve, settings: Settings) -> int:
         caches += len(devices) * sum(_cast(r, layer))
     queries *= max(r.n_tokens, r.n_encoded) * F32
     return 4 * caches + 4 * queries
+
+
+def _position_biases(r: _Reserve) -> int:
+    """Biases of encoder-decoders: made where the first layer is, and copied to every layer elsewhere."""
+    if not r.n_encoded or not any(at != r.kinds[0].devices[0] for kind in r.kinds for at in kind.devices):
+        return 0
+    layers = sum(len(kind.devices) * _scores(r, kind.layer) for kind in r.kinds)
+    return 2 * layers * F32
 
 
 def _product(layer: Layer, tensor: Tensor) -> int:

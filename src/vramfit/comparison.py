@@ -10,8 +10,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from .coerce import (
+    AnyGpus,
+    AnyModel,
+    AnySettings,
+    bandwidth,
+    cards,
+    flag,
+    margin,
+    model_of,
+    settings_of,
+    words,
+)
+from .coerce import max_ctx as limit
 from .errors import EngineRefusal, SettingsError
-from .ggml import tensor_type
 from .gpus import Gpu
 from .model import Model
 from .placement import devices
@@ -21,7 +33,7 @@ from .quants import FILE_TYPES, bits_per_weight, file_bytes, needs_imatrix, requ
 from .quants import file_type as find_file_type
 from .segments import Learned
 from .settings import CACHE_TYPES, Settings
-from .shown import Shown
+from .shown import Drawn
 from .solve import DEFAULT_MARGIN, Plan, plan
 from .speed import decode_limit
 
@@ -57,19 +69,19 @@ class Choice:
     tokens_per_second: float | None = None  # upper bound; None where a bandwidth is not known
     measure: Measure | None = None  # of the file type, published
     cache_measure: Measure | None = None  # of the cache types, published
-    on_front: bool = False  # no other choice is as good in context, weights and cache, and better in one
+    on_front: bool = False  # no other choice is as good in context and in divergence, and better in one
     refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison(Shown):
+class Comparison(Drawn):
     """All choices, file types in the order given, under each its cache types."""
 
     model: Model = field(repr=False)
     gpus: tuple[Gpu, ...]
     settings: Settings
     margin_bytes: int
-    choices: tuple[Choice, ...]
+    choices: tuple[Choice, ...] = field(repr=False)
 
     @property
     def fits(self) -> bool:
@@ -83,14 +95,14 @@ class Comparison(Shown):
 
 
 def compare(
-    model: Model,
-    gpus: Sequence[Gpu],
-    settings: Settings | None = None,
+    model: AnyModel,
+    gpus: AnyGpus,
+    settings: AnySettings = None,
     *,
-    file_types: Sequence[str] | None = None,
-    cache_types: Sequence[str] | None = None,
-    margin_bytes: int = DEFAULT_MARGIN,
-    max_ctx: int | None = None,
+    file_types: str | Sequence[str] | None = None,
+    cache_types: str | Sequence[str] | None = None,
+    margin_bytes: int | str = DEFAULT_MARGIN,
+    max_ctx: int | str | None = None,
     imatrix: bool = False,
     host_bandwidth_gbs: float | None = None,
 ) -> Comparison:
@@ -100,20 +112,21 @@ def compare(
     "q8_0/q4_0" for K and V apart. `imatrix` says that one is used to quantize. Everything else is as in
     `plan`. Raises what `plan` raises, but for `EngineRefusal`: a refused choice says why.
     """
-    settings = settings or Settings()
-    if host_bandwidth_gbs is not None and not host_bandwidth_gbs > 0:
-        raise SettingsError(f"host_bandwidth_gbs={host_bandwidth_gbs}: give GB/s above 0")
-    pairs = [_pair(text) for text in _default_caches(settings, cache_types)]
-    models = _Models(model, imatrix)
+    model, gpus, base = model_of(model), cards(gpus), settings_of(settings)
+    left, most = margin(margin_bytes), limit(max_ctx)
+    host_bandwidth_gbs = bandwidth("host_bandwidth_gbs", host_bandwidth_gbs)
+    pairs = [_pair(text) for text in _default_caches(base, words("cache_types", cache_types))]
+    models = _Models(model, flag("imatrix", imatrix))
     learned: Learned = {}
-    names = _default_types(model, models) if file_types is None else file_types
+    asked = words("file_types", file_types)
+    names = _default_types(model, models) if asked is None else asked
     wanted = [(find_file_type(name).name, k, v) for name in names for k, v in pairs]
 
     def choose(name: str, type_k: str, type_v: str) -> Choice:
-        at = replace(settings, type_k=type_k, type_v=type_v)
+        at = replace(base, type_k=type_k, type_v=type_v)
         try:
             made = models.get(name)
-            found = plan(made, gpus, at, margin_bytes=margin_bytes, max_ctx=max_ctx, learned=learned)
+            found = plan(made, gpus, at, margin_bytes=left, max_ctx=most, learned=learned)
         except EngineRefusal as e:
             return Choice(_label(name), type_k, type_v, refused=str(e))
         return _choice(_label(name), found, gpus, imatrix, host_bandwidth_gbs)
@@ -123,7 +136,7 @@ def compare(
         for each in wanted:
             choices.append(choose(*each))
             bar.advance()
-    return Comparison(model, tuple(gpus), settings, margin_bytes, tuple(_marked(choices)))
+    return Comparison(model, gpus, base, left, tuple(_marked(choices)))
 
 
 def _default_types(model: Model, models: _Models) -> tuple[str, ...]:
@@ -191,29 +204,30 @@ def _choice(name: str, found: Plan, gpus: Sequence[Gpu], imatrix: bool, host_gbs
     )
 
 
-Marks = tuple[int, float, int]  # context, minus the divergence, bits of a cached pair: more is better
+Marks = tuple[int, float]  # context, minus the divergence: more is better
 
 
 def _marked(choices: Iterable[Choice]) -> Iterable[Choice]:
-    """Choices with the Pareto front marked, among those that fit and have a measure."""
+    """Choices with the Pareto front marked, among those that fit and have the measures to be ranked by."""
     choices = list(choices)
-    marks = [_marks(c) for c in choices]
+    one_cache = len({(c.type_k, c.type_v) for c in choices}) == 1
+    marks = [_marks(c, one_cache) for c in choices]
     ranked = [m for m in marks if m is not None]
     for choice, mine in zip(choices, marks, strict=True):
         beaten = mine is None or any(_beats(other, mine) for other in ranked)
         yield replace(choice, on_front=not beaten)
 
 
-def _marks(choice: Choice) -> Marks | None:
+def _marks(choice: Choice, one_cache: bool) -> Marks | None:
+    """Divergences of weights and cache are of the same model and metric, and add up; one cache's sets none apart."""
     if not choice.fits or choice.measure is None:
         return None
-    return choice.n_ctx, -choice.measure.kld, _bits(choice.type_k) + _bits(choice.type_v)
+    if one_cache:
+        return choice.n_ctx, -choice.measure.kld
+    if choice.cache_measure is None:
+        return None
+    return choice.n_ctx, -(choice.measure.kld + choice.cache_measure.kld)
 
 
 def _beats(a: Marks, b: Marks) -> bool:
     return a != b and all(x >= y for x, y in zip(a, b, strict=True))
-
-
-def _bits(name: str) -> int:
-    """Bits of 256 cached elements: a whole number for every type."""
-    return tensor_type(name).row_bytes(256) * 8

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from .backends import Backend
 from .bound import compute_bound
 from .context import Context
 from .graphs import OutsideTemplate
+from .memo import Memo
 from .model import Model
 from .placement import Placement
-from .replay import reserve_context
+from .replay import Reservation, reserve_context
 from .settings import Settings
 
 __all__ = ["Compute", "compute_bytes"]
@@ -42,19 +43,11 @@ def compute_bytes(
     Exact where the architecture has a template that covers the model, and the rules of every backend
     were checked against the engine; else a bound. The last answers are remembered: a plan asks for its own again.
     """
-    key = (id(model), placement, context, settings, tuple(b.name for b in backends))
-    known = _recent.get(key)
-    if known is None or any(a is not b for a, b in zip(known[:-1], (model, *backends), strict=True)):
-        known = _recent[key] = (model, *backends, _compute(model, placement, context, settings, backends))
-        while len(_recent) > _KEPT:
-            _recent.pop(next(iter(_recent)))
-    return cast(Compute, known[-1])
+    key = (placement, context, settings, tuple(backends))
+    return _RECENT.get(model, key, lambda: _compute(model, placement, context, settings, backends))
 
 
-_KEPT: Final = 8
-_recent: dict[
-    tuple[object, ...], tuple[object, ...]
-] = {}  # what they were asked of, by identity, and the answer
+_RECENT: Final[Memo[Compute]] = Memo(8)
 
 
 def _compute(
@@ -67,10 +60,15 @@ def _compute(
         return Compute(
             bound.gpus, bound.host, False, context.flash_attn != "off", note=str(reason), replayed=False
         )
+    note = _unproved(backends, found)
+    return Compute(found.needs[:-1], found.needs[-1], not note, found.flash_attn, note)
+
+
+def _unproved(backends: Sequence[Backend], found: Reservation) -> str:
+    """Why replayed figures are not known to be exact; "" where they are."""
     unchecked = sorted({b.name for b in backends if not b.exact})
-    note = (
-        f"the rules of {', '.join(unchecked)} follow the engine's source and are not measured"
-        if unchecked
-        else ""
-    )
-    return Compute(found.needs[:-1], found.needs[-1], not unchecked, found.flash_attn, note)
+    if unchecked:
+        return f"the rules of {', '.join(unchecked)} follow the engine's source and are not measured"
+    if not found.sure:
+        return "the compute capability of a card is not known; the largest figure of all was taken"
+    return ""

@@ -21,6 +21,9 @@ argument of an error that lists things. The command line turns any `VramfitError
 
 from __future__ import annotations
 
+from reprlib import Repr
+from typing import Final
+
 from .foreign import printable
 
 __all__ = [
@@ -35,7 +38,12 @@ __all__ = [
     "Truncated",
     "UnknownArchitecture",
     "VramfitError",
+    "shown",
 ]
+
+MAX_SHOWN: Final = 160  # characters of a value in a message
+_BRIEF: Final = Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 60
 
 
 class VramfitError(Exception):
@@ -91,3 +99,13 @@ class EngineRefusal(VramfitError):
 
 class GpuError(VramfitError):
     """A card is unknown, a list of cards is malformed, or the catalogue is faulty."""
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: short, on one line, whatever it is."""
+    try:
+        text = _BRIEF.repr(value)
+    except Exception:  # a repr of the caller's own may do anything
+        text = f"<{type(value).__name__}>"
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."

@@ -10,20 +10,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .backends import HOST_BACKEND, backend
+from .coerce import AnyGpus, AnyModel, AnySettings, cards, model_of, settings_of
 from .compute import Compute, compute_bytes
 from .context import Context, resolve
-from .gpus import Gpu
+from .gpus import Gpu, told_apart
 from .memory import context_bytes, weight_bytes
 from .model import Model
 from .placement import HOST, Placement, devices, place
 from .settings import Settings
+from .shown import Shown
 
 __all__ = ["DeviceEstimate", "Estimate", "estimate"]
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceEstimate:
-    """Bytes on one device, by the engine's own three terms.
+    """Bytes on one device, by the engine's own three terms. Cards of one model have names with a number.
 
     `layers` counts of n_layer + 1 (the output layer is one). `free_bytes` and `total_bytes` are the
     card's, 0 for the host, whose memory vramfit does not judge.
@@ -50,7 +52,7 @@ class DeviceEstimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(Shown):
     """What the engine allocates for one context."""
 
     n_ctx: int  # after the engine's padding, all slots together
@@ -73,13 +75,13 @@ class Estimate:
         return all(d.compute_exact for d in (*self.gpus, self.host))
 
 
-def estimate(model: Model, gpus: Sequence[Gpu], settings: Settings | None = None) -> Estimate:
+def estimate(model: AnyModel, gpus: AnyGpus, settings: AnySettings = None) -> Estimate:
     """The memory that the engine allocates for `model` on `gpus` (none: on the host alone).
 
     Raises `EngineRefusal` where the engine would not create the context, `SettingsError` or
     `GpuError` for values that make no sense together.
     """
-    settings = settings or Settings()
+    model, gpus, settings = model_of(model), cards(gpus), settings_of(settings)
     context = resolve(model, settings)
     placement = place(model, gpus, settings)
     return assemble(model, gpus, settings, context, placement)
@@ -90,14 +92,14 @@ def assemble(
 ) -> Estimate:
     """An `Estimate` for a placement that is already known (the solver tries many)."""
     used = devices(gpus, settings)
-    rules = [backend(gpus[i].backend) for i in used]
+    rules = [backend(gpus[i].backend, gpus[i].compute_capability) for i in used]
     compute = compute_bytes(model, placement, context, settings, rules)
     weights = weight_bytes(model, placement, rules, HOST_BACKEND)
     caches = context_bytes(model, placement, context, rules, HOST_BACKEND)
     at = {index: device for device, index in enumerate(used)}
     cards = tuple(
         DeviceEstimate(
-            name=gpu.name,
+            name=name,
             model=weights.gpus[at[i]] if i in at else 0,
             context=caches.gpus[at[i]] if i in at else 0,
             compute=compute.gpus[at[i]] if i in at else 0,
@@ -106,7 +108,7 @@ def assemble(
             total_bytes=gpu.total_bytes,
             compute_exact=compute.exact or i not in at,
         )
-        for i, gpu in enumerate(gpus)
+        for i, (gpu, name) in enumerate(zip(gpus, told_apart(gpus), strict=True))
     )
     return Estimate(
         n_ctx=context.n_ctx,

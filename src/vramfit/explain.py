@@ -54,7 +54,7 @@ def explain(model: Model, gpus: Sequence[Gpu], settings: Settings) -> tuple[Expl
     found = estimate(model, gpus, settings)
     context = resolve(model, settings)
     used = devices(gpus, settings)
-    rules = [backend(gpus[i].backend) for i in used]
+    rules = [backend(gpus[i].backend, gpus[i].compute_capability) for i in used]
     places = [(found.gpus[i], at, rules[at]) for at, i in enumerate(used)]
     places.append((found.host, HOST, HOST_BACKEND))
     live = _live(model, found, context, settings, rules, [device.compute for device, *_ in places])

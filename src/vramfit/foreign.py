@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable
+from html import escape
 from math import isfinite
 from typing import Final
 
-__all__ = ["json_text", "modelfile_value", "printable", "shell", "shell_line", "yaml_text"]
+__all__ = ["html_text", "json_text", "modelfile_value", "printable", "shell", "shell_line", "yaml_text"]
 
 LONGEST: Final = 2000  # characters of one foreign text on a screen
 
@@ -31,6 +32,11 @@ def printable(text: str, longest: int = LONGEST) -> str:
 
 def _escaped(c: str) -> str:
     return c.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def html_text(text: str) -> str:
+    """`text` for the inside of an element or of a quoted attribute."""
+    return escape(printable(text))
 
 
 def json_text(value: object, indent: int | None = 2) -> str:

@@ -30,7 +30,10 @@ __all__ = [
     "Graph",
     "Tensor",
     "contiguous",
+    "is_contiguous",
+    "is_contiguous_rows",
     "n_bytes",
+    "param",
 ]
 
 Extents = tuple[int, int, int, int]
@@ -103,3 +106,29 @@ def n_bytes(t: Tensor) -> int:
         return 0
     first = t.type.block_bytes + (ne[0] - 1) * nb[0] if t.type.block == 1 else ne[0] * nb[0] // t.type.block
     return first + (ne[1] - 1) * nb[1] + (ne[2] - 1) * nb[2] + (ne[3] - 1) * nb[3]
+
+
+def param(t: Tensor, i: int) -> int:
+    """Word `i` of the parameters of an operation (op_params); 0 where the graph does not state it."""
+    return t.params[i] if i < len(t.params) else 0
+
+
+def is_contiguous(t: Tensor, gaps_up_to: int = 0) -> bool:
+    """Whether `t` has no gaps; those behind the first `gaps_up_to` dimensions do not count (ggml_is_contiguous_n)."""
+    ne, nb, type_ = t.ne, t.nb, t.type
+    if ne[0] != type_.block and nb[0] != type_.block_bytes:
+        return False
+    step = ne[0] // type_.block * type_.block_bytes
+    for d in (1, 2, 3):
+        if d <= gaps_up_to:
+            step = ne[d] * nb[d]
+            continue
+        if ne[d] != 1 and nb[d] != step:
+            return False
+        step *= ne[d]
+    return True
+
+
+def is_contiguous_rows(t: Tensor) -> bool:
+    """Whether each row of `t` has no gaps (ggml_is_contiguous_rows)."""
+    return t.ne[0] == t.type.block or t.nb[0] == t.type.block_bytes

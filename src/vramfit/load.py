@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from .architectures import describe
+from .coerce import call, flag, word
+from .errors import SourceError, shown
 from .model import Model
 from .source import Reference, Resolved, open_headers, reference_name
 
@@ -31,6 +34,14 @@ def read(
     which huggingface-hub finds. `cache=False` neither uses headers that were read before nor keeps those read now. `progress` is told the name of a remote file and how many
     bytes of it came, from any thread. Raises `SourceError`, `HeaderError` or `ModelError`.
     """
+    assume = None if assume is None else word("assume", assume)
+    revision, token = word("revision", revision), word("token", token)
+    cache = flag("cache", cache)
+    call("progress", progress)
+    if not isinstance(reference, Resolved | str | os.PathLike | bytes | bytearray | memoryview):
+        raise SourceError(f"reference={shown(reference)}: give a path, a URL, a name, or bytes")
+    if isinstance(reference, memoryview) and not reference.c_contiguous:
+        reference = bytes(reference)
     if isinstance(reference, Resolved):
         return describe(reference.headers, assume=assume, source=reference.name)
     headers = open_headers(reference, revision=revision, token=token, cache=cache, progress=progress)

@@ -12,6 +12,7 @@ from enum import Enum
 from math import prod
 
 from .ggml import TensorType
+from .shown import Shown
 
 __all__ = ["Cache", "Cells", "Home", "Layer", "Model", "Rope", "Tensor", "Weight"]
 
@@ -54,6 +55,8 @@ class Weight:
     home: Home | int
     duplicate: bool = False  # created with TENSOR_DUPLICATED: free where the first copy already is
     lazy: bool = False  # read row by row from the mapped file, never resident (TENSOR_READ_LAZY)
+    op: str = "MUL_MAT"  # the operation that a device must run to hold it (llama-arch.cpp, LLM_TENSOR_INFOS)
+    scan: tuple[int, ...] = ()  # of an SSM_SCAN: elements of a state, of a head, heads, groups
 
 
 class Cells(Enum):
@@ -114,8 +117,14 @@ class Rope:
     dimensions: int = 0
 
 
+class _Weakly:
+    """What may be known of without being kept alive: dataclasses with slots do not offer it before Python 3.11."""
+
+    __slots__ = ("__weakref__",)
+
+
 @dataclass(frozen=True, slots=True)
-class Model:
+class Model(_Weakly, Shown):
     """A model, from its header alone."""
 
     architecture: str
@@ -140,6 +149,20 @@ class Model:
     hparams: Mapping[str, object] = field(default_factory=dict)  # "<architecture>.*" without the prefix
     source: str = ""  # the reference it was read from, for messages
     unknown_tensors: tuple[str, ...] = ()  # tensors that the engine has no use for, and refuses the file for
+
+    def __repr__(self) -> str:
+        """Which model it is and how large, not the thousands of values that it holds."""
+        said = (
+            "name",
+            "architecture",
+            "file_type",
+            "n_layer",
+            "n_params",
+            "tensor_bytes",
+            "n_ctx_train",
+            "source",
+        )
+        return f"Model({', '.join(f'{name}={getattr(self, name)!r}' for name in said)})"
 
     @property
     def n_layer(self) -> int:

@@ -113,8 +113,8 @@ class _Sheet:
         _check(instances, plans)
         self._reach, self._span = reach, span
         self._looks = [Walk(plan) for plan in plans]
-        self._raw = {b.name: replace(b, alignment=1) for b in plans[0].backends}
-        self._sizes: dict[tuple[int, str], Number] = {}
+        self._raw = {b: replace(b, alignment=1) for b in plans[0].backends}
+        self._sizes: dict[tuple[int, Backend], Number] = {}
         self.instance = instances[0]
         tensors = list(map(self._tensor, *(p.tensors for p in plans)))
         sizes: Any = self._size  # lines where the allocator knows ints
@@ -122,9 +122,9 @@ class _Sheet:
 
     def _size(self, i: int, backend: Backend) -> Number:
         """Padded bytes of tensor `i` on a backend."""
-        key = (i, backend.name)
+        key = (i, backend)
         if key not in self._sizes:
-            raw, step = self._raw[backend.name], backend.alignment
+            raw, step = self._raw[backend], backend.alignment
             grown = self._straight(*(look.bytes_of(i, raw) for look in self._looks))
             if isinstance(grown, int):
                 self._sizes[key] = -(-grown // step) * step

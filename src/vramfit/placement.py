@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
+from .backends import backend
 from .errors import GpuError, SettingsError
 from .gpus import Gpu
+from .loader import can_use
 from .model import Home, Model, Weight
 from .settings import MAX_DEVICES, Settings
 
@@ -67,7 +69,12 @@ def place(model: Model, gpus: Sequence[Gpu], settings: Settings) -> Placement:
     used = [gpus[i] for i in devices(gpus, settings)]
     layers = _layers(model.n_layer, used, settings)
     patterns = [re.compile(p) for p in settings.cpu_tensors]
-    weights = tuple(_weight(w, layers, patterns) for w in model.weights)
+    rules = [backend(g.backend, g.compute_capability) for g in used]
+    wanted = [_weight(w, layers, patterns) for w in model.weights]
+    weights = tuple(
+        at if at == HOST or can_use(w, rules[at]) else HOST
+        for w, at in zip(model.weights, wanted, strict=True)
+    )
     caches = layers[:-1] if settings.offload_kqv else (HOST,) * model.n_layer
     return Placement(len(used), layers, weights, caches, settings.offload_kqv)
 

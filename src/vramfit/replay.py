@@ -7,10 +7,10 @@ Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `resolve_
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+from weakref import proxy
 
 from .allocator import allocate, held
 from .backends import Backend
@@ -18,9 +18,10 @@ from .bound import pipeline_copies
 from .collapse import Collapsed, collapse, layer_kinds
 from .context import Context
 from .graphs import Instance, OutsideTemplate, Prepared, Run, build, prepare, template_for
+from .memo import Memo
 from .model import Model
 from .placement import HOST, Placement
-from .scheduler import Schedule, schedule
+from .scheduler import Schedule, node_of, schedule
 from .settings import Settings
 from .steady import walk_repeats
 
@@ -35,7 +36,7 @@ __all__ = [
     "reserve_context",
 ]
 
-# Fused operations that the engine gives up when one of them is not scheduled where its layer is.
+# Fused operations that the engine gives up when one of them is not scheduled where its layer is, in its order.
 _PROBED: Final = ("dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
 _ATTENTION: Final = "flash_attn_ext"
 Needs = tuple[tuple[int, ...], ...]  # bytes of each backend, chunk by chunk
@@ -43,10 +44,14 @@ Needs = tuple[tuple[int, ...], ...]  # bytes of each backend, chunk by chunk
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Bytes of each device's compute buffer, the host last, and what flash attention became."""
+    """Bytes of each device's compute buffer, the host last, and what flash attention became.
+
+    `sure` is false where a card's compute capability is not known and would change the bytes.
+    """
 
     needs: tuple[int, ...]
     flash_attn: bool
+    sure: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +65,17 @@ class Case:
     n_copies: int
     op_offload: bool
     layers: Collapsed
+    built: dict[Run, Instance] = field(
+        default_factory=dict, compare=False
+    )  # of the layers that stand for all
 
     def instance(self, run: Run, *, whole: bool = False) -> Instance:
         """The graph of a reservation: of the layers that stand for all, or of all."""
-        return build(self.prepared, run, self.placement, None if whole else self.layers.kept)
+        if whole:
+            return build(self.prepared, run, self.placement)
+        if run not in self.built:
+            self.built[run] = build(self.prepared, run, self.placement, self.layers.kept)
+        return self.built[run]
 
     def schedule(self, instance: Instance) -> Schedule:
         """The graph over the backends."""
@@ -76,10 +88,8 @@ def reserve_context(
     """What the engine reserves when it creates this context. Raises `OutsideTemplate`."""
     case = prepare_case(model, placement, settings, backends)
     prompt, step, last = reservations(case, context, settings)
-    needs = [_needs(case, prompt), _needs(case, step)]
-    if last != prompt:
-        needs.append(_needs(case, last))
-    return Reservation(held(needs), prompt.flash_attn)
+    made = [_needs(case, run) for run in dict.fromkeys((prompt, step, last))]
+    return Reservation(held([x.needs for x in made]), prompt.flash_attn, all(x.sure for x in made))
 
 
 def _check_heads(model: Model, context: Context) -> None:
@@ -121,20 +131,19 @@ def _kinds(prepared: Prepared, placement: Placement) -> list[tuple[object, ...]]
     ]
 
 
-_KEPT: Final = 8  # models whose layers stay matched to their template
-_remembered: OrderedDict[int, tuple[Prepared, tuple[str, ...]]] = OrderedDict()
-
-
 def _matched(model: Model) -> tuple[Prepared, tuple[str, ...]]:
     """The model matched to its template; remembered, because a plan asks many times."""
-    found = _remembered.get(id(model))
-    if found is None or found[0].model is not model:
+
+    def match() -> tuple[Prepared, tuple[str, ...]]:
         prepared = prepare(template_for(model.architecture), model)
         present = {line.op for block in prepared.template.blocks for line in block.lines}
-        found = _remembered[id(model)] = (prepared, tuple(op for op in _PROBED if op in present))
-        while len(_remembered) > _KEPT:
-            _remembered.popitem(last=False)
-    return found
+        return replace(prepared, model=proxy(model)), tuple(op for op in _PROBED if op in present)
+
+    prepared, probed = _MATCHED.get(model, None, match)
+    return replace(prepared, model=model), probed
+
+
+_MATCHED: Final[Memo[tuple[Prepared, tuple[str, ...]]]] = Memo(8)
 
 
 def reservations(case: Case, context: Context, settings: Settings) -> tuple[Run, Run, Run]:
@@ -174,11 +183,32 @@ def _at_home(case: Case, run: Run, op: str) -> bool:
     return all(on[tensor] == (cpu if layers[layer] == HOST else layers[layer]) for tensor, layer in here)
 
 
-def _needs(case: Case, run: Run) -> Needs:
-    """Chunks of each backend for one reservation: of the collapsed graph if that is proven to be enough."""
+class _Made(NamedTuple):
+    """Chunks of each backend for one reservation."""
+
+    needs: Needs
+    sure: bool
+
+
+def _needs(case: Case, run: Run) -> _Made:
+    """One reservation: of the collapsed graph if that is proven to be enough."""
     instance = case.instance(run)
-    found = needs_of_all(case, instance, case.schedule(instance))
-    return allocate(case.schedule(case.instance(run, whole=True))) if found is None else found
+    plan = case.schedule(instance)
+    found = needs_of_all(case, instance, plan)
+    if found is None:
+        found = allocate(case.schedule(case.instance(run, whole=True)))
+    return _Made(found, _is_sure(plan))
+
+
+def _is_sure(plan: Schedule) -> bool:
+    """Whether the cards whose kind is not known would all take the same."""
+    if not any(b.may_be for b in plan.backends):
+        return True
+    return all(
+        plan.backends[at].is_sure_of(node_of(i, plan.tensors, plan.src[i]))
+        for i, at in plan.nodes
+        if plan.backends[at].may_be and plan.tensors[i].op in plan.backends[at].scratch
+    )
 
 
 def needs_of_all(case: Case, instance: Instance, plan: Schedule) -> Needs | None:

@@ -6,25 +6,31 @@ engine reads it (llama-model.cpp:1404-1432, llama-context.cpp:130-190).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
 
 from .backends import backend, pad
 from .context import CONTEXT_STEP, resolve
-from .gpus import Gpu, all_cards, rules
+from .gpus import Gpu, all_cards, find, rules
 from .memory import layer_context_bytes
 from .model import Cells, Model
-from .settings import Settings
-from .units import MIB, format_bytes
+from .settings import DENSE, EXPERTS, Settings
+from .units import GIB, MIB, format_bytes
 
 __all__ = [
-    "Overhead", "Reach", "context_warnings", "margin_warning", "overheads", "reach", "rope_sentence", "swa_sentence",
+    "Overhead", "Reach", "context_warnings", "margin_warning", "overheads", "reach", "rope_sentence", "settings_warnings",
+    "swa_sentence", "wired_sentence", "wired_warnings",
 ]  # fmt: skip
 
 STRONG: Final = 1.5  # times the length that a model was made for: answers degrade visibly
 HOPELESS: Final = 2.0
+_LAYER: Final = re.compile(rf"blk\\\.\d+(?:({re.escape(EXPERTS)})|{re.escape(DENSE)})")
+# What macOS and its programs are left when the wired limit is raised; a rule of thumb, nobody's measure.
+SYSTEM_LEAST: Final = 4 << 30
+SYSTEM_SHARE: Final = 0.1
 _METHODS: Final = {
     "linear": "linear position interpolation",
     "yarn": "YaRN",
@@ -77,18 +83,22 @@ def rope_sentence(model: Model) -> str:
     )
 
 
-def context_warnings(model: Model, n_ctx_seq: int) -> tuple[str, ...]:
-    """What to say about `n_ctx_seq` tokens a slot: nothing up to the extended length, more past 1.5 and 2 times."""
+def context_warnings(model: Model, n_ctx_seq: int, engine: str = "llama-server") -> tuple[str, ...]:
+    """What to say about `n_ctx_seq` tokens a slot: nothing up to the extended length, more past 1.5 and 2 times.
+
+    How to extend it is said in the words that `engine` takes.
+    """
     found = reach(model)
     if not found.extended or n_ctx_seq <= pad(found.extended, CONTEXT_STEP):
         return ()
     times = n_ctx_seq / found.extended
     what = "was extended to" if found.method else "was trained for"
     length = f"{n_ctx_seq:,} tokens a slot are {times:.3g} times what the model {what} ({found.extended:,})"
-    flags = _extending_flags(model, n_ctx_seq)
+    how = _extending(model, n_ctx_seq, engine)
     if times <= STRONG:
-        return (f"{length}: expect worse answers, or extend it with {flags}",)
-    said = [f"{length}: past {STRONG} times, answers degrade badly; do not use it without {flags}"]
+        return (f"{length}: expect worse answers" + (f", or extend it with {how}" if how else ""),)
+    badly = f"{length}: past {STRONG} times, answers degrade badly; do not use it"
+    said = [f"{badly} without {how}" if how else f"{badly}, for {engine} takes no YaRN"]
     if times > HOPELESS:
         said.append(
             f"{n_ctx_seq:,} tokens are more than twice what the model {what}: without scaling it will lose the thread,"
@@ -97,11 +107,47 @@ def context_warnings(model: Model, n_ctx_seq: int) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _extending_flags(model: Model, n_ctx_seq: int) -> str:
-    """llama.cpp's flags for YaRN to `n_ctx_seq`; a scale of its own replaces the header's."""
+def _extending(model: Model, n_ctx_seq: int, engine: str) -> str:
+    """What turns YaRN to `n_ctx_seq` on, "" where nothing does; a scale of its own replaces the header's."""
     original = model.rope.original_context or reach(model).trained or model.n_ctx_train
     scale = max(2, ceil(n_ctx_seq / original))
+    if engine == "llama-cpp-python":  # llama_cpp/llama.py:80-91; 2 is LLAMA_ROPE_SCALING_TYPE_YARN
+        return f"rope_scaling_type=2, rope_freq_scale=1/{scale}, yarn_orig_ctx={original}"
+    if engine != "llama-server":
+        return ""
     return f"--rope-scaling yarn --rope-scale {scale} --yarn-orig-ctx {original}"
+
+
+def settings_warnings(model: Model, settings: Settings) -> tuple[str, ...]:
+    """What was set and does nothing: patterns that no tensor matches, a physical batch above the logical one."""
+    names = [weight.tensor.name for weight in model.weights]
+    said = [
+        f"{flag}: no tensor of this model matches, so nothing more stays on the host"
+        for flag, patterns in _by_flag(settings.cpu_tensors).items()
+        if not any(re.search(pattern, name) for pattern in patterns for name in names)
+    ]
+    if settings.n_ubatch > settings.n_batch:
+        said.append(
+            f"-ub {settings.n_ubatch} is above -b {settings.n_batch}: the engine takes {settings.n_batch} for both"
+        )
+    return tuple(said)
+
+
+def _by_flag(patterns: Sequence[str]) -> dict[str, list[str]]:
+    """Patterns under the flags that they come from; those of the first N layers belong together."""
+    found: dict[str, list[str]] = {}
+    for pattern in patterns:
+        layer = _LAYER.fullmatch(pattern)
+        flag = (
+            ("-ncmoe" if layer[1] else "-ncffn")
+            if layer
+            else "-cmoe"
+            if pattern == EXPERTS
+            else f"-ot {pattern!r}"
+        )
+        found.setdefault(flag, []).append(pattern)
+    counted = ("-ncmoe", "-ncffn")
+    return {f"{flag} {len(own)}" if flag in counted else flag: own for flag, own in found.items()}
 
 
 def swa_sentence(model: Model, settings: Settings) -> str:
@@ -188,18 +234,68 @@ def _desktop() -> Overhead:
     )  # fmt: skip
 
 
-def _wired_limit(gpu: Gpu) -> list[Overhead]:
+@dataclass(frozen=True, slots=True)
+class WiredLimit:
+    """What macOS lends the GPU of its memory, in bytes: `lent` now, `most` at most by our advice, of `ram`."""
+
+    lent: int
+    most: int
+    ram: int
+
+    def command(self, n_bytes: int) -> str:
+        """What to run on the Mac so that it lends so much, until its next restart."""
+        return f"sudo sysctl iogpu.wired_limit_mb={-(-n_bytes // MIB)}"
+
+
+def wired_limit(gpu: Gpu) -> WiredLimit | None:
+    """The limit of a Mac of the catalogue; None for other cards."""
     card = next((c for c in all_cards() if gpu.id and c.id == gpu.id), None)
-    if card is None or not card.memory_gib:
+    if gpu.backend != "metal" or card is None or not card.memory_gib:
+        return None
+    ram = card.memory_gib << 30
+    kept = max(SYSTEM_LEAST, int(ram * SYSTEM_SHARE))
+    return WiredLimit(gpu.total_bytes, max(gpu.total_bytes, ram - kept), ram)
+
+
+def wired_sentence(gpu: Gpu) -> str:
+    """Why a Mac's GPU has less than the machine, and what raises it; "" for other cards."""
+    limit = wired_limit(gpu)
+    if limit is None or limit.lent >= limit.ram:
+        return ""
+    said = f"macOS lends the GPU {format_bytes(limit.lent)} of the machine's {format_bytes(limit.ram)}"
+    if limit.lent == (rules().total_mib(find(str(gpu.id))) or 0) * MIB:
+        said += " unless it is told otherwise (two thirds up to 36 GiB, three quarters above; macOS 26 lends more)"
+    if limit.most > limit.lent:
+        said += f"; `{limit.command(limit.most)}` lends {format_bytes(limit.most)}, until the next restart"
+    return said
+
+
+def _wired_limit(gpu: Gpu) -> list[Overhead]:
+    limit = wired_limit(gpu)
+    if limit is None:
         return []
-    rest = max(0, card.memory_gib * 1024 * MIB - gpu.total_bytes)
-    why = "macOS lets the GPU wire down no more; `sudo sysctl iogpu.wired_limit_mb=N` raises it"
-    return [Overhead("wired limit", rest, True, why)]
+    return [Overhead("wired limit", max(0, limit.ram - limit.lent), True, wired_sentence(gpu))]
 
 
-def margin_warning(gpus: Sequence[Gpu], margin: int) -> tuple[str, ...]:
-    """Says so when a margin is smaller than what no buffer shows, on the card where it is worst."""
-    needed = {gpu.name: sum(o.n_bytes for o in overheads(gpu) if not o.counted) for gpu in gpus}
+def wired_warnings(gpu: Gpu, needed: int) -> tuple[str, ...]:
+    """What to say where a Mac's limit keeps a context from fitting that needs `needed` bytes of the GPU."""
+    limit = wired_limit(gpu)
+    if limit is None or limit.most - limit.lent < GIB:
+        return ()
+    own = rules().context_mib(find(str(gpu.id)), limit.lent // MIB) * MIB
+    if needed + own > limit.most:
+        lent, ram = format_bytes(limit.most), format_bytes(limit.ram)
+        return (f"raising the wired limit to {lent}, which is about all of the {ram}, would not be enough",)
+    size = limit.most // MIB
+    return (
+        f"the wired limit is what is short, not the memory: `{limit.command(limit.most)}` lends the GPU"
+        f" {format_bytes(limit.most)} until the next restart; plan for that with --gpus {gpu.id}:{size - own // MIB}MiB",
+    )
+
+
+def margin_warning(gpus: Mapping[str, Gpu], margin: int) -> tuple[str, ...]:
+    """Says so when a margin is smaller than what no buffer shows, on the card (of those named) where it is worst."""
+    needed = {name: sum(o.n_bytes for o in overheads(gpu) if not o.counted) for name, gpu in gpus.items()}
     worst = max(needed, key=needed.__getitem__, default="")
     if not worst or margin >= needed[worst]:
         return ()

@@ -11,21 +11,20 @@ a backend also names its buffer type.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .backends import HOST_BACKEND, Attention, Backend
+from .backends import HOST_BACKEND, Backend, Node, SplitGraph
 from .graph import INPUT, NONE, OUTPUT, VIEW_OPS, WEIGHT, Graph, Tensor
 
-__all__ = ["PIPELINE_COPIES", "Schedule", "Split", "attention", "copies_of_inputs", "schedule"]
+__all__ = ["PIPELINE_COPIES", "Schedule", "Split", "copies_of_inputs", "node_of", "schedule"]
 
 PIPELINE_COPIES: Final = 4  # GGML_SCHED_MAX_COPIES
+MAX_SOURCES: Final = 10  # GGML_MAX_SRC
 _UNSET: Final = -1
-_HADAMARD: Final = 1  # GGML_HINT_SRC0_IS_HADAMARD, the second parameter of MUL_MAT
 # Too small a weight to draw the node to its backend: RoPE factors, attention sinks (951-955).
 _UNMOVED: Final = frozenset({"ROPE", "FLASH_ATTN_EXT"})
-_RESTRICTED: Final = frozenset({"FLASH_ATTN_EXT", "MUL_MAT"})
 
 
 @dataclass(slots=True, eq=False)
@@ -91,12 +90,9 @@ def schedule(
     return _Splitter(graph, backends, home, on, n_copies).run()
 
 
-def attention(tensors: Sequence[Tensor], src: Sequence[int]) -> Attention:
-    """What the backends ask about a flash-attention node with these sources."""
-    q, k, v = (tensors[i] for i in src[:3])
-    shared = v.view != NONE and (v.view == src[1] or (v.view == k.view and v.offset == k.offset))
-    mask = tensors[src[3]].ne if len(src) > 3 else (0, 0, 0, 0)
-    return Attention(q.ne, k.ne, v.ne, k.type, v.type, mask, shared)
+def node_of(i: int, tensors: Sequence[Tensor], src: tuple[int, ...]) -> Node:
+    """Tensor `i` as backends are asked about it, with these sources."""
+    return Node(tensors[i], tuple([tensors[s] for s in src]), src)
 
 
 # --- passes 1 to 4: every tensor gets a backend
@@ -130,22 +126,38 @@ def _homes(graph: Graph, cpu: int) -> list[int]:
 def _refusals(graph: Graph, backends: tuple[Backend, ...]) -> dict[int, frozenset[int]]:
     """For the nodes that some backend cannot run (supports_op): which backends those are."""
     tensors = graph.tensors
-    refused = {}
-    for i in graph.nodes:
-        t = tensors[i]
-        if t.op not in _RESTRICTED:
-            continue
-        if t.op == "MUL_MAT":
-            a, b = (tensors[s].type for s in t.src[:2])
-            if b.name == "f32":  # the usual case: everyone can
+    work = [i for i in graph.nodes if tensors[i].op not in VIEW_OPS]
+    refused = _foreign_memory(work, tensors, backends)
+    for rules in dict.fromkeys(backends):
+        ops, conditions = rules.ops, rules.conditions
+        here = frozenset(n for n, b in enumerate(backends) if b is rules)
+        for i in work:
+            t = tensors[i]
+            if ops is not None and t.op not in ops:
+                refused[i] = refused.get(i, frozenset()) | here
                 continue
-            hint = len(t.params) > 1 and t.params[1] == _HADAMARD
-            bad = frozenset(n for n, be in enumerate(backends) if not be.runs_mul_mat(a, b, hint))
-        else:
-            node = attention(tensors, t.src)
-            bad = frozenset(n for n, be in enumerate(backends) if not be.runs_attention(node))
-        if bad:
-            refused[i] = bad
+            condition = conditions.get(t.op)
+            if condition is not None and not condition(t, [tensors[s] for s in t.src]):
+                refused[i] = refused.get(i, frozenset()) | here
+    return refused
+
+
+def _foreign_memory(
+    work: Sequence[int], tensors: Sequence[Tensor], backends: tuple[Backend, ...]
+) -> dict[int, frozenset[int]]:
+    """Nodes that read a tensor in a device's memory: no other device that wants its own alone runs them.
+
+    A view has no buffer of its own yet when the engine asks, so it does not count.
+    """
+    strict = frozenset(n for n, b in enumerate(backends) if b.own_memory_only)
+    refused: dict[int, frozenset[int]] = {}
+    if len(strict) < 2:
+        return refused
+    others = [strict - {home} for home in range(len(backends))]
+    placed = {i for i, t in enumerate(tensors) if t.home >= 0}
+    for i in work:
+        for s in placed.intersection(tensors[i].src):
+            refused[i] = refused.get(i, frozenset()) | others[tensors[s].home]
     return refused
 
 
@@ -177,7 +189,7 @@ def _first_choice(
             return _UNSET
         if op_offload and where == cpu:
             for b in range(cpu):
-                if b not in bad and backends[b].offloads(t.op, t.ne):
+                if b not in bad and backends[b].offload_op(t.op, t.ne):
                     return b
         return where
     return _UNSET
@@ -271,7 +283,7 @@ class _Splitter:
 
     def run(self) -> Schedule:
         self._cut()
-        self._list_nodes()
+        self._list_nodes(self._kept_alive())
         self._list_leafs()
         return self.out
 
@@ -333,20 +345,46 @@ class _Splitter:
         self.out.flags.append(flags)
         return len(self.out.tensors) - 1
 
-    def _list_nodes(self) -> None:
+    def _kept_alive(self) -> dict[int, list[int]]:
+        """Tensors to keep by the node until which they are kept, as the backends ask for (1442-1468)."""
+        graph, out = self.graph, self.out
+        kept: dict[int, list[int]] = {}
+
+        def keep(tensor: int, until: int) -> None:
+            found = kept.setdefault(until, [])
+            if tensor not in found:
+                found.append(tensor)
+
+        uses = _Uses(graph)
+        for split in out.splits:
+            optimize = out.backends[split.backend].graph_optimize
+            if optimize is not None:
+                optimize(SplitGraph(out.tensors, out.src, graph.nodes, split.start, split.end, uses.of), keep)
+        return kept
+
+    def _list_nodes(self, kept: Mapping[int, Sequence[int]]) -> None:
         """The nodes of each split after its inputs (1490-1541).
 
-        A dependency keeps the source of a copy alive until the copy is placed.
+        A dependency keeps the source of a copy alive until the copy is placed; behind a node stand those of
+        the tensors that are kept until it has run.
         """
-        tensors, on, nodes, out = self.graph.tensors, self.on, self.graph.nodes, self.out
+        on, nodes, out = self.on, self.graph.nodes, self.out
         for split in out.splits:
             for s in split.inputs:
-                t = tensors[s]
-                root = t.view if t.view != NONE else s
-                dependency = Tensor(t.name, "NONE", t.type, t.ne, t.nb, (s,), root)
-                out.nodes.append((self._add(dependency), on[s]))
+                out.nodes.append((self._depend((s,)), on[s]))
                 out.nodes.append((self.copies[s, split.backend][0], split.backend))
-            out.nodes += [(i, on[i]) for i in nodes[split.start : split.end]]
+            for i in nodes[split.start : split.end]:
+                out.nodes.append((i, on[i]))
+                if i in kept:
+                    for at in range(0, len(kept[i]), MAX_SOURCES):
+                        sources = tuple(kept[i][at : at + MAX_SOURCES])
+                        out.nodes.append((self._depend(sources), split.backend))
+
+    def _depend(self, sources: tuple[int, ...]) -> int:
+        """A node that computes nothing and reads `sources`: a view of the first without an operation."""
+        t = self.out.tensors[sources[0]]
+        root = t.view if t.view != NONE else sources[0]
+        return self._add(Tensor(t.name, "NONE", t.type, t.ne, t.nb, sources, root))
 
     def _list_leafs(self) -> None:
         """With pipeline parallelism the copies of all inputs come first, and live on (1404-1432, 1547-1583)."""
@@ -363,3 +401,20 @@ class _Splitter:
                 for s in split.inputs:
                     out.leafs += [(c, split.backend) for c in self.copies[s, split.backend]]
         out.leafs += [(i, on[i]) for i in self.graph.leafs if self.graph.tensors[i].home == NONE]
+
+
+class _Uses:
+    """How many sources of a graph each tensor is (use_counts, ggml.c), counted when first asked."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._counts: list[int] = []
+
+    def of(self, i: int) -> int:
+        """How many times tensor `i` is read."""
+        if not self._counts:
+            self._counts = [0] * len(self._graph.tensors)
+            for n in self._graph.nodes:
+                for s in self._graph.tensors[n].src:
+                    self._counts[s] += 1
+        return self._counts[i]

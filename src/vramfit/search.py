@@ -19,7 +19,6 @@ Split = tuple[int, ...]  # layers on each card in use
 Compute = Callable[[int, int, int, int], int]  # device, start, end, context -> bytes
 
 _CLIMBS: Final = 12  # guesses at most; proof does without them
-_FEW: Final = 4  # contexts that are replayed one by one
 _STEP: Final = 1 << 20  # bytes to which the least shortfall is found
 
 
@@ -92,13 +91,17 @@ class Chains:
 def largest(chains: Chains, candidates: range) -> tuple[int, Split] | None:
     """The largest of the contexts that fits under any split, and a split under which it does; or None.
 
-    Guesses find a context that fits; then every larger one is ruled out, or found to fit.
+    Guesses find a context that fits; then every larger one is ruled out, or found to fit. The answer was
+    replayed as a whole. Were that to say more than its segments did, they are known better now: once for each
+    context and split at most.
     """
-    best, split = _climb(chains, candidates)
-    at, better = _above(chains, candidates, best)
-    if better is not None:
-        best, split = at, better
-    return None if split is None else (candidates[best], split)
+    while True:
+        best, split = _climb(chains, candidates)
+        at, better = _above(chains, candidates, best)
+        if better is not None:
+            best, split = at, better
+        if split is None or chains.short(split, candidates[best]) <= 0:
+            return None if split is None else (candidates[best], split)
 
 
 def _climb(chains: Chains, candidates: range) -> tuple[int, Split | None]:
@@ -121,7 +124,8 @@ def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | N
     """The largest position above `best` that fits, and its split; or `best` and None.
 
     From the top down: lower bounds, which never fall as the context grows, leave out all but a few
-    contexts; of those that remain, every split that may fit is replayed.
+    contexts; of those that remain, every split that may fit is replayed. Each round lowers `at`, or learns
+    floors that were not known, or sizes at `at` of a split that then is ruled out or holds: so it ends.
     """
     segments = chains.segments
     at = len(candidates) - 1
@@ -136,24 +140,23 @@ def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | N
         split = chains.find(segments.at_least, candidates[at])
         if split is None:
             at -= 1
-        elif not segments.has_floors(split, candidates[best + 1]):
-            segments.learn_floors(split, candidates[best + 1])
         elif segments.holds(split, candidates[at], chains.room):
             return at, split
+        elif not segments.has_floors(split, candidates[best + 1]):
+            segments.learn_floors(split, candidates[best + 1])
         else:
-            _learn(chains, split, candidates[best + 1 : at + 1])
+            _learn(chains, split, candidates[best + 1 :], candidates[at])
     return best, None
 
 
-def _learn(chains: Chains, split: Split, contexts: range) -> None:
-    """Learn how much a split takes at the last of these contexts, and at as many of the others as come with it."""
+def _learn(chains: Chains, split: Split, contexts: range, n_ctx: int) -> None:
+    """Learn how much a split takes at `n_ctx`, and at as many of the contexts around it as come with it."""
     segments = chains.segments
-    segments.learn(split, contexts[-1])
-    if segments.never_falls:
-        last_where(lambda i: chains.fits(split, contexts[i]), -1, len(contexts) - 1)
+    if not segments.never_falls and segments.learn_lines(split, contexts, n_ctx):
         return
-    while len(contexts) > _FEW and not segments.learn_lines(split, contexts):
-        contexts = contexts[len(contexts) // 2 :]
+    segments.learn(split, n_ctx)
+    if segments.never_falls:
+        last_where(lambda i: chains.fits(split, contexts[i]), -1, contexts.index(n_ctx))
 
 
 def last_where(holds: Callable[[int], bool], low: int, high: int) -> int:
@@ -173,11 +176,14 @@ def least_short(chains: Chains, n_ctx: int) -> Split:
     """The split under which the shortest card lacks least, to a MiB.
 
     Each round asks how many bytes more each card would need for what is known at least, and replays
-    the split that would fit then, until one lacks no more than that.
+    the split that would fit then, until one lacks no more than that. A round that goes on has learned the floors
+    of a split, or replayed one, that no round before did. There are finitely many: so it ends, whatever the
+    replays say.
     """
     segments = chains.segments
     best: Split = (segments.last - segments.first, *[0] * (len(chains.room) - 1))
     most = chains.short(best, n_ctx)
+    tried, floored = {best}, {best}
     while True:
 
         def with_less(steps: int, most: int = most) -> Split | None:
@@ -185,8 +191,13 @@ def least_short(chains: Chains, n_ctx: int) -> Split:
 
         steps = last_where(lambda n: with_less(n) is not None, 0, most // _STEP + 1)
         split = with_less(steps)
-        if not steps or split is None:
+        if not steps or split is None or split in tried:
             return best
+        if split not in floored and not segments.has_floors(split, n_ctx):
+            floored.add(split)  # they hold for longer runs, too
+            segments.learn_floors(split, n_ctx)
+            continue
+        tried.add(split)
         short = chains.short(split, n_ctx)
         if short < most:
             best, most = split, short

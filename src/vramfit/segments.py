@@ -15,30 +15,34 @@ and a run of layers within a longer one is a lower bound of that.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from .allocator import most_alive
-from .backends import Backend, backend
+from .backends import Backend, backend, pad
 from .collapse import collapse, layer_kinds
 from .compute import compute_bytes
-from .context import Context, resolve
+from .context import CONTEXT_STEP, Context, cells, resolve
 from .gpus import Gpu
 from .graphs import OutsideTemplate
+from .likeness import likeness
 from .memory import layer_context_bytes, weight_size
 from .model import Home, Model, Weight
-from .pieces import NotStraight, Stretch
+from .pieces import NotStraight, Piece, Stretch
 from .placement import HOST, Placement, place
 from .replay import prepare_case, reservations
 from .settings import Settings
 
 __all__ = ["Learned", "Segments"]
 
+_FEW: Final = 4  # contexts that are replayed one by one
+_MORE: Final = 4  # stretches that are learned beyond what is asked for: the next question may be about them
+_LIKENED: Final = 4096  # tokens at least at which cache types are compared
 Points = list[tuple[int, int]]  # contexts, ascending, and bytes at each
-Place = tuple[object, ...]  # all that figures depend on beside the kinds of layer
-Kinds = tuple[int, ...]
+Place = tuple[object, ...]  # beside the kinds of layer: the card's rules, what ends of the model are there
+Kinds = str  # of layers, a character each: runs within runs are found fastest so
 
 
 class _Line(NamedTuple):
@@ -80,7 +84,20 @@ class _Known:
         return min(found, default=None)
 
 
-Learned = dict[Place, dict[Kinds, _Known]]
+CacheTypes = tuple[str, str]
+
+
+@dataclass(slots=True)
+class _Types:
+    """For cache types the first ones that were found to make the same compute buffers, and what these are told by."""
+
+    chosen: dict[CacheTypes, CacheTypes] = field(default_factory=dict)
+    like: dict[Hashable, CacheTypes] = field(default_factory=dict)
+
+
+Learned = dict[
+    Hashable, Any
+]  # for each question its places, for several which cache types are alike, for all what is usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +122,16 @@ class Segments:
         self._model = model
         self._gpus = gpus
         self._settings = settings
-        self._rules = [backend(g.backend) for g in gpus]
+        self._rules = [backend(g.backend, g.compute_capability) for g in gpus]
         placement = place(model, gpus, settings)
         self.last = model.n_layer + 1
         self.first = placement.layers.count(HOST)
         self._kinds = layer_kinds(model, [w == HOST for w in placement.weights])
-        self._tables = {rules.name: _tables(model, placement, rules) for rules in self._rules}
-        self._caches: dict[tuple[int, str], list[int]] = {}
+        self._tables = {rules: _tables(model, placement, rules) for rules in self._rules}
+        self._caches: dict[tuple[int, Backend], list[int]] = {}
         self._contexts: dict[int, Context] = {}
+        self._cached = {cache for layer in model.layers for cache in layer.caches}
+        self._uneven = False  # whether sizes were found to grow in steps of their own
         self._places: dict[tuple[int, int, int], tuple[Place, Kinds, _Known]] = {}
         self._learned = {} if learned is None else learned
         self.never_falls = False  # whether what was learned last was a formula, not a replay
@@ -122,15 +141,48 @@ class Segments:
             if at == HOST and w.home is not Home.INPUT
         )
         # what figures depend on beside the segment: `kinds` alone would not tell two file types apart
-        cards = tuple(rules.name for rules in self._rules)
-        self._question = (cards, replace(settings, n_ctx=0, tensor_split=()), tuple(copied))
+        asked = replace(settings, n_ctx=0, tensor_split=(), type_k="f16", type_v="f16")
+        question = (tuple(self._rules), asked, tuple(copied))
+        # by place and kinds: what may be known, and the little of it of which something is
+        self._known_at: dict[Place, dict[Kinds, _Known]]
+        self._learned_at: dict[Place, dict[Kinds, _Known]]
+        self._known_at, self._learned_at = self._learned.setdefault(
+            (question, self._alike(question)), ({}, {})
+        )
+
+        self._usual: dict[Place, int] = self._learned.setdefault(tuple(self._rules), {})
+
+    def _alike(self, question: Hashable) -> CacheTypes:
+        """The cache types asked for, or others that were asked for before and make the same compute buffers."""
+        types = (self._settings.type_k, self._settings.type_v)
+        known: _Types = self._learned.setdefault(question, _Types())
+        if types not in known.chosen:
+            for first in known.chosen if not known.like else ():  # told apart when there are two
+                known.like[self._likeness(first)] = first
+            same = known.like.setdefault(self._likeness(types), types) if known.chosen else types
+            known.chosen[types] = same
+        return known.chosen[types]
+
+    def _likeness(self, types: CacheTypes) -> Hashable:
+        """What tells these cache types from others; themselves where no graph does."""
+        n_ctx = pad(max(_LIKENED, self._settings.n_batch), CONTEXT_STEP) * self._settings.n_seq_max
+        cards = len(self._gpus) if len(set(self._rules)) > 1 else 1  # cards of one kind: one says it
+        settings = replace(
+            self._settings, type_k=types[0], type_v=types[1], n_ctx=n_ctx, tensor_split=(1.0,) * cards
+        )
+        context = resolve(self._model, settings)
+        placement = place(self._model, self._gpus, settings)
+        try:
+            return likeness(self._model, placement, context, settings, self._rules)
+        except OutsideTemplate:
+            return types
 
     def fixed(self, device: int, start: int, end: int, n_ctx: int) -> int:
         """Weights and context of layers [start, end) on card `device` (index in use), in bytes."""
         if start == end:
             return 0
         rules = self._rules[device]
-        tables = self._tables[rules.name]
+        tables = self._tables[rules]
         caches = self._cache_table(n_ctx, rules)
         size = tables.weights[end] - tables.weights[start] + caches[end] - caches[start]
         for n, users in tables.shared:
@@ -152,8 +204,10 @@ class Segments:
     def floor(self, device: int, start: int, end: int, n_ctx: int) -> int:
         """Bytes that are alive in it at once, at least: never falls as the context grows."""
         place, kinds, known = self._where(device, start, end)
-        found = [known] if known.floors else [k for x, k in self._learned[place].items() if _within(x, kinds)]
-        return max((_below(k.floors, n_ctx) for k in found), default=0)
+        if known.floors:
+            return _below(known.floors, n_ctx)
+        parts = (k for x, k in self._learned_at.get(place, {}).items() if x and x in kinds)
+        return max((_below(k.floors, n_ctx) for k in parts), default=0)
 
     def holds(self, counts: Sequence[int], n_ctx: int, free: Sequence[int]) -> bool:
         """Whether it is known, without computing, that each card with so many layers has room for them.
@@ -173,12 +227,12 @@ class Segments:
         return True
 
     def has_floors(self, counts: Sequence[int], n_ctx: int) -> bool:
-        """Whether floors of these segments are known at this very context."""
+        """Whether floors of these segments are known at this very context, or better than that, sizes."""
         start = self.first
         for device, count in enumerate(counts):
-            floors = self._known(device, start, start + count).floors
-            at = bisect_left(floors, (n_ctx,))
-            if at == len(floors) or floors[at][0] != n_ctx:
+            known = self._known(device, start, start + count)
+            at = bisect_left(known.floors, (n_ctx,))
+            if (at == len(known.floors) or known.floors[at][0] != n_ctx) and known.size(n_ctx) is None:
                 return False
             start += count
         return True
@@ -186,14 +240,19 @@ class Segments:
     def probably(self, device: int, start: int, end: int, n_ctx: int) -> int:
         """A guess at the compute buffer: on the line through the two nearest contexts known.
 
-        Of a segment of which nothing is known, as much as the largest of the same place.
+        Of a segment of which nothing is known, as much as the largest of the same place, if need be under
+        settings that were asked about before.
         """
         place, _, known = self._where(device, start, end)
-        if known.sizes:
-            return _on_line(known.sizes, n_ctx)
         if start == end:
             return 0
-        return max((_on_line(k.sizes, n_ctx) for k in self._learned[place].values() if k.sizes), default=0)
+        size = known.size(n_ctx)
+        if size is not None:
+            return size
+        if known.sizes:
+            return _on_line(known.sizes, n_ctx)
+        alike = (_on_line(k.sizes, n_ctx) for k in self._learned_at.get(place, {}).values() if k.sizes)
+        return max(alike, default=self._usual.get(place, 0))
 
     def learn(self, counts: Sequence[int], n_ctx: int) -> tuple[int, ...]:
         """Bytes on each card when it has so many layers: exact as `compute` is. Remembered."""
@@ -203,28 +262,36 @@ class Segments:
         totals = []
         start = self.first
         for device, (count, compute) in enumerate(zip(counts, found.gpus, strict=True)):
-            known = self._known(device, start, start + count)
+            place, kinds, known = self._where(device, start, start + count)
+            self._learned_at.setdefault(place, {})[kinds] = known
             _remember(known.sizes, n_ctx, compute)
+            self._usual[place] = compute
             if not found.replayed:  # a formula that never falls
                 _remember(known.floors, n_ctx, compute)
             totals.append(self.fixed(device, start, start + count, n_ctx) + compute)
             start += count
         return tuple(totals)
 
-    def learn_lines(self, counts: Sequence[int], contexts: range) -> bool:
-        """Learn the sizes of the segments of a split at all of these contexts; False where they grow unevenly."""
+    def learn_lines(self, counts: Sequence[int], contexts: range, n_ctx: int) -> bool:
+        """Learn the sizes of the segments of a split at many of these contexts; whether `n_ctx` is among them."""
+        contexts = self._even(contexts)
+        if self._uneven or len(contexts) < _FEW or n_ctx not in contexts:
+            return False
         settings, placement, _ = self._split(counts, contexts[0])
+        at, reach = contexts.index(n_ctx), len(contexts) - 1
+        pieces: list[Piece] = []
         try:
             stretch = Stretch(
-                self._model,
-                placement,
-                lambda i: self._context(contexts[i]),
-                len(contexts) - 1,
-                settings,
-                self._rules,
+                self._model, placement, lambda i: self._context(contexts[i]), reach, settings, self._rules
             )
-            pieces = list(stretch.pieces())
+            while (
+                not pieces
+                or pieces[-1].last < min(at, reach)
+                or (len(pieces) < _MORE and pieces[-1].last < reach)
+            ):
+                pieces.append(stretch.piece(pieces[-1].last + 1 if pieces else 0))
         except (NotStraight, OutsideTemplate):
+            self._uneven = True
             return False
         start = self.first
         for device, count in enumerate(counts):
@@ -234,6 +301,22 @@ class Segments:
                 lines.append(_Line(contexts[p.first : p.last + 1], size, p.slopes[device]))
             start += count
         return True
+
+    def _even(self, contexts: range) -> range:
+        """The last of these contexts, as many as have equal steps in all that a cache holds of them."""
+
+        def counts(i: int) -> tuple[int, ...]:
+            context = self._context(contexts[i])
+            return (context.n_ubatch, context.n_ctx_seq, *(cells(cache, context) for cache in self._cached))
+
+        last = len(contexts) - 1
+        ends, before = counts(last), counts(max(0, last - 1))
+
+        def even(i: int) -> bool:
+            steps = zip(counts(i), ends, before, strict=True)
+            return all(n == end - (last - i) * (end - previous) for n, end, previous in steps)
+
+        return contexts[bisect_left(range(len(contexts)), True, key=even) :]
 
     def learn_floors(self, counts: Sequence[int], n_ctx: int) -> None:
         """Learn the floors of the segments of a split. The last reservation counts: every buffer holds it."""
@@ -246,7 +329,9 @@ class Segments:
             floors = compute_bytes(self._model, placement, context, settings, self._rules).gpus
         start = self.first
         for device, count in enumerate(counts):
-            _remember(self._known(device, start, start + count).floors, n_ctx, floors[device])
+            place, kinds, known = self._where(device, start, start + count)
+            self._learned_at.setdefault(place, {})[kinds] = known
+            _remember(known.floors, n_ctx, floors[device])
             start += count
 
     def _split(self, counts: Sequence[int], n_ctx: int) -> tuple[Settings, Placement, Context]:
@@ -260,11 +345,12 @@ class Segments:
         segment = (device, start, end)
         if segment not in self._places:
             run = self._kinds[start : min(end, self.last - 1)]
-            kinds = tuple(run[i] for i in collapse(run).kept)
-            # the first card also takes what is offloaded from the host
-            edges = (device == 0, start == self.first, end == self.last, start == end)
-            place = (self._rules[device].name, edges, self._question)
-            known = self._learned.setdefault(place, {}).setdefault(kinds, _Known())
+            kinds = "".join(chr(run[i]) for i in collapse(run).kept)
+            # the first card also takes what is offloaded from the host, and of the last layer only rows of outputs go on
+            ends = end >= self.last - 1 and start < self.last - 1
+            edges = (device == 0, start == self.first, ends, end == self.last, start == end)
+            place = (self._rules.index(self._rules[device]), edges)
+            known = self._known_at.setdefault(place, {}).setdefault(kinds, _Known())
             self._places[segment] = (place, kinds, known)
         return self._places[segment]
 
@@ -274,7 +360,7 @@ class Segments:
         return self._contexts[n_ctx]
 
     def _cache_table(self, n_ctx: int, rules: Backend) -> list[int]:
-        key = (n_ctx, rules.name)
+        key = (n_ctx, rules)
         if key not in self._caches:
             self._caches[key] = list(accumulate([*self._cache_sizes(n_ctx, rules), 0], initial=0))
         return self._caches[key]
@@ -317,9 +403,12 @@ def _index(weight: Weight, model: Model) -> int:
 
 
 def _remember(points: Points, n_ctx: int, size: int) -> None:
+    """Of two figures for one context the larger counts."""
     at = bisect_left(points, (n_ctx,))
     if at == len(points) or points[at][0] != n_ctx:
         points.insert(at, (n_ctx, size))
+    else:
+        points[at] = max(points[at], (n_ctx, size))
 
 
 def _below(points: Points, n_ctx: int) -> int:
@@ -333,9 +422,3 @@ def _on_line(points: Points, n_ctx: int) -> int:
     at = min(max(1, bisect_left(points, (n_ctx,))), len(points) - 1)
     (x0, y0), (x1, y1) = points[at - 1 : at + 1]
     return y0 + (y1 - y0) * (n_ctx - x0) // (x1 - x0)
-
-
-def _within(part: Kinds, whole: Kinds) -> bool:
-    """Whether `part` is a run of `whole`."""
-    n = len(part)
-    return bool(n) and any(whole[i : i + n] == part for i in range(len(whole) - n + 1))

@@ -6,15 +6,17 @@ llama-context.cpp); names as in llama.h.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Final
 
-from .errors import SettingsError
+from .errors import SettingsError, shown
 from .ggml import BY_NAME
+from .units import parse_count
 
-__all__ = ["CACHE_TYPES", "EXPERTS", "MAX_SEQUENCES", "MAX_TOKENS", "Settings"]
+__all__ = ["CACHE_TYPES", "DENSE", "EXPERTS", "MAX_SEQUENCES", "MAX_TOKENS", "Settings"]
 
 CACHE_TYPES: Final = (
     "f32",
@@ -30,15 +32,19 @@ CACHE_TYPES: Final = (
 FLASH_ATTN: Final = ("on", "off", "auto")
 SPLIT_MODES: Final = ("layer", "none")
 EXPERTS: Final = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # what --cpu-moe keeps on the host, common.h:1196
+DENSE: Final = r"\.ffn_(up|down|gate)\."  # what --n-cpu-ffn keeps on the host, common.h:1200
 MAX_SEQUENCES: Final = 256  # LLAMA_MAX_SEQ
 MAX_DEVICES: Final = 16  # llama_max_devices
 MAX_TOKENS: Final = 2**31 - 1
+MAX_SHARE: Final = 1e30  # their sum is still a float32, which the engine counts in
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """One way to run a model. Counts are tokens or sequences; see each field.
 
+    What is left out is as in the engine's library; for the server's defaults, or another program's, take
+    `engines.engine_settings`. `defaults` says whose they are and is no setting: it is not compared.
     Raises `SettingsError` for a value that the engine's parameters cannot hold.
     """
 
@@ -60,11 +66,16 @@ class Settings:
     tensor_split: tuple[float, ...] = ()  # empty: in proportion to free memory
     cpu_tensors: tuple[str, ...] = ()  # regular expressions: matching tensors stay on the host
     embeddings: bool = False
+    defaults: str = field(
+        default="llama.cpp", compare=False, kw_only=True
+    )  # whose: of the library, or an engine's
 
     def __post_init__(self) -> None:
         """Bring sequences and case into one form, then check each field."""
         for name in ("tensor_split", "cpu_tensors"):
             object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
+        for name in _RANGES:
+            object.__setattr__(self, name, _as_whole(getattr(self, name)))
         for name in ("type_k", "type_v", "flash_attn", "split_mode"):
             value = getattr(self, name)
             if isinstance(value, str):
@@ -77,7 +88,17 @@ def _as_tuple(name: str, value: object) -> tuple[object, ...]:
         return ()
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(value)
-    raise SettingsError(f"{name}={value!r}: give a list")
+    raise SettingsError(f"{name}={shown(value)}: give a list")
+
+
+def _as_whole(value: object) -> object:
+    """A count in words as its number, and numbers of other libraries as `int`; what is neither, as it is."""
+    if isinstance(value, int):
+        return value
+    try:
+        return parse_count(value) if isinstance(value, str) else operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, SettingsError):
+        return value
 
 
 _RANGES: Final = {
@@ -101,28 +122,34 @@ def _check(s: Settings) -> None:
     for name, (low, high) in _RANGES.items():
         value = getattr(s, name)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise SettingsError(f"{name}={value!r}: give a whole number from {low} to {high}")
+            raise SettingsError(f"{name}={shown(value)}: give a whole number from {low} to {high}")
     for name, known in _CHOICES.items():
         value = getattr(s, name)
-        if value not in known:
-            raise SettingsError(f"{name}={value!r}: give one of {', '.join(known)}")
+        if not isinstance(value, str) or value not in known:
+            raise SettingsError(f"{name}={shown(value)}: give one of {', '.join(known)}")
     for f in fields(s):
         if f.type == "bool" and not isinstance(getattr(s, f.name), bool):
-            raise SettingsError(f"{f.name}={getattr(s, f.name)!r}: give True or False")
+            raise SettingsError(f"{f.name}={shown(getattr(s, f.name))}: give True or False")
+    if not isinstance(s.defaults, str) or not s.defaults.isprintable():
+        raise SettingsError(f"defaults={shown(s.defaults)}: give the name of a program")
     _check_split(s.tensor_split)
     for pattern in s.cpu_tensors:
         try:
+            if not isinstance(pattern, str):
+                raise TypeError("give a string")
             re.compile(pattern)
-        except (re.error, TypeError) as e:
-            raise SettingsError(f"cpu_tensors: {pattern!r} is no regular expression: {e}") from None
+        except (re.error, TypeError, RecursionError, OverflowError) as e:
+            raise SettingsError(f"cpu_tensors: {shown(pattern)} is no regular expression: {e}") from None
 
 
 def _check_split(split: tuple[float, ...]) -> None:
     if len(split) > MAX_DEVICES:
         raise SettingsError(f"tensor_split has {len(split)} shares; the engine takes at most {MAX_DEVICES}")
     for share in split:
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < float("inf"):
-            raise SettingsError(f"tensor_split: {share!r} is no share; give numbers of 0 or more")
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= MAX_SHARE:
+            raise SettingsError(
+                f"tensor_split: {shown(share)} is no share; give numbers from 0 to {MAX_SHARE:g}"
+            )
 
 
 assert all(t in BY_NAME for t in CACHE_TYPES)

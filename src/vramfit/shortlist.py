@@ -1,7 +1,7 @@
 """Which cards carry a context: the reverse of a plan.
 
 In: `Model`, `Settings` with a context, a margin, cards to choose from. Out: a `Shortlist` of single cards and
-pairs, least memory first. More free memory never carries less, so the smallest card of a backend that carries the
+pairs. More free memory never carries less, so the smallest card of a backend that carries the
 context is found by bisection, and for pairs one walk finds for each card the smallest partner.
 """
 
@@ -9,32 +9,53 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
-from typing import Final
+from itertools import groupby, product
+from typing import Final, Literal, get_args
 
+from .coerce import AnyGpus, AnyModel, AnySettings, cards, count, margin, model_of, settings_of
 from .context import resolve
 from .errors import GpuError, SettingsError
-from .gpus import Gpu, all_gpus
+from .gpus import Gpu, all_gpus, select_gpus
 from .model import Model
+from .placement import place
 from .search import Chains, largest, last_where
 from .segments import Segments
 from .settings import Settings
+from .shown import Shown
 from .solve import DEFAULT_MARGIN
+from .speed import GB, active_bytes
 
-__all__ = ["MAX_CARDS", "Carrier", "Shortlist", "which"]
+__all__ = ["MAX_CARDS", "SORTS", "Carrier", "Shortlist", "Sort", "which"]
 
 MAX_CARDS: Final = 2
+MAX_CHOICES: Final = 10_000  # cards to choose from
+Sort = Literal["memory", "bandwidth", "speed"]
+SORTS: Final[tuple[Sort, ...]] = get_args(Sort)
 
 
 @dataclass(frozen=True, slots=True)
 class Carrier:
     """Cards that carry the context. `gpus` are one, or two in the order in which they do.
 
-    `alike` holds for each of them the names of all cards with as much free memory and the same backend.
+    `alike` holds for each of them the names of all cards with as much free memory, the same backend and the same
+    bandwidth. `tokens_per_second` is what no split of the weights over them exceeds (see `speed`), None where a
+    bandwidth is not known.
     """
 
     gpus: tuple[Gpu, ...]
     alike: tuple[tuple[str, ...], ...]
+    tokens_per_second: float | None = None
+
+    @property
+    def built_in(self) -> bool:
+        """Whether it comes with its computer: a laptop's chip, a Jetson, a Mac."""
+        return any(g.built_in for g in self.gpus)
+
+    @property
+    def bandwidth_gbs(self) -> float | None:
+        """GB/s of the slowest; None where one is not known."""
+        known = [g.bandwidth_gbs for g in self.gpus]
+        return None if None in known else min(x for x in known if x is not None)
 
     @property
     def total_bytes(self) -> int:
@@ -48,20 +69,21 @@ class Carrier:
 
 
 @dataclass(frozen=True, slots=True)
-class Shortlist:
-    """Single cards, then pairs of which neither card is enough; each least memory first."""
+class Shortlist(Shown):
+    """Single cards, then pairs of which neither card is enough; each in the order of `sort`, built-in ones last."""
 
     model: Model = field(repr=False)
     n_ctx: int  # of all slots together
     settings: Settings
     margin_bytes: int
-    singles: tuple[Carrier, ...]
-    pairs: tuple[Carrier, ...]
+    singles: tuple[Carrier, ...] = field(repr=False)
+    pairs: tuple[Carrier, ...] = field(repr=False)
+    sort: Sort = "memory"
 
     @property
     def carriers(self) -> tuple[Carrier, ...]:
-        """All of them, least memory first; of equal memory the single card."""
-        return tuple(sorted((*self.singles, *self.pairs), key=lambda c: (c.total_bytes, len(c.gpus))))
+        """All of them in the order of `sort`; of what is equal the single card first."""
+        return _sorted((*self.singles, *self.pairs), self.sort)
 
     @property
     def fits(self) -> bool:
@@ -70,38 +92,50 @@ class Shortlist:
 
 
 def which(
-    model: Model,
-    settings: Settings,
+    model: AnyModel,
+    settings: AnySettings = None,
     *,
     max_cards: int = MAX_CARDS,
-    margin_bytes: int = DEFAULT_MARGIN,
-    gpus: Sequence[Gpu] | None = None,
+    margin_bytes: int | str = DEFAULT_MARGIN,
+    gpus: AnyGpus | None = None,
+    sort: Sort = "memory",
 ) -> Shortlist:
     """The cards, and with `max_cards` 2 the pairs, on which `settings.n_ctx` tokens fit as `plan` has it.
 
     `n_ctx` 0 means the trained context. `gpus` are the cards to choose from: by default those of the
-    catalogue whose memory is known. Pairs are cards of one backend with memory of their own; where one
-    card is enough no pair is listed. Raises what `plan` raises, and `SettingsError` for `max_cards` and for a
+    catalogue whose memory is known; a string is read by `gpus.select_gpus`, as in "nvidia" or "amd,3090". Pairs are
+    cards of one backend that do not come with a computer; where one card is enough no pair is listed. `sort` is
+    "memory" (least first), "bandwidth" or "speed" (most first); laptops' chips and others that come with their
+    computer stand behind cards. Raises what `plan` raises, and `SettingsError` for `max_cards` and for a
     `tensor_split`, which is for cards that are known.
     """
-    if margin_bytes < 0:
-        raise SettingsError(f"margin_bytes={margin_bytes}: give 0 or more")
-    if not 1 <= max_cards <= MAX_CARDS:
-        raise SettingsError(f"max_cards={max_cards}: give 1 to {MAX_CARDS}")
+    model, settings, margin_bytes = model_of(model), settings_of(settings), margin(margin_bytes)
+    max_cards = count("max_cards", max_cards, least=1, most=MAX_CARDS)
+    if sort not in SORTS:
+        raise SettingsError(f"sort={sort!r}: give one of {', '.join(SORTS)}")
     if settings.tensor_split or settings.main_gpu:
         raise SettingsError("tensor_split and main_gpu are for cards that are known; leave them out")
     n_ctx = resolve(model, settings).n_ctx
     settings = replace(settings, n_ctx=settings.n_ctx or model.n_ctx_train)
     singles: list[Carrier] = []
     pairs: list[Carrier] = []
-    for sizes in _by_backend(all_gpus() if gpus is None else gpus):
+    choice = (
+        select_gpus(gpus)
+        if isinstance(gpus, str)
+        else all_gpus()
+        if gpus is None
+        else cards(gpus, most=MAX_CHOICES)
+    )
+    speed = _Speed.of(model, settings, choice, margin_bytes)
+    for sizes in _by_backend(choice):
         one = _Cards(model, settings, margin_bytes, sizes[-1][0], 1)
         at = _first_enough(one, sizes)
-        singles += [_carrier(group) for group in sizes[at:]]
-        own = [[g for g in group if not g.unified] for group in sizes[:at]]
+        singles += [c for group in sizes[at:] for c in _carriers(speed, group)]
+        own = [[g for g in group if not g.built_in] for group in sizes[:at]]
         if max_cards > 1 and settings.split_mode != "none" and any(own):
-            pairs += _pairs(_Cards(model, settings, margin_bytes, sizes[-1][0], 2), [x for x in own if x])
-    return Shortlist(model, n_ctx, settings, margin_bytes, _sorted(singles), _sorted(pairs))
+            two = _Cards(model, settings, margin_bytes, sizes[-1][0], 2)
+            pairs += [c for pair in _pairs(two, [x for x in own if x]) for c in _carriers(speed, *pair)]
+    return Shortlist(model, n_ctx, settings, margin_bytes, _sorted(singles, sort), _sorted(pairs, sort), sort)
 
 
 Group = Sequence[Gpu]  # as much free memory, the same backend
@@ -112,8 +146,8 @@ def _by_backend(gpus: Sequence[Gpu]) -> Iterable[list[Group]]:
     if not gpus:
         raise GpuError("no cards to choose from")
     ordered = sorted(gpus, key=lambda g: (g.backend, g.free, g.total_bytes, g.name))
-    for _, cards in groupby(ordered, key=lambda g: g.backend):
-        yield [list(group) for _, group in groupby(cards, key=lambda g: g.free)]
+    for _, together in groupby(ordered, key=lambda g: g.backend):
+        yield [list(group) for _, group in groupby(together, key=lambda g: g.free)]
 
 
 def _first_enough(one: _Cards, sizes: Sequence[Group]) -> int:
@@ -121,15 +155,56 @@ def _first_enough(one: _Cards, sizes: Sequence[Group]) -> int:
     return 1 + last_where(lambda at: not one.carry(sizes[at][0]), -1, len(sizes) - 1)
 
 
-def _carrier(*groups: Group) -> Carrier:
-    """Of cards that are alike, the one of least memory stands for all."""
-    return Carrier(
-        tuple(group[0] for group in groups), tuple(tuple(g.name for g in group) for group in groups)
-    )
+@dataclass(frozen=True, slots=True)
+class _Speed:
+    """What bounds decoding: bytes of weights that a token reads on the cards, and the room for them."""
+
+    n_bytes: int  # 0: no bound is known
+    margin: int
+
+    @classmethod
+    def of(cls, model: Model, settings: Settings, gpus: Sequence[Gpu], margin: int) -> _Speed:
+        """Weights on the host are read at a rate that is not known."""
+        if not model.has_cache or not gpus:
+            return cls(0, margin)
+        *cards, host = active_bytes(model, place(model, gpus[:1], settings))
+        return cls(0 if host else sum(cards), margin)
+
+    def bound(self, gpus: Sequence[Gpu]) -> float | None:
+        """Tokens a second that no split exceeds: as much as has room is read by the fastest card."""
+        if not self.n_bytes or any(g.bandwidth_gbs is None for g in gpus):
+            return None
+        rest, seconds = self.n_bytes, 0.0
+        ordered = sorted(gpus, key=lambda g: -(g.bandwidth_gbs or 0))
+        for gpu in ordered:
+            share = rest if gpu is ordered[-1] else min(rest, max(0, gpu.free - self.margin))
+            seconds += share / ((gpu.bandwidth_gbs or 0) * GB)
+            rest -= share
+        return 1 / seconds
 
 
-def _sorted(carriers: Iterable[Carrier]) -> tuple[Carrier, ...]:
-    return tuple(sorted(carriers, key=lambda c: (c.total_bytes, c.free_bytes, c.alike)))
+def _carriers(speed: _Speed, *groups: Group) -> Iterable[Carrier]:
+    """Of cards that are alike in all that is shown, the one of least memory stands for all."""
+    for parts in product(*map(_alike, groups)):
+        gpus = tuple(part[0] for part in parts)
+        names = tuple(tuple(g.name for g in part) for part in parts)
+        yield Carrier(gpus, names, speed.bound(gpus))
+
+
+def _alike(group: Group) -> list[Group]:
+    """Cards with as much free memory, apart by bandwidth and by whether they come with their computer."""
+    found: dict[tuple[float | None, bool], list[Gpu]] = {}
+    for gpu in group:
+        found.setdefault((gpu.bandwidth_gbs, gpu.built_in), []).append(gpu)
+    return list(found.values())
+
+
+def _sorted(carriers: Iterable[Carrier], sort: Sort) -> tuple[Carrier, ...]:
+    def key(c: Carrier) -> tuple[object, ...]:
+        first = {"memory": 0.0, "bandwidth": c.bandwidth_gbs or 0, "speed": c.tokens_per_second or 0}[sort]
+        return (c.built_in, -first, c.total_bytes, len(c.gpus), c.free_bytes, c.alike)
+
+    return tuple(sorted(carriers, key=key))
 
 
 class _Cards:
@@ -146,7 +221,7 @@ class _Cards:
         return largest(Chains(self._segments, room), self._candidates) is not None
 
 
-def _pairs(two: _Cards, sizes: Sequence[Group]) -> Iterable[Carrier]:
+def _pairs(two: _Cards, sizes: Sequence[Group]) -> Iterable[tuple[Group, Group]]:
     """All pairs that carry the context, the larger card first if that will do.
 
     As the larger card grows, the smallest partner that is enough shrinks: one walk finds them all.
@@ -159,6 +234,6 @@ def _pairs(two: _Cards, sizes: Sequence[Group]) -> Iterable[Carrier]:
             turned -= 1
         for i, partner in enumerate(sizes[: at + 1]):
             if i >= smallest:
-                yield _carrier(group, partner)
+                yield group, partner
             elif i >= turned:
-                yield _carrier(partner, group)
+                yield partner, group

@@ -1,4 +1,4 @@
-"""How results show themselves: as text, as HTML in a notebook, as a picture.
+"""How results show themselves: as text, as HTML in a notebook, as a dict, as a picture.
 
 The drawing is done in `report` and `plots`, which stand right of every result; they are looked up by
 name when a result is first shown. This is the one arrow that points back.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Shown"]
+__all__ = ["Drawn", "Shown"]
 
 
 class Shown:
@@ -26,6 +26,16 @@ class Shown:
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         return cast(str, import_module("vramfit.report.html").fragment(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same object as the command's --json, as plain dicts, lists, numbers and words (see docs/json.md)."""
+        return cast("dict[str, Any]", import_module("vramfit.report.dicts").as_dict(self))
+
+
+class Drawn(Shown):
+    """The base of results that have a picture, too."""
+
+    __slots__ = ()
 
     def plot(self, **options: Any) -> Figure:
         """The result as a matplotlib figure; `options` as in `vramfit.plots`.

@@ -12,30 +12,37 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Final, cast
 
+from .coerce import AnyGpus, AnyModel, AnySettings, cards, margin, model_of, settings_of, shown
+from .coerce import max_ctx as limit
 from .context import CONTEXT_STEP
 from .errors import SettingsError
-from .estimates import Estimate, estimate
-from .gpus import Gpu
+from .estimates import DeviceEstimate, Estimate, estimate
+from .gpus import Gpu, assumed
 from .model import Model
 from .placement import devices, place
-from .safety import context_warnings, margin_warning
+from .safety import context_warnings, margin_warning, settings_warnings, wired_warnings
 from .search import Chains, Split, largest, least_short
 from .segments import Learned, Segments
 from .settings import Settings
-from .shown import Shown
+from .shown import Drawn
 
-__all__ = ["DEFAULT_MARGIN", "Plan", "plan"]
+__all__ = ["DEFAULT_MARGIN", "Plan", "carries", "plan"]
 
 DEFAULT_MARGIN: Final = 1 << 30  # what llama.cpp's --fit-target leaves on each device
+REQUEST: Final = "the context asked for"  # what `limited_by` may say beside the name of a card
+TRAINED: Final = "the trained context"
+MAX_CTX: Final = "max_ctx"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan(Shown):
+class Plan(Drawn):
     """The answer: a context, the split that carries it, and why it is not larger.
 
     `fits` is false when not even the smallest context (or the one asked for) leaves the margin on
     every card; `estimate` then shows that context under the best split found, and `shortfall` how many
-    bytes are missing on the card that is shortest.
+    bytes are missing on the card that is shortest. `limited_by` is what keeps the context from being larger: the
+    request, the trained context, `max_ctx`, or a card by the name that `estimate` gives it; where it does not fit,
+    the card that is shortest.
     """
 
     model: Model = field(repr=False)
@@ -63,12 +70,12 @@ class Plan(Shown):
 
 
 def plan(
-    model: Model,
-    gpus: Sequence[Gpu],
-    settings: Settings | None = None,
+    model: AnyModel,
+    gpus: AnyGpus,
+    settings: AnySettings = None,
     *,
-    margin_bytes: int = DEFAULT_MARGIN,
-    max_ctx: int | None = None,
+    margin_bytes: int | str = DEFAULT_MARGIN,
+    max_ctx: int | str | None = None,
     learned: Learned | None = None,
 ) -> Plan:
     """The largest context that leaves `margin_bytes` of free memory on every card.
@@ -79,11 +86,12 @@ def plan(
     settings and its tensors' types.
     Raises what `estimate` raises, and `SettingsError` for a margin or limit below zero.
     """
-    settings = settings or Settings()
-    if margin_bytes < 0:
-        raise SettingsError(f"margin_bytes={margin_bytes}: give 0 or more")
-    if max_ctx is not None and max_ctx < 1:
-        raise SettingsError(f"max_ctx={max_ctx}: give 1 or more")
+    model, gpus, settings = model_of(model), cards(gpus), settings_of(settings)
+    margin_bytes, max_ctx = margin(margin_bytes), limit(max_ctx)
+    if learned is not None and not isinstance(learned, dict):
+        raise SettingsError(f"learned={shown(learned)}: give a dict, or None")
+    said = settings_warnings(model, settings)
+    settings = replace(settings, n_ubatch=min(settings.n_ubatch, settings.n_batch))
     candidates = _contexts(model, settings, max_ctx)
     question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
     found = _answer(question, candidates)
@@ -91,21 +99,41 @@ def plan(
     n_ctx, split = found or (candidates[0], _least_short(question, candidates[0]))
     chosen = _with(question, n_ctx, split)
     result = estimate(model, gpus, chosen)
-    shortest = min((g for g in result.gpus if g.total), key=lambda g: g.left, default=None)
+    shortest = _shortest(result)
     short = 0 if fits or shortest is None else margin_bytes - shortest.left
+    limited_by = (
+        _limit(question, max_ctx, result, candidates) if fits else shortest.name if shortest else "memory"
+    )
     return Plan(
         model=model,
         n_ctx=result.n_ctx,
         fits=fits,
-        limited_by=_limit(model, settings, max_ctx, result, candidates, shortest.name if shortest else ""),
+        limited_by=limited_by,
         tensor_split=tuple(g.layers for g in result.gpus),
         settings=chosen,
         estimate=result,
         margin_bytes=margin_bytes,
         shortfall=max(0, short),
-        warnings=_warnings(model, gpus, result, margin_bytes),
+        warnings=(
+            *said,
+            *_warnings(model, gpus, result, margin_bytes),
+            *_wired(question, result, limited_by),
+        ),
         gpus=tuple(gpus),
     )
+
+
+def carries(
+    model: Model,
+    gpus: Sequence[Gpu],
+    settings: Settings,
+    *,
+    margin_bytes: int = DEFAULT_MARGIN,
+    learned: Learned | None = None,
+) -> bool:
+    """Whether the context asked for fits: what `plan` says of it, without the work to say anything else."""
+    question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
+    return _answer(question, _contexts(model, settings, None)) is not None
 
 
 def _contexts(model: Model, settings: Settings, max_ctx: int | None) -> range:
@@ -175,17 +203,40 @@ def _least_short(q: _Question, n_ctx: int) -> Split | None:
     return least_short(Chains(q.segments(), q.room()), n_ctx) if q.split_is_free else None
 
 
-def _limit(
-    model: Model, settings: Settings, max_ctx: int | None, result: Estimate, candidates: range, card: str
-) -> str:
-    """What keeps the context from being larger, in a person's words."""
-    if settings.n_ctx:
-        return card or "the context asked for"
-    if result.n_ctx < candidates[-1]:
-        return card or "memory"
-    if (max_ctx is not None and max_ctx < model.n_ctx_train) or not model.n_ctx_train:
-        return "max_ctx"
-    return "the trained context" if max_ctx is None else "max_ctx"
+def _shortest(result: Estimate) -> DeviceEstimate | None:
+    """The card with the least left of those in use."""
+    return min((g for g in result.gpus if g.total), key=lambda g: g.left, default=None)
+
+
+def _limit(q: _Question, max_ctx: int | None, result: Estimate, candidates: range) -> str:
+    """What keeps a context that fits from being larger, in a person's words."""
+    if q.settings.n_ctx:
+        return REQUEST
+    if result.n_ctx >= candidates[-1]:
+        return TRAINED if max_ctx is None else MAX_CTX
+    at = _full(q, result, result.n_ctx + candidates.step)
+    return result.gpus[at].name
+
+
+def _full(q: _Question, result: Estimate, n_ctx: int) -> int:
+    """Index of the card that the next context would overfill under the same split.
+
+    That is not always the one with the least left: of a card without a layer that caches, nothing more is taken.
+    """
+    if len(q.used) == 1:
+        return q.used[0]
+    split = [result.gpus[i].layers for i in q.used]
+    sizes = q.segments().learn(split, n_ctx)
+    spare = [(room - size, i) for room, size, i in zip(q.room(), sizes, q.used, strict=True) if size]
+    return min(spare)[1]
+
+
+def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
+    """What a Mac can be told where its limit is what limits."""
+    for gpu, card in zip(q.gpus, result.gpus, strict=True):
+        if card.name == limit:
+            return wired_warnings(gpu, card.total + q.margin)
+    return ()
 
 
 def _warnings(model: Model, gpus: Sequence[Gpu], result: Estimate, margin: int) -> tuple[str, ...]:
@@ -197,6 +248,7 @@ def _warnings(model: Model, gpus: Sequence[Gpu], result: Estimate, margin: int) 
             f"the engine has no use for {', '.join(model.unknown_tensors[:3])}"
             f" ({len(model.unknown_tensors)} tensors) and may refuse this file"
         )
+    found += assumed(gpus)
     found += context_warnings(model, result.n_ctx_seq)
-    found += margin_warning([g for g, d in zip(gpus, result.gpus, strict=True) if d.total], margin)
+    found += margin_warning({d.name: g for g, d in zip(gpus, result.gpus, strict=True) if d.total}, margin)
     return tuple(found)

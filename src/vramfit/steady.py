@@ -22,9 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .allocator import Walk
-from .backends import Attention
 from .graph import NONE, Graph, Tensor
-from .scheduler import Schedule, attention
+from .scheduler import Schedule
 
 __all__ = ["Repeats", "Run", "walk_repeats"]
 
@@ -46,8 +45,8 @@ def walk_repeats(graph: Graph, plan: Schedule, runs: Sequence[Run]) -> Repeats:
     compute buffers; with a cycle of 0 nothing is promised. Runs may lie within the repeats of others.
     """
     places = {i: at for at, (i, _) in enumerate(plan.nodes)}
-    pairing = _Pairing(graph, plan)
     walk = Walk(plan)
+    pairing = _Pairing(graph, plan, walk)
     walk.begin()
     at = 0
     cuts = {p: _boundary(plan, places[graph.nodes[p]], len(graph.tensors)) for run in runs for p in run}
@@ -108,8 +107,9 @@ class _State:
 class _Pairing:
     """Says which tensors play the same part in two repeats that are `distance` nodes apart."""
 
-    def __init__(self, graph: Graph, plan: Schedule) -> None:
+    def __init__(self, graph: Graph, plan: Schedule, walk: Walk) -> None:
         self.plan = plan
+        self.walk = walk
         self.distance = 0
         self.n_original = len(graph.tensors)
         self.position = [NONE] * self.n_original
@@ -121,10 +121,11 @@ class _Pairing:
     def same_nodes(self, one: Sequence[tuple[int, int]], two: Sequence[tuple[int, int]]) -> bool:
         """Whether two stretches of the scheduled graph are equal node for node."""
         return len(one) == len(two) and all(
-            here == there and self._same_node(a, b) for (a, here), (b, there) in zip(one, two, strict=True)
+            here == there and self._same_node(a, b, here)
+            for (a, here), (b, there) in zip(one, two, strict=True)
         )
 
-    def _same_node(self, a: int, b: int) -> bool:
+    def _same_node(self, a: int, b: int, where: int) -> bool:
         src, flags = self.plan.src, self.plan.flags
         t, u = self.plan.tensors[a], self.plan.tensors[b]
         return (
@@ -136,11 +137,15 @@ class _Pairing:
                 t.view == u.view == NONE or (t.view != NONE and u.view != NONE and self.same(t.view, u.view))
             )
             and all(self.same(x, y) for x, y in zip(src[a], src[b], strict=True))
-            and (t.op != "FLASH_ATTN_EXT" or self._attention(a) == self._attention(b))
+            and self._same_bytes(a, b, where)
         )
 
-    def _attention(self, i: int) -> Attention:
-        return attention(self.plan.tensors, self.plan.src[i])
+    def _same_bytes(self, a: int, b: int, where: int) -> bool:
+        """Whether two nodes of one layout carry the same beside their results on a backend."""
+        backend = self.plan.backends[where]
+        if self.plan.tensors[a].op not in backend.scratch:
+            return True
+        return self.walk.bytes_of(a, backend) == self.walk.bytes_of(b, backend)
 
     def same(self, a: int, b: int) -> bool:
         """Whether `b` is to the later repeat what `a` is to the earlier one."""

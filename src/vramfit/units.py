@@ -7,7 +7,7 @@ from typing import Final
 
 from .errors import SettingsError
 
-__all__ = ["GIB", "MIB", "format_bytes", "format_mib", "parse_size"]
+__all__ = ["GIB", "MIB", "format_bytes", "format_mib", "parse_count", "parse_size"]
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
@@ -43,3 +43,20 @@ def format_bytes(n: int) -> str:
         if n >= size:
             return f"{sign}{n / size:.3g} {unit}" if n / size < 100 else f"{sign}{n / size:,.0f} {unit}"
     return f"{sign}{n} B"
+
+
+_COUNT: Final = re.compile(r"(\d{1,12}|\d{1,3}(?:[,_]\d{3}){1,4})(?:(\.\d{1,6})?\s*([km])i?)?", re.IGNORECASE)
+
+
+def parse_count(text: str) -> int:
+    """The number in "32768", "32k", "65,536" or "1.5k", where k is 1,024 and m is k times k.
+
+    Raises `SettingsError` for anything else.
+    """
+    match = _COUNT.fullmatch(text.strip()) if text.isascii() and len(text) < 64 else None
+    if not match:
+        raise SettingsError(f"{text[:80]!r}: not a number; write 32768, 32k or 65,536")
+    digits, part, unit = match.groups()
+    whole = int(digits.replace(",", "").replace("_", ""))
+    scale = {"k": 1 << 10, "m": 1 << 20}.get((unit or "").lower(), 1)
+    return whole * scale + int(float(part or 0) * scale)

@@ -3,6 +3,8 @@
     python -m tools.engine measure x.gguf --gpus 24564,12288 n_ctx=8192 flash_attn=on
     python -m tools.engine rows FOLDER --seed 1 --match 'qwen|llama'
     python -m tools.engine trace x.gguf n_ctx=8192 > graph.txt
+    python -m tools.engine reserve x.gguf --gpus 24564,12288 n_ctx=8192 compute_capability=8.9 > blocks.txt
+    python -m tools.engine freeze tests/data/graphs --headers FOLDER
     python -m tools.engine make qwen3moe x.gguf n_embd=512 n_layer=24 --types q4_k
 
 Settings and dimensions are given as name=value, the values as JSON or plain words.
@@ -17,9 +19,11 @@ import re
 import sys
 from typing import Any
 
+from .freeze import freeze
 from .measure import Row, measure, serve
 from .metadata import Dims
 from .models import ARCHITECTURES, make_model
+from .reserve import blocks_to_text, reservations
 from .sample import draw_rows_of_model, write_rows
 from .trace import to_text, trace
 
@@ -37,6 +41,13 @@ def main() -> None:
         print(json.dumps(measure(args.file, args.gpus, values), indent=1))
     elif args.command == "trace":
         print(to_text(trace(args.file, args.gpus, **values)[args.reservation]), end="")
+    elif args.command == "reserve":
+        chosen = reservations(args.file, args.gpus, **values)[args.reservation]
+        print(f"copies {chosen.n_copies}, splits {chosen.n_splits}, bytes {chosen.n_bytes}")
+        print(blocks_to_text(chosen), end="")
+    elif args.command == "freeze":
+        for file in sorted(args.folder.glob("*.txt.gz")):
+            freeze(file, args.headers)
     elif args.command == "make":
         make_model(args.architecture, args.file, Dims(**values), types=args.types)
     else:
@@ -64,11 +75,20 @@ def _parser() -> argparse.ArgumentParser:
     for name, words in (
         ("measure", "bytes of one model and context"),
         ("trace", "the graph of one reservation"),
+        ("reserve", "what the allocator is given for it, with the block of each tensor"),
     ):
         command = commands.add_parser(name, help=words)
         command.add_argument("file")
         command.add_argument("--gpus", type=_numbers, default=[], help="MiB of each device: 24564,12288")
-    command.add_argument("--reservation", type=int, default=0, help="0 prompt, 1 generation, 2 prompt again")
+        if name != "measure":
+            command.add_argument(
+                "--reservation", type=int, default=0, help="0 prompt, 1 generation, 2 prompt again"
+            )
+    frozen = commands.add_parser("freeze", help="measure the files of tests/data/graphs again")
+    frozen.add_argument("folder", type=pathlib.Path)
+    frozen.add_argument(
+        "--headers", type=pathlib.Path, required=True, help="the folder that they name headers in"
+    )
     make = commands.add_parser("make", help="a header of a small model")
     make.add_argument("architecture")
     make.add_argument("file")

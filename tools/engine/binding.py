@@ -18,12 +18,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from .cut import write_cuts
+from .errors import EngineError as EngineError
+
 SOURCE_VARIABLE = "LLAMA_CPP_SOURCE"
 SHIM = pathlib.Path(__file__).with_name("shim.cpp")
-
-
-class EngineError(Exception):
-    """The engine, its source or a compiler is missing, or the engine refused; the text says which."""
 
 
 def library_dir() -> pathlib.Path:
@@ -63,20 +62,29 @@ def is_available() -> bool:
 
 
 def _shim() -> pathlib.Path:
-    """The compiled shim, cached by its text and the libraries it was linked with."""
+    """The compiled shim, cached by its text, what it takes from the engine and the libraries it is linked with."""
     lib, source = library_dir(), source_dir()
-    key = hashlib.sha256(SHIM.read_bytes() + str((lib, source)).encode()).hexdigest()[:16]
-    out = pathlib.Path(tempfile.gettempdir()) / f"vramfit-engine-{os.getuid()}-{key}.so"
-    if not out.exists():
-        partial = out.with_suffix(f".{os.getpid()}")
-        include = [f"-I{source / sub}" for sub in ("include", "ggml/include", "ggml/src", "src")]
-        link = [f"-L{lib}", "-lllama", "-lggml", "-lggml-cpu", "-lggml-base", f"-Wl,-rpath,{lib}"]
-        command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", *include, str(SHIM)]
-        done = subprocess.run([*command, "-o", str(partial), *link], capture_output=True, text=True)
-        if done.returncode:
-            raise EngineError(f"the shim does not compile against {source}:\n{done.stderr}")
-        partial.rename(out)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        write_cuts(source, folder)
+        cuts = b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
+        key = hashlib.sha256(SHIM.read_bytes() + cuts + str((lib, source)).encode()).hexdigest()[:16]
+        out = pathlib.Path(tempfile.gettempdir()) / f"vramfit-engine-{os.getuid()}-{key}.so"
+        if not out.exists():
+            _compile(out, lib, source, folder)
     return out
+
+
+def _compile(out: pathlib.Path, lib: pathlib.Path, source: pathlib.Path, cuts: pathlib.Path) -> None:
+    partial = out.with_suffix(f".{os.getpid()}")
+    folders = [cuts, *(source / sub for sub in ("include", "ggml/include", "ggml/src", "src"))]
+    include = [f"-I{folder}" for folder in folders]
+    link = [f"-L{lib}", "-lllama", "-lggml", "-lggml-cpu", "-lggml-base", f"-Wl,-rpath,{lib}"]
+    command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", *include, str(SHIM)]
+    done = subprocess.run([*command, "-o", str(partial), *link], capture_output=True, text=True)
+    if done.returncode:
+        raise EngineError(f"the shim does not compile against {source}:\n{done.stderr}")
+    partial.rename(out)
 
 
 @functools.cache
@@ -104,16 +112,18 @@ class ContextSettings(ctypes.Structure):
 
 
 GraphCallback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+AllocationCallback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64))
 
 _p, _s, _i, _u = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint32
 _SIGNATURES = (
     ("vf_start", None),
     ("vf_complaint", _s),
-    ("vf_device", _p, _i, ctypes.c_size_t),
+    ("vf_device", _p, _i, ctypes.c_size_t, _i),
     ("vf_model", _p, _s, _p, _i, _i, _i, ctypes.POINTER(ctypes.c_float), ctypes.POINTER(ctypes.c_char_p)),
-    ("vf_context", _p, _p, ctypes.POINTER(ContextSettings), GraphCallback),
+    ("vf_context", _p, _p, ctypes.POINTER(ContextSettings), GraphCallback, AllocationCallback),
     ("vf_graph", ctypes.c_bool, _p, _u, _u, _u),
     ("vf_breakdown", None, _p, ctypes.POINTER(ctypes.c_int64)),
+    ("vf_schedule", _i, ctypes.POINTER(ctypes.c_int64)),
     ("vf_place", _i, _p),
     ("vf_n_types", _i),
     ("vf_tensors", _i, _p, ctypes.POINTER(_p), _i),
@@ -124,6 +134,7 @@ _SIGNATURES = (
     ("ggml_op_name", _s, _i),
     ("ggml_type_name", _s, _i),
     ("ggml_blck_size", ctypes.c_int64, _i),
+    ("ggml_type_size", ctypes.c_size_t, _i),
     ("gguf_init_empty", _p),
     ("gguf_free", None, _p),
     ("gguf_set_kv", None, _p, _p),

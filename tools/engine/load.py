@@ -14,14 +14,20 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from .binding import ContextSettings, EngineError, GraphCallback, engine
+from .binding import AllocationCallback, ContextSettings, GraphCallback, engine
+from .errors import EngineError
+
+Capability = float | str  # 8.6 or "8.6"
 
 MIB = 1 << 20
+DEFAULT_CAPABILITY = 8.6
 MAX_DEVICES = 16  # of the shim, and of the engine's tensor splits
 _HOLE = 1 << 44  # bytes: no header's tensors reach beyond, and a hole costs nothing
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 _SPLIT_MODES = {"none": 0, "layer": 1}
-_MODEL_SETTINGS = frozenset({"n_gpu_layers", "split_mode", "tensor_split", "cpu_tensors"})
+_MODEL_SETTINGS = frozenset(
+    {"n_gpu_layers", "split_mode", "tensor_split", "cpu_tensors", "compute_capability"}
+)
 _DEFAULTS: dict[str, Any] = {
     "n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_outputs_max": 0, "flash_attn": "auto",
     "type_k": "f16", "type_v": "f16", "pooling_type": -1, "kv_unified": False, "offload_kqv": True,
@@ -40,7 +46,7 @@ class Context:
     model: int
     handle: int
     n_gpus: int
-    keep: object  # the callback that the engine may still call
+    keep: object  # the callbacks that the engine may still call
 
     @property
     def n_ctx(self) -> int:
@@ -75,11 +81,14 @@ def load(
     header: str | os.PathLike[str],
     gpus_mib: Sequence[int] = (),
     on_graph: Callable[[int], None] | None = None,
+    on_allocation: Callable[[int, Any], None] | None = None,
     **settings: Any,
 ) -> Context:
     """Load a GGUF header and make a context.
 
-    With `on_graph`, nothing is reserved: it is called with the address of every graph that would be.
+    With `on_graph` alone, nothing is reserved: it is called with the address of every graph that would be.
+    `on_allocation` is called with the address of what the scheduler made of one, and three numbers for each
+    leaf and node: backend, offset, bytes.
     Raises Refused, or EngineError on an unknown setting.
     """
     chosen = {k: settings.pop(k) for k in _MODEL_SETTINGS & settings.keys()}
@@ -87,13 +96,16 @@ def load(
     if unknown:
         raise EngineError(f"unknown settings: {', '.join(sorted(unknown))}")
     model = load_model(header, gpus_mib, **chosen)
-    callback = GraphCallback(on_graph) if on_graph else GraphCallback()
-    handle = engine().vf_context(model, ctypes.byref(_context_settings(settings)), callback)
+    callbacks = (
+        GraphCallback(on_graph) if on_graph else GraphCallback(),
+        AllocationCallback(on_allocation) if on_allocation else AllocationCallback(),
+    )
+    handle = engine().vf_context(model, ctypes.byref(_context_settings(settings)), *callbacks)
     if not handle:
         reason = complaint()
         engine().llama_model_free(model)
         raise Refused(reason)
-    return Context(model, handle, len(gpus_mib), callback)
+    return Context(model, handle, len(gpus_mib), callbacks)
 
 
 def _context_settings(settings: dict[str, Any]) -> ContextSettings:
@@ -110,11 +122,17 @@ def load_model(
     split_mode: str = "layer",
     tensor_split: Sequence[float] = (),
     cpu_tensors: Sequence[str] = (),
+    compute_capability: Capability | Sequence[Capability] = DEFAULT_CAPABILITY,
 ) -> int:
-    """The address of a model loaded from a header that ends after its tensor table. Raises Refused."""
+    """The address of a model loaded from a header that ends after its tensor table.
+
+    `compute_capability`: of every device, or one for each. Raises Refused, or EngineError on one that is none.
+    """
     lib = engine()
-    for i, mib in enumerate(gpus_mib):
-        lib.vf_device(i, mib * MIB)
+    for i, (mib, capability) in enumerate(
+        zip(gpus_mib, _capabilities(compute_capability, len(gpus_mib)), strict=True)
+    ):
+        lib.vf_device(i, mib * MIB, capability)
     split = (ctypes.c_float * MAX_DEVICES)(*tensor_split) if tensor_split else None
     patterns = (ctypes.c_char_p * (len(cpu_tensors) + 1))(*(p.encode() for p in cpu_tensors), None)
     file = os.memfd_create("header")
@@ -130,6 +148,20 @@ def load_model(
     if not model:
         raise Refused(complaint())
     return int(model)
+
+
+def _capabilities(given: Capability | Sequence[Capability], n: int) -> list[int]:
+    """The number that the backend makes of each device's capability: 860 for 8.6."""
+    many = [given] * n if isinstance(given, (str, int, float)) else given
+    if len(many) != n:
+        raise EngineError(f"{len(many)} compute capabilities for {n} devices")
+    numbers = []
+    for one in map(str, many):
+        major, _, minor = one.partition(".")
+        if not (major.isdecimal() and (minor or "0").isdecimal()):
+            raise EngineError(f"no compute capability: {one!r}; 8.6 is one")
+        numbers.append(100 * int(major) + 10 * int(minor or 0))
+    return numbers
 
 
 def complaint() -> str:

@@ -17,7 +17,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .binding import EngineError, engine
+from .binding import engine
+from .errors import EngineError
 from .load import Refused, complaint, load_model, type_id
 from .metadata import Dims, Long, metadata
 

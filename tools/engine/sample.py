@@ -31,6 +31,7 @@ GPUS_MIB: tuple[list[int], ...] = (
     [24564, 12288, 8192], [16384] * 4, [24564, 24564, 12288, 12288], [10240, 24564, 8192, 6144, 16384],
 )  # fmt: skip
 CACHE_TYPES = ("f16", "f32", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
+CAPABILITIES = ("6.1", "7.0", "7.5", "8.6", "8.6", "8.6", "8.9", "9.0", "12.0")
 FREEDOMS = 4
 ATTEMPTS = 4  # at a model, with other draws; some end the process
 
@@ -182,12 +183,14 @@ def draw_rows(rng: random.Random, folder: pathlib.Path, model: Model, n: int) ->
         for _ in range(8):
             gpus = rng.choice(GPUS_MIB)
             settings = draw_settings(rng, gpus, model.dims, model.experts)
-            row = measure(model.path, gpus, settings)
+            capability = rng.choice(CAPABILITIES)
+            row = measure(model.path, gpus, settings | {"compute_capability": capability})
             if not row.get("refused", "").startswith("aborted"):
                 yield {
                     "file": str(model.path.relative_to(folder)),
                     "gpus_mib": gpus,
                     "settings": settings,
+                    "compute_capability": capability,
                     **row,
                 }
                 break

@@ -1,12 +1,16 @@
 // What the tool adds to the engine at run time, compiled against the headers of the engine's own build:
 //
-// 1. memory-only accelerators: devices that answer every question of size and support the way the CUDA
-//    backend does (ggml-cuda.cu, fattn.cu) and compute nothing;
+// 1. memory-only accelerators: devices that answer every question of size, support and fusion with the CUDA
+//    backend's own functions, cut out of its source when this is compiled (cut.py), and compute nothing;
 // 2. a few functions of ggml's scheduler under their own names. The shim is loaded before libllama, so the
 //    engine calls these, and they pass on: a dry-run reservation becomes a real one, whose sizes can be read
-//    afterwards, and every graph that is reserved can be looked at before the scheduler touches it;
+//    afterwards, and every graph that is reserved can be looked at before the scheduler touches it, and again
+//    as the allocator is given it;
 // 3. plain C access to what the engine exports as C++ (memory breakdown, tensors of a model).
+#define GGML_COMMON_DECL_CPP
 #include "ggml-backend-impl.h"
+#include "ggml-common.h"
+#include "ggml-cuda.h"
 #include "ggml-impl.h"
 #include "llama-ext.h"
 
@@ -14,6 +18,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -27,18 +32,51 @@ const std::vector<std::pair<std::string, ggml_tensor *>> & llama_internal_get_te
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
+// ------------------------------------------------------------------------------ the CUDA backend's rules
+// What is cut, and around it stand-ins for the little of CUDA that it mentions; nothing of it ever runs.
+
+namespace {
+
+#define CUDART_VERSION 12080  // a build of today
+#define __host__
+#define __device__
+#define CUDA_CHECK(call)
+
+typedef void * cudaEvent_t;
+
+void ggml_cuda_set_device(int) {}
+
+#include "cuda-types.inc"
+
+ggml_cuda_device_info cuda_info;
+
+const ggml_cuda_device_info & ggml_cuda_info() { return cuda_info; }
+
+struct ggml_backend_cuda_context {
+    int device;
+    ggml_cuda_stream_context streams;
+
+    ggml_cuda_stream_context & stream_context() { return streams; }
+};
+
+template <int D, ggml_type type_K, ggml_type type_V>
+void ggml_cuda_flash_attn_ext_vec_case(ggml_backend_cuda_context &, ggml_tensor *) {}
+
+#include "cuda-rules.inc"
+
+}  // namespace
+
 // ---------------------------------------------------------------------------------------------- devices
 
 namespace {
 
-constexpr int    MAX_DEVICES = 16;
-constexpr size_t ALIGNMENT   = 128;
-constexpr size_t ROW_PADDING = 512;
+constexpr int    MAX_DEVICES    = GGML_CUDA_MAX_DEVICES;
 constexpr size_t HOST_ALIGNMENT = 32;  // of the CPU backend, as CUDA's pinned buffers have it
-constexpr int    OFFLOAD_BATCH  = 32;
+constexpr int    OFFLOAD_BATCH  = 32;  // op_offload_min_batch_size, unless the environment says otherwise
 
 struct device {
-    std::string name;
+    ggml_backend_cuda_device_context context;
+    ggml_backend_cuda_buffer_type_context buft_context;
     size_t memory = 0;
     ggml_backend_device dev = {};
     ggml_backend_buffer_type buft = {};
@@ -48,46 +86,7 @@ device devices[MAX_DEVICES];
 ggml_backend_buffer_type host_buft = {};
 ggml_backend_reg registry = {};
 
-device & of(ggml_backend_dev_t dev) { return *static_cast<device *>(dev->context); }
-
-bool has_kernel(const ggml_tensor * node) {
-    const int64_t k = node->src[1]->ne[0], v = node->src[2]->ne[0], gqa = node->src[0]->ne[2] / node->src[1]->ne[2];
-    switch (k) {
-        case 40: case 64: case 72: case 80: case 96: case 112: case 128: case 256: return v == k;
-        case 192: return v == 128 && gqa % 8 == 0;
-        case 320: return v == 256 && gqa % 32 == 0;
-        case 512: return v == 512 && gqa >= 2;
-        case 576: return v == 512 && gqa >= 2;
-        default:  return false;
-    }
-}
-
-size_t attention_size(const ggml_tensor * node) {
-    const ggml_tensor * k = node->src[1], * v = node->src[2];
-    const bool v_in_k = v->view_src && (v->view_src == k || (v->view_src == k->view_src && v->view_offs == k->view_offs));
-    size_t size = ggml_nbytes(node);
-    if (node->src[0]->ne[1] <= 2) {
-        return size;  // the vector kernel reads every cache type as it is
-    }
-    if (k->type != GGML_TYPE_F16) {
-        size = GGML_PAD(size, 128) + ggml_nelements(k) * sizeof(ggml_fp16_t);
-    }
-    if (v->type != GGML_TYPE_F16 && !v_in_k) {
-        size = GGML_PAD(size, 128) + ggml_nelements(v) * sizeof(ggml_fp16_t);
-    }
-    return size;
-}
-
-int64_t batch_size(const ggml_tensor * op) {
-    switch (op->op) {
-        case GGML_OP_GET_ROWS:   return 0;
-        case GGML_OP_MUL_MAT:    return op->ne[1];
-        case GGML_OP_MUL_MAT_ID:
-        case GGML_OP_ROPE:
-        case GGML_OP_ROPE_BACK:  return op->ne[2];
-        default:                 return ggml_nrows(op);
-    }
-}
+device & of(ggml_backend_dev_t dev) { return devices[static_cast<ggml_backend_cuda_device_context *>(dev->context)->device]; }
 
 // buffers: device memory is an address that nobody reads; host memory is mapped, and stays untouched
 
@@ -120,18 +119,13 @@ ggml_backend_buffer_t mapped_alloc(ggml_backend_buffer_type_t buft, size_t size)
     return p == MAP_FAILED ? nullptr : ggml_backend_buffer_init(buft, buffer_iface(true), p, size);
 }
 
-size_t device_alloc_size(ggml_backend_buffer_type_t, const ggml_tensor * t) {
-    size_t size = t->op == GGML_OP_FLASH_ATTN_EXT ? attention_size(t) : ggml_nbytes(t);
-    if (ggml_is_quantized(t->type) && t->ne[0] % ROW_PADDING != 0) {
-        size += ggml_row_size(t->type, ROW_PADDING - t->ne[0] % ROW_PADDING);
-    }
-    return size;
-}
-
 // backends: a queue that is always empty
 
 void nop(ggml_backend_t) {}
-void free_backend(ggml_backend_t b) { delete b; }
+void free_backend(ggml_backend_t b) {
+    delete static_cast<ggml_backend_cuda_context *>(b->context);
+    delete b;
+}
 void async_set(ggml_backend_t, ggml_tensor *, const void *, size_t, size_t) {}
 void async_get(ggml_backend_t, const ggml_tensor *, void *, size_t, size_t) {}
 bool async_copy(ggml_backend_t, ggml_backend_t, const ggml_tensor *, ggml_tensor *) { return true; }
@@ -144,13 +138,15 @@ ggml_backend_t new_backend(ggml_backend_dev_t dev, const char *) {
     auto * b = new ggml_backend();
     b->guid = &guid;
     b->device = dev;
-    b->iface.get_name = [](ggml_backend_t self) { return of(self->device).name.c_str(); };
+    b->context = new ggml_backend_cuda_context{ of(dev).context.device, {} };
+    b->iface.get_name = [](ggml_backend_t self) { return of(self->device).context.name.c_str(); };
     b->iface.free = free_backend;
     b->iface.set_tensor_async = async_set;
     b->iface.get_tensor_async = async_get;
     b->iface.cpy_tensor_async = async_copy;
     b->iface.synchronize = nop;
     b->iface.graph_compute = compute;
+    b->iface.graph_optimize = ggml_backend_cuda_graph_optimize;
     b->iface.event_record = on_event;
     b->iface.event_wait = on_event;
     return b;
@@ -158,7 +154,7 @@ ggml_backend_t new_backend(ggml_backend_dev_t dev, const char *) {
 
 void describe(ggml_backend_dev_t dev, ggml_backend_dev_props * p) {
     *p = {};
-    p->name = of(dev).name.c_str();
+    p->name = of(dev).context.name.c_str();
     p->description = "memory only";
     p->memory_free = p->memory_total = of(dev).memory;
     p->type = GGML_BACKEND_DEVICE_TYPE_GPU;
@@ -167,7 +163,7 @@ void describe(ggml_backend_dev_t dev, ggml_backend_dev_props * p) {
 
 void fill_device(device & d) {
     auto & i = d.dev.iface;
-    i.get_name = [](ggml_backend_dev_t dev) { return of(dev).name.c_str(); };
+    i.get_name = [](ggml_backend_dev_t dev) { return of(dev).context.name.c_str(); };
     i.get_description = [](ggml_backend_dev_t) { return "memory only"; };
     i.get_memory = [](ggml_backend_dev_t dev, size_t * free, size_t * total) { *free = *total = of(dev).memory; };
     i.get_type = [](ggml_backend_dev_t) { return GGML_BACKEND_DEVICE_TYPE_GPU; };
@@ -175,20 +171,20 @@ void fill_device(device & d) {
     i.init_backend = new_backend;
     i.get_buffer_type = [](ggml_backend_dev_t dev) { return &of(dev).buft; };
     i.get_host_buffer_type = [](ggml_backend_dev_t) { return &host_buft; };
-    i.supports_op = [](ggml_backend_dev_t, const ggml_tensor * op) { return op->op != GGML_OP_FLASH_ATTN_EXT || has_kernel(op); };
-    i.supports_buft = [](ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft) { return buft == &of(dev).buft; };
-    i.offload_op = [](ggml_backend_dev_t, const ggml_tensor * op) { return batch_size(op) >= OFFLOAD_BATCH; };
+    i.supports_op = ggml_backend_cuda_device_supports_op;
+    i.supports_buft = ggml_backend_cuda_device_supports_buft;
+    i.offload_op = ggml_backend_cuda_device_offload_op;
     i.event_new = [](ggml_backend_dev_t dev) { return new ggml_backend_event{ dev, nullptr }; };
     i.event_free = [](ggml_backend_dev_t, ggml_backend_event_t event) { delete event; };
     i.event_synchronize = [](ggml_backend_dev_t, ggml_backend_event_t) {};
     d.dev.reg = &registry;
-    d.dev.context = &d;
+    d.dev.context = &d.context;
     d.buft.device = &d.dev;
-    d.buft.context = &d;
-    d.buft.iface.get_name = [](ggml_backend_buffer_type_t b) { return static_cast<device *>(b->context)->name.c_str(); };
+    d.buft.context = &d.buft_context;
+    d.buft.iface.get_name = ggml_backend_cuda_buffer_type_get_name;
     d.buft.iface.alloc_buffer = device_alloc;
-    d.buft.iface.get_alignment = [](ggml_backend_buffer_type_t) { return ALIGNMENT; };
-    d.buft.iface.get_alloc_size = device_alloc_size;
+    d.buft.iface.get_alignment = ggml_backend_cuda_buffer_type_get_alignment;
+    d.buft.iface.get_alloc_size = ggml_backend_cuda_buffer_type_get_alloc_size;
 }
 
 }  // namespace
@@ -198,24 +194,28 @@ EXPORT ggml_backend_reg_t vf_registry() {
         return &registry;
     }
     registry.api_version = GGML_BACKEND_API_VERSION;
-    registry.iface.get_name = [](ggml_backend_reg_t) { return "GPU"; };
+    registry.iface.get_name = [](ggml_backend_reg_t) { return GGML_CUDA_NAME; };
     registry.iface.get_device_count = [](ggml_backend_reg_t) { return size_t(MAX_DEVICES); };
     registry.iface.get_device = [](ggml_backend_reg_t, size_t i) { return &devices[i].dev; };
     registry.iface.get_proc_address = [](ggml_backend_reg_t, const char *) -> void * { return nullptr; };
     for (int i = 0; i < MAX_DEVICES; i++) {
-        devices[i].name = "GPU" + std::to_string(i);
+        const std::string name = GGML_CUDA_NAME + std::to_string(i);
+        devices[i].context = { i, name, "memory only", "", OFFLOAD_BATCH };
+        devices[i].buft_context = { i, name };
         fill_device(devices[i]);
     }
     host_buft.device = &devices[0].dev;
-    host_buft.iface.get_name = [](ggml_backend_buffer_type_t) { return "GPU_Host"; };
+    host_buft.iface.get_name = ggml_backend_cuda_host_buffer_type_name;
     host_buft.iface.alloc_buffer = mapped_alloc;
     host_buft.iface.get_alignment = [](ggml_backend_buffer_type_t) { return HOST_ALIGNMENT; };
     host_buft.iface.is_host = [](ggml_backend_buffer_type_t) { return true; };
     return &registry;
 }
 
-EXPORT ggml_backend_dev_t vf_device(int i, size_t bytes) {
+// `capability`: 860 for 8.6.
+EXPORT ggml_backend_dev_t vf_device(int i, size_t bytes, int capability) {
     devices[i].memory = bytes;
+    cuda_info.devices[i].cc = capability;
     return &devices[i].dev;
 }
 
@@ -230,11 +230,15 @@ static int device_index(ggml_backend_dev_t dev) {
 
 // -------------------------------------------------------------------------------------------- scheduler
 
+#include "allocator.inc"
+
 typedef void (*graph_callback)(ggml_cgraph *);
+typedef void (*allocation_callback)(ggml_cgraph *, const int64_t *);
 
 static bool probing = true;              // before the first reservation the engine only asks who supports what
 static bool busy = false;                // the engine's own functions call each other by name, too
 static graph_callback on_graph = nullptr;
+static allocation_callback on_allocation = nullptr;
 static ggml_backend_sched_t last_sched = nullptr;
 static std::unordered_map<const ggml_tensor *, int> pins;
 
@@ -247,7 +251,9 @@ static void take(ggml_backend_sched_t sched, ggml_cgraph * graph) {
     last_sched = sched;
     if (on_graph) {
         on_graph(graph);
-        return;
+        if (!on_allocation) {
+            return;
+        }
     }
     busy = true;
     ggml_backend_sched_reserve(sched, graph);
@@ -269,6 +275,29 @@ EXPORT void ggml_backend_sched_split_graph(ggml_backend_sched_t sched, ggml_cgra
     } else {
         take(sched, graph);
     }
+}
+
+// What the scheduler makes of a graph: with the splits' copies and the allocation dependencies of the backends.
+// For each leaf, then each node: backend, offset in its buffer and bytes there, the last two -1 where there is no
+// block of its own (views, weights, caches).
+EXPORT bool ggml_gallocr_reserve_n(ggml_gallocr_t galloc, ggml_cgraph * graph, const int * node_ids, const int * leaf_ids) {
+    NEXT(ggml_gallocr_reserve_n);
+    const bool done = real(galloc, graph, node_ids, leaf_ids);
+    if (busy && on_allocation) {
+        std::vector<int64_t> rows;
+        auto add = [&](const ggml_tensor * tensor, int backend, const tensor_alloc & t) {
+            const bool own = t.buffer_id >= 0 && !tensor->buffer;  // without memory, weights have a buffer alone
+            rows.insert(rows.end(), { backend, own ? int64_t(t.addr.offset) : -1, own ? int64_t(t.size_max) : -1 });
+        };
+        for (int i = 0; i < graph->n_leafs; i++) {
+            add(graph->leafs[i], leaf_ids[i], galloc->leaf_allocs[i].leaf);
+        }
+        for (int i = 0; i < graph->n_nodes; i++) {
+            add(graph->nodes[i], node_ids[i], galloc->node_allocs[i].dst);
+        }
+        on_allocation(graph, rows.data());
+    }
+    return done;
 }
 
 EXPORT void ggml_backend_sched_reset(ggml_backend_sched_t sched) {
@@ -320,6 +349,17 @@ EXPORT void vf_breakdown(const llama_context * ctx, int64_t * out) {
         ggml_backend_t backend = ggml_backend_sched_get_backend(last_sched, i);
         row(ggml_backend_sched_get_buffer_type(last_sched, backend))[2] += ggml_backend_sched_get_buffer_size(last_sched, backend);
     }
+}
+
+// What the scheduler holds now; out: copies, splits, bytes of each backend. Returns the number of backends.
+EXPORT int vf_schedule(int64_t * out) {
+    const int n = ggml_backend_sched_get_n_backends(last_sched);
+    *out++ = ggml_backend_sched_get_n_copies(last_sched);
+    *out++ = ggml_backend_sched_get_n_splits(last_sched);
+    for (int i = 0; i < n; i++) {
+        *out++ = ggml_backend_sched_get_buffer_size(last_sched, ggml_backend_sched_get_backend(last_sched, i));
+    }
+    return n;
 }
 
 // What a graph's tensor needs beside its plain structure: home << 8 | pin << 16 | usage.
@@ -393,10 +433,12 @@ struct vf_settings {
     int32_t kv_unified, offload_kqv, swa_full, op_offload, embeddings;
 };
 
-EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, graph_callback callback) {
+EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, graph_callback graphs,
+                                  allocation_callback allocations) {
     complaint.clear();
     probing = true;
-    on_graph = callback;
+    on_graph = graphs;
+    on_allocation = allocations;
     last_sched = nullptr;
     pins.clear();
     llama_context_params p = llama_context_default_params();

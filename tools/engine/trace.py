@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 NONE, HOST, CPU = -1, -2, -3
 COMPUTE, WEIGHT, CACHE = 0, 1, 2
 INPUT, OUTPUT = 1, 2  # of flags
+_USAGES = {COMPUTE: "", WEIGHT: " weight", CACHE: " cache"}
 
 # struct ggml_tensor (ggml.h): type, buffer, ne, nb, op, op_params, flags, src, view_src, view_offs, data, name
 _TENSOR = struct.Struct("<i4xQ4q4Qi16ii10QQQQ64s16x")
@@ -79,7 +80,7 @@ class Tracer:
         self.passes = tuple(self._seen)
 
     def _look(self, address: int) -> None:
-        self._seen.append(_dump(address))
+        self._seen.append(dump_at(address))
 
     def graph(self, n_tokens: int, n_seqs: int, n_outputs: int) -> Dump:
         """The graph of an ubatch; `n_tokens` is rounded up to a multiple of `n_seqs`."""
@@ -136,19 +137,21 @@ def to_graph(dump: Dump) -> Graph:
 
 def to_text(dump: Dump) -> str:
     """One line a tensor, for people and for comparing two graphs."""
-    kinds = {COMPUTE: "", WEIGHT: " weight", CACHE: " cache"}
-    lines = []
-    for i, t in enumerate(dump.tensors):
-        extents = "x".join(map(str, t.ne))
-        line = f"{i} {t.op} {t.name!r} {t.type} {extents} nb={','.join(map(str, t.nb))}{kinds[t.usage]}"
-        line += f" src={','.join(map(str, t.src))}" if t.src else ""
-        line += f" view={t.view}+{t.offset}" if t.view != NONE else ""
-        line += f" flags={t.flags}" if t.flags else ""
-        line += f" home={t.home}" if t.home != NONE else ""
-        line += f" pinned={t.pinned}" if t.pinned != NONE else ""
-        line += f" params={_words(t.params)}" if any(t.params) else ""
-        lines.append(line)
-    return "\n".join(lines) + "\n"
+    return "\n".join(line_of(dump, i) for i in range(len(dump.tensors))) + "\n"
+
+
+def line_of(dump: Dump, i: int) -> str:
+    """One tensor of a graph; its sources by their numbers."""
+    t = dump.tensors[i]
+    extents = "x".join(map(str, t.ne))
+    line = f"{i} {t.op} {t.name!r} {t.type} {extents} nb={','.join(map(str, t.nb))}{_USAGES[t.usage]}"
+    line += f" src={','.join(map(str, t.src))}" if t.src else ""
+    line += f" view={t.view}+{t.offset}" if t.view != NONE else ""
+    line += f" flags={t.flags}" if t.flags else ""
+    line += f" home={t.home}" if t.home != NONE else ""
+    line += f" pinned={t.pinned}" if t.pinned != NONE else ""
+    line += f" params={_words(t.params)}" if any(t.params) else ""
+    return line
 
 
 def _words(params: tuple[int, ...]) -> str:
@@ -158,17 +161,18 @@ def _words(params: tuple[int, ...]) -> str:
     return ",".join(map(str, params))
 
 
-def _dump(address: int) -> Dump:
+def dump_at(address: int) -> Dump:
+    """The graph at an address of the engine."""
     _, n_nodes, n_leafs, nodes, _, _, leafs = _GRAPH.unpack(ctypes.string_at(address, _GRAPH.size))
     order = [*_pointers(leafs, n_leafs), *_pointers(nodes, n_nodes)]
     at = {p: i for i, p in enumerate(order)}
     raw = [_TENSOR.unpack(ctypes.string_at(p, _TENSOR.size)) for p in order]
-    for fields in raw:  # what only a view refers to
-        root = fields[38]
-        if root and root not in at:
-            at[root] = len(order)
-            order.append(root)
-            raw.append(_TENSOR.unpack(ctypes.string_at(root, _TENSOR.size)))
+    for fields in raw:  # what is only referred to
+        for root in filter(None, (fields[38], *fields[28:38])):
+            if root not in at:
+                at[root] = len(order)
+                order.append(root)
+                raw.append(_TENSOR.unpack(ctypes.string_at(root, _TENSOR.size)))
     tensors = [_node(p, fields, at) for p, fields in zip(order, raw, strict=True)]
     return Dump(tensors, list(range(n_leafs)), list(range(n_leafs, n_leafs + n_nodes)))
 

@@ -167,7 +167,8 @@ def _with(shop: Workshop, mini: Mini, key: str, value: Any, without: str = "") -
 
 def _topology(t: Traced) -> object:
     blocks = [Observation(t, b, lines, frozenset()) for b, lines in t.blocks.items()]
-    return tuple(signature(o) for o in blocks)
+    inputs = tuple(tuple(x.node.ne) for lines in t.blocks.values() for x in lines if x.op == "input")
+    return tuple(signature(o) for o in blocks), inputs
 
 
 # --- observations → template

@@ -81,6 +81,7 @@ class Learner:
         self.inferrer = Inferrer()
         self.typical: set[int] = set()
         self.odd: set[str] = set()
+        self.read: set[str] = set()  # weights that a line reads: a guard must name no others
         self.kinds: dict[int, tuple[tuple[str, ...], frozenset[str]]] = {}
 
     def template(self) -> Template:
@@ -88,6 +89,8 @@ class Learner:
         kinds = [self._kind(name, group) for name, group in groups.items()]
         self._split_far(kinds)
         self._label(kinds)
+        seen = [x for k in kinds for p in k.positions for x in p.found.values()]
+        self.read = {f"{k}{what}" for x in seen for k, what in x.refs if k in "@$"}
         for kind in kinds:
             self._guards(kind)
         self._link(kinds)
@@ -103,11 +106,22 @@ class Learner:
             needs,
             allows,
             tuple(sorted(set(self.known))),
+            tuple(self._untraced()),
             tuple(self._ties()),
             one_sequence=any(t.run.n_seqs == 1 < t.run.context.n_seq_max for t in self.traced),
             one_stream=all(t.run.context.n_stream == 1 for t in self.traced)
             and any(x.caches for t in self.traced for x in t.model.layers),
         )
+
+    def _untraced(self) -> Iterator[tuple[str, ...]]:
+        """Pairs of header values that no model had together, and counts that the engine branches on."""
+        models = {id(t.model): t.model for t in self.traced}.values()
+        had = [{x for x in self.known if _has(m, x)} for m in models]
+        for pair in itertools.combinations(sorted(set(self.known)), 2):
+            keys = {x.partition("=")[0] for x in pair}
+            if len(keys) == 2 and not any(set(pair) <= x for x in had):
+                yield pair
+        yield from (tuple(x.split("&")) for x in plan.BRANCHES.get(self.architecture, ()))
 
     def _ties(self) -> Iterator[tuple[Expression, Expression]]:
         """Sizes that are equal in all traces though they are not the same."""
@@ -262,7 +276,7 @@ class Learner:
                 p.label = source.label
 
     def _guards(self, kind: _Kind) -> None:
-        own = sorted({x for o in kind.group for x in o.truths if x[0] in "@$"})
+        own = sorted({x for o in kind.group for x in o.truths if x[0] in "@$"} & self.read)
         fused = sorted({x for o in kind.group for x in o.truths if x in FUSED})
         switches = sorted({x for o in kind.group for x in o.truths if x[0] == "."})
         periods = sorted(

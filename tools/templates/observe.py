@@ -329,6 +329,10 @@ class _Observer:
             marks.add("kv" if t.pinned == HOST else "layer")
         if _is_rotation(t):
             marks.add("hadamard")
+        if t.op == "MUL_MAT_ID" and any(t.params[3:4]):
+            marks.add("precise")
+        if t.op == "FLASH_ATTN_EXT" and any(t.params[1:2]):
+            marks.add("alibi")
         refs = tuple(self._ref(s, block) for s in src)
         outer = block >= 0 and block < self.n and self.lay[i] < 0
         read = tuple(self._told(s) for s in src if self.t[s].op == "NONE" and self.t[s].usage == 0)

@@ -67,7 +67,10 @@ TIES = (
     ("n_embd", "n_head_kv*head_k"),
     ("n_head", "n_head_kv"),
     ("head_k", "head_v"),
+    ("n_head_kv", "1"),
+    ("head_v", ".attention.kv_lora_rank"),
     (".rope.dimension_count", "head_k"),
+    (".token_shift_count", "2"),
     (".kda.head_dim", "head_k"),
     (".ssm.inner_size", "n_embd*2"),
     (".ssm.inner_size", "n_head*head_k*2"),
@@ -211,7 +214,18 @@ SWITCHES: dict[str, tuple[Any, ...]] = {
     "hash_layer_count": (None, 0, 2),
     "attn_res.block_size": (64,),
     "n_deepstack_layers": (None, 0, 2, 3),
-    "expert_group_count": (None, 0, 1),
+    "expert_group_count": (None, 0, 1, 4),
+    "rope.dimension_sections": (None, [0, 0, 0, 0], [8, 8, 16, 0]),
+}
+
+# Counts that the engine takes for a certain model, which it then builds in another way than those that are traced.
+BRANCHES: dict[str, tuple[str, ...]] = {
+    "baichuan": ("n_layer=32",),  # models/baichuan.cpp:58: of 7B, which has RoPE
+    "deepseek2": tuple(  # models/deepseek2.cpp:26: without a gate they are GLM 4.7 Flash
+        f"n_layer={n}&n_vocab=154880&.expert_gating_func={x}" for n in (47, 48) for x in ("", "0")
+    ),
+    "llama4": ("n_expert=128",),  # models/llama4.cpp:41: keys and queries are not normed
+    "smallthinker": ("n_layer=4",),  # models/smallthinker.cpp:106: every layer has RoPE
 }
 
 # Architectures that build attention for each stream of the cache and look at how its tensors lie, which no line

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from ..errors import SettingsError
+from ..errors import SettingsError, shown
 from ..ggml import tensor_type
 from ..quality import Measure
 from ..settings import Settings
+from ..shown import Shown
 from ..solve import Plan
 
 __all__ = ["PREFERENCES", "Alternative", "Alternatives", "Prefer", "by_preference", "cache_bits", "checked"]
@@ -18,7 +19,7 @@ PREFERENCES: Final[tuple[Prefer, ...]] = ("speed", "quality", "context")
 
 
 @dataclass(frozen=True, slots=True)
-class Alternative:
+class Alternative(Shown):
     """A change of the settings and its plan. Sizes are bytes; contexts are tokens of one slot.
 
     `flags` are llama.cpp's, to be put behind those that were asked about; "" where nothing changes.
@@ -57,11 +58,11 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
-class Alternatives:
+class Alternatives(Shown):
     """The plan as asked and every change alone, in order of preference where one was stated."""
 
     asked: Plan
-    rows: tuple[Alternative, ...]
+    rows: tuple[Alternative, ...] = field(repr=False)
     prefer: Prefer | None = None
 
     @property
@@ -80,9 +81,9 @@ class Alternatives:
 def checked(prefer: str) -> Prefer:
     """`prefer` if it is one. Raises `SettingsError`."""
     for known in PREFERENCES:
-        if prefer == known:
+        if isinstance(prefer, str) and prefer == known:
             return known
-    raise SettingsError(f"prefer={prefer!r}: give one of {', '.join(PREFERENCES)}")
+    raise SettingsError(f"prefer={shown(prefer)}: give one of {', '.join(PREFERENCES)}")
 
 
 def cache_bits(settings: Settings) -> int:

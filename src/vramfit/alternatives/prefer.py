@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ..gpus import Gpu
-from ..model import Model
+from ..coerce import AnyGpus, AnyModel, AnySettings
 from ..settings import Settings
 from ..solve import DEFAULT_MARGIN
 from .changes import cache_pairs, one_slot, ubatches, with_pair
@@ -51,13 +50,13 @@ class _Ladder:
 
 
 def best(
-    model: Model,
-    gpus: Sequence[Gpu],
-    settings: Settings | None = None,
+    model: AnyModel,
+    gpus: AnyGpus,
+    settings: AnySettings = None,
     *,
     prefer: str = "speed",
-    margin_bytes: int = DEFAULT_MARGIN,
-    max_ctx: int | None = None,
+    margin_bytes: int | str = DEFAULT_MARGIN,
+    max_ctx: int | str | None = None,
     host_bandwidth_gbs: float | None = None,
     planner: Planner | None = None,
 ) -> Alternative:
@@ -104,8 +103,10 @@ def _ladders(q: Question) -> dict[str, _Ladder]:
     return {ladder.name: ladder for ladder in found}
 
 
-def _hosts(q: Question) -> tuple[_Ladder, _Ladder]:
-    """The host with experts and layers, or with the cache alone."""
+def _hosts(q: Question) -> tuple[_Ladder, ...]:
+    """The host with experts and layers, or with the cache alone; nothing where it is the cards' own memory."""
+    if not q.has_host:
+        return (_Ladder("host", [_same]),)
     return (
         _Ladder("host", [_host(level) for level in host_levels(q.model, q.settings)]),
         _Ladder("host", [_same, lambda s: replace(s, offload_kqv=False)]),

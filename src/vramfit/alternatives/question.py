@@ -5,18 +5,19 @@ Contexts here are tokens of one slot, so that fewer slots are not mistaken for l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ..coerce import AnyGpus, AnyModel, AnySettings, bandwidth, call, cards, margin, model_of, settings_of
+from ..coerce import max_ctx as limit
 from ..context import CONTEXT_STEP
 from ..errors import EngineRefusal, SettingsError
-from ..gpus import Gpu
 from ..model import Model
 from ..quality import cache_measure
 from ..segments import Learned
 from ..settings import Settings
-from ..solve import Plan, plan
+from ..solve import Plan, carries, plan
 from .changes import flags, slots_of
 from .costs import costs, extra_host_read, tokens_per_second
 from .nouns import Alternative
@@ -24,6 +25,7 @@ from .nouns import Alternative
 __all__ = ["LEAST", "Planner", "Question", "question"]
 
 LEAST: Final = 4096  # tokens that make a model usable: fit_params_min_ctx, common.h:480
+Checker = Callable[[Settings], bool]  # settings with a context -> whether it fits
 Planner = Callable[[Settings, "int | None"], Plan]  # settings and max_ctx (tokens of all slots) -> plan
 
 
@@ -36,6 +38,7 @@ class Question:
     max_ctx: int | None
     planner: Planner
     host_bandwidth_gbs: float | None = None
+    checker: Checker | None = None
 
     @property
     def model(self) -> Model:
@@ -56,6 +59,12 @@ class Question:
         """The context that fits as asked, 0 for none."""
         return self.asked.estimate.n_ctx_seq if self.asked.fits else 0
 
+    @property
+    def has_host(self) -> bool:
+        """Whether the host's memory is another than that of the cards in use: if not, moving there gains nothing."""
+        cards = zip(self.asked.gpus, self.asked.estimate.gpus, strict=True)
+        return not all(gpu.unified for gpu, device in cards if device.total)
+
     def answer(self, settings: Settings) -> Plan | None:
         """The plan for other settings; None where the engine refuses them or cannot be told."""
         max_ctx = self.max_ctx
@@ -68,8 +77,14 @@ class Question:
 
     def carries(self, settings: Settings, n_ctx: int) -> bool:
         """Whether `n_ctx` tokens a slot fit with other settings."""
-        found = self.answer(replace(settings, n_ctx=n_ctx * slots_of(settings)))
-        return found is not None and found.fits
+        settings = replace(settings, n_ctx=n_ctx * slots_of(settings))
+        if self.checker is None:
+            found = self.answer(settings)
+            return found is not None and found.fits
+        try:
+            return self.checker(settings)
+        except (EngineRefusal, SettingsError):
+            return False
 
     def alternative(self, kind: str, settings: Settings) -> Alternative | None:
         """The same question with other settings, answered; None where it cannot be."""
@@ -91,22 +106,26 @@ class Question:
 
 
 def question(
-    model: Model,
-    gpus: Sequence[Gpu],
-    settings: Settings | None,
-    margin_bytes: int,
-    max_ctx: int | None,
+    model: AnyModel,
+    gpus: AnyGpus,
+    settings: AnySettings,
+    margin_bytes: int | str,
+    max_ctx: int | str | None,
     host_bandwidth_gbs: float | None,
     planner: Planner | None,
 ) -> Question:
     """The question, answered as asked. Raises what `plan` raises."""
-    if host_bandwidth_gbs is not None and not host_bandwidth_gbs > 0:
-        raise SettingsError(f"host_bandwidth_gbs={host_bandwidth_gbs}: give GB/s above 0")
+    described, on, left = model_of(model), cards(gpus), margin(margin_bytes)
+    asked, most = settings_of(settings), limit(max_ctx)
+    host_bandwidth_gbs = bandwidth("host_bandwidth_gbs", host_bandwidth_gbs)
+    call("planner", planner)
     learned: Learned = {}
 
     def solve(settings: Settings, max_ctx: int | None) -> Plan:
-        return plan(model, gpus, settings, margin_bytes=margin_bytes, max_ctx=max_ctx, learned=learned)
+        return plan(described, on, settings, margin_bytes=left, max_ctx=max_ctx, learned=learned)
 
-    settings = settings or Settings()
-    chosen = planner or solve
-    return Question(chosen(settings, max_ctx), settings, max_ctx, chosen, host_bandwidth_gbs)
+    def fits(settings: Settings) -> bool:
+        return carries(described, on, settings, margin_bytes=left, learned=learned)
+
+    chosen, checker = (planner, None) if planner else (solve, fits)
+    return Question(chosen(asked, most), asked, most, chosen, host_bandwidth_gbs, checker)

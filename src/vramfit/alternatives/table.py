@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from ..gpus import Gpu
-from ..model import Model
+from ..coerce import AnyGpus, AnyModel, AnySettings, flag
 from ..progress import Bar
 from ..settings import Settings
 from ..solve import DEFAULT_MARGIN
@@ -20,12 +19,12 @@ __all__ = ["trades"]
 
 
 def trades(
-    model: Model,
-    gpus: Sequence[Gpu],
-    settings: Settings | None = None,
+    model: AnyModel,
+    gpus: AnyGpus,
+    settings: AnySettings = None,
     *,
-    margin_bytes: int = DEFAULT_MARGIN,
-    max_ctx: int | None = None,
+    margin_bytes: int | str = DEFAULT_MARGIN,
+    max_ctx: int | str | None = None,
     prefer: str | None = None,
     host_bandwidth_gbs: float | None = None,
     planner: Planner | None = None,
@@ -34,7 +33,7 @@ def trades(
     """What each single change of `settings` would carry, and what it would cost.
 
     All pairs of cache types and all batches are tried; for what stays on the host, the least that is
-    enough is sought (see `host`). Changes that the engine refuses are left out, and there are none where
+    enough is sought (see `host`), unless the cards share its memory. Changes that the engine refuses are left out, and there are none where
     the context is as long as it may get. `prefer` ("speed", "quality" or "context") orders the rows.
     `brief` leaves out pairs of unlike cache types. `planner` plans in the place of `plan`, as
     `engines.plan_for` does for one engine. Everything else is as in `plan`.
@@ -42,7 +41,7 @@ def trades(
     """
     order = None if prefer is None else checked(prefer)
     q = question(model, gpus, settings, margin_bytes, max_ctx, host_bandwidth_gbs, planner)
-    rows = _table(q, brief)
+    rows = _table(q, flag("brief", brief))
     if order is not None:
         rows.sort(key=lambda row: by_preference(row, order))
     return Alternatives(q.asked, tuple(rows), order)
@@ -83,6 +82,8 @@ def _on_cards(q: Question, brief: bool) -> Iterable[_Change]:
 
 def _on_host(q: Question) -> Iterable[_Change]:
     """What is enough for twice the context (or for a usable one), and what is enough for all of it."""
+    if not q.has_host:
+        return
     halfway = q.goal if q.settings.n_ctx else min(max(LEAST, 2 * q.reached), q.goal)
     goals = sorted({halfway, q.goal})
     for goal in goals:

@@ -37,6 +37,7 @@ class Geometry:
     is_swa: tuple[bool, ...] = ()
     is_recurrent: tuple[bool, ...] = ()
     n_with_kv: int | None = None  # only the first so many layers have a cache; None: all
+    ssm: tuple[int, int, int] | None = None  # of state-space scans: elements of a state, channels, groups
 
     @property
     def n_layer(self) -> int:
@@ -68,9 +69,17 @@ def read(arch: Architecture, meta: Metadata, tensors: Collection[str]) -> Geomet
     window, is_swa = _window(arch, meta, recurrent)
     windowed = replace(recurrent, window=window, is_swa=is_swa)
     head_k, head_v = _head_sizes(arch, meta, windowed)
-    return _extended(
-        arch, meta, replace(windowed, head_k=head_k, head_v=head_v, n_with_kv=_with_kv(arch, meta, n_layer))
+    whole = replace(
+        windowed, head_k=head_k, head_v=head_v, n_with_kv=_with_kv(arch, meta, n_layer), ssm=_ssm(arch, meta)
     )
+    return _extended(arch, meta, whole)
+
+
+def _ssm(arch: Architecture, meta: Metadata) -> tuple[int, int, int] | None:
+    if not arch.scans:
+        return None
+    state, inner = meta.require("ssm.state_size"), meta.require("ssm.inner_size")
+    return state, inner, meta.number("ssm.group_count", 0) or 1
 
 
 def _layer_counts(arch: Architecture, meta: Metadata, tensors: Collection[str]) -> tuple[int, int]:

@@ -74,6 +74,52 @@ _IN_BLOCK: Final = frozenset(
     f"{family}.{name}" for family, names in _BLOCKS.items() for name in _words(names)
 )
 
+# The operation that the engine tests a device with before it puts a tensor there; matrix products where none stands.
+_OPS: Final = {
+    base: op
+    for op, bases in {
+        "GET_ROWS": """
+        blk.attn_compressor_ape blk.ffn_gate_tid2eid blk.nextn.embed_tokens d2t dec.blk.attn_rel_b
+        enc.blk.attn_rel_b markov_w1 per_layer_token_embd position_embd selector_predecessor
+        selector_successor token_embd token_types
+        """,
+        "ADD": """
+        blk.exp_probs_b blk.exp_probs_b_vl blk.hc_attn_base blk.hc_ffn_base blk.indexer_compressor_ape
+        blk.time_mix_a0 blk.time_mix_decay blk.time_mix_lerp_fused blk.time_mix_lerp_g blk.time_mix_lerp_k
+        blk.time_mix_lerp_r blk.time_mix_lerp_v blk.time_mix_lerp_w blk.time_mix_v0 blk.time_mix_w0
+        hrm.z_l_init output_hc_base
+        """,
+        "MUL": """
+        blk.altup_correct_scale blk.altup_router_norm blk.attn_compressor_norm blk.attn_conv_base
+        blk.attn_k_norm blk.attn_kv_a_norm blk.attn_norm blk.attn_norm_2 blk.attn_output_norm
+        blk.attn_q_a_norm blk.attn_q_norm blk.attn_res_score blk.attn_sub_norm blk.channel_mix_lerp_k
+        blk.channel_mix_lerp_r blk.ffn_conv_base blk.ffn_norm blk.ffn_norm_exps blk.ffn_res_score
+        blk.ffn_routed_norm blk.ffn_sub_norm blk.hc_attn_norm blk.hc_attn_scale blk.hc_ffn_norm
+        blk.hc_ffn_scale blk.indexer.k_norm blk.indexer.q_norm blk.indexer_compressor_norm
+        blk.laurel_post_norm blk.layer_output_norm blk.layer_output_scale blk.nextn.enorm blk.nextn.hnorm
+        blk.nextn.shared_head_norm blk.ple_norm_conv blk.ple_norm_key blk.ple_norm_query
+        blk.post_attention_norm blk.post_ffw_norm blk.post_ffw_norm_1 blk.post_ffw_norm_2 blk.post_norm
+        blk.pre_ffw_norm_2 blk.ssm_a blk.ssm_b_norm blk.ssm_c_norm blk.ssm_conv1d_k blk.ssm_conv1d_q
+        blk.ssm_conv1d_v blk.ssm_d blk.ssm_dt_norm blk.ssm_norm blk.time_mix_k_a blk.time_mix_k_k
+        blk.time_mix_lerp_x blk.time_mix_ln blk.time_mix_r_k cls.norm convnext.gamma convnext.norm
+        dec.blk.attn_norm dec.blk.cross_attn_norm dec.blk.ffn_norm dec.output_norm enc.blk.attn_norm
+        enc.blk.ffn_norm enc.output_norm output_hc_norm output_hc_scale output_norm output_res_score
+        per_layer_proj_norm posnet.attn_norm posnet.norm posnet.norm1 posnet.norm2 token_embd_norm
+        """,
+        "DIV": "blk.ffn.act",
+        "MUL_MAT_ID": """
+        blk.ffn_down_chexps blk.ffn_down_exps blk.ffn_gate_chexps blk.ffn_gate_exps blk.ffn_gate_up_exps
+        blk.ffn_up_chexps blk.ffn_up_exps
+        """,
+        "SSM_CONV": "blk.ple_conv1d blk.shortconv.conv blk.ssm_conv1d",
+        "ROPE": "rope_factors_long rope_factors_short rope_freqs",
+        "SCALE": "blk.attn_sinks",
+        "RWKV_WKV6": "blk.time_mix_first",
+        "IM2COL": "conv1d convnext.dw posnet.conv1 posnet.conv2",
+    }.items()
+    for base in bases.split()
+}
+
 _NUMBERED: Final = re.compile(r"(blk|enc\.blk|dec\.blk|convnext|posnet)\.(0|[1-9][0-9]{0,3})\.(.+)")
 _SUFFIX: Final = re.compile(r"\.(weight|bias|scale|scales|input_scale|lora_a|lora_b)$")
 
@@ -86,19 +132,31 @@ class Name:
     home: Home | int
     is_shared: bool = False
     is_unused: bool = False
+    is_bias: bool = False
+
+    @property
+    def op(self) -> str:
+        """The operation that a device must run to hold it (llama-model-loader.cpp:1188-1198)."""
+        op = _OPS.get(self.base, "MUL_MAT")
+        if not self.is_bias:
+            return op
+        return "ADD_ID" if op == "MUL_MAT_ID" else "ADD"
 
 
 def parse(name: str) -> Name | None:
     """What the engine makes of `name`; None when it has no tensor of such a name."""
     stem = _SUFFIX.sub("", name)
+    is_bias = name.endswith(".bias")
     numbered = _NUMBERED.fullmatch(stem)
     if numbered:
         base = f"{numbered[1]}.{numbered[3]}"
-        return Name(base, int(numbered[2]), is_unused=base in _UNUSED) if base in _IN_BLOCK else None
+        if base not in _IN_BLOCK:
+            return None
+        return Name(base, int(numbered[2]), is_unused=base in _UNUSED, is_bias=is_bias)
     if stem in _INPUT or stem in _UNUSED:
-        return Name(stem, Home.INPUT, is_unused=stem in _UNUSED)
+        return Name(stem, Home.INPUT, is_unused=stem in _UNUSED, is_bias=is_bias)
     if stem in _OUTPUT:
-        return Name(stem, Home.OUTPUT)
+        return Name(stem, Home.OUTPUT, is_bias=is_bias)
     if stem in _FIRST_LAYER or stem in _SHARED:
-        return Name(stem, 0, is_shared=stem in _SHARED)
+        return Name(stem, 0, is_shared=stem in _SHARED, is_bias=is_bias)
     return None

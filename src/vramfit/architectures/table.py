@@ -177,6 +177,11 @@ class Architecture:
     feed: Feed = Feed.FULL
     variant: tuple[str, Mapping[str, Any]] | None = None  # changes when a key is above zero
 
+    @property
+    def scans(self) -> bool:
+        """Whether its states are carried by a state-space scan, as in Mamba, and not by a delta net."""
+        return self.state in (State.SSM, State.SSM_UNGROUPED) and self.recurrent is not Recurrent.INTERVAL
+
 
 def _same(names: str, **rules: Any) -> dict[str, Architecture]:
     return dict.fromkeys(names.split(), Architecture(**rules))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from ..errors import ModelError
@@ -60,15 +60,27 @@ def _wanted(arch: Architecture, g: Geometry, tensor: Tensor, name: Name) -> bool
 def _weights(arch: Architecture, g: Geometry, tensor: Tensor, name: Name) -> Iterator[Weight]:
     if name.is_shared:
         homes = [il for il in range(g.n_weights) if _has_rope(arch, g, il)]
-        yield from (Weight(tensor, il, duplicate=i > 0) for i, il in enumerate(homes))
+        yield from (Weight(tensor, il, duplicate=i > 0, op=name.op) for i, il in enumerate(homes))
     elif name.base == "token_embd_norm" and arch.norm_is_output:
-        yield Weight(tensor, Home.OUTPUT)
+        yield Weight(tensor, Home.OUTPUT, op=name.op)
     elif isinstance(name.home, int) and name.home >= g.n_trunk > 0:
         if arch.nextn_loaded and re.match(arch.nextn_loaded, name.base.removeprefix("blk.")):
-            yield Weight(tensor, name.home)
+            yield Weight(tensor, name.home, op=name.op)
+    elif name.base == "blk.ssm_a":
+        scan = _scan(g, tensor)
+        yield Weight(tensor, name.home, op="SSM_SCAN" if scan else "MUL", scan=scan)
     else:
         lazy = arch.lazy_embeddings and name.base == "per_layer_token_embd" and tensor.n_bytes > LAZY_ABOVE
-        yield replace(Weight(tensor, name.home), lazy=lazy)
+        yield Weight(tensor, name.home, lazy=lazy, op=name.op)
+
+
+def _scan(g: Geometry, tensor: Tensor) -> tuple[int, ...]:
+    """The scan that the loader tests a device with: state, head, heads, groups (llama-model-loader.cpp:1010-1026)."""
+    if g.ssm is None:
+        return ()
+    state, inner, groups = g.ssm
+    ne0, n_head = (*tensor.shape, 1)[:2]
+    return state if ne0 == 1 else ne0, inner // max(n_head, 1), n_head, groups
 
 
 def _has_rope(arch: Architecture, g: Geometry, il: int) -> bool:

@@ -9,8 +9,9 @@ import click
 
 from .cards import cards, cards_option
 from .models import Choice, model_options
-from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings
+from .options import EXIT_DOES_NOT_FIT, Command, settings_options, show_notes, size, to_settings, tokens
 from .pictures import picture_options, write_pictures
+from .screen import look
 
 __all__ = ["compare"]
 
@@ -20,7 +21,7 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-@click.command(epilog="Exit status: 0 something fits, 3 nothing does, 1 error, 2 usage.")
+@click.command(cls=Command, epilog="Exit status: 0 something fits, 3 nothing does, 1 error, 2 usage.")
 @model_options
 @cards_option
 @click.option(
@@ -47,15 +48,18 @@ def names(text: str) -> tuple[str, ...]:
 )
 @click.option("--margin", type=size, default="1GiB", show_default=True, help="Left free on every card.")
 @click.option(
-    "--max-ctx", type=int, default=None, metavar="N", help="Largest context. Default: the trained one."
+    "--max-ctx", type=tokens, default=None, metavar="N", help="Largest context. Default: the trained one."
 )
 @settings_options
 @picture_options
+@click.option(
+    "--all", "everything", is_flag=True, help="List every choice, not only those worth choosing among."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def compare(
     model: Choice, gpus: str | None, file_types: tuple[str, ...] | None, cache_types: tuple[str, ...] | None,
     imatrix: bool, host_bandwidth: float | None, margin: int, max_ctx: int | None, plot: str | None,
-    html: str | None, as_json: bool, **options: Any,
+    html: str | None, everything: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Each quantization of a model with each cache type: size, largest context, quality, speed.
 
@@ -70,9 +74,10 @@ def compare(
     from ..quants import FILE_TYPES
     from ..report.comparisons import comparison_json, comparison_text
 
-    settings = to_settings(options)
+    described = model.read()
+    settings = to_settings(options, model=described)
     result = compare_all(
-        model.read(),
+        described,
         cards(gpus),
         settings,
         file_types=tuple(FILE_TYPES) if file_types == ("all",) else file_types,
@@ -83,6 +88,8 @@ def compare(
         host_bandwidth_gbs=host_bandwidth,
     )
     write_pictures(result, plot, html)
-    click.echo(comparison_json(result) if as_json else comparison_text(result))
+    click.echo(comparison_json(result) if as_json else comparison_text(result, look(), everything=everything))
+    if not as_json:
+        show_notes(warnings=True)
     if not result.fits:
         sys.exit(EXIT_DOES_NOT_FIT)

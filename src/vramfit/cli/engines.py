@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from .options import for_engine
-
 if TYPE_CHECKING:
     from ..gpus import Gpu
     from ..model import Model
@@ -55,7 +53,7 @@ def solved(
         return plan(model, gpus, settings, margin_bytes=margin, max_ctx=max_ctx)
     from ..engines import plan_for
 
-    return plan_for(model, gpus, for_engine(settings, engine), engine, margin_bytes=margin, max_ctx=max_ctx)
+    return plan_for(model, gpus, settings, engine, margin_bytes=margin, max_ctx=max_ctx)
 
 
 def show_commands(plan: Plan, engine: str | None, client: str | None) -> None:

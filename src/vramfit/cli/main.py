@@ -14,13 +14,25 @@ from .compare import compare
 from .engines import engine_options, show_commands
 from .modelfile import modelfile
 from .models import Choice, model_options
-from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings
+from .options import (
+    EXIT_DOES_NOT_FIT,
+    Command,
+    line,
+    settings_options,
+    show_notes,
+    size,
+    to_settings,
+    tokens,
+    warned,
+)
 from .pictures import picture_options, write_pictures
+from .screen import look
 from .trades import Asked, trade_options
 from .which import which
 
 if TYPE_CHECKING:
     from ..alternatives import Alternative, Alternatives
+    from ..report.look import Look
     from ..solve import Plan
 
 __all__ = ["main"]
@@ -61,12 +73,12 @@ def main() -> None:
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 
 
-@main.command(epilog="Exit status: 0 it fits, 3 it does not, 1 error, 2 usage.")
+@main.command(cls=Command, epilog="Exit status: 0 it fits, 3 it does not, 1 error, 2 usage.")
 @model_options
 @cards_option
 @click.option("--margin", type=size, default="1GiB", show_default=True, help="Left free on every card.")
 @click.option(
-    "--max-ctx", type=int, default=None, metavar="N", help="Largest context. Default: the trained one."
+    "--max-ctx", type=tokens, default=None, metavar="N", help="Largest context. Default: the trained one."
 )
 @settings_options
 @trade_options
@@ -79,7 +91,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
 def plan(
     model: Choice, gpus: str | None, margin: int, max_ctx: int | None, explain: bool, plot: str | None,
     html: str | None, engine: str | None, client: str | None, prefer: str | None, show_alternatives: bool,
-    host_bandwidth: float | None, as_json: bool, **options: Any,
+    host_bandwidth: float | None, everything: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """The largest context that fits, and the split of the layers that carries it.
 
@@ -88,49 +100,62 @@ def plan(
     vramfit plan model.gguf --gpus 2x4090 -ctk q8_0 -ctv q8_0 -fa on
     vramfit plan model.gguf --gpus 24GiB --ctx 32768 --prefer quality
     vramfit plan model.gguf --gpus 3090ti,3060 --engine ollama --client aider
+    vramfit plan --gpus 3090ti,3060 -- llama-server -m model.gguf -c 32k --jinja
+
+    Every flag of llama-server is understood; those that size nothing are listed.
     """
     from ..report import plans
 
-    asked = Asked(model.read(), cards(gpus), to_settings(options), engine, margin, max_ctx, host_bandwidth)
+    described, on = model.read(), cards(gpus)
+    settings = to_settings(options, engine, described)
+    asked = Asked(described, on, settings, engine, margin, max_ctx, host_bandwidth)
     chosen = asked.best(prefer) if prefer else None
-    result = chosen.plan if chosen else asked.plan()
+    result = warned(chosen.plan if chosen else asked.plan())
     wanted = show_alternatives or not result.fits
     found = asked.trades(prefer, brief=not show_alternatives) if wanted else None
-    write_pictures(result, plot, html)
+    write_pictures(result, plot, html, found)
     if as_json:
-        click.echo(plans.plan_json(result, engine, prefer=prefer, changed=chosen, alternatives=found))
+        ignored = (*line().ignored, *line().host, *line().other)
+        click.echo(
+            plans.plan_json(
+                result, engine, prefer=prefer, changed=chosen, alternatives=found, ignored=ignored
+            )
+        )
     else:
-        click.echo(plans.plan_text(result))
+        shown = look()
+        click.echo(plans.plan_text(result, shown))
+        show_notes()
         if chosen:
-            _say_changes(chosen, prefer or "")
+            _say_changes(chosen, prefer or "", shown)
         if found:
-            _say_alternatives(found, brief=not show_alternatives)
+            _say_alternatives(found, shown, brief=not show_alternatives, everything=everything)
         if explain:
-            _explain(result, asked)
+            _explain(result, asked, shown)
         show_commands(result, engine, client)
     if not result.fits:
         sys.exit(EXIT_DOES_NOT_FIT)
 
 
-def _say_changes(chosen: Alternative, prefer: str) -> None:
+def _say_changes(chosen: Alternative, prefer: str, shown: Look) -> None:
     from ..report.alternatives import changed_text
 
-    click.echo("\n" + changed_text(chosen, prefer))
+    click.echo("\n" + shown.paragraph(changed_text(chosen, prefer), "strong"))
 
 
-def _say_alternatives(found: Alternatives, brief: bool) -> None:
+def _say_alternatives(found: Alternatives, shown: Look, **which: bool) -> None:
     from ..report.alternatives import alternatives_text
 
-    click.echo("\n" + alternatives_text(found, brief=brief))
+    click.echo("\n" + alternatives_text(found, shown, **which))
 
 
-def _explain(result: Plan, asked: Asked) -> None:
+def _explain(result: Plan, asked: Asked, shown: Look) -> None:
     from ..explain import explain
     from ..report.alternatives import most_text
     from ..report.explained import explained_text
 
-    click.echo("\n" + explained_text(explain(result.model, result.gpus, result.settings)))
-    click.echo("\n" + most_text(asked.trades(None, brief=True, any_context=True)))
+    click.echo("\n" + explained_text(explain(result.model, result.gpus, result.settings), shown))
+    most = most_text(asked.trades(None, brief=True, any_context=True))
+    click.echo("\n" + shown.paragraph(most))
 
 
 @main.command()
@@ -151,8 +176,10 @@ def inspect(model: Choice, as_json: bool) -> None:
 
     resolved = model.resolve()
     described = read(resolved, assume=model.assume)
-    click.echo(describe.model_json(described, resolved) if as_json else describe.model_text(described))
-    if not as_json and (found := companions_text(resolved)):
+    click.echo(
+        describe.model_json(described, resolved) if as_json else describe.model_text(described, look())
+    )
+    if not as_json and (found := companions_text(resolved, look())):
         click.echo(found)
 
 
@@ -173,7 +200,7 @@ def gpus(name: str | None, check: bool, as_json: bool) -> None:
     if check:
         click.echo(f"{validate_catalogue()} cards, no faults")
         return
-    click.echo(catalogue.gpus_json(name) if as_json else catalogue.gpus_text(name))
+    click.echo(catalogue.gpus_json(name) if as_json else catalogue.gpus_text(name, look()))
 
 
 main.add_command(compare)

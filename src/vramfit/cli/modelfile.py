@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..errors import SourceError, VramfitError
+from ..errors import SettingsError, SourceError, VramfitError
 from . import files
 from .cards import cards, cards_option
-from .options import EXIT_DOES_NOT_FIT, settings_options, size, to_settings, typed
+from .options import EXIT_DOES_NOT_FIT, Command, line, settings_options, show_notes, size
+from .screen import look
 
 if TYPE_CHECKING:
     from ..modelfile import Finding
@@ -34,7 +35,8 @@ def modelfile() -> None:
 
 
 @modelfile.command(
-    epilog="Exit status: 0 all fit, 3 one does not, 1 error, 2 usage, 4 nothing to judge in a folder."
+    cls=Command,
+    epilog="Exit status: 0 all fit, 3 one does not, 1 error, 2 usage, 4 nothing to judge in a folder.",
 )
 @click.argument("paths", nargs=-1, required=True, metavar="DIR_OR_FILES...")
 @cards_option
@@ -76,7 +78,9 @@ def check(
     from ..modelfile import fix, parse
     from ..report.modelfiles import findings_json, findings_text, written_text
 
-    given = typed(to_settings(options))
+    given = line().given
+    if options.pop("n_outputs_max") is not None:
+        raise SettingsError("--outputs: Ollama keeps what it keeps; leave it out")
     on = cards(gpus)
     found: list[Finding] = []
     written: list[Written] = []
@@ -97,7 +101,9 @@ def check(
     if as_json:
         click.echo(findings_json(found, errors, written))
     elif found:
-        click.echo("\n\n".join(filter(None, (findings_text(found), written_text(written)))))
+        click.echo("\n\n".join(filter(None, (findings_text(found, look()), written_text(written)))))
+    if not as_json:
+        show_notes(warnings=True)
     for error in errors:
         click.echo(f"vramfit: {error}", err=True)
     if not found and any(map(os.path.isdir, paths)):

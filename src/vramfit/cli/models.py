@@ -102,7 +102,9 @@ def _choice(revision: str, token: str, no_cache: bool, assume: str | None, **nam
             names[repo] = f"{str(names[repo]).partition(':')[0]}/{names[file]}"
     given = [f"{prefix}{names[option]}" for option, prefix in _PLACES.items() if names[option]]
     if len(given) > 1:
-        raise SettingsError(f"two models given: {given[0]} and {given[1]}")
+        from ..source.redact import redacted
+
+        raise SettingsError(f"two models given: {redacted(given[0])} and {redacted(given[1])}")
     if not given:
         raise click.UsageError("Missing argument 'MODEL'.", click.get_current_context())
     return Choice(given[0], revision, token, not no_cache, assume)

@@ -1,170 +1,198 @@
-"""Settings as options: llama.cpp's own flag names, so that a command line people have can be pasted.
+"""Settings as options: llama.cpp's own flags, so that a command line people have can be pasted.
 
-Source of names and values: common/arg.cpp.
+Flags are read by `flags`, from the same table as everywhere; what is declared here is their help. Behind `--` stands a
+whole command line of llama-server.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import fields
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from ..errors import SettingsError, VramfitError
-from ..settings import CACHE_TYPES, EXPERTS, FLASH_ATTN, SPLIT_MODES, Settings
-from ..units import parse_size
+from ..flags import Line, is_command, read, split_text, take
+from ..settings import CACHE_TYPES, FLASH_ATTN, SPLIT_MODES, Settings
+from ..units import parse_count, parse_size
 
-__all__ = ["EXIT_DOES_NOT_FIT", "for_engine", "settings_options", "size", "to_settings", "typed"]
+if TYPE_CHECKING:
+    from ..model import Model
+    from ..solve import Plan
+
+__all__ = [
+    "EXIT_DOES_NOT_FIT",
+    "Command",
+    "line",
+    "settings_options",
+    "show_notes",
+    "size",
+    "to_settings",
+    "tokens",
+    "warned",
+]
 
 EXIT_DOES_NOT_FIT: Final = 3
+SERVER: Final = "llama-server"  # whose defaults hold where no engine is named
+_LINE: Final = "vramfit.line"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def size(text: str) -> int:
     """Bytes of a size such as 24GiB or 512MiB; a bare number counts MiB."""
+    return _parsed(parse_size, text)
+
+
+def tokens(text: str) -> int:
+    """A number such as 32768, 32k or 65,536, above 0."""
+    found = _parsed(parse_count, text)
+    if found < 1:
+        raise click.BadParameter(f"{text!r}: give 1 or more")
+    return found
+
+
+def _parsed(parse: Callable[[str], int], text: str) -> int:
     try:
-        return parse_size(text)
+        return parse(text)
     except VramfitError as e:
         raise click.BadParameter(str(e)) from None
 
 
-def layers(text: str) -> int:
-    """A number of layers, or llama.cpp's `auto` and `all`: every layer, which is what we plan for."""
-    if text in ("auto", "all"):
-        return -1
-    try:
-        return int(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r}: give a number, `auto` or `all`") from None
+class _Shown(click.Option):
+    """An option of the help text: `flags` reads it before click does."""
 
 
-_OPTIONS: Final = (
-    click.option("-c", "--ctx-size", "--ctx", "n_ctx", type=int, default=0, metavar="N",
-                 help="Ask about this context instead of the largest."),
-    click.option("-b", "--batch-size", "n_batch", type=int, default=2048, show_default=True, metavar="N",
-                 help="Logical batch."),
-    click.option("-ub", "--ubatch-size", "n_ubatch", type=int, default=512, show_default=True, metavar="N",
-                 help="Physical batch: what the compute buffers are sized for."),
-    click.option("-np", "--parallel", "n_seq_max", type=int, default=1, show_default=True, metavar="N",
-                 help="Slots. The context is shared among them."),
-    click.option("-kvu/-no-kvu", "--kv-unified/--no-kv-unified", "kv_unified", default=False,
-                 help="One cache for all slots."),
-    click.option("--outputs", "n_outputs_max", type=int, default=None, metavar="N",
-                 help="Logits kept of a batch: one a slot as llama-server does, 0 for the whole batch."),
-    click.option("-fa", "--flash-attn", "flash_attn", type=click.Choice(FLASH_ATTN), default="auto",
-                 show_default=True, help="Flash attention."),
-    click.option("-ctk", "--cache-type-k", "type_k", type=click.Choice(CACHE_TYPES), default="f16",
-                 show_default=True, help="Type of the K cache."),
-    click.option("-ctv", "--cache-type-v", "type_v", type=click.Choice(CACHE_TYPES), default="f16",
-                 show_default=True, help="Type of the V cache."),
-    click.option("-ngl", "--gpu-layers", "--n-gpu-layers", "n_gpu_layers", type=layers, default="all",
-                 metavar="N", help="Layers on the cards, the output layer included. Default: all."),
-    click.option("-ts", "--tensor-split", "tensor_split", metavar="N0,N1,...",
-                 help="Shares of the layers. Default: the best split."),
-    click.option("-sm", "--split-mode", "split_mode", type=click.Choice(SPLIT_MODES), default="layer",
-                 show_default=True, help="Spread layers over the cards, or use one."),
-    click.option("-mg", "--main-gpu", "main_gpu", type=int, default=0, metavar="I",
-                 help="The card to use with --split-mode none."),
-    click.option("-ot", "--override-tensor", "overrides", multiple=True, metavar="REGEX=CPU",
-                 help="Keep matching tensors on the host."),
-    click.option("-cmoe", "--cpu-moe", "cpu_moe", is_flag=True, help="Keep all experts on the host."),
-    click.option("-ncmoe", "--n-cpu-moe", "n_cpu_moe", type=int, default=0, metavar="N",
-                 help="Keep the experts of the first N layers on the host."),
-    click.option("-nkvo", "--no-kv-offload", "no_kv_offload", is_flag=True, help="Keep the cache on the host."),
-    click.option("--no-op-offload", "no_op_offload", is_flag=True,
-                 help="Leave operations on host weights to the host."),
-    click.option("--swa-full", "swa_full", is_flag=True, help="Full-size cache for sliding-window layers."),
-    click.option("--embeddings", "--embedding", "embeddings", is_flag=True, help="Embedding mode."),
-)  # fmt: skip
-
-
-def settings_options(command: F) -> F:
-    """Add the options that make a `Settings`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
-def to_settings(options: dict[str, Any]) -> Settings:
-    """`Settings` from the values of `settings_options`; takes them out of `options`."""
-    take = options.pop
-    patterns = [_host_pattern(text) for group in take("overrides") for text in group.split(",")]
-    if take("cpu_moe"):
-        patterns.append(EXPERTS)
-    patterns += [rf"blk\.{i}{EXPERTS}" for i in range(take("n_cpu_moe"))]
-    n_seq_max, outputs = take("n_seq_max"), take("n_outputs_max")
-    return Settings(
-        n_seq_max=n_seq_max,
-        n_outputs_max=n_seq_max if outputs is None else outputs,
-        tensor_split=_shares(take("tensor_split")),
-        cpu_tensors=tuple(patterns),
-        offload_kqv=not take("no_kv_offload"),
-        op_offload=not take("no_op_offload"),
-        **{name: take(name) for name in _SAME_NAME},
-    )
-
-
-_SAME_NAME: Final = (
-    "n_ctx",
-    "n_batch",
-    "n_ubatch",
-    "kv_unified",
-    "flash_attn",
-    "type_k",
-    "type_v",
-    "n_gpu_layers",
-    "split_mode",
-    "main_gpu",
-    "swa_full",
-    "embeddings",
+# Spellings, what stands for the value ("" for none), help.
+_HELP: Final = (
+    ("-c --ctx-size --ctx", "N|max|train", "Ask about this context instead of the largest; 32k is 32,768."),
+    ("-b --batch-size", "N", "Logical batch. Default: 2048."),
+    ("-ub --ubatch-size", "N", "Physical batch: what the compute buffers are sized for. Default: 512."),
+    ("-np --parallel", "N", "Slots. The context is shared among them. Default: 4 with one cache."),
+    (
+        "-kvu/-no-kvu --kv-unified/--no-kv-unified",
+        "",
+        "One cache for all slots, where their number is given.",
+    ),
+    ("-fa --flash-attn", "|".join(FLASH_ATTN), "Flash attention. Default: auto."),
+    ("-ctk --cache-type-k", "TYPE", f"Type of the K cache: {', '.join(CACHE_TYPES)}. Default: f16."),
+    ("-ctv --cache-type-v", "TYPE", "Type of the V cache. Default: f16."),
+    (
+        "-ngl --gpu-layers --n-gpu-layers",
+        "N",
+        "Layers on the cards, the output layer included. Default: all.",
+    ),
+    ("-ts --tensor-split", "N0,N1,...", "Shares of the layers. Default: the best split."),
+    ("-sm --split-mode", "|".join(SPLIT_MODES), "Spread layers over the cards, or use one. Default: layer."),
+    ("-mg --main-gpu", "I", "The card to use with --split-mode none."),
+    ("-ot --override-tensor", "REGEX=CPU", "Keep matching tensors on the host."),
+    ("-cmoe --cpu-moe", "", "Keep all experts on the host."),
+    ("-ncmoe --n-cpu-moe", "N", "Keep the experts of the first N layers on the host."),
+    ("-ncffn --n-cpu-ffn", "N", "Keep the dense feed-forward weights of the first N layers on the host."),
+    ("-nkvo --no-kv-offload", "", "Keep the cache on the host."),
+    ("--no-op-offload", "", "Leave operations on host weights to the host."),
+    ("--swa-full", "", "Full-size cache for sliding-window layers."),
+    ("--embeddings --embedding", "", "Embedding mode."),
 )
 
 
-def for_engine(settings: Settings, engine: str) -> Settings:
-    """`settings` with the engine's defaults for every option that was not typed.
+def settings_options(command: F) -> F:
+    """Add the options that make a `Settings`; the command needs `cls=Command`."""
+    command = click.option(
+        "--outputs", "n_outputs_max", type=int, default=None, metavar="N",
+        help="Logits kept of a batch: one a slot as llama-server does, 0 for the whole batch.",
+    )(command)  # fmt: skip
+    for names, value, text in reversed(_HELP):
+        kind: dict[str, Any] = {"metavar": value} if value else {} if "/" in names else {"is_flag": True}
+        command = click.option(*names.split(), cls=_Shown, expose_value=False, help=text, **kind)(command)
+    return command
 
-    Raises `SettingsError` for what was typed and the engine cannot be told.
+
+class Command(click.Command):
+    """A command that takes llama-server's flags beside its own options, and behind `--` a whole line of them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the flags, and leave the rest to click."""
+        at = args.index("--") if "--" in args else len(args)
+        pasted = args[at + 1 :]
+        if len(pasted) == 1 and " " in pasted[0]:
+            pasted = _usage(split_text, pasted[0], ctx)
+        if not is_command(pasted):
+            pasted, rest = [], args[at:]
+        else:
+            rest = []
+        theirs, own = _apart(args[:at], self._own(ctx))
+        found: Line = _usage(read, [*pasted, *theirs], ctx)
+        ctx.meta[_LINE] = found
+        return super().parse_args(ctx, [*own, *found.model, *rest])
+
+    def _own(self, ctx: click.Context) -> dict[str, int]:
+        """The spellings of the command's own options, and how many words follow each."""
+        own = dict.fromkeys(self.get_help_option_names(ctx), 0)
+        for option in self.params:
+            if isinstance(option, click.Option) and not isinstance(option, _Shown):
+                follow = 0 if option.is_flag or option.count else option.nargs
+                own |= dict.fromkeys((*option.opts, *option.secondary_opts), follow)
+        return own
+
+
+def _usage(function: Callable[[Any], Any], given: Any, ctx: click.Context) -> Any:
+    try:
+        return function(given)
+    except SettingsError as e:
+        raise click.UsageError(str(e), ctx) from None
+
+
+def _apart(words: Sequence[str], own: dict[str, int]) -> tuple[list[str], list[str]]:
+    """Flags of the engine with their values, and all other words; the command's own options come first."""
+    theirs: list[str] = []
+    others: list[str] = []
+    at = 0
+    while at < len(words):
+        found = None if words[at].partition("=")[0] in own else take(words, at)
+        length = 1 + own.get(words[at], 0) if found is None else found[2]
+        (others if found is None else theirs).extend(words[at : at + length])
+        at += length
+    return theirs, others
+
+
+def line() -> Line:
+    """The flags that were typed in the command that runs."""
+    found = click.get_current_context().meta.get(_LINE)
+    return found if isinstance(found, Line) else Line()
+
+
+def to_settings(options: dict[str, Any], engine: str | None = None, model: Model | None = None) -> Settings:
+    """The flags that were typed over the engine's defaults, llama-server's where none is named.
+
+    Takes the values of `settings_options` out of `options`. A context asked for as the trained one is that of `model`.
+    Raises `SettingsError` for what the engine cannot be told.
     """
     from ..engines import engine_settings
 
-    return engine_settings(engine, typed(settings))
+    outputs = options.pop("n_outputs_max")
+    given = dict(line().given)
+    if given.get("n_ctx") == 0 and model is not None:
+        if not model.n_ctx_train:
+            raise SettingsError("the header names no trained context; give --ctx a number")
+        given["n_ctx"] = model.n_ctx_train
+    settings = engine_settings(engine or SERVER, given)
+    if outputs is None:
+        return settings
+    if engine is not None:
+        raise SettingsError(f"--outputs {outputs}: {engine} keeps what it keeps; give it without --engine")
+    return replace(settings, n_outputs_max=outputs)
 
 
-def typed(settings: Settings) -> dict[str, Any]:
-    """The fields of `settings` whose options were typed, in the command that runs."""
-    source = click.get_current_context().get_parameter_source
-    return {
-        f.name: getattr(settings, f.name)
-        for f in fields(Settings)
-        if any(
-            source(option) is ParameterSource.COMMANDLINE for option in _FIELD_OPTIONS.get(f.name, (f.name,))
-        )
-    }
+def warned(plan: Plan) -> Plan:
+    """`plan` with a warning for each flag that was typed and is not counted."""
+    return replace(plan, warnings=(*line().warnings, *plan.warnings))
 
 
-_FIELD_OPTIONS: Final = {
-    "cpu_tensors": ("overrides", "cpu_moe", "n_cpu_moe"),
-    "offload_kqv": ("no_kv_offload",),
-    "op_offload": ("no_op_offload",),
-}
-
-
-def _shares(text: str | None) -> tuple[float, ...]:
-    """`3,1` or `3/1`, as llama.cpp splits them."""
-    if not text:
-        return ()
-    try:
-        return tuple(float(x) for x in re.split(r"[,/]+", text) if x)
-    except ValueError:
-        raise SettingsError(f"--tensor-split {text!r}: give numbers such as 3,1") from None
-
-
-def _host_pattern(text: str) -> str:
-    pattern, _, buffer = text.rpartition("=")
-    if not pattern or buffer.upper() != "CPU":
-        raise SettingsError(f"--override-tensor {text!r}: write REGEX=CPU; only the host is a target here")
-    return pattern
+def show_notes(*, warnings: bool = False) -> None:
+    """Print which flags were passed over; with `warnings`, those that are not counted as well."""
+    said = [f"Warning: {text}" for text in line().warnings] if warnings else []
+    said += line().notes
+    if said:
+        click.echo("\n" + "\n".join(said))

@@ -10,7 +10,8 @@ import click
 from ..errors import SettingsError
 
 if TYPE_CHECKING:
-    from ..shown import Shown
+    from ..alternatives import Alternatives
+    from ..shown import Drawn
 
 __all__ = ["picture_options", "write_pictures"]
 
@@ -27,8 +28,10 @@ def picture_options(command: F) -> F:
     return plot(html(command))
 
 
-def write_pictures(result: Shown, plot: str | None, html: str | None) -> None:
-    """Write what was asked for. Raises `SettingsError` for a file that cannot be."""
+def write_pictures(
+    result: Drawn, plot: str | None, html: str | None, others: Alternatives | None = None
+) -> None:
+    """Write what was asked for; `others` go on the page of a plan. Raises `SettingsError` for a file that cannot be."""
     if plot is not None:
         from ..plots import FORMATS
 
@@ -40,7 +43,7 @@ def write_pictures(result: Shown, plot: str | None, html: str | None) -> None:
     if html is not None:
         from ..report.html import page
 
-        text = page(result)
+        text = page(result, others)
         _write(html, lambda: _write_text(html, text))
 
 

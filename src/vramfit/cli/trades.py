@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from .engines import solved
-from .options import for_engine
 
 if TYPE_CHECKING:
     from ..alternatives import Alternative, Alternatives
@@ -31,7 +30,10 @@ PREFERENCES: Final = (
 
 
 def trade_options(command: F) -> F:
-    """Add `--prefer`, `--alternatives` and `--host-bandwidth`."""
+    """Add `--prefer`, `--alternatives`, `--all` and `--host-bandwidth`."""
+    command = click.option(
+        "--all", "everything", is_flag=True, help="List every alternative, those of unknown cost too."
+    )(command)
     command = click.option(
         "--host-bandwidth",
         "host_bandwidth",
@@ -74,18 +76,14 @@ class Asked:
         """What a preference makes of it."""
         from ..alternatives import best
 
-        return best(self.model, self.gpus, self._settings(), prefer=prefer, **self._how())
+        return best(self.model, self.gpus, self.settings, prefer=prefer, **self._how())
 
     def trades(self, prefer: str | None, *, brief: bool, any_context: bool = False) -> Alternatives:
         """Every change alone; `any_context` asks for the largest, whatever was asked."""
         from ..alternatives import trades
 
-        settings = self._settings()
-        settings = replace(settings, n_ctx=0) if any_context else settings
+        settings = replace(self.settings, n_ctx=0) if any_context else self.settings
         return trades(self.model, self.gpus, settings, prefer=prefer, brief=brief, **self._how())
-
-    def _settings(self) -> Settings:
-        return for_engine(self.settings, self.engine) if self.engine else self.settings
 
     def _how(self) -> dict[str, Any]:
         return {

@@ -6,6 +6,7 @@
 | `settings` | an engine's defaults under a person's options; what it makes of any `Settings` |
 | `server`   | the llama-server command line, and back from one                  |
 | `ollama`   | Ollama's own choices; Modelfile and server environment            |
+| `old_layout` | the layers that Ollama before 0.30 put on each card         |
 | `binding`  | keyword arguments of `llama_cpp.Llama`                            |
 | `studio`   | `lms load`                                                        |
 | `clients`  | the same context in the clients that overrule it                  |
@@ -18,7 +19,7 @@ from __future__ import annotations
 from .choose import plan_for
 from .clients import CLIENTS, client_config
 from .server import parse_command
-from .settings import as_run, defaults, engine_settings
+from .settings import as_run, defaults, engine_settings, server_settings
 from .table import ENGINES, Engine, find
 from .told import command, modelfile
 
@@ -35,4 +36,5 @@ __all__ = [
     "modelfile",
     "parse_command",
     "plan_for",
+    "server_settings",
 ]

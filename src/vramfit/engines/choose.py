@@ -7,51 +7,80 @@ given to the solver, which then finds the context that it carries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..coerce import AnyGpus, AnyModel, AnySettings, cards, margin, model_of, settings_of
+from ..coerce import max_ctx as limit
 from ..context import CONTEXT_STEP
 from ..estimates import estimate
 from ..gpus import Gpu
 from ..model import Model
 from ..placement import devices
+from ..safety import context_warnings
+from ..segments import Learned
 from ..settings import Settings
-from ..solve import DEFAULT_MARGIN, Plan
+from ..solve import DEFAULT_MARGIN, MAX_CTX, Plan
 from ..solve import plan as solve
 from . import ollama
-from .settings import as_run
+from .settings import as_run, engine_settings
 from .table import Engine, find
 
 __all__ = ["own_split", "plan_for"]
 
 
 def plan_for(
-    model: Model,
-    gpus: Sequence[Gpu],
-    settings: Settings,
+    model: AnyModel,
+    gpus: AnyGpus,
+    settings: AnySettings,
     engine: str | Engine,
     *,
-    margin_bytes: int = DEFAULT_MARGIN,
+    margin_bytes: int | str = DEFAULT_MARGIN,
     max_ctx: int | None = None,
     compare: bool = True,
+    learned: Learned | None = None,
 ) -> Plan:
     """The largest context that `engine` carries with `settings`; a warning says what its own split costs.
 
     `compare=False` leaves that warning out, and the search for the best split that it takes.
+    `learned` is as in `plan`.
 
     Raises what `plan` raises, and `SettingsError` for settings that the engine cannot be told.
     """
     chosen = find(engine)
+    model, gpus = model_of(model), cards(gpus)
+    settings = engine_settings(chosen, settings) if isinstance(settings, Mapping) else settings_of(settings)
     settings = as_run(settings, chosen)
     if chosen.split == "free":
         settings = as_run(ollama.settle(settings, model, gpus), chosen)
-    asked = _Asked(model, tuple(gpus), margin_bytes, max_ctx)
+    settings, said = _loaded(settings, model, chosen)
+    asked = _Asked(
+        model, gpus, chosen, margin(margin_bytes), limit(max_ctx), {} if learned is None else learned
+    )
     if chosen.split == "told" or len(devices(gpus, settings)) < 2 or any(settings.tensor_split):
-        return asked.solve(settings)
+        return _saying(asked.solve(settings), said)
     own = asked.solve(_even(settings, gpus)) if chosen.split == "even" else _ollamas(asked, settings)
+    own = _saying(own, said)
     if not compare:
         return own
     return replace(own, warnings=(*own.warnings, *_cost(own, asked.solve(settings), chosen)))
+
+
+def _loaded(settings: Settings, model: Model, engine: Engine) -> tuple[Settings, tuple[str, ...]]:
+    """The settings with the context that the engine loads, and a word where that is not the one asked for.
+
+    Ollama since 0.30 loads no more than the trained length (llm/llama_server.go).
+    """
+    most = model.n_ctx_train * (1 if settings.kv_unified else settings.n_seq_max)
+    if engine.name != "ollama" or not most or settings.n_ctx <= most:
+        return settings, ()
+    return replace(settings, n_ctx=most), (
+        f"{engine.title} loads {model.n_ctx_train:,} tokens a slot: the model was trained for no more",
+    )
+
+
+def _saying(plan: Plan, said: tuple[str, ...]) -> Plan:
+    return replace(plan, warnings=(*said, *plan.warnings)) if said else plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +89,24 @@ class _Asked:
 
     model: Model
     gpus: tuple[Gpu, ...]
+    engine: Engine
     margin: int
     max_ctx: int | None
+    learned: Learned
 
     def solve(self, settings: Settings, below: int | None = None) -> Plan:
         """The plan for settings, with no more context than `below`."""
         limits = [n for n in (self.max_ctx, below) if n is not None]
         max_ctx = min(limits, default=None)
-        return solve(self.model, self.gpus, settings, margin_bytes=self.margin, max_ctx=max_ctx)
+        found = solve(
+            self.model, self.gpus, settings, margin_bytes=self.margin, max_ctx=max_ctx, learned=self.learned
+        )
+        general = context_warnings(self.model, found.estimate.n_ctx_seq)
+        if not general or self.engine.name == "llama-server":
+            return found
+        others = tuple(w for w in found.warnings if w not in general)
+        own = context_warnings(self.model, found.estimate.n_ctx_seq, self.engine.name)
+        return replace(found, warnings=(*others, *own))
 
 
 def _even(settings: Settings, gpus: Sequence[Gpu]) -> Settings:
@@ -90,7 +129,7 @@ def _ollamas(asked: _Asked, settings: Settings) -> Plan:
     if asked.max_ctx is None and below >= trained:
         return asked.solve(one)
     alone = asked.solve(one, below)
-    if alone.limited_by == "max_ctx" and (asked.max_ctx is None or below < asked.max_ctx):
+    if alone.limited_by == MAX_CTX and (asked.max_ctx is None or below < asked.max_ctx):
         return replace(alone, limited_by="Ollama, which beyond it spreads the model over all cards")
     return alone
 
@@ -110,7 +149,7 @@ def _cost(own: Plan, best: Plan, engine: Engine) -> tuple[str, ...]:
         "free": "splits the layers by free memory",
     }[engine.split]
     if own.settings.split_mode == "none":
-        doing = f"takes {own.gpus[own.settings.main_gpu].name} alone"
+        doing = f"takes {own.estimate.gpus[own.settings.main_gpu].name} alone"
     if not best.fits or (own.fits and own.n_ctx >= best.n_ctx):
         return (f"{engine.title} {doing}; the plan counts on that",)
     split = ",".join(map(str, best.tensor_split))

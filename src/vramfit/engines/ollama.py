@@ -26,7 +26,7 @@ from .settings import as_run
 from .table import Engine
 
 __all__ = [
-    "auto_batch", "best_card", "default_context", "environment", "largest_on_one_card", "modelfile_text",
+    "auto_batch", "auto_batches", "best_card", "default_context", "environment", "largest_on_one_card", "modelfile_text",
     "predicted", "settle",
 ]  # fmt: skip
 
@@ -65,8 +65,12 @@ def best_card(gpus: Sequence[Gpu]) -> int:
 
 def takes_one_card(model: Model, gpus: Sequence[Gpu], n_ctx: int) -> bool:
     """Whether Ollama puts the model on one card although there are more."""
+    return _one_card(gpus, predicted(model, n_ctx))
+
+
+def _one_card(gpus: Sequence[Gpu], need: int) -> bool:
     part, whole = ONE_CARD_SHARE
-    return len(gpus) > 1 and predicted(model, n_ctx) * whole <= gpus[best_card(gpus)].free * part
+    return len(gpus) > 1 and need * whole <= gpus[best_card(gpus)].free * part
 
 
 def largest_on_one_card(model: Model, gpus: Sequence[Gpu], step: int) -> int:
@@ -81,14 +85,26 @@ def largest_on_one_card(model: Model, gpus: Sequence[Gpu], step: int) -> int:
 
 def auto_batch(model: Model, gpus: Sequence[Gpu], n_ctx: int, flash_attn: str) -> int:
     """`num_batch` where nobody sets it (sched.go:796-915); `n_ctx` counts the tokens of all slots."""
+    return auto_batches(model, gpus, (n_ctx,), flash_attn)[0]
+
+
+def auto_batches(
+    model: Model, gpus: Sequence[Gpu], contexts: Sequence[int], flash_attn: str
+) -> tuple[int, ...]:
+    """`auto_batch` for each of many contexts; what is predicted grows by the same with every token."""
     if model.is_encoder:
-        return min(2048, n_ctx)
+        return tuple(min(2048, n_ctx) for n_ctx in contexts)
     if flash_attn == "off" and any(g.backend == "cuda" for g in gpus):
         small = min((g.total_bytes for g in gpus), default=0) <= 8 * GIB
-        return 256 if small and n_ctx > 4096 else 512
-    one = takes_one_card(model, gpus, n_ctx)
-    free = gpus[best_card(gpus)].free if one else sum(g.free for g in gpus)
-    need = predicted(model, n_ctx)
+        return tuple(256 if small and n_ctx > 4096 else 512 for n_ctx in contexts)
+    at_none = predicted(model, 0)
+    a_token = predicted(model, 1) - at_none
+    return tuple(_batch(gpus, n_ctx, at_none + a_token * n_ctx) for n_ctx in contexts)
+
+
+def _batch(gpus: Sequence[Gpu], n_ctx: int, need: int) -> int:
+    """The largest batch that Ollama dares with `need` bytes predicted."""
+    free = gpus[best_card(gpus)].free if _one_card(gpus, need) else sum(g.free for g in gpus)
     for size, above, share, surcharge in _BATCHES:
         if n_ctx > above and need <= share * free and need + surcharge <= 0.8 * free:
             return size

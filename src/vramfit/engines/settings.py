@@ -6,38 +6,53 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, Final
 
+from ..coerce import checked_fields, shown
 from ..errors import SettingsError
 from ..settings import MAX_SEQUENCES, Settings
 from .table import Engine, find
 
-__all__ = ["as_run", "defaults", "engine_settings"]
+__all__ = ["as_run", "defaults", "engine_settings", "server_settings"]
 
 
-_FOLLOWS: Final = frozenset({"n_outputs_max", "tensor_split"})
+_FOLLOWS: Final = frozenset({"n_outputs_max", "tensor_split", "defaults"})
 
 
 def defaults(engine: str | Engine) -> Settings:
     """The settings that an engine runs with when it is told nothing."""
-    return engine_settings(engine, {})
+    return engine_settings(engine)
 
 
-def engine_settings(engine: str | Engine, given: Mapping[str, Any]) -> Settings:
-    """`given` fields of `Settings` over the engine's defaults.
+def server_settings(**given: Any) -> Settings:
+    """What a llama-server runs with that is told the `given` fields of `Settings`; see `engine_settings`."""
+    return engine_settings("llama-server", given)
+
+
+def engine_settings(
+    engine: str | Engine = "llama-server", given: Mapping[str, Any] | None = None, **more: Any
+) -> Settings:
+    """The fields of `Settings` that are given, in a mapping or by name, over the engine's defaults.
 
     Defaults that hang on others follow them: a llama-server that is told its slots no longer shares one
     cache among them (server.cpp:156), and an engine with one batch size takes it from either name.
     Raises `SettingsError` for what the engine cannot be told.
     """
     chosen = find(engine)
-    if any(given.get("tensor_split", ())) and "tensor_split" not in chosen.told:
+    if given is not None and not isinstance(given, Mapping):
+        raise SettingsError(f"given={shown(given)}: give a mapping of fields of Settings")
+    given = checked_fields({**(given or {}), **more}, "given")
+    given.pop("defaults", None)
+    split = Settings(tensor_split=given.get("tensor_split", ())).tensor_split
+    if any(split) and "tensor_split" not in chosen.told:
         raise SettingsError(f"{chosen.title} cannot be told a tensor_split; leave it out to plan for its own")
     values: dict[str, Any] = {**chosen.defaults, **given}
     if "n_seq_max" in given and "kv_unified" not in given:
         values["kv_unified"] = chosen.name == "lm-studio"
+    if "n_seq_max" not in given and chosen.name == "llama-server":
+        values["kv_unified"] = True  # whatever it is told
     if chosen.one_batch:
         size = given.get("n_batch", given.get("n_ubatch", values["n_batch"]))
         values |= {"n_batch": size, "n_ubatch": given.get("n_ubatch", size)}
-    return as_run(Settings(**values), chosen)
+    return as_run(Settings(**values, defaults=chosen.name), chosen)
 
 
 def as_run(settings: Settings, engine: str | Engine) -> Settings:

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Final
 
-from ..errors import SettingsError
+from ..errors import SettingsError, shown
 from ..settings import CACHE_TYPES, Settings
 
 __all__ = ["ENGINES", "Engine", "find"]
@@ -43,7 +43,7 @@ def _defaults(**values: object) -> Mapping[str, object]:
     return MappingProxyType(values)
 
 
-_ALL: Final = frozenset(f.name for f in fields(Settings)) - {"n_outputs_max"}
+_ALL: Final = frozenset(f.name for f in fields(Settings)) - {"n_outputs_max", "defaults"}
 _OLD_OLLAMA: Final = frozenset(
     {"n_ctx", "n_batch", "n_ubatch", "n_seq_max", "flash_attn", "type_k", "type_v", "n_gpu_layers", "split_mode", "main_gpu", "embeddings"}
 )  # fmt: skip
@@ -103,8 +103,8 @@ def find(name: str | Engine) -> Engine:
     """The engine of that name. Raises `SettingsError`, which names the nearest."""
     if isinstance(name, Engine):
         return name
-    if name in ENGINES:
+    if isinstance(name, str) and name in ENGINES:
         return ENGINES[name]
-    near = get_close_matches(str(name), ENGINES, n=1, cutoff=0.4)
+    near = get_close_matches(name, ENGINES, n=1, cutoff=0.4) if isinstance(name, str) else ()
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise SettingsError(f"engine {name!r}: give one of {', '.join(ENGINES)}{hint}")
+    raise SettingsError(f"engine {shown(name)}: give one of {', '.join(ENGINES)}{hint}")

@@ -4,7 +4,7 @@
 |-------------|------------------------------------------------------|
 | `noun`      | `Gpu`                                                |
 | `catalogue` | `data/gpus.yaml` → `Card`, its rules, the size a driver reports |
-| `names`     | what people type → the cards it can mean             |
+| `names`     | what people type → the cards it can mean, least memory first |
 | `spec`      | "2x4090,3090ti:22GiB" → `Gpu`s                       |
 | `detection` | this machine → `Gpu`s                                |
 | `check`     | every fault of a catalogue in one error              |
@@ -15,9 +15,9 @@ from __future__ import annotations
 from .catalogue import Card, Rules, all_cards, rules
 from .check import validate_catalogue
 from .detection import detect_gpus
-from .names import find
-from .noun import BACKENDS, MAX_GPUS, Gpu
-from .spec import all_gpus, parse_gpus
+from .names import find, versions
+from .noun import BACKENDS, MAX_GPUS, Gpu, assumed, told_apart
+from .spec import all_gpus, parse_gpus, select_gpus
 
 __all__ = [
     "BACKENDS",
@@ -27,9 +27,13 @@ __all__ = [
     "Rules",
     "all_cards",
     "all_gpus",
+    "assumed",
     "detect_gpus",
     "find",
     "parse_gpus",
     "rules",
+    "select_gpus",
+    "told_apart",
     "validate_catalogue",
+    "versions",
 ]

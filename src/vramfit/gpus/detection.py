@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Final
 
 from ..errors import GpuError
 from .catalogue import MIB, Card, rules
-from .names import find
-from .noun import MAX_GPUS, Gpu
+from .names import versions
+from .noun import CUDA_CAPABILITY, MAX_GPUS, Gpu
 
 __all__ = ["detect_gpus", "parse_nvidia_smi", "parse_rocm_smi", "parse_sysctl"]
 
@@ -56,7 +57,8 @@ def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
         cells = [c.strip() for c in line.split(",")]
         if len(cells) < 4 or not cells[0]:
             continue
-        total, free, cc = cells[-3:]
+        total, free = cells[-3:-1]
+        cc = cells[-1] if CUDA_CAPABILITY.fullmatch(cells[-1]) else None  # "[N/A]" of old drivers
         known = _known(cells[0], "nvidia", int(total) if total.isdigit() else 0)
         if total.isdigit() and free.isdigit() and int(total) > 0:
             gpus.append(_measured(cells[0], known, int(total), int(free), cc))
@@ -65,7 +67,7 @@ def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
     return tuple(gpus)
 
 
-def _measured(name: str, known: Card | None, smi_mib: int, free_mib: int, cc: str) -> Gpu:
+def _measured(name: str, known: Card | None, smi_mib: int, free_mib: int, cc: str | None) -> Gpu:
     # The engine sees less than nvidia-smi prints: the driver keeps a part for itself.
     card = Card(id="", name=name, vendor="nvidia", backend="cuda", arch="", nvidia_smi_mib=smi_mib,
                 sm=known.sm if known else None)  # fmt: skip
@@ -93,8 +95,9 @@ def parse_rocm_smi(text: str) -> tuple[Gpu, ...]:
         known = _known(name, "amd", mib)
         nobody = Card(id="", name=name, vendor="amd", backend="hip", arch="")
         taken = -(-int(used) // MIB) if used.isdigit() else 0
+        gfx = re.match(r"gfx[0-9a-f]+", str(values.get("GFX Version")))
         free = mib - taken - rules().context_mib(nobody, mib) if used.isdigit() else None
-        gpus.append(_gpu(name, known, mib, free, str(values.get("GFX Version") or "") or None, "hip"))
+        gpus.append(_gpu(name, known, mib, free, gfx[0] if gfx else None, "hip"))
     return tuple(gpus)
 
 
@@ -118,11 +121,11 @@ def _known(name: str, vendor: str, mib: int = 0) -> Card | None:
     """The catalogue's card of this name; drivers leave out the size that tells versions apart."""
     for full in (f"{name} {round(mib / 1024)}GB", name):
         try:
-            card = find(full)
+            cards = [c for c in versions(full) if c.vendor == vendor]
         except GpuError:
             continue
-        if card.vendor == vendor:
-            return card
+        if len(cards) == 1 or (cards and not mib):
+            return cards[0]
     return None
 
 

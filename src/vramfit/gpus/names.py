@@ -1,8 +1,8 @@
 """What people type → the cards it can mean.
 
 Case, spaces, dashes and brand words do not count: "rtx 3090 Ti", "3090-ti" and "3090ti" are one
-name. A memory size may follow: "a100 80gb", "m3-ultra-512gb". An exact name or alias wins over
-names that differ in nothing but their memory.
+name. A memory size may follow: "a100 80gb", "m3-ultra-512gb". A name without one means all cards
+that differ in nothing but their memory; an id, as the catalogue writes it, means one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from ..errors import GpuError
 from .catalogue import Card, all_cards
 
-__all__ = ["find"]
+__all__ = ["find", "versions"]
 
 _BRANDS: Final = re.compile(
     "nvidia|geforce|tesla|amd|radeon|instinct|intel|arc|apple|rtx|gtx|rx|generation|edition"
@@ -24,18 +24,19 @@ _SIZE: Final = re.compile(r"(.+?)(?: |(?<=[a-z]))(\d{1,4}) ?g(?:i?b)?")  # of sp
 
 
 def find(name: str) -> Card:
-    """The card that `name` means.
+    """The card that `name` means; of versions that differ in their memory, the smallest.
 
-    Raises `GpuError`: for an unknown name with the nearest known ones, for a name that several
-    cards share with the names that tell them apart.
+    Raises `GpuError` for an unknown name with the nearest known ones.
     """
+    return versions(name)[0]
+
+
+def versions(name: str) -> tuple[Card, ...]:
+    """The cards that `name` can mean, least memory first. Raises as `find` does."""
     cards = _lookup(name)
     if not cards:
         raise GpuError(f"no card is called {name.strip()!r}; {_nearest(name)}")
-    if len(cards) > 1:
-        ids = ", ".join(c.id for c in cards)
-        raise GpuError(f"{name.strip()!r} can be {len(cards)} cards; give one of {ids}")
-    return cards[0]
+    return tuple(sorted(cards, key=lambda c: c.memory_gib or 0))
 
 
 def _key(name: str) -> str:
@@ -78,10 +79,13 @@ def _index(number: str = "") -> tuple[dict[str, list[Card]], dict[str, list[Card
 def _lookup(name: str) -> list[Card]:
     number = _NUMBER.search(name)
     exact, stems = _index(number[0] if number else "")
-    if found := exact.get(_key(name)):
-        return found
+    found = exact.get(_key(name), [])
+    if own := [c for c in found if c.id == name.strip().lower()]:
+        return own
     stem, gib = _stem(name)
-    return [c for c in stems.get(stem, ()) if gib in (None, c.memory_gib)]
+    if gib is None:
+        return list(dict.fromkeys((*stems.get(stem, ()), *found)))
+    return found or [c for c in stems.get(stem, ()) if c.memory_gib == gib]
 
 
 def _nearest(name: str) -> str:

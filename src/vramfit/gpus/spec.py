@@ -3,41 +3,55 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
-from ..errors import GpuError
+from ..errors import GpuError, shown
 from .catalogue import MIB, Card, all_cards, rules
-from .names import find
+from .names import versions
 from .noun import MAX_GPUS, Gpu, check_count
 
-__all__ = ["all_gpus", "from_card", "parse_gpus"]
+__all__ = ["all_gpus", "from_card", "parse_gpus", "select_gpus"]
 
 _COUNT: Final = re.compile(r"\s*(\d{1,2})\s*[x×*]\s*(?=\S)(.*)", re.IGNORECASE | re.DOTALL)
 _SIZE: Final = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(GiB|GB|G|MiB|MB)\s*", re.IGNORECASE)
+LEAST_MIB: Final = 256  # below, a bare number is more likely to be GiB
 _NOTHING: Final = frozenset({"none", "cpu"})
+_GROUPS: Final[dict[str, Callable[[Card, Gpu], bool]]] = {
+    "nvidia": lambda card, gpu: card.vendor == "nvidia",
+    "amd": lambda card, gpu: card.vendor == "amd",
+    "intel": lambda card, gpu: card.vendor == "intel",
+    "apple": lambda card, gpu: card.vendor == "apple",
+    "desktop": lambda card, gpu: not gpu.built_in,
+    "laptop": lambda card, gpu: "laptop" in card.name.lower(),
+    "jetson": lambda card, gpu: "jetson" in card.name.lower(),
+}
 _EXAMPLE: Final = "such as 3090ti, 2x4090, 24GiB or 3090ti:22000MiB"
 
 
-def parse_gpus(spec: str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
+def parse_gpus(spec: Gpu | str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
     """The cards that `spec` names, in its order; "none" or "cpu" names no card.
 
     A string holds items behind commas; a sequence holds strings and ready `Gpu`s. An item is
     [COUNT x] CARD [: FREE], CARD a name of the catalogue or a size. GB and MB mean GiB and MiB,
-    as they do on the box of a card.
+    as they do on the box of a card; a bare number as FREE counts MiB. Of a card with several memory sizes the
+    smallest that can have that much free is taken; `Gpu.assumed` then says so.
 
-    Raises `GpuError` for an unknown or ambiguous card, a malformed item, more free memory than the
+    Raises `GpuError` for an unknown card, a malformed item, more free memory than the
     card has, or more cards than the engine takes.
     """
+    if isinstance(spec, Gpu):
+        return (spec,)
     if not isinstance(spec, (str, Sequence)) or isinstance(spec, (bytes, bytearray)):
-        raise GpuError(f"{spec!r} is no list of cards; give names {_EXAMPLE}")
+        raise GpuError(f"{shown(spec)} is no list of cards; give names {_EXAMPLE}")
     items: list[Gpu] = []
     parts = spec.split(",") if isinstance(spec, str) else spec
     for part in parts:
         if isinstance(part, Gpu):
             items.append(part)
         elif not isinstance(part, str):
-            raise GpuError(f"{part!r} is no card; give a name {_EXAMPLE}, or a Gpu")
+            raise GpuError(f"{shown(part)} is no card; give a name {_EXAMPLE}, or a Gpu")
         elif isinstance(spec, str):
             items += _parse_item(part, alone=len(parts) == 1)
         else:
@@ -58,10 +72,39 @@ def _parse_item(item: str, alone: bool) -> list[Gpu]:
     name, colon, free = item.partition(":")
     if not name.strip():
         raise GpuError(f"{item.strip()!r} names no card; give names {_EXAMPLE}")
-    free_bytes = _parse_size(free, item) if colon else None
+    free_bytes = _parse_free(free, item) if colon else None
     size = _SIZE.fullmatch(name)
-    gpu = _anonymous(name, free_bytes) if size else from_card(find(name), free_bytes)
+    gpu = _anonymous(name, free_bytes) if size else _named(name, free_bytes)
     return [gpu] * count
+
+
+def _parse_free(text: str, item: str) -> int:
+    """Bytes; a bare number counts MiB, as the engine and the drivers' tools have it, if it can be meant so."""
+    bare = text.strip()
+    if not (bare.isascii() and bare.isdecimal()):
+        return _parse_size(text, item)
+    if len(bare) > 9 or int(bare) < LEAST_MIB:
+        raise GpuError(f"{item.strip()!r}: {bare} MiB, or GiB? Give a unit, as in 22GiB or 22000MiB")
+    return int(bare) * MIB
+
+
+def _named(name: str, free_bytes: int | None) -> Gpu:
+    """The smallest card of that name that can have so much free, and a sentence if there are larger ones."""
+    known = versions(name)
+    cards = [c for c in known if _most_mib(c) * MIB >= (free_bytes or 0)] or known[-1:]
+    gpu = from_card(cards[0], free_bytes)
+    if len(cards) == 1:
+        return gpu
+    larger = " or ".join(f"{c.id} ({c.memory_gib} GB)" for c in cards[1:])
+    said = (
+        f"{name.strip()!r} is counted as the smallest of that name, {cards[0].name}; for another say {larger}"
+    )
+    return replace(gpu, assumed=said)
+
+
+def _most_mib(card: Card) -> int:
+    """The size on the box, or what a driver reports if that is more."""
+    return max((card.memory_gib or 0) * 1024, rules().total_mib(card) or 0)
 
 
 def _parse_size(text: str, item: str) -> int:
@@ -86,7 +129,7 @@ def from_card(card: Card, free_bytes: int | None = None) -> Gpu:
     Raises `GpuError` beyond that, and where the card's memory is the system's and not known.
     """
     total_mib = rules().total_mib(card)
-    most = max((card.memory_gib or 0) * 1024, total_mib or 0) * MIB
+    most = _most_mib(card) * MIB
     if total_mib is None and free_bytes is None:
         raise GpuError(f"{card.id} uses the system's memory; say how much is free, such as {card.id}:16GiB")
     if free_bytes is not None and most and free_bytes > most:
@@ -111,3 +154,31 @@ def all_gpus() -> tuple[Gpu, ...]:
     """Every card of the catalogue whose memory is known, least memory first."""
     gpus = [from_card(c) for c in all_cards() if rules().total_mib(c) is not None]
     return tuple(sorted(gpus, key=lambda g: (g.total_bytes, g.name)))
+
+
+def select_gpus(words: str) -> tuple[Gpu, ...]:
+    """The cards to choose from that `words` names, each once: "nvidia", "amd desktop", "3090,5060ti,24GiB".
+
+    An item is a group or several that all hold (nvidia, amd, intel, apple, desktop, laptop, jetson), or what
+    `parse_gpus` takes; a name without a size means all cards of that name. Raises `GpuError` for anything else, and
+    where nothing is left.
+    """
+    if not isinstance(words, str):
+        raise GpuError(f"{words!r}: give words {', '.join(_GROUPS)}, or names of cards")
+    found = dict.fromkeys(gpu for item in words.split(",") for gpu in _selected(item))
+    if not found:
+        raise GpuError(f"{words.strip()!r} leaves no card; groups are {', '.join(_GROUPS)}")
+    return tuple(found)
+
+
+def _selected(item: str) -> Sequence[Gpu]:
+    groups = item.lower().split()
+    if groups and all(word in _GROUPS for word in groups):
+        known = {card.id: card for card in all_cards()}
+        return [g for g in all_gpus() if all(_GROUPS[word](known[str(g.id)], g) for word in groups)]
+    if ":" in item or _SIZE.fullmatch(item) or _COUNT.fullmatch(item):
+        return _parse_item(item, alone=False)
+    try:
+        return [from_card(card) for card in versions(item)]
+    except GpuError as e:
+        raise GpuError(f"{e}; groups are {', '.join(_GROUPS)}") from None

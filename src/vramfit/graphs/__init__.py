@@ -49,7 +49,7 @@ def template_for(architecture: str) -> Template:
     """The template of an architecture. Raises `OutsideTemplate` when there is none."""
     found = _template(architecture)
     if isinstance(found, OutsideTemplate):
-        raise found
+        raise OutsideTemplate(*found.args)  # a new one: what is raised keeps the frames that it passed
     return found
 
 

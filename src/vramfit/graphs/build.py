@@ -369,7 +369,7 @@ class _Builder:
     def _slice(self, op: Op, src: int, ne: Extents, nb: Extents, i: int) -> int:
         x = self.graph.tensors[src]
         root = src if x.view == NONE else x.view
-        view = Tensor(op.label, "VIEW", x.type, ne, nb, (src,), root, int(i > 0))
+        view = Tensor(op.label, "VIEW", x.type, ne, nb, (src,), root, x.offset + i * x.nb[1])
         return self._add(view, self.graph.nodes)
 
     def _new(self, op: Op, name: str, ne: Extents, src: tuple[int, ...]) -> int:

@@ -47,6 +47,13 @@ _MADE_BY: Final = {
     "next": "next",
 }
 
+# The parameters of an operation that a backend's rule reads (op_params), by the mark that states them.
+_PARAMS: Final = {
+    "hadamard": (0, 1),  # GGML_HINT_SRC0_IS_HADAMARD
+    "alibi": (0, 1),  # a bias above zero
+    "precise": (0, 0, 0, 10),  # GGML_PREC_F32 of the second source
+}
+
 
 class Ref(NamedTuple):
     """A source of a line."""
@@ -76,7 +83,7 @@ class Op:
         self.root = 0 if "inplace" in marks else view_root(line.op)
         self.once = "once" in marks
         self.early = "early" in marks or base == "cache"
-        self.params = (0, 1) if "hadamard" in marks else ()
+        self.params = next((_PARAMS[mark] for mark in marks if mark in _PARAMS), ())
         self.flags = (INPUT if "input" in marks else 0) | (OUTPUT if "output" in marks else 0)
         self.on_layer = "layer" in marks
         self.on_kv = "kv" in marks

@@ -78,6 +78,7 @@ def run_dims(model: Model, run: Run) -> dict[str, int]:
         "n_embd": model.n_embd,
         "n_vocab": model.n_vocab,
         "n_expert": model.n_expert,
+        "n_layer": count(model, "n_layer"),
         "n_head.first": model.layers[0].n_head if model.layers else 0,
     }
     head = next((x.head_k for x in model.layers if not x.is_nextn), 0)
@@ -165,14 +166,14 @@ def layer_dims(model: Model, layer: Layer, context: Context) -> dict[str, int]:
     for i, elements in enumerate(layer.states):
         found[f"state.{i}"] = elements
     if banks := n_bank(model, layer):
-        found["n_bank"] = banks
+        found |= {"n_bank": banks, "n_bank.in": n_bank(model, layer, before=True)}
     return found
 
 
-def n_bank(model: Model, layer: Layer) -> int:
-    """Residual streams that are kept when the layer ends: one every few layers (kimi-k3.cpp:289-291)."""
+def n_bank(model: Model, layer: Layer, *, before: bool = False) -> int:
+    """Residual streams that are kept when the layer ends, or `before` it: one every few layers (kimi-k3.cpp:284-291)."""
     size = header_number(model, layer, _BANK) or 0
-    return layer.index // size + 1 if size else 0
+    return (layer.index - before) // size + 1 if size else 0
 
 
 def size(model: Model, layer: Layer, name: str) -> int:
@@ -180,6 +181,13 @@ def size(model: Model, layer: Layer, name: str) -> int:
     if name[0] == ".":
         return header_number(model, layer, name[1:]) or 0
     return model.n_embd if name == "n_embd" else int(getattr(layer, name))
+
+
+def count(model: Model, name: str) -> int:
+    """A count of the whole model that the engine may branch on: of layers of the main graph, of experts, of tokens."""
+    if name == "n_layer":
+        return sum(not x.is_nextn for x in model.layers)
+    return {"n_expert": model.n_expert, "n_vocab": model.n_vocab}[name]
 
 
 def equal(model: Model, layer: Layer, one: Expression, other: Expression) -> bool | None:
@@ -366,16 +374,24 @@ _NAMES: Final = frozenset(
     )
 )
 
+# Counts of which one is as good as none (llama-graph.cpp: `n_expert_groups > 1`).
+_COUNTS: Final = frozenset(("expert_group_count",))
+_SECTIONS: Final = "rope.dimension_sections"  # several positions a token, if the first two are used
+
 
 def header_value(model: Model, layer: Layer | None, key: str) -> str:
     """A value of the header as guards write it; of an array by layer, the layer's; "" for none.
 
     Switches and numbers count as "yes" where they are not zero, as the engine asks for them; it also
-    asks whether factors are one.
+    asks whether factors are one, and whether counts are "many".
     """
-    value = _header(model, layer, key)
+    value = model.hparams.get(key) if key == _SECTIONS else _header(model, layer, key)
     if value is None:
         return ""
+    if key == _SECTIONS and isinstance(value, (list, tuple)):  # llama-hparams.cpp:352
+        return "yes" if len(value) > 1 and value[0] > 0 and value[1] > 0 else "no"
+    if key in _COUNTS and isinstance(value, int):
+        return "many" if value > 1 else "one" if value else "no"
     if key in _NAMES or isinstance(value, str):
         return str(value)
     return "one" if value == 1.0 and isinstance(value, float) else "yes" if value else "no"

@@ -14,6 +14,7 @@ from ..model import Layer, Model
 from .compiled import Compiled
 from .dims import (
     Scope,
+    count,
     equal,
     header_number,
     header_value,
@@ -60,6 +61,7 @@ def prepare(template: Template, model: Model) -> Prepared:
     outer = outer_weights(model)
     _check_weights("outside layers", outer, template.needs, template.allows)
     _check_known(template, model)
+    _check_untraced(template, model)
     _check_ties(template, model)
     own = layer_weights(model)
     trunk = [x for x in model.layers if not x.is_nextn]
@@ -85,7 +87,7 @@ def _layout_of(model: Model, layer: Layer, own: dict[str, int], asks: Sequence[s
         (n, model.weights[i].tensor.type.id, model.weights[i].tensor.shape) for n, i in own.items()
     )
     numbers = tuple(header_number(model, layer, x[1:]) for x in asks)
-    return replace(layer, index=0), tensors, numbers, n_bank(model, layer)
+    return replace(layer, index=0), tensors, numbers, n_bank(model, layer), n_bank(model, layer, before=True)
 
 
 def _header_names(block: Block) -> tuple[str, ...]:
@@ -120,10 +122,14 @@ def _check_weights(
 
 def _check_unseen(template: Template, trunk: Sequence[Layer], blocks: Sequence[int]) -> None:
     """Layers must be of kinds that were traced where they are: inputs and outputs come in with the ends of a graph."""
+    if len(trunk) < 2:
+        raise OutsideTemplate("the main graph has a single layer or none, which no trace had")
     for end, at in (("first", 0), ("last", -1)):
         if blocks and end in template.blocks[blocks[at]].unseen:
             raise OutsideTemplate(f"the {end} layer is of a kind that no trace had there")
     for block, layer in zip(blocks, trunk, strict=True):
+        if layer.n_head_kv and not (layer.head_k and layer.head_v):
+            raise OutsideTemplate(f"layer {layer.index} has heads of no elements, which no trace had")
         if layer.n_head_kv == 1 and "one_head" in template.blocks[block].unseen:
             raise OutsideTemplate(f"layer {layer.index} has a single K/V head, which no trace had")
 
@@ -139,6 +145,27 @@ def _check_known(template: Template, model: Model) -> None:
             value = header_value(model, layer, key)
             if value not in seen:
                 raise OutsideTemplate(f"{key} = {value or 'absent'}: no trace had that")
+
+
+def _check_untraced(template: Template, model: Model) -> None:
+    """Values that no trace had together may make what none of them makes alone."""
+    for together in template.untraced:
+        for layer in model.layers:
+            if all(_has(model, layer, condition) for condition in together):
+                raise OutsideTemplate(f"{' with '.join(map(_said, together))}: no trace had that")
+
+
+def _has(model: Model, layer: Layer, condition: str) -> bool:
+    """Whether a header value (".key=value") or a count ("n_layer=64") is the model's."""
+    name, _, value = condition.partition("=")
+    if name[0] == ".":
+        return header_value(model, layer, name[1:]) == value
+    return count(model, name) == int(value)
+
+
+def _said(condition: str) -> str:
+    name, _, value = condition.removeprefix(".").partition("=")
+    return f"{name} = {value or 'absent'}"
 
 
 def _check_ties(template: Template, model: Model) -> None:

@@ -31,7 +31,20 @@ __all__ = [
 # Empty: always.
 Guard = tuple[tuple[str, ...], ...]
 
-MARKS: Final = ("early", "once", "input", "output", "layer", "kv", "hadamard", "within", "inplace", "unread")
+MARKS: Final = (
+    "early",
+    "once",
+    "input",
+    "output",
+    "layer",
+    "kv",
+    "hadamard",
+    "alibi",
+    "precise",
+    "within",
+    "inplace",
+    "unread",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +99,7 @@ class Template:
     needs: tuple[str, ...] = ()  # tensors outside layers
     allows: tuple[str, ...] = ()
     known: tuple[str, ...] = ()  # conditions on the header that were traced, with those that were not seen
+    untraced: tuple[tuple[str, ...], ...] = ()  # header values and counts that no trace had together
     ties: tuple[
         tuple[Expression, Expression], ...
     ] = ()  # sizes that were equal in all models that were traced
@@ -172,6 +186,7 @@ def _template_lines(t: Template) -> Iterator[str]:
     yield from _words("needs", t.needs)
     yield from _words("allows", t.allows)
     yield from _words("known", t.known)
+    yield from _words("untraced", ["&".join(x) for x in t.untraced])
     yield from _words("ties", [f"{format_expression(a)}={format_expression(b)}" for a, b in t.ties])
     for block in t.blocks:
         yield ""
@@ -200,6 +215,7 @@ def parse_template(text: str) -> Template:
         needs=tuple(words.get("needs", "").split()),
         allows=tuple(words.get("allows", "").split()),
         known=tuple(words.get("known", "").split()),
+        untraced=tuple(tuple(x.split("&")) for x in words.get("untraced", "").split()),
         ties=tuple(map(_parse_tie, words.get("ties", "").split())),
         one_sequence="one_sequence" in words,
         one_stream="one_stream" in words,

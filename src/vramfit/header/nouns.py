@@ -136,7 +136,7 @@ class Header:
     version: int
     byte_order: str  # "<" little endian, ">" big endian
     alignment: int  # of every tensor's data
-    metadata: Mapping[str, Value] = field(hash=False)  # read-only, in the order of the file
+    metadata: Mapping[str, Value] = field(hash=False, repr=False)  # read-only, in the order of the file
     types: Mapping[str, str] = field(hash=False, repr=False)  # of each key, one of `limits.TYPE_NAMES`
     tensors: tuple[TensorInfo, ...] = field(repr=False)
     header_bytes: int  # where the table of tensors ends

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from ..context import CONTEXT_STEP
-from ..engines import engine_settings, find, plan_for
-from ..engines.ollama import auto_batch, default_context
+from ..engines import engine_settings, find, old_layout, plan_for
+from ..engines.ollama import auto_batches, default_context
 from ..errors import ModelfileError
+from ..estimates import estimate
 from ..gpus import Gpu
 from ..load import read
 from ..model import Model
+from ..placement import devices
+from ..segments import Learned
 from ..settings import MAX_TOKENS, Settings
 from ..solve import DEFAULT_MARGIN, Plan
 from ..source import Resolved, resolve
@@ -43,7 +46,9 @@ class Finding:
     """What one `num_ctx` of a Modelfile means on the cards.
 
     `plan` is for the context that the engine really loads. `card` is the one that is shortest, `shortfall` what
-    it lacks in bytes, margin included. `best` is the largest context that fits, 0 when none does.
+    it lacks in bytes, margin included. `best` is the largest safe `num_ctx`: what the cards carry, up
+    to the trained length; 0 when none does. `mended` is what `fix` writes: the largest safe one that is no larger
+    than `num_ctx`, 0 where nothing is to be written.
     """
 
     file: Modelfile
@@ -54,6 +59,7 @@ class Finding:
     card: str
     shortfall: int
     best: int
+    mended: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -95,8 +101,8 @@ def fix(findings: Sequence[Finding]) -> Modelfile:
     """
     file = findings[0].file
     for finding in reversed(findings):
-        if finding.command is not None and not finding.fits and 0 < finding.best < finding.num_ctx:
-            file = file.replace(finding.command, str(finding.best))
+        if finding.command is not None and finding.mended:
+            file = file.replace(finding.command, str(finding.mended))
     return file
 
 
@@ -110,6 +116,7 @@ class _Asked:
     engine: str
     given: dict[str, Any]
     margin: int
+    learned: Learned = field(default_factory=dict)
 
     def settings(self, num_ctx: int, n_batch: int = 0) -> Settings:
         """Settings for `num_ctx` tokens a slot, with the batch that they get unless one is given."""
@@ -127,11 +134,15 @@ class _Asked:
 
     def batch(self, num_ctx: int) -> int:
         """The batch that Ollama chooses for a context; 0 where it is told one, or chooses none."""
+        return self.batches((num_ctx,))[0]
+
+    def batches(self, contexts: Sequence[int]) -> tuple[int, ...]:
+        """`batch` for each of many contexts."""
         told = {"n_batch", "n_ubatch"} & (self.given.keys() | self._stated().keys())
         if told or self.engine != "ollama":
-            return 0
+            return (0,) * len(contexts)
         flash_attn = self.given.get("flash_attn", "auto")
-        return auto_batch(self.model, self.gpus, num_ctx * self.slots, flash_attn)
+        return auto_batches(self.model, self.gpus, [n * self.slots for n in contexts], flash_attn)
 
     def _stated(self) -> dict[str, Any]:
         """What the file says beside the context."""
@@ -150,7 +161,7 @@ class _Asked:
         """What the engine does with the settings; on request, with what its own split costs."""
         return plan_for(
             self.model, self.gpus, settings, self.engine,
-            margin_bytes=self.margin, max_ctx=max_ctx, compare=compare,
+            margin_bytes=self.margin, max_ctx=max_ctx, compare=compare, learned=self.learned,
         )  # fmt: skip
 
 
@@ -191,37 +202,74 @@ def _finding(asked: _Asked, command: Command | None, num_ctx: int) -> Finding:
     loaded = min(num_ctx, model.n_ctx_train or num_ctx) if engine.name == "ollama" else num_ctx
     plan = asked.plan(asked.settings(max(loaded, 4)), compare=True)
     shortest = min((g for g in plan.estimate.gpus if g.total), key=lambda g: g.left, default=None)
-    best = loaded if plan.fits else _largest(asked, loaded)
+    best = _largest(asked, max(model.n_ctx_train or loaded, CONTEXT_STEP))
+    mended = 0
+    if not plan.fits:  # the batch hangs on the context: a larger one may be safe where a smaller is not
+        mended = best if best < num_ctx else _largest(asked, loaded)
+    verdict, said = _verdict(asked, plan)
     return Finding(
         file=asked.file,
         command=command,
         num_ctx=num_ctx,
-        verdict=_verdict(asked, plan),
+        verdict=verdict,
         plan=plan,
         card="" if shortest is None else shortest.name,
         shortfall=plan.shortfall,
         best=best,
-        notes=tuple(_notes(asked, num_ctx, loaded, plan)),
+        mended=mended,
+        notes=(*said, *_notes(asked, num_ctx, loaded, plan)),
     )
 
 
-def _verdict(asked: _Asked, plan: Plan) -> Verdict:
-    """An engine that fits models by itself moves layers away, unless it was told how many; others run out."""
-    if plan.fits:
-        return Verdict.FITS
+def _verdict(asked: _Asked, plan: Plan) -> tuple[Verdict, tuple[str, ...]]:
+    """What becomes of the plan, and what is to be said of that.
+
+    An engine that fits models by itself moves layers away, unless it was told how many; else memory runs out.
+    """
     told = plan.settings.n_gpu_layers >= 0 or any(asked.given.get("tensor_split", ()))
+    if asked.engine == "ollama-before-0.30" and not told and asked.gpus:
+        return _by_old_layout(plan)
+    if plan.fits:
+        return Verdict.FITS, ()
     moves = asked.engine == "ollama" and not told and not plan.settings.cpu_tensors
-    return Verdict.SPILLS if moves else Verdict.CRASHES
+    return Verdict.SPILLS if moves else Verdict.CRASHES, ()
+
+
+def _by_old_layout(plan: Plan) -> tuple[Verdict, tuple[str, ...]]:
+    """What Ollama 0.11 to 0.29 make of a plan: its own estimate says how many layers go to the host."""
+    model, gpus, settings = plan.model, plan.gpus, plan.settings
+    used = devices(gpus, settings)
+    own = model.architecture in old_layout.OWN_ENGINE
+    graph = max(g.compute for g in plan.estimate.gpus) if own else None
+    found = old_layout.layout(model, [gpus[i] for i in used], settings, graph)
+    n_layers = model.n_layer + 1
+    if plan.fits:
+        said = f"Ollama 0.11 to 0.29 count more than this takes, and leave {found.n_host} of {n_layers} layers to the host"
+        return Verdict.FITS, () if found.full else (f"{said}: PARAMETER num_gpu {n_layers} prevents it",)
+    loaded = estimate(model, [gpus[i] for i in used], old_layout.as_settings(found, settings))
+    split = " + ".join(map(str, found.counts))
+    if not found.full and (own or loaded.fits):
+        return Verdict.SPILLS, (
+            f"Ollama 0.11 to 0.29 leave {found.n_host} of {n_layers} layers to the host ({split} on the cards): slow, but it runs",
+        )
+    left = format_bytes(min(g.left for g in loaded.gpus if g.total)) if any(found.counts) else "nothing"
+    if found.full and loaded.fits:
+        said = (
+            f"which leaves {left} on the fullest card; by free memory, as older ones split, it does not fit"
+        )
+    else:
+        said = f"which is {left.removeprefix('-')} more than the fullest card has"
+    return Verdict.CRASHES, (f"Ollama 0.11 to 0.29 put {split} of {n_layers} layers on the cards, {said}",)
 
 
 def _largest(asked: _Asked, below: int) -> int:
-    """The largest context a slot up to `below` that fits; 0 when none does.
+    """The largest context a slot up to `below`, a multiple of 256, that fits; 0 when none does.
 
     The batch hangs on the context where Ollama chooses it, so each batch that it may choose is asked for its
     largest context, of which the nearest below gets that batch.
     """
     steps = range(below - below % CONTEXT_STEP, 0, -CONTEXT_STEP)
-    chosen = {n: asked.batch(n) for n in steps}
+    chosen = dict(zip(steps, asked.batches(steps), strict=True))
     found = []
     for batch in set(chosen.values()):
         settings = replace(asked.settings(CONTEXT_STEP, batch), n_ctx=0)

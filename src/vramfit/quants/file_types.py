@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
 
-from ..errors import SettingsError
+from ..errors import SettingsError, shown
 from ..ggml import BY_NAME, TensorType
 
 __all__ = ["FILE_TYPES", "FileType", "file_type"]
@@ -91,10 +91,10 @@ def file_type(name: str) -> FileType:
     wanted = name.strip().upper()
     if wanted in _BY_ALIAS:
         return _BY_ALIAS[wanted]
-    if wanted.isdecimal():
+    if wanted.isascii() and wanted.isdecimal() and len(wanted) < 4:
         for kind in FILE_TYPES.values():
             if kind.id == int(wanted):
                 return kind
     near = get_close_matches(wanted, _BY_ALIAS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(FILE_TYPES)}"
-    raise SettingsError(f"file_type={name!r}: llama-quantize offers no such file type; {hint}")
+    raise SettingsError(f"file_type={shown(name)}: llama-quantize offers no such file type; {hint}")

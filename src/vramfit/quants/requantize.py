@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ..coerce import AnyModel, flag, model_of, shown, word
 from ..errors import EngineRefusal, SettingsError, VramfitError
 from ..ggml import BY_NAME, TensorType, tensor_type
 from ..model import Model, Tensor
@@ -38,8 +39,8 @@ class _Request:
 
 
 def requantize(
-    model: Model,
-    file_type: str,
+    model: AnyModel,
+    file_type: str | int,
     *,
     imatrix: bool = False,
     output_tensor_type: str | None = None,
@@ -68,18 +69,21 @@ def requantize(
     Shapes, names and order do not change. Raises `SettingsError` for an unknown file type, an unknown
     tensor type or a malformed pattern. Source: `llama_tensor_get_type` (llama-quant.cpp:717-773).
     """
-    kind = find_file_type(file_type)
-    if kind.copies:
-        return model
+    model = model_of(model)
+    number = isinstance(file_type, int) and not isinstance(file_type, bool)
+    kind = find_file_type(str(file_type) if number else word("file_type", file_type))
+    keep_split, dry_run = flag("keep_split", keep_split), flag("dry_run", dry_run)
     request = _Request(
         file_type=kind,
-        imatrix=imatrix,
+        imatrix=flag("imatrix", imatrix),
         output=_optional("output_tensor_type", output_tensor_type),
         token_embedding=_optional("token_embedding_type", token_embedding_type),
         overrides=_overrides(tensor_types),
-        pure=pure,
-        leave_output_tensor=leave_output_tensor,
+        pure=flag("pure", pure),
+        leave_output_tensor=flag("leave_output_tensor", leave_output_tensor),
     )
+    if kind.copies:
+        return model
     tensors = _retyped(model, request, keep_split)
     renewed = tuple(tensors[t.name] for t in model.tensors)
     weights = tuple(replace(w, tensor=tensors.get(w.tensor.name, w.tensor)) for w in model.weights)
@@ -190,7 +194,7 @@ def _check_convertible(tensor: Tensor, kind: TensorType) -> None:
 def _ggml_type(option: str, name: str) -> TensorType:
     """The tensor type that `option` names."""
     try:
-        return tensor_type(name)
+        return tensor_type(word(option, name))
     except VramfitError as error:
         raise SettingsError(f"{option}={name!r}: {error}") from error
 
@@ -202,11 +206,16 @@ def _optional(option: str, name: str | None) -> TensorType | None:
 
 def _overrides(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[re.Pattern[str], TensorType], ...]:
     """Compiled `tensor_types`; llama-quantize lowers the patterns (quantize.cpp:335-336), and so do we."""
+    if isinstance(pairs, str) or not isinstance(pairs, Sequence):
+        raise SettingsError(f"tensor_types={shown(pairs)}: give pairs of a pattern and a type")
     result = []
-    for pattern, name in pairs:
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise SettingsError(f"tensor_types: {shown(pair)} is no pair of a pattern and a type")
+        pattern, name = word("tensor_types", pair[0]), pair[1]
         try:
             compiled = re.compile(pattern.lower(), re.ASCII)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise SettingsError(f"tensor_types: {pattern!r} is no regular expression: {error}") from error
         result.append((compiled, _ggml_type("tensor_types", name)))
     return tuple(result)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from ..foreign import json_text
-from ..gpus import Card, Gpu, all_gpus, find, rules
+from ..gpus import Card, Gpu, all_gpus, rules, versions
 from ..gpus.spec import from_card
 from ..units import MIB, format_bytes
-from .tables import render_table
+from .look import PLAIN, Look
+from .tables import render_facts, render_table
 
 __all__ = ["gpus_json", "gpus_text"]
 
 
-def gpus_text(name: str | None) -> str:
-    """All cards, one a line, or everything that is known of one. Raises `GpuError`."""
+def gpus_text(name: str | None, look: Look = PLAIN) -> str:
+    """All cards, one a line, or everything that is known of those called `name`. Raises `GpuError`."""
     if name is not None:
-        return _one(find(name))
+        return "\n\n".join(_one(card, look) for card in versions(name))
     rows = [
         [
             g.id or "",
@@ -27,10 +28,11 @@ def gpus_text(name: str | None) -> str:
         ]
         for g in all_gpus()
     ]
-    return render_table(["id", "card", "backend", "cc", "MiB", "free MiB", "GB/s"], rows, left=4)
+    head = ["id", "card", "backend", "cc", "MiB", "free MiB", "GB/s"]
+    return render_table(head, rows, left=4, look=look, drop=("cc", "id", "GB/s", "MiB", "backend"))
 
 
-def _one(card: Card) -> str:
+def _one(card: Card, look: Look) -> str:
     facts = [
         ("id", card.id),
         ("name", card.name),
@@ -48,8 +50,8 @@ def _one(card: Card) -> str:
         ("sources", ", ".join(card.sources)),
         ("note", card.note),
     ]
-    width = max(len(title) for title, _ in facts)
-    return "\n".join(f"{title:<{width}}  {value}" for title, value in facts if value)
+    width = max(len(title) for title, _ in facts) + 2
+    return render_facts([(title, value) for title, value in facts if value], look, width)
 
 
 def _planned(card: Card) -> str:
@@ -74,10 +76,10 @@ def _bandwidth(gpu: Gpu) -> str:
 
 
 def gpus_json(name: str | None) -> str:
-    """An array with all cards, or with the one called `name` (see docs/json.md)."""
+    """An array with all cards, or with those called `name` (see docs/json.md)."""
     from .schema import GpuJson
 
-    cards = all_gpus() if name is None else (from_card(find(name)),)
+    cards = all_gpus() if name is None else tuple(map(from_card, versions(name)))
     found = [
         GpuJson(
             id=g.id or "", name=g.name, backend=g.backend, total=g.total_bytes, free=g.free,

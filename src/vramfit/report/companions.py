@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..foreign import printable
 from ..units import format_bytes
+from .look import PLAIN, Look
+from .tables import render_facts
 
 if TYPE_CHECKING:
     from ..source import Companion, Resolved
@@ -20,13 +21,13 @@ _SILENT = frozenset({"license", "messages", "system", "prompt", "json", "embed"}
 _LABEL = 17  # as wide as the labels above it
 
 
-def companions_text(resolved: Resolved) -> str:
+def companions_text(resolved: Resolved, look: Look = PLAIN) -> str:
     """A line for each companion that matters to memory, and one of Ollama's parameters; "" for a model that comes alone."""
-    lines = [_line(c) for c in resolved.companions if c.kind not in _SILENT | {"params"}]
+    facts = [(c.kind, _said(c)) for c in resolved.companions if c.kind not in _SILENT | {"params"}]
     if resolved.parameters:
         pairs = (f"{key} {_value(value)}" for key, value in sorted(resolved.parameters.items()))
-        lines.append(f"{'run options':<{_LABEL}}{', '.join(pairs)}")
-    return "\n".join(map(printable, lines))
+        facts.append(("run options", ", ".join(pairs)))
+    return render_facts(facts, look, _LABEL) if facts else ""
 
 
 def as_json(resolved: Resolved | None) -> list[CompanionJson]:
@@ -39,9 +40,9 @@ def as_json(resolved: Resolved | None) -> list[CompanionJson]:
     ]
 
 
-def _line(companion: Companion) -> str:
+def _said(companion: Companion) -> str:
     size = "" if companion.n_bytes is None else f", {format_bytes(companion.n_bytes)}"
-    return f"{companion.kind:<{_LABEL}}{companion.name}{size}"
+    return f"{companion.name}{size}"
 
 
 def _value(value: object) -> str:

@@ -7,19 +7,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..context import resolve
-from ..foreign import json_text, printable
+from ..foreign import json_text
 from ..memory import cache_rows
 from ..model import Cells, Layer, Model
 from ..safety import rope_sentence
 from ..settings import Settings
 from ..units import format_bytes
-from .tables import render_table
+from .look import PLAIN, Look
+from .tables import render_facts, render_table
 
 if TYPE_CHECKING:
     from ..source import Resolved
     from .schema import ModelJson
 
-__all__ = ["LayerKind", "layer_kinds", "model_json", "model_text"]
+__all__ = [
+    "LayerKind",
+    "facts",
+    "kinds_table",
+    "layer_kinds",
+    "model_as_schema",
+    "model_json",
+    "model_text",
+    "types_table",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +96,11 @@ def _kind_name(layer: Layer) -> str:
     return " + ".join(names) or "no cache"
 
 
-def model_text(model: Model) -> str:
-    """Identity, size, context, attention by kind of layer, tensor types."""
-    facts = [
+def facts(model: Model) -> list[tuple[str, str]]:
+    """Identity, size and context, each under its name."""
+    kinds = layer_kinds(model)
+    per_token = sum(k.cache_bytes_per_token for k in kinds)
+    found = [
         ("name", model.name or "(none)"),
         ("architecture", model.architecture + (f" (assumed: {model.assumed})" if model.assumed else "")),
         ("file type", model.file_type or "(not said)"),
@@ -105,16 +117,17 @@ def model_text(model: Model) -> str:
         ("reach", rope_sentence(model)),
     ]
     if model.n_expert:
-        facts.append(("experts", f"{model.n_expert}, {max(x.n_expert_used for x in model.layers)} used"))
-    kinds = layer_kinds(model)
-    per_token = sum(k.cache_bytes_per_token for k in kinds)
-    facts.append(("cache a token", f"{per_token:,} bytes (f16)" if model.has_cache else "none"))
-    return "\n\n".join((_facts(facts), _kinds_table(kinds), _types_table(model)))
+        found.append(("experts", f"{model.n_expert}, {max(x.n_expert_used for x in model.layers)} used"))
+    found.append(("cache a token", f"{per_token:,} bytes (f16)" if model.has_cache else "none"))
+    return found
 
 
-def _facts(facts: list[tuple[str, str]]) -> str:
-    width = max(len(name) for name, _ in facts)
-    return "\n".join(f"{name:<{width}}  {printable(value)}" for name, value in facts)
+def model_text(model: Model, look: Look = PLAIN) -> str:
+    """Identity, size, context, attention by kind of layer, tensor types."""
+    kinds = render_table(*kinds_table(model), look=look, drop=("heads", "K/V size"))
+    return "\n\n".join(
+        (render_facts(facts(model), look), kinds, render_table(*types_table(model), look=look))
+    )
 
 
 def _rope(model: Model) -> str:
@@ -125,7 +138,8 @@ def _rope(model: Model) -> str:
     return f"{rope.scaling}, factor {rope.factor:g}{original}"
 
 
-def _kinds_table(kinds: tuple[LayerKind, ...]) -> str:
+def kinds_table(model: Model) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: attention geometry and cache by kind of layer."""
     rows = [
         [
             kind.name,
@@ -137,28 +151,28 @@ def _kinds_table(kinds: tuple[LayerKind, ...]) -> str:
             f"{kind.cache_bytes_per_token:,}",
             format_bytes(kind.state_bytes_per_slot) if kind.state_bytes_per_slot else "",
         ]
-        for kind in kinds
+        for kind in layer_kinds(model)
     ]
-    return render_table(
-        ["layers", "count", "heads", "KV heads", "K/V size", "window", "bytes/token", "state"], rows
-    )
+    return ["layers", "count", "heads", "KV heads", "K/V size", "window", "bytes/token", "state"], rows
 
 
-def _types_table(model: Model) -> str:
+def types_table(model: Model) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: how many tensors of each type there are, and what they take."""
     count = Counter(t.type.name for t in model.tensors)
     size = Counter[str]()
     for tensor in model.tensors:
         size[tensor.type.name] += tensor.n_bytes
     rows = [[name, str(count[name]), format_bytes(n)] for name, n in size.most_common()]
-    return render_table(["tensor type", "tensors", "size"], rows)
+    return ["tensor type", "tensors", "size"], rows
 
 
 def model_json(model: Model, resolved: Resolved | None = None) -> str:
     """The JSON object of `vramfit inspect --json` (see docs/json.md), with what `resolved` says comes along."""
-    return json_text(_as_schema(model, resolved).model_dump())
+    return json_text(model_as_schema(model, resolved).model_dump())
 
 
-def _as_schema(model: Model, resolved: Resolved | None) -> ModelJson:
+def model_as_schema(model: Model, resolved: Resolved | None = None) -> ModelJson:
+    """The pydantic object behind `model_json`."""
     from .companions import as_json
     from .schema import LayerKindJson, ModelJson, RopeJson
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..explain import Explanation
-from ..foreign import printable
 from ..units import format_bytes
+from .look import PLAIN, Look
 from .tables import render_table
 
 __all__ = ["explained_text"]
 
 
-def explained_text(found: Sequence[Explanation]) -> str:
+def explained_text(found: Sequence[Explanation], look: Look = PLAIN) -> str:
     """One table a device: each figure, then its terms, largest first."""
-    return "\n\n".join(_device(x) for x in found)
+    return "\n\n".join(_device(x, look) for x in found)
 
 
-def _device(found: Explanation) -> str:
+def _device(found: Explanation, look: Look) -> str:
     rows = []
     for name, figure, terms in (
         ("weights", found.device.model, found.model),
@@ -27,8 +27,5 @@ def _device(found: Explanation) -> str:
         if figure:
             rows.append([name, "", format_bytes(figure), ""])
             rows += [["", t.name, format_bytes(t.n_bytes), t.why] for t in terms]
-    return (
-        printable(found.device.name)
-        + "\n"
-        + render_table(["figure", "term", "size", "why"], rows, left=2, last_left=True)
-    )
+    table = render_table(["figure", "term", "size", "why"], rows, left=2, last_left=True, look=look)
+    return look.paragraph(found.device.name, "strong") + "\n" + table

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ..gpus import assumed
 from ..units import format_bytes
+from .look import PLAIN, Look
 from .plans import model_name
 from .tables import render_table
 
 if TYPE_CHECKING:
     from ..sweeps import Sweep
+    from .schema import SweepJson
 
-__all__ = ["HEAD", "NAMES", "rows", "size", "sweep_text", "title", "what"]
+__all__ = ["HEAD", "LEAST", "NAMES", "rows", "size", "sweep_text", "title", "what"]
 
 HEAD: Final = (
     "gpus", "file_type", "type_k", "type_v", "n_seq_max", "n_ubatch", "n_ctx", "left", "exact",
 )  # fmt: skip
 NAMES: Final = 4  # of them are words
+LEAST: Final = ("exact", "n_ubatch", "n_seq_max", "left")  # what a narrow screen leaves out first
 SHOWN: Final = 12
 
 
-def sweep_text(sweep: Sweep) -> str:
+def sweep_text(sweep: Sweep, look: Look = PLAIN) -> str:
     """The page of a terminal: size, table, what the table holds."""
-    table = render_table(HEAD, rows(sweep), left=NAMES)
-    return "\n\n".join((f"{title(sweep)}\n{size(sweep)}", table, what(sweep)))
+    table = render_table(HEAD, rows(sweep), left=NAMES, look=look, drop=LEAST)
+    return "\n\n".join((look.paragraph(f"{title(sweep)}\n{size(sweep)}"), table, look.paragraph(what(sweep))))
 
 
 def title(sweep: Sweep) -> str:
@@ -47,7 +51,29 @@ def rows(sweep: Sweep) -> list[list[str]]:
 def what(sweep: Sweep) -> str:
     """What the rows are, and how many more there are."""
     more = len(sweep.largest()) - SHOWN
-    return f"The largest context that fits, for each combination{f'; {more:,} more' if more > 0 else ''}."
+    said = f"The largest context that fits, for each combination{f'; {more:,} more' if more > 0 else ''}."
+    sentences = assumed([gpu for gpus in sweep.gpu_sets for gpu in gpus])
+    return " ".join((said, *(f"Warning: {w}." for w in sentences)))
+
+
+def sweep_as_schema(sweep: Sweep) -> SweepJson:
+    """The pydantic object of a sweep, codes as the words they stand for."""
+    from .schema import SweepJson, settings_json
+
+    columns = {
+        name: [words[code] for code in column.tolist()]
+        if (words := sweep.categories.get(name))
+        else column.tolist()
+        for name, column in sweep.columns.items()
+    }
+    return SweepJson(
+        model=sweep.model.source or sweep.model.name,
+        architecture=sweep.model.architecture,
+        margin=sweep.margin_bytes,
+        shape=list(sweep.shape),
+        columns=columns,
+        settings=settings_json(sweep.settings),
+    )
 
 
 def _cell(name: str, value: int | str | bool) -> str:

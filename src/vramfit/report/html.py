@@ -5,118 +5,120 @@ Everything a model or a caller named is escaped. No script, no font, no address:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from html import escape
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
+from ..alternatives import Alternative, Alternatives
 from ..comparison import Choice, Comparison
-from ..estimates import DeviceEstimate
-from ..foreign import printable
+from ..estimates import Estimate
+from ..foreign import html_text
+from ..model import Model
+from ..shortlist import Carrier, Shortlist
 from ..solve import Plan
-from ..units import format_bytes, format_mib
-from . import comparisons, grids, plans
-from .svg import Bar, Point, bars, scatter
+from . import alternatives, comparisons, describe, grids, plans, shortlist
+from .bars import bars
+from .look import Mark, mark_of
+from .safety import notes
+from .style import PAGE_STYLE, STYLE
+from .svg import Point, mark, scatter
 
 __all__ = ["fragment", "page"]
 
-STYLE: Final = """
-.vramfit{--ink:#1a1a1a;--paper:#fff;--faint:#6b6b6b;--rule:#d0d0d0;--weights:#0072b2;--context:#e69f00;
---compute:#009e73;--limit:#d55e00;--g3:#cc79a7;color:var(--ink);background:var(--paper);
-font:14px/1.5 system-ui,sans-serif;max-width:62rem;padding:.5rem}
-@media(prefers-color-scheme:dark){.vramfit{--ink:#e8e8e8;--paper:#16181c;--faint:#a0a0a0;--rule:#3c4048;
---weights:#56b4e9;--context:#f0b429;--compute:#2fc79a;--limit:#ff8a4c;--g3:#e39ac5}}
-.vramfit h1{font-size:1.25rem;margin:.2rem 0}.vramfit p{margin:.4rem 0}
-.vramfit table{border-collapse:collapse;margin:.8rem 0;font-variant-numeric:tabular-nums;color:inherit}
-.vramfit th,.vramfit td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid var(--rule);
-background:none;color:inherit;white-space:nowrap}.vramfit .wide{overflow-x:auto}
-.vramfit th{font-weight:600}.vramfit .name{text-align:left}.vramfit tr.front td:last-child{font-weight:600}
-.vramfit .bad{color:var(--limit);font-weight:600}.vramfit .note{color:var(--faint);font-size:.9em}
-.vramfit svg{width:100%;height:auto;max-width:760px;display:block}
-.vramfit svg text{fill:var(--ink);font-size:13px}.vramfit svg .small{fill:var(--faint);font-size:11px}
-.vramfit .weights,.vramfit .g0{fill:var(--weights)}.vramfit .context,.vramfit .g1{fill:var(--context)}
-.vramfit .compute,.vramfit .g2{fill:var(--compute)}.vramfit .g3{fill:var(--g3)}
-.vramfit .limit{stroke:var(--limit);stroke-width:3}.vramfit .axis{fill:none;stroke:var(--faint)}
-.vramfit .grid{stroke:var(--rule);stroke-width:.5}.vramfit .ring{fill:none;stroke:var(--ink);stroke-width:1.5}
-.vramfit .key{display:inline-block;width:.8em;height:.8em;margin:0 .35em 0 1em;vertical-align:-.05em}
-.vramfit .key.weights{background:var(--weights)}.vramfit .key.context{background:var(--context)}
-.vramfit .key.compute{background:var(--compute)}.vramfit .key.cap{width:.25em;background:var(--limit)}
-"""
-PAGE_STYLE: Final = """
-html{color-scheme:light dark;background:#fff}@media(prefers-color-scheme:dark){html{background:#16181c}}
-body{margin:0}.vramfit{margin:0 auto;padding:1.5rem}
-"""
-KEY: Final = (
-    '<p class="note"><span class="key weights"></span>weights<span class="key context"></span>context'
-    '<span class="key compute"></span>compute<span class="key cap"></span>free memory</p>'
+MOST: Final = (
+    2  # of the columns that matter least go first, where it is narrow; the others where it is narrower
 )
-TERMS: Final = (("weights", "model"), ("context", "context"), ("compute", "compute"))
 
 
-def page(result: object) -> str:
-    """One self-contained HTML document. Raises `TypeError` for what is no result."""
+def page(result: object, others: Alternatives | None = None) -> str:
+    """One self-contained HTML document; `others` stand under a plan. Raises `TypeError` for what is no result."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>vramfit</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<style>{PAGE_STYLE}</style></head>\n<body>{fragment(result)}</body></html>\n"
+        f"<style>{PAGE_STYLE}</style></head>\n<body>{fragment(result, others)}</body></html>\n"
     )
 
 
-def fragment(result: object) -> str:
-    """What a notebook shows of a plan, a comparison or a sweep."""
-    if isinstance(result, Plan):
-        body = _plan(result)
-    elif isinstance(result, Comparison):
-        body = _comparison(result)
-    else:
-        body = _sweep(result)
+def fragment(result: object, others: Alternatives | None = None) -> str:
+    """What a notebook shows of a result."""
+    body = [*_body(result), *(_alternatives(others) if others else ())]
     return f'<div class="vramfit"><style>{STYLE}</style>{"".join(body)}</div>'
 
 
+def _body(result: object) -> Iterable[str]:
+    for kind, shown in _BODIES.items():
+        if isinstance(result, kind):
+            return shown(result)
+    from ..sweeps import Sweep
+
+    if isinstance(result, Sweep):
+        return _sweep(result)
+    raise TypeError(f"{type(result).__name__} is no result that vramfit shows")
+
+
 def _plan(plan: Plan) -> Iterable[str]:
-    estimate = plan.estimate
-    yield f"<h1>{escape(plans.title(plan))}</h1>"
-    yield f"<p{'' if plan.fits else _BAD}>{escape(plans.verdict(plan))}</p>"
-    yield bars([_bar(d) for d in (*estimate.gpus, estimate.host) if d.total or d.free_bytes])
-    yield KEY
-    devices = [*estimate.gpus, estimate.host]
-    rows = [["layers", *(str(d.layers) for d in devices)]]
-    rows += [[name, *(format_mib(getattr(d, field)) for d in devices)] for name, field in TERMS]
-    rows.append(["total", *(format_mib(d.total) for d in devices)])
-    rows.append(["left", *(format_mib(d.left) if d.free_bytes else "" for d in devices)])
-    yield _table(["MiB", *(d.name for d in devices)], rows)
+    yield _title(plans.title(plan))
+    yield _answer(plans.verdict(plan), plan.fits)
+    yield from (_said(f"Warning: {warning}", "warn") for warning in plan.warnings)
+    yield from _devices(plan.estimate, plan.margin_bytes)
     yield _note(plans.settings_line(plan))
-    for warning in plan.warnings:
-        yield f"<p{_BAD}>{escape(printable(warning))}</p>"
+    yield from map(_note, notes(plan))
+
+
+def _estimate(estimate: Estimate) -> Iterable[str]:
+    yield _answer(plans.estimate_answer(estimate), estimate.fits)
+    yield from _devices(estimate, 0)
+
+
+def _devices(estimate: Estimate, margin: int) -> Iterable[str]:
+    """Bars, a row for each device, and what is not exact of them."""
+    yield bars([*estimate.gpus, estimate.host], margin)
+    head, *rows = map(list, zip(*plans.device_rows(estimate, margin), strict=True))
+    yield _table(head, rows, unit=head[0])
     if not estimate.exact:
         yield _note(f"Compute buffers are an upper bound, not exact: {estimate.compute_note}.")
 
 
-def _bar(device: DeviceEstimate) -> Bar:
-    sizes = [(name, getattr(device, field)) for name, field in TERMS]
-    free = f" of {format_bytes(device.free_bytes)} free" if device.free_bytes else ""
-    return Bar(
-        printable(device.name),
-        tuple((f"{name} {format_bytes(size)}", name, size) for name, size in sizes if size),
-        device.free_bytes,
-        f"{format_bytes(device.total)}{free}: " + ", ".join(f"{n} {format_bytes(s)}" for n, s in sizes),
-    )
+def _alternative(row: Alternative) -> Iterable[str]:
+    yield _said(alternatives.alternative_answer(row), "strong")
+    yield from _plan(row.plan)
+
+
+def _alternatives(found: Alternatives) -> Iterable[str]:
+    rows = alternatives.worth_showing(found)
+    if not rows:
+        yield _said(alternatives.nothing_text(found))
+        return
+    yield f"<h2>{html_text(alternatives.title(found))}</h2>"
+    yield _table(alternatives.HEAD, [alternatives.cells(row) for row in rows], words=True)
+    rest = [row for row in alternatives.worth_showing(found, everything=True) if row not in rows]
+    if rest:
+        table = _table(alternatives.HEAD, [alternatives.cells(row) for row in rest], words=True)
+        yield _more(alternatives.more_text(len(rest)), table)
+    yield from map(_note, alternatives.notes(found, rows))
 
 
 def _comparison(comparison: Comparison) -> Iterable[str]:
-    yield f"<h1>{escape(comparisons.title(comparison))}</h1>"
+    yield _title(comparisons.title(comparison))
+    if not comparison.fits:
+        yield _answer(comparisons.NOTHING, fits=False)
     fitting = [c for c in comparison.choices if c.fits]
-    groups = list(dict.fromkeys(comparisons.cache_name(c) for c in fitting))
     if fitting:
+        groups = list(dict.fromkeys(comparisons.cache_name(c) for c in fitting))
         points = [_point(c, groups) for c in fitting]
-        yield scatter(points, "bits per weight", "largest context in tokens", groups)
-        yield _note(
-            "Ringed points are on the front: no other measured choice is as good in all and better in one."
-        )
-    rows = [comparisons.cells(c) for c in comparison.choices]
-    classes = ["front" if c.on_front else "" for c in comparison.choices]
-    yield _table(comparisons.HEAD, rows, names=2, classes=classes)
-    for note in comparisons.notes(comparison):
-        yield _note(note)
+        yield scatter(points, "bits per weight", "largest context in tokens")
+        yield f'<p class="note">{"".join(_group(i, name) for i, name in enumerate(groups))}</p>'
+        yield _note("Ringed points are on the front.")
+    rows = comparisons.worth_showing(comparison)
+    yield _choices(rows)
+    rest = [c for c in comparison.choices if c not in rows]
+    if rest:
+        yield _more(comparisons.more_text(len(rest)), _choices(rest))
+    yield from map(_note, comparisons.notes(comparison))
+
+
+def _choices(choices: Sequence[Choice]) -> str:
+    rows = [comparisons.cells(c) for c in choices]
+    return _table(comparisons.HEAD, rows, names=2, drop=comparisons.LEAST[:-1])
 
 
 def _point(choice: Choice, groups: Sequence[str]) -> Point:
@@ -125,41 +127,103 @@ def _point(choice: Choice, groups: Sequence[str]) -> Point:
     return Point(choice.bits_per_weight, choice.n_ctx, groups.index(cache), name, choice.on_front)
 
 
-def _sweep(result: object) -> Iterable[str]:
-    from ..sweeps import Sweep
+def _group(i: int, name: str) -> str:
+    """The mark of a group of points, and its name."""
+    return f'<span class="key"><svg viewBox="0 0 14 14">{mark(7, 7, i, "")}</svg>{html_text(name)}</span>'
 
-    if not isinstance(result, Sweep):
-        raise TypeError(f"{type(result).__name__} is no result that vramfit shows")
-    yield f"<h1>{escape(grids.title(result))}</h1>"
-    yield f"<p>{escape(grids.size(result))}</p>"
+
+def _shortlist(found: Shortlist) -> Iterable[str]:
+    yield _title(shortlist.title(found))
+    if not found.fits:
+        yield _said(shortlist.NONE, "bad")
+    for name, carriers in shortlist.tables(found):
+        yield _carriers(name, carriers[: shortlist.SHOWN])
+        if rest := carriers[shortlist.SHOWN :]:
+            yield _more(f"... and {len(rest):,} more", _carriers(name, rest))
+    yield _note(shortlist.order(found))
+
+
+def _carriers(name: str, carriers: Sequence[Carrier]) -> str:
+    return _table((name, *shortlist.HEAD), [shortlist.cells(c) for c in carriers], stack=False)
+
+
+def _model(model: Model) -> Iterable[str]:
+    yield _title(plans.model_name(model))
+    yield _table(("", ""), describe.facts(model), words=True, stack=False)
+    yield _table(*describe.kinds_table(model))
+    yield _table(*describe.types_table(model), stack=False)
+
+
+def _sweep(result: Any) -> Iterable[str]:
+    yield _title(grids.title(result))
+    yield _said(grids.size(result))
     if found := grids.rows(result):
         yield _table(grids.HEAD, found, names=grids.NAMES)
     yield _note(grids.what(result))
 
 
-_BAD: Final = ' class="bad"'
+_BODIES: Final[dict[type, Callable[[Any], Iterable[str]]]] = {
+    Plan: _plan,
+    Estimate: _estimate,
+    Comparison: _comparison,
+    Alternatives: _alternatives,
+    Alternative: _alternative,
+    Shortlist: _shortlist,
+    Model: _model,
+}
+
+
+def _title(text: str) -> str:
+    return f"<h1>{html_text(text)}</h1>"
+
+
+def _said(text: str, mark: Mark = "") -> str:
+    return f"<p{f' class={mark}' if mark else ''}>{html_text(text)}</p>"
+
+
+def _answer(text: str, fits: bool) -> str:
+    return f'<p class="answer {"good" if fits else "bad"}">{html_text(text)}</p>'
 
 
 def _note(text: str) -> str:
-    return f'<p class="note">{escape(printable(text))}</p>'
+    return f'<p class="note">{html_text(text)}</p>'
+
+
+def _more(title: str, body: str) -> str:
+    """What is shown when it is asked for; a browser needs no script for that."""
+    return f"<details><summary>{html_text(title)}</summary>{body}</details>"
 
 
 def _table(
     head: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    rows: Iterable[Sequence[str]],
     *,
     names: int = 1,
-    classes: Sequence[str] | None = None,
+    words: bool = False,
+    drop: Sequence[str] = (),
+    stack: bool = True,
+    unit: str = "",
 ) -> str:
-    """A table whose first `names` columns are words, the others numbers."""
+    """A table whose first `names` columns are words, and its last with `words`; the others are numbers.
 
-    def line(tag: str, cells: Sequence[str], kind: str = "") -> str:
-        inside = (
-            f"<{tag}{' class=name' if i < names else ''}>{escape(printable(cell))}</{tag}>"
-            for i, cell in enumerate(cells)
-        )
-        return f"<tr{f' class={kind}' if kind else ''}>{''.join(inside)}</tr>"
+    Where it is narrow the columns in `drop` go; without any, rows are stacked as blocks, under `unit`.
+    """
 
-    kinds = classes or [""] * len(rows)
-    body = "".join(line("td", row, kind) for row, kind in zip(rows, kinds, strict=True))
-    return f'<div class="wide"><table><thead>{line("th", head)}</thead><tbody>{body}</tbody></table></div>'
+    def cell(tag: str, i: int, text: str) -> str:
+        kinds = ["name"] if i < names or (words and i == len(head) - 1) else []
+        kinds += ["words"] if words and i == len(head) - 1 else []
+        kinds += [] if head[i] not in drop else ["less"] if head[i] in drop[:MOST] else ["least"]
+        kinds += [mark_of(text)] if mark_of(text) else []
+        classes = f' class="{" ".join(kinds)}"' if kinds else ""
+        name = f' data-name="{html_text(head[i])}"' if tag == "td" and stacked else ""
+        name += f' data-unit="{html_text(unit)}"' if name and unit and i == 0 else ""
+        return f"<{tag}{classes}{name}>{html_text(text)}</{tag}>"
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return f"<tr>{''.join(cell(tag, i, text) for i, text in enumerate(cells))}</tr>"
+
+    stacked = stack and not drop
+    body = "".join(line("td", row) for row in rows)
+    top = f"<thead>{line('th', head)}</thead>" if any(head) else ""
+    kind = ' class="stack"' if stacked else ""
+    return f'<div class="wide"><table{kind}>{top}<tbody>{body}</tbody></table></div>'

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ..foreign import json_text, printable
 from ..modelfile import Finding, Modelfile
 from ..units import format_mib
+from .look import PLAIN, Look, Marked
 from .plans import model_name
 from .tables import render_table
 
@@ -21,12 +22,14 @@ Written: TypeAlias = tuple[
 ]  # as it is now, what was found before, its backup
 
 
-def findings_text(findings: Sequence[Finding]) -> str:
+def findings_text(findings: Sequence[Finding], look: Look = PLAIN) -> str:
     """One row for each context, then what is to be said about each file."""
-    head = ["Modelfile", "model", "num_ctx", "", "on", "short of MiB", "would fit", "trained"]
-    table = render_table(head, [_row(f) for f in findings], left=2)
-    notes = [printable(f"{_place(f)}: {note}") for f in findings for note in f.notes]
-    return "\n\n".join([table, "\n".join(notes)] if notes else [table])
+    head = ["Modelfile", "model", "num_ctx", "", "on", "short of MiB", "largest safe", "trained"]
+    drop = ("trained", "model", "on")
+    table = render_table(head, [_row(f) for f in findings], left=2, look=look, drop=drop)
+    notes = [look.paragraph(printable(f"{_place(f)}: {note}")) for f in findings for note in f.notes]
+    notes.append(look.paragraph(f"What is not said is as {findings[0].plan.settings.defaults} has it."))
+    return "\n\n".join([table, "\n".join(notes)])
 
 
 def _row(finding: Finding) -> list[str]:
@@ -35,7 +38,7 @@ def _row(finding: Finding) -> list[str]:
         _place(finding),
         model_name(model),
         f"{finding.num_ctx:,}",
-        finding.verdict.value,
+        Marked(finding.verdict.value, "good" if finding.fits else "bad"),
         "" if finding.fits else finding.card,
         "" if finding.fits else format_mib(finding.shortfall),
         f"{finding.best:,}" if finding.best else "none",
@@ -93,6 +96,7 @@ def _as_schema(finding: Finding) -> FindingJson:
         card=finding.card,
         shortfall=finding.shortfall,
         best=finding.best,
+        mended=finding.mended,
         notes=list(finding.notes),
         plan=plan_as_schema(finding.plan),
     )

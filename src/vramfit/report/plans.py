@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
 from ..estimates import DeviceEstimate, Estimate
 from ..foreign import json_text, printable
+from ..gpus import told_apart
 from ..model import Model
 from ..safety import overheads, rope_sentence
 from ..solve import Plan
 from ..units import format_bytes, format_mib
+from .look import PLAIN, Look, Marked
 from .safety import notes
-from .tables import render_table
+from .tables import fits, render_table
 
 if TYPE_CHECKING:
     from ..alternatives import Alternative, Alternatives
-    from .schema import PlanJson
+    from .schema import DeviceJson, EstimateJson, PlanJson
 
-__all__ = ["model_name", "plan_as_schema", "plan_json", "plan_text", "settings_line", "title", "verdict"]
+__all__ = [
+    "device_rows",
+    "device_table",
+    "estimate_answer",
+    "estimate_as_schema",
+    "estimate_text",
+    "is_short",
+    "model_name",
+    "plan_as_schema",
+    "plan_json",
+    "plan_text",
+    "settings_line",
+    "title",
+    "verdict",
+]
 
 NAME: Final = 200  # characters of a model's name
 
 
-def plan_text(plan: Plan) -> str:
-    """The cards side by side, the context, what limits it and the settings used."""
-    parts = [title(plan), device_table(plan.estimate), verdict(plan), settings_line(plan)]
-    parts += notes(plan)
-    parts += [printable(f"Warning: {w}") for w in plan.warnings]
+def plan_text(plan: Plan, look: Look = PLAIN) -> str:
+    """The answer, the cards side by side, the settings used, and what else there is to know."""
+    parts = [
+        look.paragraph(verdict(plan), "good" if plan.fits else "bad"),
+        look.paragraph(title(plan)),
+        device_table(plan.estimate, plan.margin_bytes, look),
+        look.paragraph(settings_line(plan)),
+    ]
+    parts += [look.paragraph(note) for note in notes(plan)]
+    parts += [look.paragraph(f"Warning: {w}", "warn") for w in plan.warnings]
     if not plan.estimate.exact:
-        parts.append(
-            f"Compute buffers are an upper bound, not exact: {printable(plan.estimate.compute_note)}."
-        )
+        note = f"Compute buffers are an upper bound, not exact: {plan.estimate.compute_note}."
+        parts.append(look.paragraph(note))
     return "\n\n".join(parts)
 
 
@@ -49,24 +70,48 @@ def title(plan: Plan) -> str:
     return " · ".join(printable(k) for k in known if k)
 
 
-def device_table(estimate: Estimate) -> str:
-    """Devices as columns, the engine's three terms as rows, in MiB."""
-    devices = [*estimate.gpus, estimate.host]
-    rows: list[list[str]] = [["layers", *(str(d.layers) for d in devices)]]
-    for name, attribute in (
-        ("weights", "model"),
-        ("context", "context"),
-        ("compute", "compute"),
-        ("total", "total"),
-    ):
-        rows.append([name, *(format_mib(getattr(d, attribute)) for d in devices)])
-    rows.append(["free", *(format_mib(d.free_bytes) for d in estimate.gpus), ""])
-    rows.append(["left", *(_left(d) for d in estimate.gpus), ""])
-    return render_table(["MiB", *(d.name for d in devices)], rows)
+def estimate_text(estimate: Estimate, look: Look = PLAIN) -> str:
+    """The context, and the devices side by side."""
+    answer = look.paragraph(estimate_answer(estimate), "good" if estimate.fits else "bad")
+    return f"{answer}\n\n{device_table(estimate, 0, look)}"
 
 
-def _left(device: DeviceEstimate) -> str:
-    return format_mib(device.left)
+def estimate_answer(estimate: Estimate) -> str:
+    """Whether the context fits, with no margin asked for."""
+    slot = f" ({estimate.n_ctx_seq:,} a slot)" if estimate.n_ctx_seq != estimate.n_ctx else ""
+    fits = "fits" if estimate.fits else "does not fit"
+    return f"Context {estimate.n_ctx:,} tokens{slot} {fits}; no margin is counted."
+
+
+def device_table(estimate: Estimate, margin: int, look: Look = PLAIN) -> str:
+    """Devices as columns and the engine's terms as rows, in MiB; turned round where the screen is too narrow."""
+    table = device_rows(estimate, margin)
+    if not fits(table[0], table[1:], look):
+        table = [list(column) for column in zip(*table, strict=True)]
+    return render_table(table[0], table[1:], look=look)
+
+
+def device_rows(estimate: Estimate, margin: int) -> list[list[str]]:
+    """The figures of every device in MiB, under their names; what is left is marked where it is below the margin."""
+    cards = estimate.gpus
+    devices = [*cards, estimate.host]
+    terms = (("weights", "model"), ("context", "context"), ("compute", "compute"), ("total", "total"))
+    return [
+        ["MiB", *(d.name for d in devices)],
+        ["layers", *(str(d.layers) for d in devices)],
+        *([name, *(format_mib(getattr(d, field)) for d in devices)] for name, field in terms),
+        ["free", *(format_mib(d.free_bytes) for d in cards), ""],
+        ["left", *(_left(d, margin) for d in cards), ""],
+    ]
+
+
+def _left(device: DeviceEstimate, margin: int) -> str:
+    return Marked(format_mib(device.left), "bad" if is_short(device, margin) else "")
+
+
+def is_short(device: DeviceEstimate, margin: int) -> bool:
+    """Whether a card that is used has less left than the margin."""
+    return device.total > 0 and device.left < margin
 
 
 def verdict(plan: Plan) -> str:
@@ -79,12 +124,14 @@ def verdict(plan: Plan) -> str:
     )
     each = f" ({share} slots)" if slots > 1 else ""
     margin = format_bytes(plan.margin_bytes)
-    if plan.fits:
-        return f"Context {plan.n_ctx:,} tokens{each} fits with {margin} left on every card; limited by {printable(plan.limited_by)}."
-    return (
-        f"Context {plan.n_ctx:,} tokens{each} does not fit: {printable(plan.limited_by)} is short of"
-        f" {format_bytes(plan.shortfall)} (with {margin} to be left on every card)."
-    )
+    if not plan.fits:
+        return (
+            f"Context {plan.n_ctx:,} tokens{each} does not fit: {printable(plan.limited_by)} is short of"
+            f" {format_bytes(plan.shortfall)} (with {margin} to be left on every card)."
+        )
+    used = any(d.total for d in plan.estimate.gpus)
+    left = f" with at least {margin} left on every card" if used else " on the host"
+    return f"Context {plan.n_ctx:,} tokens{each} fits{left}; limited by {printable(plan.limited_by)}."
 
 
 def settings_line(plan: Plan) -> str:
@@ -99,7 +146,7 @@ def settings_line(plan: Plan) -> str:
     ]
     if len(plan.tensor_split) > 1:
         words.append("--tensor-split " + ",".join(map(str, plan.tensor_split)))
-    return "Settings: " + ", ".join(words)
+    return f"Settings (defaults of {s.defaults}): " + ", ".join(words)
 
 
 def _on(value: bool) -> str:
@@ -113,10 +160,11 @@ def plan_json(
     prefer: str | None = None,
     changed: Alternative | None = None,
     alternatives: Alternatives | None = None,
+    ignored: Sequence[str] = (),
 ) -> str:
     """The JSON object of `vramfit plan --json` (see docs/json.md); of an engine, with what to run there.
 
-    `changed` is what `prefer` made of the settings.
+    `changed` is what `prefer` made of the settings, `ignored` the flags that were typed and size nothing.
     """
     from .alternatives import alternative_as_schema  # the text of a plan starts without it
 
@@ -126,6 +174,7 @@ def plan_json(
             "prefer": prefer,
             "changed": None if changed is None else alternative_as_schema(changed),
             "alternatives": rows,
+            "ignored": list(ignored),
         }
     )
     if engine is not None and plan.fits:
@@ -138,14 +187,7 @@ def plan_json(
 
 def plan_as_schema(plan: Plan) -> PlanJson:
     """The pydantic object behind `plan_json`."""
-    from .schema import DeviceJson, OverheadJson, PlanJson, settings_json
-
-    def device(d: DeviceEstimate) -> DeviceJson:
-        return DeviceJson(
-            name=d.name, layers=d.layers, model=d.model, context=d.context, compute=d.compute,
-            total=d.total, free=d.free_bytes or None, left=d.left if d.free_bytes else None,
-            compute_exact=d.compute_exact,
-        )  # fmt: skip
+    from .schema import OverheadJson, PlanJson, settings_json
 
     return PlanJson(
         model=plan.model.source or plan.model.name,
@@ -158,8 +200,8 @@ def plan_as_schema(plan: Plan) -> PlanJson:
         shortfall=plan.shortfall,
         margin=plan.margin_bytes,
         tensor_split=list(plan.tensor_split),
-        gpus=[device(d) for d in plan.estimate.gpus],
-        host=device(plan.estimate.host),
+        gpus=[_device_as_schema(d) for d in plan.estimate.gpus],
+        host=_device_as_schema(plan.estimate.host),
         settings=settings_json(plan.settings),
         flash_attn=plan.estimate.flash_attn,
         exact=plan.estimate.exact,
@@ -167,8 +209,35 @@ def plan_as_schema(plan: Plan) -> PlanJson:
         warnings=list(plan.warnings),
         reach=rope_sentence(plan.model),
         overheads=[
-            OverheadJson(gpu=gpu.name, name=o.name, n_bytes=o.n_bytes, counted=o.counted, why=o.why)
-            for gpu in plan.gpus
+            OverheadJson(gpu=card, name=o.name, n_bytes=o.n_bytes, counted=o.counted, why=o.why)
+            for card, gpu in zip(told_apart(plan.gpus), plan.gpus, strict=True)
             for o in overheads(gpu)
         ],
     )
+
+
+def estimate_as_schema(estimate: Estimate) -> EstimateJson:
+    """The pydantic object of an estimate alone."""
+    from .schema import EstimateJson, settings_json
+
+    return EstimateJson(
+        n_ctx=estimate.n_ctx,
+        n_ctx_seq=estimate.n_ctx_seq,
+        fits=estimate.fits,
+        gpus=[_device_as_schema(d) for d in estimate.gpus],
+        host=_device_as_schema(estimate.host),
+        settings=settings_json(estimate.settings),
+        flash_attn=estimate.flash_attn,
+        exact=estimate.exact,
+        compute_note=estimate.compute_note,
+    )
+
+
+def _device_as_schema(d: DeviceEstimate) -> DeviceJson:
+    from .schema import DeviceJson
+
+    return DeviceJson(
+        name=d.name, layers=d.layers, model=d.model, context=d.context, compute=d.compute,
+        total=d.total, free=d.free_bytes or None, left=d.left if d.free_bytes else None,
+        compute_exact=d.compute_exact,
+    )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..gpus import Gpu
-from ..safety import overheads, reach, rope_sentence, swa_sentence
+from ..safety import overheads, reach, rope_sentence, swa_sentence, wired_sentence
 from ..solve import Plan
 from ..units import format_mib
 
@@ -20,6 +20,7 @@ def notes(plan: Plan) -> list[str]:
         swa_sentence(plan.model, plan.settings),
     ]
     said.append("\n".join(overhead_lines(used)))
+    said += [f"{sentence}." for sentence in dict.fromkeys(map(wired_sentence, used)) if sentence]
     return [text for text in said if text]
 
 

@@ -14,10 +14,12 @@ from ..settings import Settings
 
 __all__ = [
     "AlternativeJson",
+    "AlternativesJson",
     "CarrierJson",
     "ChoiceJson",
     "ComparisonJson",
     "DeviceJson",
+    "EstimateJson",
     "FindingJson",
     "GpuJson",
     "LayerKindJson",
@@ -28,6 +30,7 @@ __all__ = [
     "PlanJson",
     "RopeJson",
     "ShortlistJson",
+    "SweepJson",
     "settings_json",
 ]
 
@@ -92,6 +95,21 @@ class AlternativeJson(_Frozen):
     settings: dict[str, Any]
 
 
+class EstimateJson(_Frozen):
+    """What the engine allocates for one context, device by device."""
+
+    schema_version: int = SCHEMA_VERSION
+    n_ctx: int
+    n_ctx_seq: int
+    fits: bool
+    gpus: list[DeviceJson]
+    host: DeviceJson
+    settings: dict[str, Any]
+    flash_attn: bool
+    exact: bool
+    compute_note: str
+
+
 class PlanJson(_Frozen):
     """What `vramfit plan --json` prints."""
 
@@ -121,6 +139,16 @@ class PlanJson(_Frozen):
     prefer: Optional[str] = None  # noqa: UP045
     changed: Optional[AlternativeJson] = None  # noqa: UP045
     alternatives: Optional[list[AlternativeJson]] = None  # noqa: UP045
+    ignored: list[str] = []
+
+
+class AlternativesJson(_Frozen):
+    """A plan as asked, and every change of its settings alone."""
+
+    schema_version: int = SCHEMA_VERSION
+    asked: PlanJson
+    prefer: Optional[str]  # noqa: UP045
+    alternatives: list[AlternativeJson]
 
 
 class FindingJson(_Frozen):
@@ -133,6 +161,7 @@ class FindingJson(_Frozen):
     card: Text
     shortfall: int
     best: int
+    mended: int
     notes: list[Text]
     plan: PlanJson
 
@@ -255,18 +284,22 @@ class ComparisonJson(_Frozen):
     gpus: list[Text]
     margin: int
     fits: bool
+    warnings: list[str]
     choices: list[ChoiceJson]
     settings: dict[str, Any]
 
 
 class CarrierJson(_Frozen):
-    """Cards that carry a context; `alike` names for each of them all that have as much free memory."""
+    """Cards that carry a context; `alike` names for each of them all with as much free memory and bandwidth."""
 
     total: int
     free: int
     backend: str
     gpus: list[str]
     alike: list[list[str]]
+    built_in: bool
+    bandwidth_gbs: list[Optional[float]]  # noqa: UP045
+    tokens_per_second: Optional[float]  # noqa: UP045
 
 
 class ShortlistJson(_Frozen):
@@ -278,7 +311,20 @@ class ShortlistJson(_Frozen):
     n_ctx: int
     margin: int
     fits: bool
+    sort: str
     carriers: list[CarrierJson]
+    settings: dict[str, Any]
+
+
+class SweepJson(_Frozen):
+    """A sweep in columns of equal length; the last axis of `shape` runs fastest."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    architecture: str
+    margin: int
+    shape: list[int]
+    columns: dict[str, list[Any]]
     settings: dict[str, Any]
 
 

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Final
+
+from ..alternatives import Alternative, Alternatives
 from ..comparison import Comparison
+from ..estimates import Estimate
+from ..model import Model
+from ..shortlist import Shortlist
 from ..solve import Plan
+from .alternatives import alternative_text, alternatives_text
 from .comparisons import comparison_text
+from .describe import model_text
 from .grids import sweep_text
-from .plans import plan_text
+from .plans import estimate_text, plan_text
+from .shortlist import shortlist_text
 
 __all__ = ["text"]
+
+_TEXTS: Final[dict[type, Callable[[Any], str]]] = {
+    Plan: plan_text,
+    Estimate: estimate_text,
+    Comparison: comparison_text,
+    Alternatives: alternatives_text,
+    Alternative: alternative_text,
+    Shortlist: shortlist_text,
+    Model: model_text,
+}
 
 
 def text(result: object) -> str:
     """The same text that the command prints. Raises `TypeError` for what is no result."""
-    if isinstance(result, Plan):
-        return plan_text(result)
-    if isinstance(result, Comparison):
-        return comparison_text(result)
+    for kind, shown in _TEXTS.items():
+        if isinstance(result, kind):
+            return shown(result)
     from ..sweeps import Sweep
 
     if isinstance(result, Sweep):

@@ -18,6 +18,7 @@ from ..header import Header
 from . import origin, shards
 from .nouns import Companion, Located, Resolved
 from .paths import local_file
+from .redact import redacted
 from .session import Session
 
 if TYPE_CHECKING:
@@ -33,12 +34,7 @@ def reference_name(reference: Reference) -> str:
     if isinstance(reference, bytes | bytearray | memoryview):
         return f"<{len(reference)} bytes>"
     if isinstance(reference, str | os.PathLike):
-        text = str(os.fspath(reference))
-        if not text.startswith(("http://", "https://")):
-            return text
-        from .grammar import shown
-
-        return shown(text)
+        return redacted(str(os.fspath(reference)))
     raise SourceError(f"a model is named by a path or given as bytes, not by {reference!r}")
 
 

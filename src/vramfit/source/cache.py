@@ -1,27 +1,40 @@
 """Headers that were read once, kept on disk so that the second look costs nothing.
 
-One file an entry: a line of JSON, then the bytes. Its name is the digest of its key, so that nothing
-a server says becomes a path. Entries appear by renaming, so that several processes may share the folder and
-none reads half of one. When it all grows too large, what was used least recently goes. A folder that cannot be
-written, or an entry that is damaged, is as good as none: the cache never makes a look-up fail.
+One file an entry: a seal, a line of JSON, then the bytes. A key says where the bytes came from, and may hold passwords:
+it is written nowhere. The entry's name is its digest and the seal one of key, line and bytes, both keyed with a
+secret of the folder, so that nothing a server says becomes a path, no key can be guessed from a name, and an entry
+that was damaged, renamed or put there by another is none. Entries appear by renaming, so that several processes may
+share the folder and none reads half of one. When it all grows too large, what was used least recently goes. A folder that cannot be
+written, or that others can write, is as good as none: the cache never makes a look-up fail.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import stat
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+from .paths import open_regular
 
 MAX_BYTES: Final = 512 << 20  # about a hundred headers with the largest vocabularies
 MAX_ENTRY_BYTES: Final = 64 << 20
 FRESH_SECONDS: Final = 3600.0  # for so long, what a name means is not asked again
 _MAX_NOTE_BYTES: Final = 64 << 10
+_SECRET: Final = ".secret"
+_SECRET_BYTES: Final = 32
+_SEAL_BYTES: Final = 64  # in hex, without the end of its line
+_NEW: Final = ".new-"  # before the name of a file that is being written
+
+Key: TypeAlias = tuple[str, ...]  # where something came from: place, address, name
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,56 +58,73 @@ class Cache:
         self.folder = (folder or default_folder()) / "v1"
         self.max_bytes = max_bytes
 
-    def get(self, key: str) -> Entry | None:
+    def get(self, key: Key) -> Entry | None:
         """What is kept under `key`."""
-        path = self._path(key)
         try:
-            if self.folder.is_symlink():
-                return None
-            with os.fdopen(os.open(path, os.O_RDONLY | _NO_LINK), "rb") as file:
+            secret = self._secret()
+            path = self._path(key, secret)
+            with open_regular(path, follow=False) as stream, io.BufferedReader(stream) as file:
                 changed = os.fstat(file.fileno()).st_mtime
-                note = json.loads(file.readline(_MAX_NOTE_BYTES))
+                seal, line = file.readline(_SEAL_BYTES + 1), file.readline(_MAX_NOTE_BYTES)
                 body = file.read(MAX_ENTRY_BYTES + 1)
-        except (OSError, ValueError, RecursionError):
-            return None
-        if not isinstance(note, dict) or note.get("key") != key or note.get("bytes") != len(body):
+            if seal != _seal(secret, key, line, body).encode() + b"\n":
+                return None
+            note = json.loads(line)
+        except (OSError, ValueError):
             return None
         with suppress(OSError):
             os.utime(path, (time.time(), changed))  # used now; true since then
         return Entry(body, note, time.time() - changed)
 
-    def put(self, key: str, body: bytes | bytearray | memoryview, **note: object) -> None:
+    def put(self, key: Key, body: bytes | bytearray | memoryview, **note: object) -> None:
         """Keep `body` under `key`."""
-        line = json.dumps({"key": key, "bytes": len(body), **note}).encode() + b"\n"
+        line = json.dumps(note).encode() + b"\n"
         if len(body) > min(MAX_ENTRY_BYTES, self.max_bytes) or len(line) > _MAX_NOTE_BYTES:
             return
-        from tempfile import mkstemp
-
         with suppress(OSError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self.folder.is_symlink():
-                return
-            handle, temporary = mkstemp(dir=self.folder, prefix=".new-")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(line)
-                    file.write(body)
-                os.replace(temporary, self._path(key))
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary)
-                raise
+            secret = self._secret(make=True)
+            seal = _seal(secret, key, line, body).encode() + b"\n"
+            self._write(self._path(key, secret), seal, line, body)
             self._trim()
 
-    def confirm(self, key: str) -> None:
+    def confirm(self, key: Key) -> None:
         """Note that what is kept under `key` is still true."""
         with suppress(OSError):
-            os.utime(self._path(key))
+            os.utime(self._path(key, self._secret()))
 
-    def _path(self, key: str) -> Path:
-        from hashlib import sha256  # takes longer to load than a header takes to read
+    def _path(self, key: Key, secret: bytes) -> Path:
+        return self.folder / _seal(secret, key)
 
-        return self.folder / sha256(key.encode()).hexdigest()
+    def _secret(self, *, make: bool = False) -> bytes:
+        """What names and seals are made with. `OSError` where there is none, or where it cannot be one."""
+        if not _is_ours(self.folder):
+            raise PermissionError(errno.EPERM, "others can write there")
+        path = self.folder / _SECRET
+        for missing in (make, False):
+            with suppress(OSError), open_regular(path, follow=False) as file:
+                secret = file.read(_SECRET_BYTES + 1)
+                if len(secret) == _SECRET_BYTES:
+                    return secret
+            if (
+                missing
+            ):  # of two that make one at a time the later wins, and entries of the other are never found
+                self._write(path, os.urandom(_SECRET_BYTES))
+        raise FileNotFoundError(errno.ENOENT, "no secret yet")
+
+    def _write(self, path: Path, *parts: bytes | bytearray | memoryview) -> None:
+        from tempfile import mkstemp
+
+        handle, temporary = mkstemp(dir=self.folder, prefix=_NEW)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                for part in parts:
+                    file.write(part)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
 
     def _trim(self) -> None:
         """Let go of the least recently used, and of what a process that was killed left behind."""
@@ -102,9 +132,9 @@ class Cache:
         for item in os.scandir(self.folder):
             with suppress(OSError):
                 status = item.stat(follow_symlinks=False)
-                if item.name.startswith(".new-") and time.time() - status.st_mtime > FRESH_SECONDS:
+                if item.name.startswith(_NEW) and time.time() - status.st_mtime > FRESH_SECONDS:
                     os.unlink(item.path)
-                elif not item.name.startswith(".new-"):
+                elif not item.name.startswith("."):
                     entries.append((status.st_atime, status.st_size, item.path))
         total = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries):
@@ -115,7 +145,22 @@ class Cache:
             total -= size
 
 
-_NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+def _seal(secret: bytes, key: Key, *parts: bytes | bytearray | memoryview) -> str:
+    """A digest that only who knows `secret` can make, in hex."""
+    from hashlib import blake2b  # takes longer to load than a header takes to read
+
+    digest = blake2b(json.dumps(key).encode() + b"\n", key=secret, digest_size=_SEAL_BYTES // 2)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else can write to `folder`, and it is no link."""
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        return False
+    return os.name != "posix" or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
 
 
 def default_folder() -> Path:

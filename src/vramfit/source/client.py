@@ -2,6 +2,7 @@
 
 urllib3 does the talking; it is imported when the first reference is remote. What it leaves open is bounded here: the time of
 all exchanges together, however slowly a server drips, and what the system buffers of an answer that nobody reads on.
+What it says of an address, in errors or logs, goes through `redact`.
 """
 
 from __future__ import annotations
@@ -9,20 +10,22 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
 import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from ..errors import SourceError
-from .grammar import shown
+from .redact import redacted, redacted_within
 
 if TYPE_CHECKING:
+    from logging import LogRecord
     from ssl import SSLContext
 
     from urllib3 import BaseHTTPResponse, PoolManager
@@ -68,7 +71,7 @@ class Client:
         self.progress = progress
         self.deadline = time.monotonic() + self.patience.total
         self.requests = 0
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self.received = 0  # bytes, of heads and bodies alike
         self._managers: dict[tuple[str, bool], PoolManager] = {}
 
@@ -113,12 +116,13 @@ class Client:
         self.remaining(name)
         self.requests += 1
         try:
-            return self._manager(url).request(
-                "GET", url, headers=dict(headers), redirect=False, retries=False,
-                preload_content=False, decode_content=False,
-            )  # fmt: skip
-        except (LocationParseError, UnicodeError, ValueError) as error:
-            raise SourceError(f"{name}: {shown(url)} is no URL: {error}") from None
+            with _quiet_log():
+                return self._manager(url).request(
+                    "GET", url, headers=dict(headers), redirect=False, retries=False,
+                    preload_content=False, decode_content=False,
+                )  # fmt: skip
+        except (LocationParseError, UnicodeError, ValueError):  # what they say may hold a password
+            raise SourceError(f"{name}: {redacted(url)} is no URL that can be asked for") from None
         except (HTTPError, OSError) as error:
             self.remaining(name)
             if last or isinstance(error, SSLError):
@@ -133,7 +137,7 @@ class Client:
 
     def _manager(self, url: str) -> PoolManager:
         proxy = _proxy(url)
-        secure = url.startswith("https:") or proxy.startswith("https:")  # certificates take long to load
+        secure = "https" in (urlsplit(url).scheme, urlsplit(proxy).scheme)  # certificates take long to load
         with self._lock:
             manager = self._managers.get((proxy, secure))
             if manager is None:
@@ -143,19 +147,76 @@ class Client:
 
 def _proxy(url: str) -> str:
     """The proxy that the environment names for `url`, "" for none."""
-    from urllib.request import getproxies, proxy_bypass
+    from urllib.request import proxy_bypass
 
     parts = urlsplit(url)
     if proxy_bypass(parts.hostname or ""):
         return ""
-    proxies = getproxies()
+    proxies = sound_proxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
-    proxy = proxy if not proxy or "://" in proxy else f"http://{proxy}"
-    if proxy and not proxy.startswith(("http://", "https://")):
+    if proxy and not proxy.lower().startswith(("http://", "https://")):
         raise SourceError(
-            f"proxy {shown(proxy)}: only http and https proxies are spoken to; set NO_PROXY for {host_of(url)}"
+            f"proxy {redacted(proxy)}: only http and https proxies are spoken to; set NO_PROXY for {host_of(url)}"
         )
     return proxy
+
+
+def sound_proxies() -> dict[str, str]:
+    """The proxies that the environment names by scheme ("http", "https", "all"), each an address.
+
+    Raises `SourceError` without the address when one is none: a part of its password may stand where the host should.
+    """
+    from urllib.request import getproxies
+
+    found = getproxies()
+    proxies = {}
+    for scheme in ("http", "https", "all"):
+        proxy = found.get(scheme, "").strip()
+        proxy = proxy if not proxy or "://" in proxy else f"http://{proxy}"
+        if proxy and not _is_address(proxy):
+            raise SourceError(
+                f"{scheme.upper()}_PROXY: is no address; write http://user:password@host:port, "
+                "and / @ ? # : of a password as %2F %40 %3F %23 %3A"
+            )
+        proxies[scheme] = proxy
+    return proxies
+
+
+def _is_address(proxy: str) -> bool:
+    """Whether scheme, user, password, host and port of `proxy` can be told apart."""
+    try:
+        parts = urlsplit(proxy)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    beyond = parts.path + parts.query + parts.fragment
+    return re.fullmatch(r"[\w.:%-]+", host) is not None and "@" not in beyond and not re.search(r"\s", proxy)
+
+
+class _QuietLog(threading.local):
+    """urllib3's log of requests, without the queries of ours: others' are left as they are."""
+
+    ours = False
+
+    def __call__(self, record: LogRecord) -> bool:
+        if self.ours and isinstance(record.args, tuple):
+            record.args = tuple(a.partition("?")[0] if isinstance(a, str) else a for a in record.args)
+        return True
+
+
+_QUIET: Final = _QuietLog()
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    import logging
+
+    logging.getLogger("urllib3.connectionpool").addFilter(_QUIET)  # once, however often it is added
+    _QUIET.ours = True
+    try:
+        yield
+    finally:
+        _QUIET.ours = False
 
 
 def _new_manager(client: Client, proxy: str, secure: bool) -> PoolManager:
@@ -267,10 +328,10 @@ class _GuardedReader(io.RawIOBase):
 
 def host_of(url: str) -> str:
     """The host of `url`, for messages."""
-    return urlsplit(url).hostname or shown(url)
+    return urlsplit(url).hostname or redacted(url)
 
 
 def _told(error: Exception) -> str:
     """What urllib3 or the system says, in short."""
     cause = getattr(error, "reason", None) or error
-    return str(cause).split(": ", 1)[-1][:200] or type(cause).__name__
+    return redacted_within(str(cause)).split(": ", 1)[-1][:200] or type(cause).__name__

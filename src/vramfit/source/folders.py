@@ -13,7 +13,7 @@ from .cache import home, platform_caches
 from .choose import matching, projectors
 from .names import HubName, LmStudioName, ModelScopeName
 from .nouns import Companion, Located
-from .paths import local_file
+from .paths import local_file, start_of
 
 _MAX_FILES: Final = 20_000  # of one folder; nobody has as many models
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -51,7 +51,7 @@ def _snapshot(repo: Path, revision: str) -> Path | None:
         commit = revision
     else:
         try:
-            commit = (repo / "refs" / revision).read_text(encoding="utf-8", errors="replace")[:80].strip()
+            commit = start_of(repo / "refs" / revision, 80).decode("utf-8", "replace").strip()
         except (OSError, ValueError):
             return None
     snapshot = repo / "snapshots" / commit
@@ -100,7 +100,7 @@ def in_modelscope_cache(name: ModelScopeName, text: str) -> Located | None:
 def lmstudio_folders() -> Iterator[Path]:
     """Where LM Studio keeps models: under its home, which a file in the person's home names if it was moved."""
     try:
-        moved = (home() / ".lmstudio-home-pointer").read_text(encoding="utf-8")[:4096].strip()
+        moved = start_of(home() / ".lmstudio-home-pointer", 4096).decode("utf-8").strip()
     except (OSError, ValueError):
         moved = ""
     if moved:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from ..errors import SourceError
 from .names import (
@@ -28,6 +28,7 @@ from .names import (
     StandardInput,
     Url,
 )
+from .redact import redacted
 
 MAX_REFERENCE: Final = 4096
 
@@ -37,8 +38,9 @@ _FORMS: Final = (
 )
 
 # Texts, not compiled patterns: a path needs two of them, and `re` keeps those that were used.
-_DIGEST: Final = r"@sha256:([0-9a-fA-F]{64})$"
+_DIGEST: Final = r"@sha256:([0-9a-fA-F]{64})\Z"
 _SCHEME: Final = r"([A-Za-z][A-Za-z0-9+.-]+):(?=//)|(hf|huggingface|ollama):"
+_CONTROLS: Final = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _DRIVE: Final = r"[A-Za-z]:[\\/]"
 _WORD: Final = r"[A-Za-z0-9][\w.-]{0,95}"
 _QUANT: Final = r"(?i:UD-)?(?i:I?Q\d|TQ\d|BF16|FP?16|FP?32|MXFP4|NVFP4)[\w-]*"
@@ -72,15 +74,6 @@ _IMAGE: Final = (
 )
 
 
-def shown(url: str) -> str:
-    """`url` without what may be secret in it: user, password, query."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # no URL at all
-        return url.partition("?")[0].rpartition("@")[2][:200]
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))[:200]
-
-
 def hub_endpoint() -> str:
     """The Hub that the environment names, as llama.cpp (common.cpp:1463) and huggingface-hub read it; "" for none."""
     return (os.environ.get("MODEL_ENDPOINT") or os.environ.get("HF_ENDPOINT") or "").rstrip("/")
@@ -103,17 +96,22 @@ def parse(text: str) -> Name:
     Raises `SourceError` when nothing is named like that.
     """
     if len(text) > MAX_REFERENCE:
-        raise SourceError(f"{text[:80]}...: a reference of {len(text):,} characters names nothing; {_FORMS}")
+        raise SourceError(
+            f"{redacted(text)[:80]}...: a reference of {len(text):,} characters names nothing; {_FORMS}"
+        )
     if not text.strip():
         raise SourceError(f"an empty reference names no model; {_FORMS}")
     if text == "-":
         return StandardInput()
     match = re.match(_SCHEME, text, re.ASCII)
-    if match and not re.match(_DRIVE, text, re.ASCII):
+    is_scheme = match and not re.match(_DRIVE, text, re.ASCII)
+    if not is_scheme and _is_path(text):
+        return PathName(Path(os.path.expanduser(text) if "\0" not in text else text))
+    if re.search(_CONTROLS, text):
+        raise SourceError(f"{redacted(text)!r}: a name holds no line breaks or other control characters")
+    if match and is_scheme:
         scheme = (match[1] or match[2]).lower()
         return _of_scheme(scheme, text[match.end() :].removeprefix("//"), text)
-    if _is_path(text):
-        return PathName(Path(os.path.expanduser(text) if "\0" not in text else text))
     host, _, rest = text.partition("/")
     if rest and host.lower() in _HUB_HOSTS:
         return _hub(rest, text)
@@ -131,22 +129,27 @@ def _is_path(text: str) -> bool:
 
 
 def _of_scheme(scheme: str, rest: str, text: str) -> Name:
+    """The noun of a prefix. Its reader gets what follows (of a URL all of it) and what messages may show."""
     reader = _SCHEMES.get(scheme)
     if reader is None:
-        raise SourceError(f"{text}: models are not read from {scheme}: addresses; {_FORMS}")
-    return reader(rest, text)
+        raise SourceError(f"{redacted(text)}: models are not read from {scheme}: addresses; {_FORMS}")
+    return reader(text if reader is _web else rest, redacted(text))
 
 
-def _web(_: str, text: str) -> Name:
+def _web(url: str, text: str) -> Name:
     """A URL: pages of the Hub and of Ollama's library stand for the models that they show."""
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(url)
         host, _port = (parts.hostname or "").lower(), parts.port
-    except ValueError as error:
-        raise SourceError(f"{text}: is no URL: {error}") from None
+    except ValueError:  # it may say what it read for a host or port, which may be of a password
+        raise SourceError(
+            f"{text}: is no URL; write https://host[:port]/model.gguf, and / @ ? # of a password as %2F %40 %3F %23"
+        ) from None
     if not host:
         raise SourceError(f"{text}: names no host")
     path = unquote(parts.path).strip("/")
+    if re.search(_CONTROLS, path):
+        raise SourceError(f"{text}: a name holds no line breaks or other control characters")
     hub_host = urlsplit(hub_endpoint()).netloc.lower()
     if host in _HUB_HOSTS or (hub_host and parts.netloc.lower() == hub_host):
         return _hub(path, text)
@@ -155,9 +158,7 @@ def _web(_: str, text: str) -> Name:
     if host == "hub.docker.com" and path.startswith("r/"):
         return _image(path.removeprefix("r/"), text)
     page = re.fullmatch(_MODELSCOPE_PAGE, path, re.ASCII) if host in _MODELSCOPE_HOSTS else None
-    return (
-        _modelscope_file(ModelScopeName(page[1], page[2] or "", page[3] or ""), text) if page else Url(text)
-    )
+    return _modelscope_file(ModelScopeName(page[1], page[2] or "", page[3] or ""), text) if page else Url(url)
 
 
 def _file(rest: str, text: str) -> Name:

@@ -16,6 +16,7 @@ from .grammar import hub_endpoint
 from .names import HubName
 from .nouns import Companion, Located
 from .origin import File, Missing, Origin
+from .redact import redacted, redacted_within
 from .session import Session
 
 _T = TypeVar("_T")
@@ -54,14 +55,14 @@ class _Hub:
             with self._open(filename, shown, etag) as origin:
                 yield origin
 
-        key = f"hub {self._endpoint} {self._repo} {self._revision} {filename}"
+        key = ("hub", self._endpoint, self._repo, self._revision or "", filename)
         return File(shown, filename.rpartition("/")[2], open_file, beside, key=key)
 
     def listing(self) -> list[str]:
         """The names of all files."""
         shown = f"hf.co/{self._repo}"
         body = self._session.remembered(
-            f"listing {self._endpoint} {self._repo} {self._revision}", lambda: self._list(shown)
+            ("listing", self._endpoint, self._repo, self._revision or ""), lambda: self._list(shown)
         )
         names: list[str] = json.loads(body)
         return names
@@ -121,8 +122,9 @@ class _Hub:
         from huggingface_hub import constants
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-        from .client import ATTEMPTS
+        from .client import ATTEMPTS, sound_proxies
 
+        sound_proxies()  # what the libraries below say of one that is no address would hold its password
         # It would also ask the Hub for a list by which it counts who uses it: a request that no header needs.
         constants.HF_HUB_DISABLE_TELEMETRY = True
         client = self._session.client
@@ -143,7 +145,7 @@ class _Hub:
                     raise
                 if attempt == ATTEMPTS - 1:
                     raise SourceError(
-                        f"{shown}: {self._endpoint} cannot be reached: {str(error)[:200]}"
+                        f"{shown}: {redacted(self._endpoint)} cannot be reached: {redacted_within(str(error))[:200]}"
                     ) from error
             time.sleep(min(client.patience.back_off * 2**attempt, client.remaining(shown)))
         raise AssertionError("the last attempt returns or raises")
@@ -154,7 +156,7 @@ class _Hub:
         login = "log in with `hf auth login` or set HF_TOKEN"
         if isinstance(error, errors.GatedRepoError):
             return SourceError(
-                f"{shown}: is gated; accept its terms at {self._endpoint}/{self._repo}, then {login}"
+                f"{shown}: is gated; accept its terms at {redacted(self._endpoint)}/{self._repo}, then {login}"
             )
         if isinstance(error, errors.RevisionNotFoundError):
             return SourceError(f"{shown}: has no revision {self._revision!r}; see its branches on the Hub")
@@ -166,7 +168,7 @@ class _Hub:
             return SourceError(
                 f"{shown}: no such repository on the Hub, or it is private: check its name, or {login}"
             )
-        return SourceError(f"{shown}: the Hub refuses: {str(error)[:200]}; {login}")
+        return SourceError(f"{shown}: the Hub refuses: {redacted_within(str(error))[:200]}; {login}")
 
 
 def _status(error: Any) -> int | None:

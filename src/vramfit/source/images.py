@@ -72,14 +72,6 @@ def _companions(layers: list[Layer]) -> Iterator[Companion]:
                 break
 
 
-def _check(manifest: bytes, name: ImageName, text: str) -> None:
-    from hashlib import sha256
-
-    found = sha256(manifest).hexdigest()
-    if found != name.digest:
-        raise SourceError(f"{text}: {name.host} answers with another manifest: sha256:{found}")
-
-
 class _Registry:
     """One repository of a registry."""
 
@@ -93,9 +85,7 @@ class _Registry:
         """The manifest, from the cache where it is known; the one that the name's digest says."""
         name = self._name
         reference = f"sha256:{name.digest}" if name.digest else name.tag
-        body = self._session.remembered(f"image {self._base} {reference}", lambda: self._fetch(reference))
-        if name.digest:
-            _check(body, name, self._text)
+        body = self._session.remembered(("manifest", self._base, reference), lambda: self._fetch(reference))
         if "manifests" in manifests.json_object(body, f"{self._text}: its manifest"):
             raise SourceError(
                 f"{self._text}: is a list of images; name one of them by its digest, as in "
@@ -121,10 +111,21 @@ class _Registry:
                     )
                 )
 
-        digest = layer.digest if layer else ""
+        shown = self._text if len(files) == 1 else f"{self._text} ({filename})"
+
+        def beside(other: str) -> File:
+            return self.file(other, files)
+
+        if layer is None:
+            return File(shown, filename, open_blob, beside)
+        key = (
+            "header",
+            self._base,
+            layer.digest,
+        )  # what a registry says of a digest goes for none but itself
         return File(
-            self._text if len(files) == 1 else f"{self._text} ({filename})", filename, open_blob,
-            lambda other: self.file(other, files), key=digest and f"sha256:{digest}", lasting=True, digest=digest,
+            shown, filename, open_blob, beside,
+            key=key, lasting=True, digest=layer.digest, n_bytes=layer.n_bytes,
         )  # fmt: skip
 
     def _fetch(self, reference: str) -> bytes:
@@ -138,12 +139,15 @@ class _Registry:
             )
 
         try:
-            return self._ask(fetch)
+            body = self._ask(fetch)
         except Missing:
             raise Missing(
                 f"{self._text}: {self._name.host} has no {self._name.repository} with {reference}; "
                 "see the tags on its page"
             ) from None
+        if self._name.digest:
+            manifests.check(body, self._name.digest, f"{self._text}: the manifest of {self._name.host}")
+        return body
 
     def _ask(self, ask: Callable[[Mapping[str, str]], _T]) -> _T:
         """What `ask` gives; asked once more with a token when the registry wants one."""

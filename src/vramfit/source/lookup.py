@@ -9,7 +9,6 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ..errors import SourceError
 from . import folders, ollama
-from .grammar import shown
 from .names import (
     Anywhere,
     HubName,
@@ -25,6 +24,7 @@ from .names import (
 from .nouns import Located
 from .origin import File, Missing, Origin
 from .paths import local_file, standard_input
+from .redact import redacted
 from .session import Session
 
 
@@ -148,14 +148,14 @@ def _url(url: str, session: Session) -> File:
         from . import web
 
         auth = web.basic_auth(parts.username, parts.password)
-        return web.open_url(session.client, address, shown(url), auth=auth, etag=etag)
+        return web.open_url(session.client, address, redacted(url), auth=auth, etag=etag)
 
     def beside(other: str) -> File:
         return _url(
             urlunsplit((parts.scheme, parts.netloc, f"{folder}/{quote(other)}", parts.query, "")), session
         )
 
-    return File(shown(url), unquote(filename), open_it, beside, key=f"url {url}")
+    return File(redacted(url), unquote(filename), open_it, beside, key=("url", url))
 
 
 def check_digest(located: Located, digest: str) -> None:

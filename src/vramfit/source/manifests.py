@@ -53,6 +53,17 @@ def json_object(body: bytes, what: str) -> dict[str, Any]:
     return value
 
 
+def check(body: bytes | bytearray, digest: str, what: str) -> None:
+    """Refuse a `body` whose sha256 is not `digest`; `SourceError` begins with `what`."""
+    from hashlib import sha256
+
+    found = sha256(body).hexdigest()
+    if found != digest:
+        raise SourceError(
+            f"{what} is another than was announced: its sha256 is {found}, not {digest}; try again"
+        )
+
+
 def layers(body: bytes, text: str) -> list[Layer]:
     """The layers of the manifest of `text`, each with a sound digest. Raises `SourceError`."""
     items = json_object(body, f"{text}: its manifest").get("layers")

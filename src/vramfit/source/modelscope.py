@@ -38,7 +38,7 @@ def find(name: ModelScopeName, text: str, session: Session) -> tuple[str, tuple[
         query = urlencode({"Revision": revision, "Recursive": "True"})
         listing = f"{root}/api/v1/models/{name.repo}/repo/files?{query}"
         files: dict[str, int] = json.loads(
-            session.remembered(f"listing {listing}", lambda: _list(listing, text, session))
+            session.remembered(("listing", listing), lambda: _list(listing, text, session))
         )
         filename = choose(files, name.quant, text, f"ms://{name.repo}/{{}}")
         companions = tuple(Companion("projector", f, files[f]) for f in projectors(files))

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -22,7 +21,7 @@ from .manifests import Layer
 from .names import OllamaName
 from .nouns import Companion, Located
 from .origin import File, Missing, Origin
-from .paths import check_inside, local_file
+from .paths import check_inside, local_file, start_of
 from .session import Session
 
 _MAX_TEXT_BYTES: Final = 1 << 20
@@ -113,7 +112,7 @@ def in_registry(name: OllamaName, text: str, session: Session) -> Located:
                 "see `ollama list` for yours, or write hf.co/user/repo for one of the Hub"
             ) from None
 
-    layers = manifests.layers(session.remembered(f"manifest {base} {name.tag}", manifest), text)
+    layers = manifests.layers(session.remembered(("manifest", base, name.tag), manifest), text)
     model = _model(layers, text)
 
     def open_blob(_: str) -> AbstractContextManager[Origin | None]:
@@ -126,11 +125,25 @@ def in_registry(name: OllamaName, text: str, session: Session) -> Located:
         if layer is None:
             return {}
         url = f"{base}/blobs/sha256:{layer.digest}"
-        body = session.remembered(f"params {url}", partial(fetch, url, _MAX_TEXT_BYTES))
-        return _parameters(body, text)
+
+        def fetch_sound() -> bytes:
+            body = fetch(url, _MAX_TEXT_BYTES)
+            manifests.check(body, layer.digest, f"{text}: its list of parameters")
+            return body
+
+        return _parameters(session.remembered(("blob", base, layer.digest), fetch_sound), text)
 
     return Located(
-        File(text, "", open_blob, key=f"sha256:{model.digest}", lasting=True, digest=model.digest),
+        # What a registry says of a digest goes for none but itself.
+        File(
+            text,
+            "",
+            open_blob,
+            key=("header", base, model.digest),
+            lasting=True,
+            digest=model.digest,
+            n_bytes=model.n_bytes,
+        ),
         tuple(Companion(kind, f"sha256:{c.digest}", c.n_bytes) for kind, c in _others(layers, model)),
         parameters,
     )
@@ -138,8 +151,7 @@ def in_registry(name: OllamaName, text: str, session: Session) -> Located:
 
 def _content(path: Path, limit: int, text: str) -> bytes:
     try:
-        with path.open("rb") as file:
-            body = file.read(limit + 1)
+        body = start_of(path, limit + 1)
     except OSError as error:
         raise SourceError(f"{text}: Ollama's {path} cannot be read: {error.strerror}") from error
     if len(body) > limit:

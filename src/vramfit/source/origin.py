@@ -85,9 +85,12 @@ class File:
     open: Callable[[str], AbstractContextManager[Origin | None]]
     beside: Callable[[str], File] | None = None
     path: Path | None = None  # of a file on this machine that is whole
-    key: str = ""  # what its header is cached under; "" when that would make nothing faster
+    key: tuple[
+        str, ...
+    ] = ()  # where it came from, under which its header is cached; () when that saves nothing
     lasting: bool = False  # `key` holds a digest: the bytes behind it never change
     digest: str = ""  # sha256 of the file in hex, where the place announces it
+    n_bytes: int | None = None  # of the file, where the place announces it
 
 
 def read_header(origin: Origin, limit: int = MAX_HEADER_BYTES) -> tuple[Header, bytearray]:

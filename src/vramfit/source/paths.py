@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
-import select
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from ..errors import SourceError
 from .origin import File, Missing, Origin, reason
 
-PIPE_SECONDS = 10
 STDIN_NAME = "<standard input>"
+_KINDS: Final = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory"}
+_AT_ONCE: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
 
 
 def local_file(path: Path, *, name: str = "", within: Path | None = None, digest: str = "") -> File:
@@ -57,41 +60,46 @@ def standard_input() -> File:
     return File(STDIN_NAME, "", open_stdin)
 
 
+def open_regular(path: Path, *, follow: bool = True) -> io.FileIO:
+    """The file at `path`, to be read. Raises `OSError`, for what is no regular file too: a pipe or a device may
+    have no end, or nobody who writes, and opening it can have effects. `follow` is whether a link may stand for it.
+    """
+    _check_kind(os.stat(path, follow_symlinks=follow))
+    stream = io.FileIO(os.open(path, os.O_RDONLY | _AT_ONCE | (0 if follow else _NO_LINK)))
+    try:
+        _check_kind(os.fstat(stream.fileno()))  # it may have become another meanwhile
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def start_of(path: Path, limit: int) -> bytes:
+    """The first `limit` bytes of the file at `path`. Raises `OSError` as `open_regular` does."""
+    with open_regular(path) as stream, io.BufferedReader(stream) as file:
+        return file.read(limit)
+
+
+def _check_kind(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file")
+
+
 @contextmanager
 def _open(path: Path, name: str) -> Iterator[Origin]:
     try:
         if path.is_dir():
             raise SourceError(f"{name}: is a directory; name {_files_in(path)}")
-        stream = _Pipe(path) if path.is_fifo() else path.open("rb", buffering=0)
+        stream = open_regular(path)
     except FileNotFoundError:
         raise Missing(f"{name}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise SourceError(f"{name}: cannot be opened: {reason(error)}") from error
-    with closing(stream):
-        status = os.fstat(stream.fileno())
-        yield Origin(name, stream, status.st_size if stat.S_ISREG(status.st_mode) else None)
-
-
-class _Pipe:
-    """A named pipe: read as it fills, and given up when nothing comes."""
-
-    def __init__(self, path: Path) -> None:
-        self._number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes. Raises `OSError` after `PIPE_SECONDS` without any."""
-        ready, _, _ = select.select([self._number], [], [], PIPE_SECONDS)
-        if not ready:
-            raise OSError(errno.ETIMEDOUT, f"it is a pipe, and nothing came for {PIPE_SECONDS} s")
-        return os.read(self._number, size)
-
-    def fileno(self) -> int:
-        """Its number."""
-        return self._number
-
-    def close(self) -> None:
-        """Let go of it."""
-        os.close(self._number)
+        why = reason(error)
+        hint = "; redirect what it gives to standard input, and name that: -" if "a pipe" in why else ""
+        raise SourceError(f"{name}: cannot be opened: {why}{hint}") from error
+    with stream:
+        yield Origin(name, stream, os.fstat(stream.fileno()).st_size)
 
 
 def _files_in(path: Path) -> str:

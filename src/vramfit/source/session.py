@@ -6,11 +6,11 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-from ..errors import VramfitError
+from ..errors import SourceError, VramfitError
 from ..header import Array, Header, Parser
 from ..header.limits import MAX_HEADER_BYTES
 from . import origin
-from .cache import Cache, Entry
+from .cache import Cache, Entry, Key
 from .origin import File
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Session:
         with file.open(held.note.get("etag", "") if held and kept else "") as opened:
             if opened is not None:
                 header, window = origin.read_header(opened, limit)
+                _check(file, opened, window)
                 self._keep(file, opened, header, window)
                 return header
         assert self.cache is not None
@@ -79,7 +80,7 @@ class Session:
             }
             self.cache.put(file.key, body, etag=opened.etag, size=size, strings=strings)
 
-    def remembered(self, key: str, fetch: Callable[[], bytes]) -> bytes:
+    def remembered(self, key: Key, fetch: Callable[[], bytes]) -> bytes:
         """What `fetch` gives, or gave a short while ago."""
         held = self.cache.get(key) if self.cache else None
         if held and held.fresh:
@@ -90,10 +91,24 @@ class Session:
         return body
 
 
+def _check(file: File, opened: origin.Origin, window: bytearray) -> None:
+    """Refuse a file that is not the one its place announced, as far as what was read can tell."""
+    if file.n_bytes is not None and opened.size is not None and opened.size != file.n_bytes:
+        raise SourceError(
+            f"{file.name}: has {opened.size:,} bytes, but {file.n_bytes:,} in its manifest; try again later"
+        )
+    if file.digest and not file.path and opened.size == len(window):
+        from .manifests import check
+
+        check(window, file.digest, f"{file.name}: the file")
+
+
 def _parse(held: Entry, file: File, limit: int) -> Header | None:
     """The header that was kept, None when the entry is damaged."""
     size, strings = held.note.get("size", _UNKNOWN), held.note.get("strings", {})
     if not isinstance(size, int) or not isinstance(held.note.get("etag", ""), str) or len(held.body) > limit:
+        return None
+    if file.n_bytes is not None and size not in (_UNKNOWN, file.n_bytes):
         return None
     if not isinstance(strings, dict) or not all(isinstance(n, int) for n in strings.values()):
         return None

@@ -15,8 +15,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from ..errors import SourceError
 from .client import ATTEMPTS, SMALL_BYTES, Client, host_of
-from .grammar import shown
 from .origin import Missing, Origin, Unauthorized
+from .redact import redacted
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -191,11 +191,11 @@ def redirected(url: str, location: str, name: str) -> str:
         target, scheme = location, ""
     if not location or scheme not in ("http", "https"):
         raise SourceError(
-            f"{name}: is redirected to {shown(target)!r}, which is no web address; not followed"
+            f"{name}: is redirected to {redacted(target)!r}, which is no web address; not followed"
         )
     if scheme == "http" and urlsplit(url).scheme == "https":
         raise SourceError(
-            f"{name}: is redirected from https to {shown(target)}, which anyone could forge; not followed"
+            f"{name}: is redirected from https to {redacted(target)}, which anyone could forge; not followed"
         )
     return target
 
@@ -263,8 +263,8 @@ def origin_of(url: str) -> tuple[str, str, int | None]:
     parts = urlsplit(url)
     try:
         port = parts.port
-    except ValueError as error:
-        raise SourceError(f"{shown(url)}: is no URL: {error}") from None
+    except ValueError:
+        raise SourceError(f"{redacted(url)}: is no URL: its port is no number") from None
     return parts.scheme, (parts.hostname or "").lower(), port or {"http": 80, "https": 443}.get(parts.scheme)
 
 

@@ -161,7 +161,7 @@ class Curves:
 
     def of(self, model: Model, placement: Placement, rules: Sequence[Backend]) -> Callable[[Settings], Curve]:
         """The curve of a placed model under any settings, but for their context. Raises `EngineRefusal`."""
-        place = tuple(r.name for r in rules), _needs(model, placement)
+        place = tuple(rules), _needs(model, placement)
 
         def under(settings: Settings) -> Curve:
             key = (place, replace(settings, n_ctx=0, tensor_split=()))

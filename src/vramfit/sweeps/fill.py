@@ -10,8 +10,9 @@ from typing import Final, cast
 import numpy as np
 
 from ..backends import HOST_BACKEND, backend
+from ..coerce import AnyGpus, AnyModel, AnySettings, count, flag, margin, model_of, settings_of
 from ..context import Context, resolve_counts
-from ..errors import EngineRefusal, SettingsError
+from ..errors import EngineRefusal
 from ..gpus import Gpu
 from ..memory import DeviceBytes, context_bytes, weight_bytes
 from ..model import Model
@@ -32,18 +33,18 @@ TERMS: Final = ("model", "context", "compute")
 
 
 def sweep(
-    model: Model,
-    gpus: str | Sequence[str | Gpu] | None = None,
-    settings: Settings | None = None,
+    model: AnyModel,
+    gpus: AnyGpus | None = None,
+    settings: AnySettings = None,
     *,
     n_ctx: Counts | None = None,
     n_seq_max: Counts | None = None,
     n_ubatch: Counts | None = None,
     type_k: str | Sequence[str] | None = None,
     type_v: str | Sequence[str] | None = None,
-    file_types: Sequence[str] | None = None,
-    gpu_sets: Sequence[str | Sequence[str | Gpu]] | None = None,
-    margin_bytes: int = DEFAULT_MARGIN,
+    file_types: str | Sequence[str] | None = None,
+    gpu_sets: Sequence[AnyGpus] | None = None,
+    margin_bytes: int | str = DEFAULT_MARGIN,
     imatrix: bool = False,
     replays: int | None = REPLAYS,
 ) -> Sweep:
@@ -58,17 +59,15 @@ def sweep(
     points that it does not reach have an upper bound. None makes every point as exact as `estimate`. Raises what `estimate` raises, but for
     `EngineRefusal`: a refused combination stays in the grid and says why.
     """
-    if margin_bytes < 0:
-        raise SettingsError(f"margin_bytes={margin_bytes}: give 0 or more")
-    if replays is not None and replays < 1:
-        raise SettingsError(f"replays={replays}: give 1 or more, or None for all")
+    model, left, imatrix = model_of(model), margin(margin_bytes), flag("imatrix", imatrix)
+    work = inf if replays is None else count("replays", replays, least=1)
     grid = make_grid(
-        model, gpus, settings or Settings(), n_ctx, n_seq_max, n_ubatch, type_k, type_v, file_types, gpu_sets
+        model, gpus, settings_of(settings), n_ctx, n_seq_max, n_ubatch, type_k, type_v, file_types, gpu_sets
     )
-    sheet = _Sheet(grid, margin_bytes)
+    sheet = _Sheet(grid, left)
     models = [_made(model, name, imatrix) for name in grid.file_types]
     with Bar("sweep", grid.n_curves) as bar:
-        curves = Curves(grid.n_ctx, inf if replays is None else replays, grid.n_curves, bar.advance)
+        curves = Curves(grid.n_ctx, work, grid.n_curves, bar.advance)
         for i_gpus, i_types in np.ndindex(len(grid.gpu_sets), len(grid.cache_types)):
             _fill(sheet, i_gpus, i_types, models, curves)
     return sheet.result()
@@ -159,13 +158,13 @@ def _fill(
     gpus, (type_k, type_v) = g.gpu_sets[i_gpus], g.cache_types[i_types]
     settings = replace(g.settings, type_k=type_k, type_v=type_v)
     used = devices(gpus, settings)
-    placement = place(g.model, gpus, settings)
-    rules = [backend(gpus[i].backend) for i in used]
+    rules = [backend(gpus[i].backend, gpus[i].compute_capability) for i in used]
     for i_file, model in enumerate(models):
         at = (i_gpus, i_file, i_types)
         try:
             if isinstance(model, EngineRefusal):
                 raise model
+            placement = place(model, gpus, settings)  # a type that a card cannot multiply stays on the host
             caches = context_bytes(model, placement, _context(g, settings), rules, HOST_BACKEND)
             curve = curves.of(model, placement, rules)
             learned = [[curve(each) for each in row] for row in _rows(g, settings)]

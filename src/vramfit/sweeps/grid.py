@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from ..coerce import cards, shown, words
 from ..errors import SettingsError
-from ..gpus import Gpu, parse_gpus
+from ..gpus import Gpu
 from ..model import Model
 from ..quants import file_type
 from ..settings import Settings
@@ -58,16 +59,21 @@ def make_grid(
     n_ubatch: Counts | None, type_k: Any, type_v: Any, file_types: Any, gpu_sets: Any,
 ) -> Grid:  # fmt: skip
     """The grid of `sweep`'s arguments. Raises `SettingsError` or `GpuError` for what makes no sense."""
-    given = ([] if gpus is None else [gpus]) + list(gpu_sets or ())
-    sets = tuple(parse_gpus(cards) for cards in given)
-    keys = _words(type_k, settings.type_k)
+    further = (gpu_sets,) if isinstance(gpu_sets, str | Gpu) else () if gpu_sets is None else gpu_sets
+    if not isinstance(further, Sequence):
+        raise SettingsError(f"gpu_sets={shown(gpu_sets)}: give a list of sets of cards")
+    given = [*([] if gpus is None else [gpus]), *further]
+    sets = tuple(
+        cards(each, "gpus" if gpus is not None and not at else "gpu_sets") for at, each in enumerate(given)
+    )
+    keys = _words("type_k", type_k, settings.type_k)
     if type_v is not None or (type_k is None and settings.type_v != settings.type_k):
-        pairs = tuple(product(keys, _words(type_v, settings.type_v)))
+        pairs = tuple(product(keys, _words("type_v", type_v, settings.type_v)))
     else:
         pairs = tuple((k, k) for k in keys)
     if not sets:
         raise SettingsError('no cards: give gpus or gpu_sets, or "none" for the host alone')
-    names = tuple(dict.fromkeys(file_type(n).name if n else "" for n in _words(file_types, "")))
+    names = tuple(dict.fromkeys(file_type(n).name if n else "" for n in _words("file_types", file_types, "")))
     if not pairs or not names:
         raise SettingsError("an axis without values: give at least one for each setting")
     found = Grid(
@@ -85,17 +91,19 @@ def make_grid(
     return found
 
 
-def _words(given: str | Sequence[str] | None, default: str) -> tuple[str, ...]:
-    if given is None:
-        return (default,)
-    return (given,) if isinstance(given, str) else tuple(given)
+def _words(name: str, given: object, default: str) -> tuple[str, ...]:
+    found = words(name, given)
+    return (default,) if found is None else found
 
 
 def _counts(settings: Settings, name: str, given: Counts | None, default: int) -> Array:
     """The values of one count as int64, each of which `Settings` would take, and none of them 0."""
-    values = np.atleast_1d(np.asarray(default if given is None else given))
+    try:
+        values = np.atleast_1d(np.asarray(default if given is None else given))
+    except (TypeError, ValueError, OverflowError):
+        raise SettingsError(f"{name}={shown(given)}: give whole numbers, in one dimension") from None
     if values.ndim != 1 or not len(values) or values.dtype.kind not in "iu":
-        raise SettingsError(f"{name}={given!r}: give whole numbers, in one dimension")
+        raise SettingsError(f"{name}={shown(given)}: give whole numbers, in one dimension")
     if values.min() < 1:
         raise SettingsError(f"{name} holds {values.min()}: give 1 or more")
     checked: dict[str, Any] = {name: int(values.max())}

@@ -14,7 +14,7 @@ from ..errors import SettingsError
 from ..gpus import Gpu
 from ..model import Model
 from ..settings import Settings
-from ..shown import Shown
+from ..shown import Drawn
 
 if TYPE_CHECKING:
     import pandas
@@ -27,7 +27,7 @@ Row = dict[str, int | str | bool]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sweep(Shown):
+class Sweep(Drawn):
     """Points in columns of equal length; iterates as rows of plain Python values.
 
     Sizes are int64 bytes, counts int32 tokens or slots. `gpus`, `file_type`, `type_k`, `type_v` and

@@ -1,0 +1,344 @@
+"""The rules of CUDA: attention kernels, what runs, and what a fused mixture keeps alive."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nodes import attention, leaf, node, runs
+
+from vramfit.backends import BACKENDS, backend
+from vramfit.backends.cuda.fattn import Kernel, kernel
+from vramfit.backends.cuda.fusions import graph_optimize
+from vramfit.backends.nouns import SplitGraph
+from vramfit.errors import GpuError
+from vramfit.ggml import BY_NAME, TensorType
+from vramfit.graph import NONE, OUTPUT, Tensor, contiguous, n_bytes
+
+ANY = BACKENDS["cuda"]
+F16, F32, BF16, Q8, I32 = (BY_NAME[n] for n in ("f16", "f32", "bf16", "q8_0", "i32"))
+CACHE_TYPES = [BY_NAME[n] for n in ("f16", "f32", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")]
+CAPABILITIES = ("6.1", "7.0", "7.2", "7.5", "8.6", "8.9", "9.0", "12.0")
+
+
+# --- attention
+
+
+@pytest.mark.parametrize(
+    ("k", "v", "gqa", "wanted"),
+    [
+        (128, 128, 1, True),
+        (128, 64, 1, False),
+        (100, 100, 1, False),
+        (192, 128, 8, True),
+        (192, 128, 4, False),
+        (192, 192, 8, False),
+        (320, 256, 32, True),
+        (320, 256, 16, False),
+        (512, 512, 1, False),
+        (512, 512, 3, True),
+        (576, 512, 2, True),
+        (576, 576, 2, False),
+    ],
+)
+def test_head_sizes(k: int, v: int, gqa: int, wanted: bool) -> None:
+    """There are kernels for these head sizes and groupings only (fattn.cu:577-620)."""
+    assert runs(ANY, attention(k, v, gqa)) is wanted
+
+
+def test_what_has_no_kernel() -> None:
+    """No kernel reads iq4_nl; grouped heads want a mask, no ALiBi and whole tiles of cells; a mask is one for all heads."""
+    assert not runs(ANY, attention(128, 128, k_type=BY_NAME["iq4_nl"]))
+    assert not runs(ANY, attention(128, 128, v_type=BY_NAME["iq4_nl"]))
+    assert runs(ANY, attention(576, 512, 4))
+    assert not runs(ANY, attention(576, 512, 4, alibi=True))
+    assert not runs(ANY, attention(576, 512, 4, mask=False))
+    assert not runs(ANY, attention(576, 512, 4, n_kv=200))
+    per_head = attention(128, 128)
+    per_head.src[3].ne = (256, 512, 8, 1)
+    assert not runs(ANY, per_head)
+
+
+@pytest.mark.parametrize(
+    ("cc", "n_tokens", "types", "gqa", "n_kv", "chosen"),
+    [
+        (610, 1, (F16, F16), 1, 256, Kernel.VECTOR),
+        (610, 1, (F16, F16), 4, 256, Kernel.TILE),
+        (610, 2, (Q8, Q8), 4, 256, Kernel.VECTOR),
+        (610, 3, (Q8, Q8), 4, 256, Kernel.TILE),
+        (610, 2, (Q8, Q8), 4, 100, Kernel.TILE),
+        (700, 2, (F16, F16), 1, 256, Kernel.VECTOR),
+        (700, 1, (F16, F16), 4, 256, Kernel.TILE),
+        (700, 16, (F16, F16), 1, 256, Kernel.TILE),
+        (700, 17, (F16, F16), 1, 256, Kernel.TENSOR_CORES),
+        (720, 3, (F16, F16), 8, 256, Kernel.TENSOR_CORES),
+        (750, 1, (F16, F16), 4, 256, Kernel.TENSOR_CORES),
+        (750, 1, (F16, F16), 1, 256, Kernel.VECTOR),
+        (860, 1, (Q8, F16), 4, 256, Kernel.VECTOR),
+        (860, 2, (Q8, F16), 4, 256, Kernel.TENSOR_CORES),
+        (890, 2, (Q8, F16), 4, 256, Kernel.VECTOR),
+        (890, 1, (BF16, BF16), 4, 16384, Kernel.VECTOR),
+        (890, 1, (BF16, BF16), 8, 4096, Kernel.VECTOR),
+        (890, 1, (BF16, BF16), 8, 8192, Kernel.TENSOR_CORES),
+        (890, 2, (BF16, BF16), 1, 256, Kernel.TENSOR_CORES),
+    ],
+)
+def test_kernels(
+    cc: int, n_tokens: int, types: tuple[TensorType, TensorType], gqa: int, n_kv: int, chosen: Kernel
+) -> None:
+    """The choice of fattn.cu:541, family by family."""
+    found = attention(128, 128, gqa, n_tokens, *types, n_kv=n_kv)
+    assert kernel(found.tensor, found.src, cc) is chosen
+
+
+def test_scratch_is_an_f16_copy_of_k_and_v() -> None:
+    """What a kernel does not read is copied to f16 behind the result; V within K is not copied twice."""
+    ampere = backend("cuda", "8.6")
+    one = 128 * 256 * 8 * 2
+
+    def extra(n_tokens: int, k: TensorType, v: TensorType, v_in_k: bool = False) -> int:
+        return ampere.with_scratch(1000, attention(128, 128, 4, n_tokens, k_type=k, v_type=v, v_in_k=v_in_k))
+
+    assert extra(512, F16, F16) == 1000
+    assert extra(512, Q8, Q8) == 1024 + 2 * one
+    assert extra(512, Q8, F16) == 1024 + one
+    assert extra(512, BF16, BF16, v_in_k=True) == 1024 + one
+    assert extra(1, Q8, Q8) == 1000, "the vector kernel reads it"
+    assert extra(1, BY_NAME["q5_0"], BY_NAME["q5_0"]) == 1024 + 2 * one, "no such kernel in a default build"
+    assert extra(1, Q8, F16) == 1024 + one, "nor for such a pair"
+
+
+@given(
+    st.sampled_from(CAPABILITIES),
+    st.sampled_from(CACHE_TYPES),
+    st.sampled_from(CACHE_TYPES),
+    st.sampled_from((64, 128, 192, 256, 576)),
+    st.sampled_from((1, 4, 8, 16)),
+    st.integers(1, 40),
+    st.sampled_from((256, 8192, 32768)),
+)
+def test_a_card_of_no_known_capability_takes_the_largest(
+    cc: str, k: TensorType, v: TensorType, head: int, gqa: int, n: int, n_kv: int
+) -> None:
+    """Without a capability a node takes at least what it takes with any, and is sure where all agree."""
+    found = attention(head, {192: 128, 576: 512}.get(head, head), gqa, n, k, v, n_kv)
+    size = backend("cuda", cc).node_bytes(found)
+    assert ANY.node_bytes(found) >= size >= n_bytes(found.tensor)
+    if ANY.is_sure_of(found):
+        assert ANY.node_bytes(found) == size
+    if k is v is F16:
+        assert ANY.is_sure_of(found)
+
+
+def test_capabilities_are_asked_for_as_nvidia_writes_them() -> None:
+    """One value for each capability; what is none is an error that shows it."""
+    assert backend("cuda", "8.6") is backend("cuda", "8.6")
+    assert backend("cuda", None) is ANY
+    assert backend("hip", "gfx1100") is BACKENDS["hip"]
+    for wrong in ("86", "8.x", ".", "sm_86", "8.6.1"):
+        with pytest.raises(GpuError, match=r"such as 8\.6"):
+            backend("cuda", wrong)
+
+
+# --- what runs
+
+
+def scan(state: int, head: int, n_head: int, n_group: int, factors: int) -> bool:
+    x = leaf((head, n_head, 8, 1))
+    b = leaf((state, n_group, 8, 1))
+    sources = [leaf((state, head, n_head)), x, leaf((n_head, 8)), leaf((factors, n_head)), b, b]
+    return runs(ANY, node("SSM_SCAN", (1,), sources))
+
+
+@pytest.mark.parametrize(
+    ("dims", "wanted"),
+    [
+        ((128, 64, 80, 1, 1), True),
+        ((256, 64, 80, 8, 1), True),
+        ((96, 64, 80, 1, 1), True),
+        ((64, 64, 80, 1, 1), False),
+        ((128, 40, 80, 1, 1), False),
+        ((16, 1, 5120, 1, 16), True),
+        ((16, 1, 5100, 1, 16), False),
+        ((16, 1, 5120, 2, 16), False),
+        ((8, 1, 5120, 1, 8), False),
+    ],
+)
+def test_state_space_scans(dims: tuple[int, int, int, int, int], wanted: bool) -> None:
+    """Mamba-2 with states of 96, 128 or 256 and heads in sixteens; Mamba with 16 and channels in 128s."""
+    assert scan(*dims) is wanted
+
+
+def test_operations_that_cuda_refuses() -> None:
+    """Odd convolutions, rows of small blocks, f32-only experts, small indexers, what no list names."""
+
+    def does(op: str, sources: list[Tensor], params: tuple[int, ...] = ()) -> bool:
+        return runs(ANY, node(op, (32, 4), sources, params=params))
+
+    assert does("SSM_CONV", [leaf((515, 256, 1)), leaf((4, 256))])
+    assert not does("SSM_CONV", [leaf((515, 200, 1)), leaf((4, 200))])
+    table, ids = leaf((288, 10), BY_NAME["iq4_nl"]), leaf((4,), I32)
+    assert not does("GET_ROWS", [table, ids])
+    assert does("GET_ROWS", [leaf((512, 10), BY_NAME["iq4_nl"]), ids])
+    assert does("GET_ROWS", [leaf((288, 10), BY_NAME["q4_0"]), ids])
+    experts = [leaf((64, 32, 8)), leaf((64, 2, 4)), leaf((2, 4), I32)]
+    assert does("MUL_MAT_ID", experts)
+    assert not does("MUL_MAT_ID", experts, (0, 0, 0, 10))
+    for n_head, supported in ((64, True), (32, True), (8, False)):
+        assert does("LIGHTNING_INDEXER", [leaf((128, n_head, 4)), leaf((128, 1, 256), F16)]) is supported
+    assert not does("MUL_MAT", [leaf((256, 32), BY_NAME["tq1_0"]), leaf((256, 4))])
+    assert not does("MUL_MAT", [leaf((64, 32)), leaf((64, 4), F16)])
+    assert not does("WIN_PART", [leaf((64, 32))])
+
+
+# --- mixtures of experts
+
+
+class Graph:
+    """A graph in the making: each call appends a node and returns its number."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        self.nodes: list[int] = []
+
+    def leaf(self, *ne: int) -> int:
+        self.tensors.append(leaf(ne))
+        return len(self.tensors) - 1
+
+    def node(self, op: str, ne: tuple[int, ...], *src: int, type_: TensorType = F32, view: int = NONE) -> int:
+        t = leaf(ne, type_)
+        t.op, t.src, t.view = op, src, view
+        self.tensors.append(t)
+        self.nodes.append(len(self.tensors) - 1)
+        return self.nodes[-1]
+
+    def kept(self, end: int | None = None) -> dict[int, set[int]]:
+        found: dict[int, set[int]] = {}
+        sources = [t.src for t in self.tensors]
+        uses = [sum(x.count(i) for x in sources) for i in range(len(sources))]
+        split = SplitGraph(self.tensors, sources, self.nodes, 0, end or len(self.nodes), uses.__getitem__)
+        graph_optimize(split, lambda tensor, until: found.setdefault(until, set()).add(tensor))
+        return found
+
+
+def weighted_sum(g: Graph, n_used: int, *, scaled: bool = False, swap: bool = False) -> tuple[list[int], int]:
+    """Experts × weights, summed: the inputs, and the last addition."""
+    n_embd, n_tokens = 32, 5
+    experts = g.node(
+        "MUL_MAT_ID", (n_embd, n_used, n_tokens), g.leaf(64, n_embd, 8), g.leaf(64, n_used, n_tokens)
+    )
+    weights = g.node("GET_ROWS", (1, n_used, n_tokens), g.leaf(1, 8, n_tokens), g.leaf(n_used, n_tokens))
+    inputs = [experts, weights]
+    whole = (n_embd, n_used, n_tokens)
+    if scaled:
+        inputs.append(g.leaf(1, n_used, n_tokens))
+        experts = g.node("MUL", whole, experts, inputs[2])
+    pair = (weights, experts) if swap else (experts, weights)
+    product = g.node("MUL", whole, *pair)
+    views = []
+    for i in range(n_used):
+        view = g.node("VIEW", (n_embd, n_tokens), product, view=product)
+        t = g.tensors[view]
+        t.nb = (4, g.tensors[product].nb[2], t.nb[2], t.nb[3])
+        t.offset = i * g.tensors[product].nb[1]
+        views.append(view)
+    total = views[0]
+    for view in views[1:]:
+        total = g.node("ADD", (n_embd, n_tokens), total, view)
+    return inputs, total
+
+
+@pytest.mark.parametrize("n_used", range(1, 18))
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("swap", [False, True])
+def test_the_weighted_sum_of_2_to_15_experts_keeps_its_inputs(n_used: int, scaled: bool, swap: bool) -> None:
+    """Experts, weights and scales live until the last addition (ggml-cuda.cu:3044)."""
+    g = Graph()
+    inputs, last = weighted_sum(g, n_used, scaled=scaled, swap=swap)
+    g.node("ADD", (32, 5), last, g.leaf(32, 5))
+    assert g.kept() == ({last: set(inputs)} if 2 <= n_used <= 15 else {})
+
+
+def test_a_sum_that_is_read_elsewhere_is_not_fused() -> None:
+    """Not fused: a slice that somebody else reads, a product that is an output, a sum cut by the split's end."""
+    g = Graph()
+    _, last = weighted_sum(g, 4)
+    assert g.kept()
+    assert not g.kept(end=len(g.nodes) - 1)
+    product = next(i for i in g.nodes if g.tensors[i].op == "MUL")
+    g.tensors[product].flags = OUTPUT
+    assert not g.kept()
+    g.tensors[product].flags = 0
+    g.node("ADD", (32, 5), last, g.nodes[-3])
+    assert not g.kept()
+
+
+def choice(
+    g: Graph,
+    n_expert: int,
+    *,
+    gate: str = "SOFT_MAX",
+    bias: bool = False,
+    norm: bool = False,
+    scale: bool = False,
+    mask: bool = False,
+) -> tuple[list[int], int]:
+    """The choice of 4 experts for 5 tokens: its nodes, and the logits."""
+    logits = g.node("MUL_MAT", (n_expert, 5), g.leaf(64, n_expert), g.leaf(64, 5))
+    start = len(g.nodes)
+    probs = g.node(gate, (n_expert, 5), logits, *([g.leaf(n_expert, 5)] if mask else []))
+    if gate == "UNARY" and scale:
+        probs = g.node("SQRT", (n_expert, 5), probs)
+    rows = g.node("RESHAPE", (1, n_expert, 5), probs, view=probs)
+    chosen = g.node("ADD", (n_expert, 5), probs, g.leaf(n_expert)) if bias else probs
+    order = g.node("ARGSORT", (n_expert, 5), chosen, type_=I32)
+    ids = g.node("VIEW", (4, 5), order, type_=I32, view=order)
+    g.tensors[ids].nb = contiguous(I32, (n_expert, 5, 1, 1))
+    weights = g.node("GET_ROWS", (1, 4, 5), rows, ids)
+    if norm:
+        flat = g.node("RESHAPE", (4, 5), weights, view=weights)
+        total = g.node("CLAMP", (1, 5), g.node("SUM_ROWS", (1, 5), flat))
+        quotient = g.node("DIV", (4, 5), flat, total)
+        weights = g.node("RESHAPE", (1, 4, 5), quotient, view=quotient)
+    if scale:
+        weights = g.node("SCALE", (1, 4, 5), weights)
+    group = g.nodes[start:]
+    g.node("MUL_MAT_ID", (32, 4, 5), g.leaf(64, 32, n_expert), g.leaf(64, 4, 5), ids)
+    g.node("MUL", (32, 4, 5), g.nodes[-1], weights)
+    return group, logits
+
+
+@pytest.mark.parametrize("gate", ["SOFT_MAX", "UNARY"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("scale", [False, True])
+def test_the_choice_of_experts_keeps_all_it_reads(gate: str, bias: bool, norm: bool, scale: bool) -> None:
+    """Its nodes and their sources live until the node behind it (ggml-cuda.cu:2813)."""
+    g = Graph()
+    group, logits = choice(g, 64, gate=gate, bias=bias, norm=norm, scale=scale)
+    until = g.nodes[g.nodes.index(group[-1]) + 1]
+    found = g.kept()
+    assert set(found) == {until}
+    assert set(group) < found[until]
+    assert logits in found[until]
+
+
+@pytest.mark.parametrize(
+    ("n_expert", "fused"), [(8, True), (60, False), (288, True), (512, True), (576, True), (1024, False)]
+)
+def test_the_choice_is_fused_for_some_counts_of_experts(n_expert: int, fused: bool) -> None:
+    """Powers of two up to 512, 288 and 576 have a kernel (topk-moe.cu:403)."""
+    g = Graph()
+    choice(g, n_expert)
+    assert bool(g.kept()) is fused
+
+
+def test_a_masked_softmax_is_no_gate() -> None:
+    """A softmax with a mask, or probabilities that somebody else reads, are not fused."""
+    g = Graph()
+    choice(g, 64, mask=True)
+    assert not g.kept()
+    g = Graph()
+    group, _ = choice(g, 64)
+    g.node("ADD", (64, 5), group[0], g.leaf(64, 5))
+    assert not g.kept()

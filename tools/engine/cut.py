@@ -1,0 +1,139 @@
+"""What the shim takes from the engine's source, cut out of it unchanged whenever the shim is compiled.
+
+The backend for CUDA cannot be compiled without CUDA, because its kernels stand in the same files. What the
+scheduler and the allocator ask it needs none of them: those functions, and the types they mention, are
+listed here by name. `write_cuts(source, folder)` looks each of them up and writes files for `shim.cpp` to
+include. No text of the engine is kept in this project.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+import re
+
+from .errors import EngineError
+
+# Files below ggml/src and names in the order in which C++ wants them. A name is a pattern; all that it
+# names is cut.
+Cuts = tuple[tuple[str, str], ...]
+CUDA_TYPES: Cuts = (
+    ("ggml-cuda/common.cuh", r"GGML_CUDA_CC_\w+"),
+    ("ggml-cuda/common.cuh", r"GGML_CUDA_USE_CUB"),
+    ("ggml-cuda/common.cuh", r"FLASH_ATTN_AVAILABLE"),
+    ("ggml-cuda/common.cuh", r"MATRIX_ROW_PADDING"),
+    ("ggml-cuda/common.cuh", r"ggml_cuda_device_info"),
+    (
+        "ggml-cuda/common.cuh",
+        r"static int ggml_cuda_highest_compiled_arch",
+    ),  # where none are listed: the device's own
+    ("ggml-cuda/common.cuh", r"amd_mfma_available"),
+    ("ggml-cuda/common.cuh", r"amd_wmma_available"),
+    ("ggml-cuda/common.cuh", r"volta_mma_available"),
+    ("ggml-cuda/common.cuh", r"turing_mma_available"),
+    ("ggml-cuda/common.cuh", r"ggml_cuda_concurrent_event"),
+    ("ggml-cuda/common.cuh", r"ggml_cuda_stream_context"),
+)
+CUDA_RULES: Cuts = (
+    ("ggml-cuda/fattn-common.cuh", r"FATTN_KQ_STRIDE"),
+    ("ggml-cuda/fattn-common.cuh", r"ggml_cuda_flash_attn_ext_f16_extra_data"),
+    ("ggml-cuda/fattn-common.cuh", r"ggml_cuda_flash_attn_ext_get_f16_extra_data"),
+    ("ggml-cuda/fattn-mma-f16.cuh", r"ggml_cuda_flash_attn_ext_mma_f16_may_use_sparse"),
+    ("ggml-cuda/fattn.cu", r"ggml_cuda_flash_attn_ext_mma_f16_shall_use_sparse"),
+    ("ggml-cuda/fattn.cu", r"FATTN_VEC_CASE\w*"),
+    ("ggml-cuda/fattn.cu", r"fattn_vec_case_t"),
+    ("ggml-cuda/fattn.cu", r"ggml_cuda_get_fattn_vec_case"),
+    ("ggml-cuda/fattn.cu", r"best_fattn_kernel"),
+    ("ggml-cuda/fattn.cu", r"ggml_cuda_fattn_kv_type_supported"),
+    ("ggml-cuda/fattn.cu", r"ggml_cuda_get_best_fattn_kernel"),
+    ("ggml-cuda/fattn.cu", r"ggml_cuda_flash_attn_ext_get_alloc_size"),
+    ("ggml-cuda/fattn.cu", r"ggml_cuda_flash_attn_ext_supported"),
+    ("ggml-cuda/fwht.cu", r"ggml_cuda_op_mul_mat_use_fwht"),
+    ("ggml-cuda/lightning-indexer.cu", r"ggml_cuda_lightning_indexer_supported"),
+    ("ggml-cuda/topk-moe.cuh", r"ggml_cuda_topk_moe_args"),
+    ("ggml-cuda/topk-moe.cu", r"ggml_cuda_should_use_topk_moe"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_buffer_type_context"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_buffer_type_get_name"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_buft_is_cuda"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_buffer_type_get_alignment"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_buffer_type_get_alloc_size"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_host_buffer_type_name"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_buft_is_cuda_host"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_cuda_topk_moe_fusion"),
+    ("ggml-cuda/ggml-cuda.cu", r"MOE_WEIGHTED_REDUCTION_MAX_EXPERTS"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_cuda_moe_weighted_reduction_match"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_cuda_match_moe_weighted_reduction"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_graph_optimize"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_device_context"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_device_supports_op"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_device_supports_buft"),
+    ("ggml-cuda/ggml-cuda.cu", r"get_op_batch_size"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_device_offload_op"),
+)
+ALLOCATOR: Cuts = (
+    ("ggml-alloc.c", r"buffer_address"),
+    ("ggml-alloc.c", r"tensor_alloc"),
+    ("ggml-alloc.c", r"leaf_alloc"),
+    ("ggml-alloc.c", r"node_alloc"),
+    ("ggml-alloc.c", r"ggml_gallocr"),
+)
+
+# What a name may stand for; the engine closes every struct and function in the first column.
+_SHAPES = (
+    r"^#if[^\n]*\n# *define (?:{name})\b[^\n]*\n#endif[^\n]*\n",
+    r"^# *define (?:{name})\b(?:[^\n]*\\\n)*[^\n]*\n",
+    r"^static constexpr \w+ (?:{name}) = [^;]*;\n",
+    r"^typedef [^;\n]*\(\* (?:{name})\)\([^;]*\);\n",
+    r"^(?:struct|enum) (?:{name}) \{{\n.*?^\}};\n",
+    r"^(?:[a-z][^\n;(]*[ *])?(?:{name})\([^;{{]*\) \{{\n.*?^\}}\n",
+)
+
+
+def write_cuts(source: pathlib.Path, folder: pathlib.Path) -> None:
+    """Write the files into `folder`. Raises EngineError for a name that `source` does not have."""
+    built = "".join(f"#define {pair} {int(there)}\n" for pair, there in vector_kernels(source).items())
+    for name, start, cuts in (
+        ("cuda-types.inc", "", CUDA_TYPES),
+        ("cuda-rules.inc", built, CUDA_RULES),
+        ("allocator.inc", "", ALLOCATOR),
+    ):
+        text = start + "".join(cut(source / "ggml/src" / file, pattern) for file, pattern in cuts)
+        (folder / name).write_text(text)
+
+
+def cut(file: pathlib.Path, name: str) -> str:
+    """The definitions of all that the pattern `name` names, verbatim, each under a #line."""
+    text = _read(file)
+    for shape in _SHAPES:
+        if found := list(re.finditer(shape.format(name=name), text, re.M | re.S)):
+            return "".join(f'#line {1 + text.count(chr(10), 0, m.start())} "{file}"\n{m[0]}' for m in found)
+    raise EngineError(f"{file} defines no {name!r}: compare tools/engine/cut.py with that version")
+
+
+def vector_kernels(source: pathlib.Path) -> dict[str, bool]:
+    """The macro of each pair of cache types, and whether a default build compiles a vector kernel for it.
+
+    As `ggml_cuda_fattn_vec_instances` (ggml/cmake/common.cmake) defines them.
+    """
+    listed = _setting(source / "ggml/CMakeLists.txt", r'GGML_CUDA_FA_QUANTS\s+"([^"]+)"')
+    types = _setting(source / "ggml/cmake/common.cmake", r"FA_TYPES ([^)]+)").split()
+    compiled = {"f16-f16", *listed.split(";")}
+    return {
+        f"GGML_CUDA_FA_{k}_{v}".upper(): f"{k}-{v}" in compiled for k, v in itertools.product(types, types)
+    }
+
+
+def _setting(file: pathlib.Path, pattern: str) -> str:
+    found = re.search(r"set\s*\(" + pattern, _read(file))
+    if not found:
+        raise EngineError(f"{file} sets no {pattern!r}: compare tools/engine/cut.py with that version")
+    return found[1]
+
+
+def _read(file: pathlib.Path) -> str:
+    try:
+        return file.read_text()
+    except OSError as error:
+        raise EngineError(
+            f"{file} cannot be read ({error.strerror}): is this the engine's source?"
+        ) from error

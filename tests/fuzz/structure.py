@@ -435,7 +435,6 @@ def run(n: int, seed: int, out: Path | None, seen: Seen | None = None) -> Seen:
     """Check `n` changed headers; write each new fault to `out`."""
     seen = seen or Seen()
     signal.signal(signal.SIGPROF, _stop)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     seeds = drafts()
     start = time.monotonic()
     for i in range(n):
@@ -472,6 +471,7 @@ def main() -> None:
         signal.signal(signal.SIGPROF, _stop)
         print(check(given.replay.read_bytes(), int(given.replay.stem.partition("-")[2] or 0), Seen()))
         return
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     start = time.monotonic()
     seen = run(given.runs, given.seed, given.out)
     print(json.dumps({

@@ -71,6 +71,12 @@ def with_experts(n: int, used: int, *, is_nextn: bool = False) -> Model:
     return replace(base, layers=(layer,), n_expert=n, weights=weights, tensors=(*base.tensors, stack, chunks))
 
 
+def test_a_stack_of_no_experts_is_not_read() -> None:
+    model, one = with_experts(0, 0), 256 * 512 * 2
+    base = active_bytes(dense(1), place(dense(1), [card(1)], Settings()))[0]
+    assert active_bytes(model, place(model, [card(1)], Settings()))[0] == base + one
+
+
 def test_only_experts_in_use_are_read() -> None:
     """Of eight experts two: a quarter of the stack; of a stack of chunks at least one."""
     base = output_and_layers(dense(1))

@@ -64,7 +64,7 @@ def _read(model: Model, weight: Weight) -> int:
     layer = model.layers[weight.home]
     if layer.is_nextn:
         return 0
-    if EXPERTS not in tensor.name:
+    if EXPERTS not in tensor.name or not tensor.n_bytes:
         return tensor.n_bytes
     stack = tensor.shape[-1]  # chunks that several experts share are a stack of their own: one at least
     return tensor.n_bytes * (layer.n_expert_used if stack == model.n_expert else 1) // stack

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import resource
 import signal
 import struct
 import sys
@@ -30,6 +31,7 @@ import gguf_bytes as raw  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 2.0  # of processor time, for any one step
+MEMORY = 4 << 30  # of address space: more is a `MemoryError`
 HANGS = 20.0  # when a step is broken off
 LONGEST_ARRAY = 2048  # of a seed: what a model's numbers come from is shorter
 WIDTHS = {"u8": "B", "i8": "b", "u16": "H", "i16": "h", "u32": "I", "i32": "i", "f32": "f", "bool": "?",
@@ -407,7 +409,8 @@ def check(data: bytes, seed: int, seen: Seen) -> tuple[str, str] | None:
             if not str(e).replace("\n  ", "").isprintable():
                 return f"{name}: error not printable", repr(str(e))
         except (Exception, Hang) as e:
-            where = traceback.extract_tb(e.__traceback__)[-1]
+            frames = traceback.extract_tb(e.__traceback__)
+            where = frames[-2 if isinstance(e, Hang) else -1]
             return (
                 f"{name}: {type(e).__name__} at {Path(where.filename).name}:{where.lineno}",
                 traceback.format_exc(),
@@ -433,7 +436,10 @@ def run(n: int, seed: int, out: Path | None, seen: Seen | None = None) -> Seen:
     seen = seen or Seen()
     signal.signal(signal.SIGPROF, _stop)
     seeds = drafts()
+    start = time.monotonic()
     for i in range(n):
+        if i % 1000 == 0:
+            print(f"{i:,} runs, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
         dice = random.Random(f"{seed}:{i}")
         data = change(dice.choice(seeds), dice, seeds).packed()
         fault = check(data, i, seen)
@@ -465,6 +471,7 @@ def main() -> None:
         signal.signal(signal.SIGPROF, _stop)
         print(check(given.replay.read_bytes(), int(given.replay.stem.partition("-")[2] or 0), Seen()))
         return
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     start = time.monotonic()
     seen = run(given.runs, given.seed, given.out)
     print(json.dumps({

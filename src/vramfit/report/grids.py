@@ -27,7 +27,8 @@ SHOWN: Final = 12
 def sweep_text(sweep: Sweep, look: Look = PLAIN) -> str:
     """The page of a terminal: size, table, what the table holds."""
     table = render_table(HEAD, rows(sweep), left=NAMES, look=look, drop=LEAST)
-    return "\n\n".join((look.paragraph(f"{title(sweep)}\n{size(sweep)}"), table, look.paragraph(what(sweep))))
+    head = "\n".join(map(look.paragraph, (title(sweep), size(sweep))))
+    return "\n\n".join((head, table, look.paragraph(what(sweep))))
 
 
 def title(sweep: Sweep) -> str:

@@ -58,8 +58,8 @@ class Look:
         return Style.parse(STYLES[mark]).render(text, color_system=ColorSystem.STANDARD)
 
     def paragraph(self, text: str, mark: Mark = "", *, indent: int = 0) -> str:
-        """`text` wrapped between words and painted; what follows the first line of a wrap is indented."""
-        lines = [part for line in text.split("\n") for part in self._wrapped(printable(line), indent)]
+        """`text`, which is one line, wrapped between words and painted; what follows its first line is indented."""
+        lines = self._wrapped(printable(text), indent)
         return "\n".join(self.paint(line, mark or mark_of(text)) for line in lines)
 
     def _wrapped(self, line: str, indent: int) -> list[str]:

@@ -19,7 +19,7 @@ def notes(plan: Plan) -> list[str]:
         rope_sentence(plan.model) if reach(plan.model).method else "",
         swa_sentence(plan.model, plan.settings),
     ]
-    said.append("\n".join(overhead_lines(used)))
+    said += overhead_lines(used)
     said += [f"{sentence}." for sentence in dict.fromkeys(map(wired_sentence, used)) if sentence]
     return [text for text in said if text]
 

@@ -296,6 +296,15 @@ def test_streams_that_no_trace_had_are_outside() -> None:
         build(prepared, run(model, n_seq_max=2), one_card(model))
 
 
+def test_v_rows_of_different_widths_are_outside_without_flash_attention() -> None:
+    """They are padded to the widest, and no trace had any."""
+    model = llama()
+    prepared = prepare(template_for("llama"), replace(model, v_width_max=2 * model.v_width_max))
+    assert build(prepared, run(model), one_card(model)).graph.nodes
+    with pytest.raises(OutsideTemplate, match="V rows of different widths"):
+        build(prepared, run(model, flash_attn="off"), one_card(model))
+
+
 def test_an_unexplained_condition_is_outside_unless_another_settles_it() -> None:
     model = llama()
     scope = Scope(model, run(model), {}, {})

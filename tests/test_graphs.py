@@ -29,7 +29,7 @@ from vramfit.graphs.text import (
     parse_template,
 )
 from vramfit.load import read
-from vramfit.model import Home, Model, Tensor, Weight
+from vramfit.model import Cells, Home, Model, Tensor, Weight
 from vramfit.placement import HOST, Placement
 from vramfit.settings import Settings
 
@@ -237,6 +237,19 @@ def test_a_count_that_the_engine_branches_on_is_outside() -> None:
         prepare(template, llama())
 
 
+def test_a_model_without_windows_is_outside_where_all_traces_had_some() -> None:
+    """The engine then makes another kind of cache, and attention of it in another order."""
+    template = template_for("llama")
+    layer = template.blocks[1]
+    windowed = replace(layer, kinds=(*layer.kinds, *(replace(k, traits=("kv", "swa")) for k in layer.kinds)))
+    template = replace(template, blocks=(template.blocks[0], windowed, *template.blocks[2:]))
+    prepare(template, replace(dense(window=512, swa_layers=2), architecture="llama"))
+    with pytest.raises(OutsideTemplate, match="no layer has a window"):
+        prepare(template, llama())
+    told = replace(windowed, lines=(replace(windowed.lines[0], guard=(("!window",),)), *windowed.lines[1:]))
+    prepare(replace(template, blocks=(template.blocks[0], told, *template.blocks[2:])), llama())
+
+
 def test_a_single_layer_is_outside() -> None:
     """It is the first and the last: what comes in with either end comes in another order."""
     with pytest.raises(OutsideTemplate, match="a single layer"):
@@ -283,6 +296,15 @@ def test_streams_that_no_trace_had_are_outside() -> None:
     assert build(prepared, run(model, n_seq_max=2, kv_unified=True), one_card(model)).graph.nodes
     with pytest.raises(OutsideTemplate, match="a stream for each sequence"):
         build(prepared, run(model, n_seq_max=2), one_card(model))
+
+
+def test_v_rows_of_different_widths_are_outside_without_flash_attention() -> None:
+    """They are padded to the widest, and no trace had any."""
+    model = llama()
+    prepared = prepare(template_for("llama"), replace(model, v_width_max=2 * model.v_width_max))
+    assert build(prepared, run(model), one_card(model)).graph.nodes
+    with pytest.raises(OutsideTemplate, match="V rows of different widths"):
+        build(prepared, run(model, flash_attn="off"), one_card(model))
 
 
 def test_an_unexplained_condition_is_outside_unless_another_settles_it() -> None:
@@ -370,6 +392,18 @@ def test_positions_are_as_many_as_the_sections_ask_for(truth: Path) -> None:
         model = published(truth, "arch/glm4-dense.gguf", rope__dimension_sections=sections)
         graph = build(prepare(template_for("glm4"), model), run(model), one_card(model)).graph
         assert next(t for t in graph.tensors if t.name == "inp_pos").ne[0] == 64 * each
+
+
+def test_keys_come_before_values_where_a_layer_has_a_window(truth: Path) -> None:
+    """OLMo 2 has none, OLMo 3 has some."""
+    model = published(truth, "arch/olmo2-dense.gguf")
+    full = replace(
+        model.layers[0], is_swa=False, caches=(replace(model.layers[0].caches[0], cells=Cells.FULL),)
+    )
+    plain = replace(model, layers=tuple(replace(full, index=i) for i in range(model.n_layer)))
+    for one, wanted in ((model, ["Kcur", "Vcur"]), (plain, ["Vcur", "Kcur"])):
+        made = [name for name, op, src in named(one) if op == "MUL_MAT" and name in ("Kcur", "Vcur")]
+        assert made == wanted * model.n_layer
 
 
 def test_gate_and_up_may_be_apart(truth: Path) -> None:

@@ -64,7 +64,7 @@ _RUN_ATOMS = (
 )
 # Conditions that often hold together; a guard must not take one for the other.
 _APART = (("slots", "split"), ("krot", "vrot"), ("kf32", "vf32"), ("kq", "vq"))
-_LAYER_ATOMS = ("last", "first", "swa", "one_expert", "one_head", *BY_INDEX)
+_LAYER_ATOMS = ("last", "first", "swa", "one_expert", "one_head", *BY_INDEX, "window")
 
 
 class Learner:

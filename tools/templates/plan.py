@@ -71,6 +71,7 @@ TIES = (
     ("head_v", ".attention.kv_lora_rank"),
     (".rope.dimension_count", "head_k"),
     (".token_shift_count", "2"),
+    (".experts_per_group", "1"),
     (".kda.head_dim", "head_k"),
     (".ssm.inner_size", "n_embd*2"),
     (".ssm.inner_size", "n_head*head_k*2"),
@@ -216,6 +217,9 @@ SWITCHES: dict[str, tuple[Any, ...]] = {
     "n_deepstack_layers": (None, 0, 2, 3),
     "expert_group_count": (None, 0, 1, 4),
     "rope.dimension_sections": (None, [0, 0, 0, 0], [8, 8, 16, 0]),
+    "attention.sliding_window": (None, 0),
+    "rescale_every_n_layers": (None, 0, 2),
+    "swin_norm": (None, False, True),
 }
 
 # Counts that the engine takes for a certain model, which it then builds in another way than those that are traced.

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from ..ggml import BY_NAME, TensorType
 from ..graph import CACHE, COMPUTE, CPU, HOST, INPUT, NONE, WEIGHT, Extents, Graph, Tensor, contiguous
-from ..model import Home, Layer
+from ..model import Home, Layer, Model
 from ..placement import Placement
 from . import compiled as origin
 from .compiled import Compiled, Op, Ref, compile_block, compile_line
@@ -84,7 +84,15 @@ def build(
     """The graph of one reservation over `placement`, of all layers or of those given (in order)."""
     if prepared.template.one_stream and run.context.n_stream > 1:
         raise OutsideTemplate("no trace had a stream for each sequence")
+    _check_v_widths(prepared.model, run)
     return _Builder(prepared, run, placement).run(range(len(prepared.blocks)) if layers is None else layers)
+
+
+def _check_v_widths(model: Model, run: Run) -> None:
+    """Transposed V rows are padded to the widest layer's, where they differ (llama-kv-cache.cpp:1406)."""
+    rows = {c.v_width for x in model.layers for c in x.caches if c.kind == "kv" and c.has_v}
+    if run.context.v_trans and any(width < model.v_width_max for width in rows):
+        raise OutsideTemplate("V rows of different widths without flash attention, which no trace had")
 
 
 class _Builder:

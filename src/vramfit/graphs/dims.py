@@ -357,6 +357,7 @@ def _conditions(
         "first": layer is not None and layer.index == 0,
         "last": layer is not None and bool(trunk) and layer is trunk[-1],
         "swa": layer is not None and layer.is_swa,
+        "window": any(x.is_swa for x in trunk),
         "one_head": layer is not None and layer.n_head_kv == 1,
         "one_expert": layer is not None and layer.n_expert_used == 1,
     }

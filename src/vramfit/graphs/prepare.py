@@ -62,6 +62,7 @@ def prepare(template: Template, model: Model) -> Prepared:
     _check_weights("outside layers", outer, template.needs, template.allows)
     _check_known(template, model)
     _check_untraced(template, model)
+    _check_window(template, model)
     _check_ties(template, model)
     own = layer_weights(model)
     trunk = [x for x in model.layers if not x.is_nextn]
@@ -132,6 +133,16 @@ def _check_unseen(template: Template, trunk: Sequence[Layer], blocks: Sequence[i
             raise OutsideTemplate(f"layer {layer.index} has heads of no elements, which no trace had")
         if layer.n_head_kv == 1 and "one_head" in template.blocks[block].unseen:
             raise OutsideTemplate(f"layer {layer.index} has a single K/V head, which no trace had")
+
+
+def _check_window(template: Template, model: Model) -> None:
+    """With a windowed cache beside it the engine builds attention otherwise: where all traces had one, models must."""
+    had = any("swa" in kind.traits for block in template.blocks for kind in block.kinds)
+    told = any(
+        x == "window" for block in template.blocks for line in block.lines for x in literals(line.guard)
+    )
+    if had and not told and model.has_cache and not any(x.is_swa for x in model.layers):
+        raise OutsideTemplate("no layer has a window, and in all traces some had")
 
 
 def _check_known(template: Template, model: Model) -> None:

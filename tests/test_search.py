@@ -130,7 +130,7 @@ def chains_of(seed: int, n_layer: int, n_cards: int, contexts: range) -> tuple[T
     table = Table(seed, n_layer, n_cards, contexts)
     chance = Random(~seed)
     most = 2 * sum(table.total((n_layer, *[0] * (n_cards - 1)), contexts[-1])) // n_cards
-    room = [chance.randint(-UNIT, max(1, most)) for _ in range(n_cards)]
+    room = [chance.randint(-1, 1 + most // UNIT) * UNIT for _ in range(n_cards)]  # often no byte too much
     only = chance.choice([None, None, chance.choice(list(splits(n_layer, n_cards)))])
     return table, Chains(cast(Segments, table), room, only)
 

@@ -18,7 +18,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
-from vramfit import source
+from vramfit import _sources as source
 
 ROUNDS = 5
 

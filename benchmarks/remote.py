@@ -30,14 +30,15 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from servers import Handler, Hub, Registry, Served, Server, running  # noqa: E402
 
-from vramfit import source  # noqa: E402
-from vramfit.source import client  # noqa: E402
+from vramfit import _sources as source  # noqa: E402
+from vramfit._sources import client  # noqa: E402
 
 FAR = 1 << 40
 TCP_INFO_BYTES_RECEIVED = 128  # offset in Linux's struct tcp_info
 SECOND_LOOK = """
 import sys, time
-from vramfit import load, source
+from vramfit._sources import load
+from vramfit import _sources as source  # noqa: E402
 start = time.perf_counter()
 source.open_headers(sys.argv[1])
 print((time.perf_counter() - start) * 1e3)

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import vramfit
-from vramfit.model import Layer, Model, Tensor, Weight
+from vramfit._llama.model import Layer, Model, Tensor, Weight
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.gguf"))

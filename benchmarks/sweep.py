@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import vramfit
-from vramfit.sweeps import curves
+from vramfit._planner.sweep import curves
 
 HEADER = Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf"
 AXES: dict[str, object] = {

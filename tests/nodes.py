@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vramfit.backends import Backend, Node
-from vramfit.ggml import BY_NAME, TensorType
-from vramfit.graph import NONE, Tensor, contiguous
+from vramfit._ggml.backends import Backend, Node
+from vramfit._ggml.graph import NONE, Tensor, contiguous
+from vramfit._ggml.types import BY_NAME, TensorType
 
 F16, F32 = BY_NAME["f16"], BY_NAME["f32"]
 

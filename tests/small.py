@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vramfit.ggml import BY_NAME, tensor_type
-from vramfit.gpus import Gpu
-from vramfit.model import Cache, Cells, Home, Layer, Model, Tensor, Weight
+from vramfit._devices import Gpu
+from vramfit._ggml.types import BY_NAME, tensor_type
+from vramfit._llama.model import Cache, Cells, Home, Layer, Model, Tensor, Weight
 
 F16 = BY_NAME["f16"]
 F32 = BY_NAME["f32"]

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from traces import DEVICE, NAMES, Maker, graphs, trace
 
-from vramfit.allocator import Arena, Walk, allocate, fullest, held, reserve
-from vramfit.backends import BACKENDS, SplitGraph
-from vramfit.backends.nouns import Keep
-from vramfit.graph import CACHE, INPUT, NONE, OUTPUT, Graph
-from vramfit.scheduler import PIPELINE_COPIES, Schedule, schedule
+from vramfit._ggml.backends import BACKENDS, SplitGraph
+from vramfit._ggml.backends.nouns import Keep
+from vramfit._ggml.galloc import Arena, Walk, allocate, fullest, held, reserve
+from vramfit._ggml.graph import CACHE, INPUT, NONE, OUTPUT, Graph
+from vramfit._ggml.sched import PIPELINE_COPIES, Schedule, schedule
 
 VULKAN = BACKENDS["vulkan"]
 COPIES = st.sampled_from((1, PIPELINE_COPIES))

@@ -12,19 +12,19 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu, mixture
 
-from vramfit.alternatives import PREFERENCES, Alternative, Alternatives, best, trades
-from vramfit.alternatives.changes import cache_pairs, flags, ubatches
-from vramfit.alternatives.nouns import by_preference, cache_bits
-from vramfit.engines import plan_for
-from vramfit.engines.server import parse_command
-from vramfit.errors import SettingsError
-from vramfit.estimates import estimate
-from vramfit.flags import read, split_text
-from vramfit.gpus import Gpu
-from vramfit.model import Model
-from vramfit.report.alternatives import alternatives_text, worth_showing
-from vramfit.settings import EXPERTS, Settings
-from vramfit.solve import Plan, plan
+from vramfit._base.errors import SettingsError
+from vramfit._devices import Gpu
+from vramfit._engines import plan_for
+from vramfit._engines.server import parse_command
+from vramfit._estimate.estimate import estimate
+from vramfit._llama.flags import read, split_text
+from vramfit._llama.model import Model
+from vramfit._llama.params import EXPERTS, Settings
+from vramfit._planner.plan import Plan, plan
+from vramfit._planner.whatif import PREFERENCES, Alternative, Alternatives, best, trades
+from vramfit._planner.whatif.changes import cache_pairs, flags, ubatches
+from vramfit._planner.whatif.nouns import by_preference, cache_bits
+from vramfit._report.alternatives import alternatives_text, worth_showing
 
 MARGIN = 8 << 20
 PLAIN = dense(4, n_embd=512, n_ff=1024, n_vocab=4096, n_head=8, n_head_kv=4, n_ctx_train=1 << 15)

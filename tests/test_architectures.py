@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramfit.architectures import NAMES, describe
-from vramfit.architectures.names import parse as parse_name
-from vramfit.architectures.table import NOT_MODELS, TABLE, Mla, Recurrent
-from vramfit.errors import ModelError, UnknownArchitecture, VramfitError
-from vramfit.ggml import BY_NAME
-from vramfit.header import Array, Header, TensorInfo, parse
-from vramfit.model import Cells, Home, Layer, Model, Weight
+from vramfit._base.errors import ModelError, UnknownArchitecture, VramfitError
+from vramfit._ggml.types import BY_NAME
+from vramfit._gguf import Array, Header, TensorInfo, parse
+from vramfit._llama.arch import NAMES, describe
+from vramfit._llama.arch.names import parse as parse_name
+from vramfit._llama.arch.table import NOT_MODELS, TABLE, Mla, Recurrent
+from vramfit._llama.model import Cells, Home, Layer, Model, Weight
 
 N_LAYER = 8
 EMBEDDING = ("token_embd.weight", (64, 100))

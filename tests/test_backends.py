@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nodes import attention, leaf, node, runs
 
-from vramfit.backends import BACKENDS, HOST_BACKEND, Backend, backend
-from vramfit.errors import GpuError
-from vramfit.ggml import BY_NAME, TensorType
-from vramfit.graph import n_bytes
+from vramfit._base.errors import GpuError
+from vramfit._ggml.backends import BACKENDS, HOST_BACKEND, Backend, backend
+from vramfit._ggml.graph import n_bytes
+from vramfit._ggml.types import BY_NAME, TensorType
 
 CUDA = BACKENDS["cuda"]
 F16, F32, BF16, Q8 = (BY_NAME[n] for n in ("f16", "f32", "bf16", "q8_0"))

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nodes import attention, leaf, node, runs
 
-from vramfit.backends import BACKENDS, backend
-from vramfit.backends.cuda.fattn import Kernel, kernel
-from vramfit.backends.cuda.fusions import graph_optimize
-from vramfit.backends.nouns import SplitGraph
-from vramfit.errors import GpuError
-from vramfit.ggml import BY_NAME, TensorType
-from vramfit.graph import NONE, OUTPUT, Tensor, contiguous, n_bytes
+from vramfit._base.errors import GpuError
+from vramfit._ggml.backends import BACKENDS, backend
+from vramfit._ggml.backends.cuda.fattn import Kernel, kernel
+from vramfit._ggml.backends.cuda.fusions import graph_optimize
+from vramfit._ggml.backends.nouns import SplitGraph
+from vramfit._ggml.graph import NONE, OUTPUT, Tensor, contiguous, n_bytes
+from vramfit._ggml.types import BY_NAME, TensorType
 
 ANY = BACKENDS["cuda"]
 F16, F32, BF16, Q8, I32 = (BY_NAME[n] for n in ("f16", "f32", "bf16", "q8_0", "i32"))

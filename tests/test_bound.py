@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 
-from vramfit.backends import BACKENDS
-from vramfit.bound import compute_bound, pipeline_copies, reserve_tokens
-from vramfit.context import resolve
-from vramfit.errors import EngineRefusal
-from vramfit.gpus import Gpu
-from vramfit.load import read
-from vramfit.model import Model
-from vramfit.placement import place
-from vramfit.settings import Settings
+from vramfit._base.errors import EngineRefusal
+from vramfit._devices import Gpu
+from vramfit._estimate.bound import compute_bound, pipeline_copies, reserve_tokens
+from vramfit._ggml.backends import BACKENDS
+from vramfit._llama.cparams import resolve
+from vramfit._llama.model import Model
+from vramfit._llama.params import Settings
+from vramfit._llama.placement import place
+from vramfit._sources.load import read
 
 
 def bound(model: Model, gpus: list[Gpu], settings: Settings) -> tuple[int, ...]:

@@ -14,12 +14,12 @@ import pytest
 from matplotlib.image import imread
 from small import dense, gpu
 
-from vramfit.alternatives import trades
-from vramfit.comparison import compare
-from vramfit.report.html import fragment, page
-from vramfit.settings import Settings
-from vramfit.solve import plan
-from vramfit.sweeps import sweep
+from vramfit._llama.params import Settings
+from vramfit._planner.compare import compare
+from vramfit._planner.plan import plan
+from vramfit._planner.sweep import sweep
+from vramfit._planner.whatif import trades
+from vramfit._report.html import fragment, page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ON = Settings(flash_attn="on", n_outputs_max=1)

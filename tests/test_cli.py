@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from vramfit.cli import main
-from vramfit.cli.options import to_settings
-from vramfit.engines import server_settings
-from vramfit.settings import EXPERTS, Settings
+from vramfit._cli import main
+from vramfit._cli.options import to_settings
+from vramfit._engines import server_settings
+from vramfit._llama.params import EXPERTS, Settings
 
 QWEN = str(Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf")
 
@@ -117,7 +117,7 @@ def test_gpus() -> None:
 
 def test_cards_of_this_machine_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --gpus the machine is asked; where it has no card, a person is told to name some."""
-    monkeypatch.setattr("vramfit.gpus.detect_gpus", lambda: ())
+    monkeypatch.setattr("vramfit._devices.detect_gpus", lambda: ())
     result = run("plan", QWEN)
     assert result.exit_code == 1
     assert "--gpus none" in result.stderr

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from vramfit.cli import main
-from vramfit.report.schema import ComparisonJson
+from vramfit._cli import main
+from vramfit._report.schema import ComparisonJson
 
 QWEN = str(Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf")
 FEW = ("--file-types", "q8_0,Q4_K_M", "--cache-types", "f16,q8_0/q4_0")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from vramfit.cli import main
-from vramfit.report.schema import PlanJson, ShortlistJson
+from vramfit._cli import main
+from vramfit._report.schema import PlanJson, ShortlistJson
 
 QWEN = str(Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf")
 ON = ("-fa", "on")
@@ -125,7 +125,7 @@ def test_which() -> None:
 
 def test_many_cards_that_are_alike_are_counted() -> None:
     """A line names a few cards of equal memory and counts the others."""
-    from vramfit.report.shortlist import _alike
+    from vramfit._report.shortlist import _alike
 
     assert _alike(("a",)) == "a"
     assert _alike(("a", "b", "c")) == "a, b or c"

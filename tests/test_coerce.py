@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from small import dense, gpu
 
 import vramfit
-from vramfit.cli import main
-from vramfit.engines import plan_for
-from vramfit.errors import shown
-from vramfit.gpus import Gpu
-from vramfit.settings import Settings
+from vramfit._base.errors import shown
+from vramfit._cli import main
+from vramfit._devices import Gpu
+from vramfit._engines import plan_for
+from vramfit._llama.params import Settings
 
 MODEL = dense()
 CARDS = (gpu(64, name="a"), gpu(32, name="b"))
@@ -251,7 +251,7 @@ def test_the_trained_context_can_be_asked_for() -> None:
 
 def test_results_say_whose_defaults_they_stand_on() -> None:
     """In text, whether asked in Python or on the command line."""
-    from vramfit.report.plans import plan_text
+    from vramfit._report.plans import plan_text
 
     assert "(defaults of llama.cpp)" in plan_text(vramfit.plan(MODEL, CARDS, {"n_ctx": 512}))
     assert "(defaults of llama-server)" in plan_text(

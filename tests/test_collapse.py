@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense
 
-from vramfit.collapse import MAX_PERIOD, Collapsed, collapse, layer_kinds
+from vramfit._estimate.layer_runs import MAX_PERIOD, Collapsed, collapse, layer_kinds
 
 KINDS = st.lists(st.integers(0, 2), max_size=60)
 REPEATS = 3  # of a run that are kept before a gap, unless told otherwise

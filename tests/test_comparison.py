@@ -11,13 +11,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu
 
-from vramfit.comparison import CACHES, TYPES, Choice, Comparison, _marked, compare
-from vramfit.errors import SettingsError
-from vramfit.quality import Measure, cache_measure
-from vramfit.quants import FILE_TYPES, bits_per_weight, file_bytes, requantize
-from vramfit.report.comparisons import SHOWN, comparison_text, worth_showing
-from vramfit.settings import Settings
-from vramfit.solve import plan
+from vramfit._base.errors import SettingsError
+from vramfit._llama.params import Settings
+from vramfit._llama.quant import FILE_TYPES, bits_per_weight, file_bytes, requantize
+from vramfit._planner.compare import CACHES, TYPES, Choice, Comparison, _marked, compare
+from vramfit._planner.plan import plan
+from vramfit._planner.quality import Measure, cache_measure
+from vramfit._report.comparisons import SHOWN, comparison_text, worth_showing
 
 MODEL = dense(4, n_embd=512, n_ff=1024, n_ctx_train=1 << 17)
 ON = Settings(flash_attn="on", n_outputs_max=1, n_ubatch=64)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense
 
-from vramfit.context import cells, resolve
-from vramfit.errors import EngineRefusal
-from vramfit.model import Cache, Cells
-from vramfit.settings import CACHE_TYPES, Settings
+from vramfit._base.errors import EngineRefusal
+from vramfit._llama.cparams import cells, resolve
+from vramfit._llama.model import Cache, Cells
+from vramfit._llama.params import CACHE_TYPES, Settings
 
 
 @given(st.integers(1, 300_000), st.integers(1, 64), st.booleans())

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from vramfit.cli import main
+from vramfit._cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from small import gpu
 
-from vramfit.errors import EngineRefusal
-from vramfit.estimates import estimate
-from vramfit.load import read
-from vramfit.model import Model
-from vramfit.settings import Settings
+from vramfit._base.errors import EngineRefusal
+from vramfit._estimate.estimate import estimate
+from vramfit._llama.model import Model
+from vramfit._llama.params import Settings
+from vramfit._sources.load import read
 
 
 @pytest.mark.parametrize("kind", ["arch", "models", "published", "cc"])

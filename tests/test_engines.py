@@ -17,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 
-from vramfit.cli import engines as options
-from vramfit.cli import main
-from vramfit.engines import (
+from vramfit._base.errors import SettingsError
+from vramfit._cli import engines as options
+from vramfit._cli import main
+from vramfit._devices import Gpu
+from vramfit._engines import (
     CLIENTS,
     ENGINES,
     as_run,
@@ -31,7 +33,7 @@ from vramfit.engines import (
     parse_command,
     plan_for,
 )
-from vramfit.engines.ollama import (
+from vramfit._engines.ollama import (
     auto_batch,
     best_card,
     default_context,
@@ -40,12 +42,10 @@ from vramfit.engines.ollama import (
     predicted,
     takes_one_card,
 )
-from vramfit.engines.server import arguments, model_flags, shares
-from vramfit.errors import SettingsError
-from vramfit.gpus import Gpu
-from vramfit.model import Model
-from vramfit.settings import CACHE_TYPES, EXPERTS, Settings
-from vramfit.solve import Plan, plan
+from vramfit._engines.server import arguments, model_flags, shares
+from vramfit._llama.model import Model
+from vramfit._llama.params import CACHE_TYPES, EXPERTS, Settings
+from vramfit._planner.plan import Plan, plan
 
 MIB = 1 << 20
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 
-from vramfit.backends import BACKENDS, HOST_BACKEND
-from vramfit.context import resolve
-from vramfit.errors import EngineRefusal
-from vramfit.estimates import estimate
-from vramfit.memory import context_bytes, weight_bytes
-from vramfit.settings import Settings
+from vramfit._base.errors import EngineRefusal
+from vramfit._estimate.estimate import estimate
+from vramfit._ggml.backends import BACKENDS, HOST_BACKEND
+from vramfit._llama.cparams import resolve
+from vramfit._llama.memory import context_bytes, weight_bytes
+from vramfit._llama.params import Settings
 
 
 @given(st.integers(1, 4), st.integers(-1, 6), st.integers(1, 20_000), st.booleans())

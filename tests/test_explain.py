@@ -10,10 +10,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu
 
-from vramfit.explain import explain
-from vramfit.load import read
-from vramfit.report.explained import explained_text
-from vramfit.settings import Settings
+from vramfit._estimate.explain import explain
+from vramfit._llama.params import Settings
+from vramfit._report.explained import explained_text
+from vramfit._sources.load import read
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 GEMMA = read(EXAMPLES / "gemma-3-12b-q4_k_m.gguf")

@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_engines import any_settings
 
-from vramfit.cli import main
-from vramfit.cli.options import line, to_settings
-from vramfit.engines import as_run, engine_settings
-from vramfit.engines.server import arguments
-from vramfit.errors import SettingsError
-from vramfit.flags import Does, Flag, Line, by_variable, find, flags, is_command, read, split_text
-from vramfit.flags import engine as facts
-from vramfit.settings import DENSE, EXPERTS, Settings
+from vramfit._base.errors import SettingsError
+from vramfit._cli import main
+from vramfit._cli.options import line, to_settings
+from vramfit._engines import as_run, engine_settings
+from vramfit._engines.server import arguments
+from vramfit._llama.flags import Does, Flag, Line, by_variable, find, flags, is_command, read, split_text
+from vramfit._llama.flags import engine as facts
+from vramfit._llama.params import DENSE, EXPERTS, Settings
 
 VALUES = {
     "context": "32k", "count": "512", "slots": "2", "name": "q8_0", "switch": "on", "layers": "12", "mode": "none",

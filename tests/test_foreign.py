@@ -22,17 +22,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from small import gpu
 
-from vramfit.cli import main
-from vramfit.engines import CLIENTS, client_config
-from vramfit.engines.ollama import environment
-from vramfit.engines.table import find
-from vramfit.errors import SettingsError, SourceError, Truncated
-from vramfit.foreign import json_text, modelfile_value, printable, shell, shell_line, yaml_text
-from vramfit.load import read
-from vramfit.modelfile import parse
-from vramfit.report.html import page
-from vramfit.settings import Settings
-from vramfit.solve import Plan, plan
+from vramfit._base.errors import SettingsError, SourceError, Truncated
+from vramfit._base.foreign import json_text, modelfile_value, printable, shell, shell_line, yaml_text
+from vramfit._cli import main
+from vramfit._engines import CLIENTS, client_config
+from vramfit._engines.ollama import environment
+from vramfit._engines.table import find
+from vramfit._llama.params import Settings
+from vramfit._modelfile import parse
+from vramfit._planner.plan import Plan, plan
+from vramfit._report.html import page
+from vramfit._sources.load import read
 
 PIECES = (
     "\x1b[31m", "\x1b]0;owned\x07", "\n", "\r", "\t", "\x00", "\x7f", "\x9b2J", "\u202e", "\u200b", "\u2028", "\ufeff",

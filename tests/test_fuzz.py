@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fuzz import structure
 
-from vramfit.header import Array, parse
+from vramfit._gguf import Array, parse
 
 EXAMPLE = Path(__file__).parents[1] / "examples/gemma-3-12b-q4_k_m.gguf"
 

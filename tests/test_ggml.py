@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramfit import ggml
-from vramfit.errors import ModelError
+from vramfit._base.errors import ModelError
+from vramfit._ggml import types as ggml
 
 TYPES = st.sampled_from(sorted(ggml.BY_ID.values(), key=lambda t: t.id))
 

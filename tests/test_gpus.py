@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense
 
-from vramfit.errors import GpuError, VramfitError
-from vramfit.gpus import (
+from vramfit._base.errors import GpuError, VramfitError
+from vramfit._devices import (
     Gpu,
     all_cards,
     all_gpus,
@@ -26,9 +26,9 @@ from vramfit.gpus import (
     validate_catalogue,
     versions,
 )
-from vramfit.gpus.catalogue import catalogue_path, load
-from vramfit.gpus.spec import from_card
-from vramfit.solve import plan
+from vramfit._devices.catalogue import catalogue_path, load
+from vramfit._devices.spec import from_card
+from vramfit._planner.plan import plan
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -364,7 +364,7 @@ def test_yaml_reads_what_the_fast_path_reads() -> None:
 
 
 def test_the_catalogue_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vramfit.gpus.catalogue._load_yaml", None)
+    monkeypatch.setattr("vramfit._devices.catalogue._load_yaml", None)
     assert load(catalogue_path())["format"] == 1
 
 

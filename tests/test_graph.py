@@ -7,8 +7,8 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramfit.ggml import BY_NAME
-from vramfit.graph import Tensor, contiguous, n_bytes
+from vramfit._ggml.graph import Tensor, contiguous, n_bytes
+from vramfit._ggml.types import BY_NAME
 
 EXTENT = st.integers(0, 5)
 EXTENTS = st.tuples(EXTENT, EXTENT, EXTENT, EXTENT)

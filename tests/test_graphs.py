@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from small import dense, gpu, mixture
 from traces import NAMES, trace
 
-from vramfit.context import resolve
-from vramfit.estimates import estimate
-from vramfit.ggml import BY_NAME
-from vramfit.graph import COMPUTE, NONE, Graph
-from vramfit.graphs import OutsideTemplate, Run, architectures, build, prepare, template_for
-from vramfit.graphs.dims import Scope, header_value, holds, literals
-from vramfit.graphs.expressions import Expression, evaluate, format_expression, parse_expression
-from vramfit.graphs.rules import Shape, derive, possible, result_type
-from vramfit.graphs.text import (
+from vramfit._estimate.estimate import estimate
+from vramfit._ggml.graph import COMPUTE, NONE, Graph
+from vramfit._ggml.types import BY_NAME
+from vramfit._graphs import OutsideTemplate, Run, architectures, build, prepare, template_for
+from vramfit._graphs.dims import Scope, header_value, holds, literals
+from vramfit._graphs.expressions import Expression, evaluate, format_expression, parse_expression
+from vramfit._graphs.rules import Shape, derive, possible, result_type
+from vramfit._graphs.text import (
     Line,
     format_line,
     format_template,
@@ -28,13 +27,14 @@ from vramfit.graphs.text import (
     parse_line,
     parse_template,
 )
-from vramfit.load import read
-from vramfit.model import Cells, Home, Model, Tensor, Weight
-from vramfit.placement import HOST, Placement
-from vramfit.settings import Settings
+from vramfit._llama.cparams import resolve
+from vramfit._llama.model import Cells, Home, Model, Tensor, Weight
+from vramfit._llama.params import Settings
+from vramfit._llama.placement import HOST, Placement
+from vramfit._sources.load import read
 
 F32, F16 = BY_NAME["f32"], BY_NAME["f16"]
-FOLDER = Path(__file__).parents[1] / "src/vramfit/graphs/templates"
+FOLDER = Path(__file__).parents[1] / "src/vramfit/_graphs/templates"
 
 # --- expressions
 
@@ -317,7 +317,7 @@ def test_an_unexplained_condition_is_outside_unless_another_settles_it() -> None
 
 def test_a_shape_that_does_not_come_out_even_is_outside() -> None:
     line = Line("x", "reshape", (("y",),), ne=(7, "rest"))
-    from vramfit.graphs.build import layout
+    from vramfit._graphs.build import layout
 
     with pytest.raises(OutsideTemplate, match="do not fill"):
         layout(line, F32, [shape(8)], {}.__getitem__)
@@ -360,7 +360,7 @@ def test_groups_of_experts_are_outside_where_no_trace_had_them() -> None:
 
 
 def published(truth: Path, name: str, **values: object) -> Model:
-    from vramfit.load import read
+    from vramfit._sources.load import read
 
     return with_header(read(truth / name), **values)
 
@@ -431,9 +431,9 @@ def test_gate_and_up_may_be_apart(truth: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_templates_give_the_graphs_that_the_engine_reserved(name: str, truth: Path) -> None:
     """Node for node: operation, layout, flags, pins, sources; inputs in the engine's order."""
-    from vramfit.gpus import Gpu
-    from vramfit.load import read
-    from vramfit.placement import place
+    from vramfit._devices import Gpu
+    from vramfit._llama.placement import place
+    from vramfit._sources.load import read
 
     with gzip.open(Path(__file__).parent / f"data/graphs/{name}.txt.gz", "rt") as f:
         import json

@@ -18,10 +18,10 @@ from fuzz import header as fuzz
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vramfit import header
-from vramfit.errors import HeaderError, InvalidHeader, Truncated
-from vramfit.header import limits
-from vramfit.load import read
+from vramfit import _gguf as header
+from vramfit._base.errors import HeaderError, InvalidHeader, Truncated
+from vramfit._gguf import limits
+from vramfit._sources.load import read
 
 INTEGERS = {"u8": 8, "i8": 8, "u16": 16, "i16": 16, "u32": 32, "i32": 32, "u64": 64, "i64": 64}
 WRITER_TYPES = {name: gguf.GGUFValueType(i) for i, name in enumerate(limits.TYPE_NAMES)}

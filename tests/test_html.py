@@ -13,21 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 
-from vramfit.alternatives import best, trades
-from vramfit.comparison import compare
-from vramfit.estimates import DeviceEstimate, estimate
-from vramfit.gpus import parse_gpus
-from vramfit.report.bars import bars
-from vramfit.report.comparisons import comparison_text
-from vramfit.report.html import fragment, page
-from vramfit.report.plans import plan_text
-from vramfit.report.style import DARK_HOSTS, LIGHT_HOSTS
-from vramfit.report.svg import Point, scatter
-from vramfit.report.terminal import text
-from vramfit.settings import Settings
-from vramfit.shortlist import which
-from vramfit.solve import plan
-from vramfit.sweeps import sweep
+from vramfit._devices import parse_gpus
+from vramfit._estimate.estimate import DeviceEstimate, estimate
+from vramfit._llama.params import Settings
+from vramfit._planner.compare import compare
+from vramfit._planner.plan import plan
+from vramfit._planner.sweep import sweep
+from vramfit._planner.whatif import best, trades
+from vramfit._planner.which import which
+from vramfit._report.bars import bars
+from vramfit._report.comparisons import comparison_text
+from vramfit._report.html import fragment, page
+from vramfit._report.plans import plan_text
+from vramfit._report.style import DARK_HOSTS, LIGHT_HOSTS
+from vramfit._report.svg import Point, scatter
+from vramfit._report.terminal import text
 
 VOID = {"meta", "br", "link", "img"}
 ON = Settings(flash_attn="on", n_outputs_max=1)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramfit.lines import Line, Number, Span, line
+from vramfit._estimate.affine import Line, Number, Span, line
 
 NUMBERS = st.lists(st.tuples(st.integers(-50, 50), st.integers(-5, 5)), min_size=3, max_size=6)
 REACH = 12

@@ -9,9 +9,9 @@ from conftest import ROOT, TRUTH
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramfit.allocator import reserve
-from vramfit.backends import backend
-from vramfit.scheduler import copies_of_inputs, schedule
+from vramfit._ggml.backends import backend
+from vramfit._ggml.galloc import reserve
+from vramfit._ggml.sched import copies_of_inputs, schedule
 
 sys.path.insert(0, str(ROOT))
 binding = pytest.importorskip("tools.engine.binding")

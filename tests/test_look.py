@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 
-from vramfit.comparison import compare
-from vramfit.report.comparisons import comparison_text
-from vramfit.report.look import PLAIN, STYLES, Look, Marked, cell_len
-from vramfit.report.plans import plan_text
-from vramfit.report.tables import render_facts, render_table
-from vramfit.settings import Settings
-from vramfit.solve import plan
+from vramfit._llama.params import Settings
+from vramfit._planner.compare import compare
+from vramfit._planner.plan import plan
+from vramfit._report.comparisons import comparison_text
+from vramfit._report.look import PLAIN, STYLES, Look, Marked, cell_len
+from vramfit._report.plans import plan_text
+from vramfit._report.tables import render_facts, render_table
 
 WORDS = st.lists(
     st.sampled_from(["a", "context", "九州", "-ctk", "GeForce", "≤", "0.0010"]), max_size=12

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 
-from vramfit import compute
-from vramfit.context import resolve
-from vramfit.estimates import estimate
-from vramfit.load import read
-from vramfit.memo import Memo
-from vramfit.placement import place
-from vramfit.settings import Settings
+from vramfit._base.memo import Memo
+from vramfit._estimate import compute
+from vramfit._estimate.estimate import estimate
+from vramfit._llama.cparams import resolve
+from vramfit._llama.params import Settings
+from vramfit._llama.placement import place
+from vramfit._sources.load import read
 
 EXAMPLE = ROOT / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf"
 MODELS = [dense(1), dense(2), dense(3)]

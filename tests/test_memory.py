@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu, with_states
 
-from vramfit.backends import BACKENDS, HOST_BACKEND
-from vramfit.context import resolve
-from vramfit.memory import context_bytes, weight_bytes
-from vramfit.model import Model
-from vramfit.placement import place
-from vramfit.settings import Settings
+from vramfit._ggml.backends import BACKENDS, HOST_BACKEND
+from vramfit._llama.cparams import resolve
+from vramfit._llama.memory import context_bytes, weight_bytes
+from vramfit._llama.model import Model
+from vramfit._llama.params import Settings
+from vramfit._llama.placement import place
 
 CUDA = BACKENDS["cuda"]
 

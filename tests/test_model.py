@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramfit.errors import ModelError
-from vramfit.ggml import BY_NAME, TensorType
-from vramfit.model import Layer, Model, Tensor
+from vramfit._base.errors import ModelError
+from vramfit._ggml.types import BY_NAME, TensorType
+from vramfit._llama.model import Layer, Model, Tensor
 
 
 def model(*tensors: Tensor, n_layer: int = 2) -> Model:

@@ -18,12 +18,12 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramfit.cli import main
-from vramfit.engines.ollama import auto_batch
-from vramfit.errors import ModelfileError, SourceError
-from vramfit.gpus import Gpu, parse_gpus
-from vramfit.modelfile import Modelfile, Verdict, check, fix, parse
-from vramfit.modelfile.check import Finding
+from vramfit._base.errors import ModelfileError, SourceError
+from vramfit._cli import main
+from vramfit._devices import Gpu, parse_gpus
+from vramfit._engines.ollama import auto_batch
+from vramfit._modelfile import Modelfile, Verdict, check, fix, parse
+from vramfit._modelfile.check import Finding
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -261,7 +261,7 @@ def test_a_context_is_only_ever_made_smaller(monkeypatch: pytest.MonkeyPatch) ->
     def batches(model: object, gpus: object, contexts: Sequence[int], flash_attn: str) -> tuple[int, ...]:
         return tuple(4096 if 32768 < n <= 34048 else 32 for n in contexts)
 
-    monkeypatch.setattr(import_module("vramfit.modelfile.check"), "auto_batches", batches)
+    monkeypatch.setattr(import_module("vramfit._modelfile.check"), "auto_batches", batches)
     text = "FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 33024"
     found = finding(text, parse_gpus("10800MiB"), given={"flash_attn": "on"})
     assert not found.fits
@@ -332,7 +332,7 @@ def test_an_old_ollama_says_how_many_layers_go_to_the_host() -> None:
 
 def test_what_an_old_ollama_believes_to_fit_and_does_not_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """An estimate that is too low puts layers where they have no room; its own engine gives way instead."""
-    module = import_module("vramfit.engines.old_layout")
+    module = import_module("vramfit._engines.old_layout")
     monkeypatch.setattr(module, "graph_bytes", lambda model, settings: 0)
     text = "FROM qwen2.5-14b-instruct-1m-q8_0.gguf\nPARAMETER num_ctx 90000\n"
     found = finding(text, engine="ollama-before-0.30")
@@ -514,7 +514,7 @@ def test_a_write_that_fails_leaves_all_as_it_was(folder: Path, monkeypatch: pyte
 def test_a_modelfile_that_was_printed_can_be_checked() -> None:
     """The Modelfile of a plan for Ollama passes its own check on the same cards."""
     import vramfit
-    from vramfit.engines import engine_settings, plan_for
+    from vramfit._engines import engine_settings, plan_for
 
     model = vramfit.read(QWEN)
     planned = plan_for(model, CARDS, engine_settings("ollama", {"flash_attn": "on"}), "ollama")

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu, mixture
 
-from vramfit.engines.old_layout import MINIMUM, as_settings, assign, graph_bytes, layer_sizes, layout
-from vramfit.estimates import estimate
-from vramfit.settings import Settings
+from vramfit._engines.old_layout import MINIMUM, as_settings, assign, graph_bytes, layer_sizes, layout
+from vramfit._estimate.estimate import estimate
+from vramfit._llama.params import Settings
 
 MIB = 1 << 20
 SIZES = st.lists(st.integers(1, 50), min_size=2, max_size=12)

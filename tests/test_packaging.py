@@ -20,8 +20,8 @@ pytest.importorskip("pip")
 ROOT = Path(__file__).parents[1]
 ASK = """
 import vramfit
-from vramfit.gpus import find, validate_catalogue
-from vramfit.gpus.catalogue import catalogue_path
+from vramfit._devices import find, validate_catalogue
+from vramfit._devices.catalogue import catalogue_path
 print(vramfit.__file__, catalogue_path(), validate_catalogue(), find("3090 ti").id, sep="\\n")
 """
 

@@ -11,13 +11,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import gpu
 
-from vramfit.backends import backend
-from vramfit.compute import compute_bytes
-from vramfit.context import resolve
-from vramfit.load import read
-from vramfit.pieces import NotStraight, Stretch
-from vramfit.placement import place
-from vramfit.settings import Settings
+from vramfit._estimate.compute import compute_bytes
+from vramfit._estimate.context_ranges import NotStraight, Stretch
+from vramfit._ggml.backends import backend
+from vramfit._llama.cparams import resolve
+from vramfit._llama.params import Settings
+from vramfit._llama.placement import place
+from vramfit._sources.load import read
 
 EXAMPLES = ROOT / "examples"
 PLAIN, WINDOWED = (

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 
-from vramfit.errors import GpuError, SettingsError
-from vramfit.placement import HOST, devices, place
-from vramfit.settings import Settings
+from vramfit._base.errors import GpuError, SettingsError
+from vramfit._llama.params import Settings
+from vramfit._llama.placement import HOST, devices, place
 
 
 def engine_split(shares: list[float], n: int) -> list[int]:

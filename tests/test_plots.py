@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from small import dense, gpu
 
-from vramfit.comparison import compare
-from vramfit.errors import SettingsError
-from vramfit.estimates import estimate
-from vramfit.plots import CURVES, draw
-from vramfit.settings import Settings
-from vramfit.solve import plan
-from vramfit.sweeps import sweep
-from vramfit.units import GIB
+from vramfit._base.errors import SettingsError
+from vramfit._base.units import GIB
+from vramfit._estimate.estimate import estimate
+from vramfit._llama.params import Settings
+from vramfit._planner.compare import compare
+from vramfit._planner.plan import plan
+from vramfit._planner.sweep import sweep
+from vramfit._report.plots import CURVES, draw
 
 ON = Settings(flash_attn="on", n_outputs_max=1)
 MODEL = dense(4, n_ctx_train=1 << 16)

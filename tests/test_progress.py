@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from vramfit import progress
+from vramfit._base import progress
 
 
 class Terminal(io.StringIO):

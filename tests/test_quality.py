@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vramfit.errors import SettingsError
-from vramfit.quality import cache_measure, file_type_measure
-from vramfit.quants import FILE_TYPES
+from vramfit._base.errors import SettingsError
+from vramfit._llama.quant import FILE_TYPES
+from vramfit._planner.quality import cache_measure, file_type_measure
 
 
 @pytest.mark.parametrize(

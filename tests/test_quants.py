@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramfit.architectures import describe
-from vramfit.errors import EngineRefusal, SettingsError
-from vramfit.ggml import BY_NAME
-from vramfit.header import parse
-from vramfit.model import Home, Layer, Model, Tensor, Weight
-from vramfit.quants import (
+from vramfit._base.errors import EngineRefusal, SettingsError
+from vramfit._ggml.types import BY_NAME
+from vramfit._gguf import parse
+from vramfit._llama.arch import describe
+from vramfit._llama.model import Home, Layer, Model, Tensor, Weight
+from vramfit._llama.quant import (
     FILE_TYPES,
     bits_per_weight,
     file_bytes,

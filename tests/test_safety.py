@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu, mixture
 
-from vramfit.backends import backend
-from vramfit.context import resolve
-from vramfit.engines import engine_settings, plan_for
-from vramfit.gpus import Gpu, parse_gpus, told_apart
-from vramfit.memory import layer_context_bytes
-from vramfit.model import Model, Rope
-from vramfit.safety import (
+from vramfit._devices import Gpu, parse_gpus, told_apart
+from vramfit._engines import engine_settings, plan_for
+from vramfit._ggml.backends import backend
+from vramfit._llama.cparams import resolve
+from vramfit._llama.memory import layer_context_bytes
+from vramfit._llama.model import Model, Rope
+from vramfit._llama.params import DENSE, EXPERTS, Settings
+from vramfit._planner.plan import plan
+from vramfit._planner.warnings import (
     Reach,
     context_warnings,
     margin_warning,
@@ -27,8 +29,6 @@ from vramfit.safety import (
     swa_sentence,
     wired_sentence,
 )
-from vramfit.settings import DENSE, EXPERTS, Settings
-from vramfit.solve import plan
 
 MIB = 1 << 20
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from traces import DEVICE, NAMES, Maker, graphs, trace
 
-from vramfit.backends import SplitGraph
-from vramfit.backends.nouns import Keep
-from vramfit.graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, Graph, Tensor
-from vramfit.scheduler import PIPELINE_COPIES, Schedule, copies_of_inputs, schedule
+from vramfit._ggml.backends import SplitGraph
+from vramfit._ggml.backends.nouns import Keep
+from vramfit._ggml.graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, Graph, Tensor
+from vramfit._ggml.sched import PIPELINE_COPIES, Schedule, copies_of_inputs, schedule
 
 COPIES = st.sampled_from((1, PIPELINE_COPIES))
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from vramfit.search import Chains, Split, largest, last_where, least_short
-from vramfit.segments import Segments
+from vramfit._planner.search import Chains, Split, largest, last_where, least_short
+from vramfit._planner.segments import Segments
 
 STEP = 256
 UNIT = 1 << 18  # bytes: a quarter of what shortfalls are told apart by

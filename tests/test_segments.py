@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 
-from vramfit.estimates import estimate
-from vramfit.load import read
-from vramfit.model import Model
-from vramfit.search import Chains
-from vramfit.segments import Segments
-from vramfit.settings import Settings
+from vramfit._estimate.estimate import estimate
+from vramfit._llama.model import Model
+from vramfit._llama.params import Settings
+from vramfit._planner.search import Chains
+from vramfit._planner.segments import Segments
+from vramfit._sources.load import read
 
 MODELS = [dense(6), dense(6, tied=True), dense(6, window=700, swa_layers=4)]
 REPLAYED = [

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from small import dense, gpu
 
 import vramfit
-from vramfit.cli import main
-from vramfit.report.dicts import as_dict
-from vramfit.report.schema import AlternativesJson, EstimateJson, SweepJson
-from vramfit.shown import Shown
+from vramfit._base.shown import Shown
+from vramfit._cli import main
+from vramfit._report.dicts import as_dict
+from vramfit._report.schema import AlternativesJson, EstimateJson, SweepJson
 
 QWEN = str(Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf")
 AT = vramfit.server_settings(n_ctx=4096, flash_attn="on")

@@ -12,15 +12,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu
 
-from vramfit.errors import SettingsError
-from vramfit.estimates import estimate
-from vramfit.gpus import Gpu
-from vramfit.load import read
-from vramfit.model import Model
-from vramfit.quants import requantize
-from vramfit.segments import Learned
-from vramfit.settings import Settings
-from vramfit.solve import plan
+from vramfit._base.errors import SettingsError
+from vramfit._devices import Gpu
+from vramfit._estimate.estimate import estimate
+from vramfit._llama.model import Model
+from vramfit._llama.params import Settings
+from vramfit._llama.quant import requantize
+from vramfit._planner.plan import plan
+from vramfit._planner.segments import Learned
+from vramfit._sources.load import read
 
 MARGIN = 8 << 20
 MODEL = dense(5, n_embd=512, n_ff=1024, n_vocab=4096, n_head=8, n_head_kv=4, n_ctx_train=1 << 17)

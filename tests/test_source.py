@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramfit import source
-from vramfit.errors import InvalidHeader, SourceError, Truncated
-from vramfit.source import origin, paths
+from vramfit import _sources as source
+from vramfit._base.errors import InvalidHeader, SourceError, Truncated
+from vramfit._sources import origin, paths
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vramfit import header
-from vramfit.errors import SourceError
-from vramfit.source import cache
-from vramfit.source.cache import Cache, Key
-from vramfit.source.paths import local_file
-from vramfit.source.session import Session
+from vramfit import _gguf as header
+from vramfit._base.errors import SourceError
+from vramfit._sources import cache
+from vramfit._sources.cache import Cache, Key
+from vramfit._sources.paths import local_file
+from vramfit._sources.session import Session
 
 KEYS = st.lists(st.text(max_size=20), max_size=3).map(tuple)
 

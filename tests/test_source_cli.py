@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 from servers import Hub, Registry, Served, Server, running
 
 import vramfit
-from vramfit import source
-from vramfit.cli import main, models
-from vramfit.source import client
+from vramfit import _sources as source
+from vramfit._cli import main, models
+from vramfit._sources import client
 
 QWEN = (Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf").read_bytes()
 NAME = "14,770,033,664"  # its parameters

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from servers import Served, Server, running
 
-from vramfit.errors import SourceError
-from vramfit.source import client
-from vramfit.source.client import Client, Patience
+from vramfit._base.errors import SourceError
+from vramfit._sources import client
+from vramfit._sources.client import Client, Patience
 
 QUICK = Patience(idle=0.3, total=5.0, back_off=0.5)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import gguf_bytes as raw
 import pytest
 
-from vramfit import source
-from vramfit.errors import SourceError
-from vramfit.source import choose, folders
+from vramfit import _sources as source
+from vramfit._base.errors import SourceError
+from vramfit._sources import choose, folders
 
 
 def body(name: str) -> bytes:

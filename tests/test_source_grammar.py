@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramfit import source
-from vramfit.errors import SourceError
-from vramfit.source import grammar
-from vramfit.source.grammar import parse, split_digest
-from vramfit.source.names import (
+from vramfit import _sources as source
+from vramfit._base.errors import SourceError
+from vramfit._sources import grammar
+from vramfit._sources.grammar import parse, split_digest
+from vramfit._sources.names import (
     Anywhere,
     HubName,
     ImageName,

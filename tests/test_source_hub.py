@@ -14,9 +14,9 @@ import gguf_bytes as raw
 import pytest
 from servers import Hub, Served, Server, running
 
-from vramfit import source
-from vramfit.errors import SourceError
-from vramfit.source import client
+from vramfit import _sources as source
+from vramfit._base.errors import SourceError
+from vramfit._sources import client
 
 FAR = 1 << 40
 TOKEN = "hf_secret"
@@ -122,7 +122,7 @@ def test_the_second_look_asks_nobody(hub: Hub, store: Server) -> None:
 
 def test_an_old_look_is_confirmed(hub: Hub, store: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while the Hub is asked for the file's etag; the bytes come again only when it differs."""
-    monkeypatch.setattr("vramfit.source.cache.FRESH_SECONDS", 0)
+    monkeypatch.setattr("vramfit._sources.cache.FRESH_SECONDS", 0)
     for _ in range(2):
         name_of("hf://user/one/only.gguf")
     assert (len(hub.log), len(store.log)) == (2, 1)

@@ -11,8 +11,8 @@ import pytest
 from servers import Images, Served, Server, running
 from test_source import shard
 
-from vramfit import source
-from vramfit.errors import SourceError
+from vramfit import _sources as source
+from vramfit._base.errors import SourceError
 
 FAR = 1 << 40
 GGUF = "application/vnd.docker.ai.gguf.v3"
@@ -96,7 +96,7 @@ CHALLENGES = {
 def test_challenges_that_lead_nowhere(
     images: Images, challenge: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vramfit.source.client.ATTEMPTS", 1)
+    monkeypatch.setattr("vramfit._sources.client.ATTEMPTS", 1)
     images.challenge = challenge
     images.put("ai/m/7b", (GGUF, far(), ""))
     with pytest.raises(SourceError, match=CHALLENGES[challenge]):
@@ -210,7 +210,7 @@ def test_what_llama_cpp_pulled(alone: Path) -> None:
 
 def test_docker_hub(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not name a registry is asked of Docker Hub, over https."""
-    from vramfit.source import web
+    from vramfit._sources import web
 
     asked: list[str] = []
 

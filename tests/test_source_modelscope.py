@@ -10,8 +10,8 @@ import gguf_bytes as raw
 import pytest
 from servers import Handler, Served, Server, running
 
-from vramfit import source
-from vramfit.errors import SourceError
+from vramfit import _sources as source
+from vramfit._base.errors import SourceError
 
 FAR = 1 << 40
 LIST = "/api/v1/models/user/repo/repo/files"

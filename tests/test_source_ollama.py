@@ -14,9 +14,9 @@ import gguf_bytes as raw
 import pytest
 from servers import Registry, Served, Server, running
 
-from vramfit import source
-from vramfit.errors import SourceError
-from vramfit.source import ollama
+from vramfit import _sources as source
+from vramfit._base.errors import SourceError
+from vramfit._sources import ollama
 
 FAR = 1 << 40
 LAYER = "application/vnd.ollama.image."
@@ -260,7 +260,7 @@ def test_the_second_look_asks_nobody(registry: Registry, blobs: Server) -> None:
 
 def test_a_tag_that_moves(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """The manifest is asked for again after a while; a blob by its digest is not, however old."""
-    monkeypatch.setattr("vramfit.source.cache.FRESH_SECONDS", 0)
+    monkeypatch.setattr("vramfit._sources.cache.FRESH_SECONDS", 0)
     registry.put("library/m/7b", model=Served(body("old"), size=FAR))
     reference = f"{registry.host}/library/m:7b"
     assert [name_of(reference) for _ in range(2)] == ["old", "old"]
@@ -367,7 +367,7 @@ def test_a_manifest_without_end(registry: Registry) -> None:
 
 def test_a_bare_name_goes_to_the_public_registry(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no store has is asked of Ollama's own registry, over https."""
-    from vramfit.source import client, web
+    from vramfit._sources import client, web
 
     asked: list[str] = []
 

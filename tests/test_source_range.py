@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vramfit
-from vramfit.errors import SourceError
-from vramfit.source import web
-from vramfit.source.origin import Missing, Unauthorized
-from vramfit.source.web import RangeStream
+from vramfit._base.errors import SourceError
+from vramfit._sources import web
+from vramfit._sources.origin import Missing, Unauthorized
+from vramfit._sources.web import RangeStream
 
 URL = "https://host/m.gguf"
 NOT_FOLLOWED = "which is no web address; not followed"

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import Served, Server, running
 
-from vramfit import source
-from vramfit.cli import main
-from vramfit.errors import SourceError, VramfitError
-from vramfit.source import client, grammar
-from vramfit.source.redact import NAME_SCHEMES, redacted, redacted_within
+from vramfit import _sources as source
+from vramfit._base.errors import SourceError, VramfitError
+from vramfit._cli import main
+from vramfit._sources import client, grammar
+from vramfit._sources.redact import NAME_SCHEMES, redacted, redacted_within
 
 HEADER = raw.file([raw.key("general.name", "str", raw.string("m"))])
 SHOWN = {

@@ -14,10 +14,10 @@ from typing import Any
 import gguf_bytes as raw
 import pytest
 
-from vramfit.errors import InvalidHeader, SourceError
-from vramfit.source.cache import Cache
-from vramfit.source.origin import File, Origin
-from vramfit.source.session import Session
+from vramfit._base.errors import InvalidHeader, SourceError
+from vramfit._sources.cache import Cache
+from vramfit._sources.origin import File, Origin
+from vramfit._sources.session import Session
 
 KEY = ("url", "far")
 

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers import Handler, Served, Server, running
 
-from vramfit import source
-from vramfit.errors import HeaderError, InvalidHeader, SourceError, VramfitError
-from vramfit.header.limits import MAX_HEADER_BYTES
-from vramfit.source import client, web
+from vramfit import _sources as source
+from vramfit._base.errors import HeaderError, InvalidHeader, SourceError, VramfitError
+from vramfit._gguf.limits import MAX_HEADER_BYTES
+from vramfit._sources import client, web
 
 CORPUS = Path(__file__).parent / "fuzz" / "corpus"
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -446,7 +446,7 @@ def test_a_shard_of_another_model(server: Server) -> None:
 
 def test_a_shard_with_a_huge_header(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards beyond the first hold no vocabulary, so that a large header is no sound one."""
-    monkeypatch.setattr("vramfit.source.shards._MAX_SHARD_HEADER_BYTES", 1 << 20)
+    monkeypatch.setattr("vramfit._sources.shards._MAX_SHARD_HEADER_BYTES", 1 << 20)
     url = put_shards(server, 2)
     put(server, header(100_000), "m-00002-of-00002.gguf", size=FAR)
     with pytest.raises(SourceError, match=r"m-00002-of-00002.gguf: its header takes 1,\d+,\d+ bytes or more"):
@@ -454,7 +454,7 @@ def test_a_shard_with_a_huge_header(server: Server, monkeypatch: pytest.MonkeyPa
 
 
 def test_shards_that_are_large_together(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vramfit.source.shards._MAX_TOTAL_BYTES", 300)
+    monkeypatch.setattr("vramfit._sources.shards._MAX_TOTAL_BYTES", 300)
     with pytest.raises(SourceError, match="the headers of its shards take more than 300 bytes"):
         source.open_headers(put_shards(server))
 
@@ -495,7 +495,7 @@ def test_without_an_etag_nothing_is_kept(server: Server) -> None:
 
 def test_an_old_look_is_confirmed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while the server is asked whether the file is the same: one request without a body, if it is."""
-    monkeypatch.setattr("vramfit.source.cache.FRESH_SECONDS", 0)
+    monkeypatch.setattr("vramfit._sources.cache.FRESH_SECONDS", 0)
     url = put(server, etag='"1"')
     source.read_header(url)
     sent = server.sent

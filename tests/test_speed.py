@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import F16, dense, gpu
 
-from vramfit.gpus import Gpu
-from vramfit.model import Model, Tensor, Weight
-from vramfit.placement import place
-from vramfit.settings import Settings
-from vramfit.speed import active_bytes, decode_limit
+from vramfit._devices import Gpu
+from vramfit._llama.model import Model, Tensor, Weight
+from vramfit._llama.params import Settings
+from vramfit._llama.placement import place
+from vramfit._planner.speed import active_bytes, decode_limit
 
 
 def card(gbs: float | None) -> Gpu:

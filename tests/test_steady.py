@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from traces import DEVICE, Maker, follow, steps, trace
 
-from vramfit.allocator import allocate
-from vramfit.graph import HOST, INPUT, OUTPUT, Graph
-from vramfit.scheduler import PIPELINE_COPIES, Schedule, schedule
-from vramfit.steady import Run, walk_repeats
+from vramfit._estimate.periodicity import Run, walk_repeats
+from vramfit._ggml.galloc import allocate
+from vramfit._ggml.graph import HOST, INPUT, OUTPUT, Graph
+from vramfit._ggml.sched import PIPELINE_COPIES, Schedule, schedule
 
 Recipe = list[tuple[str, int, list[int]]]
 

@@ -17,21 +17,21 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu, with_states
 
-from vramfit import compute
-from vramfit.backends import HOST_BACKEND, backend
-from vramfit.context import cells, resolve, resolve_counts
-from vramfit.errors import EngineRefusal, SettingsError
-from vramfit.estimates import Estimate, estimate
-from vramfit.graphs import OutsideTemplate
-from vramfit.load import read
-from vramfit.memory import context_bytes
-from vramfit.pieces import NotStraight
-from vramfit.placement import place
-from vramfit.quants import requantize
-from vramfit.settings import Settings
-from vramfit.sweeps import Sweep, sweep
-from vramfit.sweeps.curves import Ways, learn
-from vramfit.sweeps.runs import Run, cut, distinct
+from vramfit._base.errors import EngineRefusal, SettingsError
+from vramfit._estimate import compute
+from vramfit._estimate.context_ranges import NotStraight
+from vramfit._estimate.estimate import Estimate, estimate
+from vramfit._ggml.backends import HOST_BACKEND, backend
+from vramfit._graphs import OutsideTemplate
+from vramfit._llama.cparams import cells, resolve, resolve_counts
+from vramfit._llama.memory import context_bytes
+from vramfit._llama.params import Settings
+from vramfit._llama.placement import place
+from vramfit._llama.quant import requantize
+from vramfit._planner.sweep import Sweep, sweep
+from vramfit._planner.sweep.curves import Ways, learn
+from vramfit._planner.sweep.runs import Run, cut, distinct
+from vramfit._sources.load import read
 
 EXAMPLES = ROOT / "examples"
 
@@ -270,7 +270,7 @@ def test_file_types_share_their_curves(monkeypatch: pytest.MonkeyPatch) -> None:
         count += 1
         return real(*args)
 
-    monkeypatch.setattr("vramfit.sweeps.curves.compute_bytes", counting)
+    monkeypatch.setattr("vramfit._planner.sweep.curves.compute_bytes", counting)
     axes: dict[str, Any] = {"n_ctx": [256, 8192], "file_types": ["F16", "Q8_0", "Q4_0"]}
     sweep(dense(4), CARDS, Settings(flash_attn="on"), **axes)
     assert count == 2

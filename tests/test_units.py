@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramfit.errors import SettingsError
-from vramfit.units import GIB, MIB, format_bytes, format_mib, parse_size
+from vramfit._base.errors import SettingsError
+from vramfit._base.units import GIB, MIB, format_bytes, format_mib, parse_size
 
 
 @pytest.mark.parametrize(

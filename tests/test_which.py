@@ -16,13 +16,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu
 
-from vramfit.cli import main
-from vramfit.errors import GpuError, SettingsError
-from vramfit.gpus import Gpu, all_gpus, select_gpus
-from vramfit.settings import Settings
-from vramfit.shortlist import SORTS, Shortlist, which
-from vramfit.solve import plan
-from vramfit.speed import decode_limit
+from vramfit._base.errors import GpuError, SettingsError
+from vramfit._cli import main
+from vramfit._devices import Gpu, all_gpus, select_gpus
+from vramfit._llama.params import Settings
+from vramfit._planner.plan import plan
+from vramfit._planner.speed import decode_limit
+from vramfit._planner.which import SORTS, Shortlist, which
 
 QWEN = Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf"
 

@@ -15,10 +15,22 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from vramfit.backends import BACKENDS, Backend
-from vramfit.ggml import BY_NAME, TensorType
-from vramfit.graph import CACHE, CPU, HOST, INPUT, NONE, OUTPUT, WEIGHT, Extents, Graph, Tensor, contiguous
-from vramfit.scheduler import Schedule, schedule
+from vramfit._ggml.backends import BACKENDS, Backend
+from vramfit._ggml.graph import (
+    CACHE,
+    CPU,
+    HOST,
+    INPUT,
+    NONE,
+    OUTPUT,
+    WEIGHT,
+    Extents,
+    Graph,
+    Tensor,
+    contiguous,
+)
+from vramfit._ggml.sched import Schedule, schedule
+from vramfit._ggml.types import BY_NAME, TensorType
 
 # A device of CUDA's sizes that runs whatever a made-up graph holds.
 DEVICE = replace(BACKENDS["cuda"], ops=None, conditions={}, graph_optimize=None)

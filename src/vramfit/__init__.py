@@ -17,43 +17,43 @@ from typing import TYPE_CHECKING, Final
 __version__: Final = "0.1.0"
 
 _WHERE: Final = {
-    "Alternative": "alternatives",
-    "Alternatives": "alternatives",
-    "Carrier": "shortlist",
-    "Choice": "comparison",
-    "Comparison": "comparison",
-    "DeviceEstimate": "estimates",
-    "EngineRefusal": "errors",
-    "Estimate": "estimates",
-    "Gpu": "gpus",
-    "GpuError": "errors",
-    "HeaderError": "errors",
-    "InvalidHeader": "errors",
-    "Model": "model",
-    "ModelError": "errors",
-    "Plan": "solve",
-    "Settings": "settings",
-    "SettingsError": "errors",
-    "Shortlist": "shortlist",
-    "SourceError": "errors",
-    "Sweep": "sweeps",
-    "Tensor": "model",
-    "Truncated": "errors",
-    "UnknownArchitecture": "errors",
-    "VramfitError": "errors",
-    "best": "alternatives",
-    "compare": "comparison",
-    "detect_gpus": "gpus",
-    "engine_settings": "engines",
-    "estimate": "estimates",
-    "parse_gpus": "gpus",
-    "plan": "solve",
-    "read": "load",
-    "requantize": "quants",
-    "server_settings": "engines",
-    "sweep": "sweeps",
-    "trades": "alternatives",
-    "which": "shortlist",
+    "Alternative": "_planner.whatif",
+    "Alternatives": "_planner.whatif",
+    "Carrier": "_planner.which",
+    "Choice": "_planner.compare",
+    "Comparison": "_planner.compare",
+    "DeviceEstimate": "_estimate.estimate",
+    "EngineRefusal": "_base.errors",
+    "Estimate": "_estimate.estimate",
+    "Gpu": "_devices",
+    "GpuError": "_base.errors",
+    "HeaderError": "_base.errors",
+    "InvalidHeader": "_base.errors",
+    "Model": "_llama.model",
+    "ModelError": "_base.errors",
+    "Plan": "_planner.plan",
+    "Settings": "_llama.params",
+    "SettingsError": "_base.errors",
+    "Shortlist": "_planner.which",
+    "SourceError": "_base.errors",
+    "Sweep": "_planner.sweep",
+    "Tensor": "_llama.model",
+    "Truncated": "_base.errors",
+    "UnknownArchitecture": "_base.errors",
+    "VramfitError": "_base.errors",
+    "best": "_planner.whatif",
+    "compare": "_planner.compare",
+    "detect_gpus": "_devices",
+    "engine_settings": "_engines",
+    "estimate": "_estimate.estimate",
+    "parse_gpus": "_devices",
+    "plan": "_planner.plan",
+    "read": "_sources.load",
+    "requantize": "_llama.quant",
+    "server_settings": "_engines",
+    "sweep": "_planner.sweep",
+    "trades": "_planner.whatif",
+    "which": "_planner.which",
 }
 
 __all__ = [
@@ -98,10 +98,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .alternatives import Alternative, Alternatives, best, trades
-    from .comparison import Choice, Comparison, compare
-    from .engines import engine_settings, server_settings
-    from .errors import (
+    from ._base.errors import (
         EngineRefusal,
         GpuError,
         HeaderError,
@@ -113,15 +110,18 @@ if TYPE_CHECKING:
         UnknownArchitecture,
         VramfitError,
     )
-    from .estimates import DeviceEstimate, Estimate, estimate
-    from .gpus import Gpu, detect_gpus, parse_gpus
-    from .load import read
-    from .model import Model, Tensor
-    from .quants import requantize
-    from .settings import Settings
-    from .shortlist import Carrier, Shortlist, which
-    from .solve import Plan, plan
-    from .sweeps import Sweep, sweep
+    from ._devices import Gpu, detect_gpus, parse_gpus
+    from ._engines import engine_settings, server_settings
+    from ._estimate.estimate import DeviceEstimate, Estimate, estimate
+    from ._llama.model import Model, Tensor
+    from ._llama.params import Settings
+    from ._llama.quant import requantize
+    from ._planner.compare import Choice, Comparison, compare
+    from ._planner.plan import Plan, plan
+    from ._planner.sweep import Sweep, sweep
+    from ._planner.whatif import Alternative, Alternatives, best, trades
+    from ._planner.which import Carrier, Shortlist, which
+    from ._sources.load import read
 
 
 def __getattr__(name: str) -> object:

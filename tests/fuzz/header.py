@@ -19,9 +19,10 @@ CORPUS = Path(__file__).parent / "corpus"
 
 def check(data: bytes) -> None:
     """Fail on anything but a header or an error that is ours."""
-    from vramfit import header, source
-    from vramfit.errors import VramfitError
-    from vramfit.header import limits
+    from vramfit import _gguf as header
+    from vramfit import _sources as source
+    from vramfit._base.errors import VramfitError
+    from vramfit._gguf import limits
 
     for size in (None, len(data)):
         try:
@@ -41,8 +42,8 @@ def check(data: bytes) -> None:
 
 
 def decode(array: object) -> None:
-    from vramfit.errors import InvalidHeader
-    from vramfit.header import Array
+    from vramfit._base.errors import InvalidHeader
+    from vramfit._gguf import Array
 
     assert isinstance(array, Array)
     try:
@@ -84,7 +85,7 @@ def main() -> None:
     import atheris
 
     with atheris.instrument_imports(include=["vramfit"]):
-        import vramfit.source  # noqa: F401 - what is to be measured
+        import vramfit._sources  # noqa: F401 - what is to be measured
     atheris.Setup(sys.argv, check)
     atheris.Fuzz()
 

@@ -29,8 +29,8 @@ WAYS = (
 
 def check(server: Server, data: bytes) -> None:
     """Fail on anything but a header or an error that is ours."""
-    from vramfit import source
-    from vramfit.errors import VramfitError
+    from vramfit import _sources as source
+    from vramfit._base.errors import VramfitError
 
     way = WAYS[data[0] % len(WAYS)] if data else {}
     server.log.clear()
@@ -51,7 +51,7 @@ def main() -> None:
         import atheris
 
         with atheris.instrument_imports(include=["vramfit"]):
-            import vramfit.source  # noqa: F401 - what is to be measured
+            import vramfit._sources  # noqa: F401 - what is to be measured
         atheris.Setup(sys.argv, lambda data: check(server, data))
         atheris.Fuzz()
 

@@ -95,7 +95,7 @@ class Draft:
 
     def packed(self) -> bytes:
         """The bytes; offsets are those that the shapes and types make."""
-        from vramfit.ggml import BY_ID
+        from vramfit._ggml.types import BY_ID
 
         tensors, at = [], 0
         for name, shape, type_id in self.tensors:
@@ -118,7 +118,7 @@ class Draft:
 
 def taken_apart(data: bytes) -> Draft:
     """The draft of a sound header; long arrays are cut, which models do not depend on beyond their length."""
-    from vramfit import header
+    from vramfit import _gguf as header
 
     found = header.parse(data)
     keys = []
@@ -371,7 +371,7 @@ def steps(data: bytes, dice: random.Random) -> Iterator[tuple[str, Callable[[], 
 
 
 def show(model: Any) -> None:
-    from vramfit.report.describe import model_json, model_text
+    from vramfit._report.describe import model_json, model_text
 
     for text in (model_text(model), model_json(model)):
         assert all(line.isprintable() for line in text.split("\n")), "what is printed is not printable"
@@ -396,7 +396,7 @@ def options(dice: random.Random) -> dict[str, Any]:
 
 def check(data: bytes, seed: int, seen: Seen) -> tuple[str, str] | None:
     """Run all steps; the first fault as its place and its text, or None."""
-    from vramfit.errors import VramfitError
+    from vramfit._base.errors import VramfitError
 
     for name, step in steps(data, random.Random(seed)):
         start = time.process_time()

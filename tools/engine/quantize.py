@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 
-from vramfit.header import parse
+from vramfit._gguf import parse
 
 from .binding import engine
 from .load import Refused, type_id

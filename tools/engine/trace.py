@@ -29,7 +29,7 @@ from .binding import engine
 from .load import Context, Refused, complaint, load
 
 if TYPE_CHECKING:
-    from vramfit.graph import Graph
+    from vramfit._ggml.graph import Graph
 
 # vramfit.graph's numbers for places
 NONE, HOST, CPU = -1, -2, -3
@@ -110,8 +110,8 @@ def to_graph(dump: Dump) -> Graph:
     """The same graph in the library's nouns."""
     sys.path.append(str(pathlib.Path(__file__).parents[2] / "src"))
     try:
-        from vramfit.ggml import BY_NAME
-        from vramfit.graph import Graph, Tensor
+        from vramfit._ggml.graph import Graph, Tensor
+        from vramfit._ggml.types import BY_NAME
     finally:
         sys.path.pop()
     tensors = [

@@ -1,7 +1,7 @@
 """python -m tools.templates qwen3 gemma3 …: learn templates, check them, write them.
 
 Each architecture is learned from models that the tool makes, checked against a model that it was not
-learned from, and written to src/vramfit/graphs/templates if it is right there. What could not be
+learned from, and written to src/vramfit/_graphs/templates if it is right there. What could not be
 expressed is printed. With --all, every architecture that has a template is made again.
 """
 
@@ -15,14 +15,14 @@ from collections import Counter
 from dataclasses import replace
 
 from tools.engine.binding import EngineError
-from vramfit.graphs.text import format_template
+from vramfit._graphs.text import format_template
 
 from . import plan
 from .check import check
 from .learn import DENSE_OR_MIXTURE, Workshop, learn
 from .observe import Untraceable
 
-FOLDER = pathlib.Path(__file__).parents[2] / "src/vramfit/graphs/templates"
+FOLDER = pathlib.Path(__file__).parents[2] / "src/vramfit/_graphs/templates"
 
 
 def main() -> int:

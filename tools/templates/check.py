@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from tools.engine.trace import NONE, Dump
-from vramfit.graph import COMPUTE, Graph
-from vramfit.graphs import Prepared, build, prepare
-from vramfit.graphs.dims import Run
-from vramfit.graphs.expressions import OutsideTemplate
-from vramfit.graphs.text import Template
-from vramfit.model import Home, Model
-from vramfit.placement import HOST, Placement
+from vramfit._ggml.graph import COMPUTE, Graph
+from vramfit._graphs import Prepared, build, prepare
+from vramfit._graphs.dims import Run
+from vramfit._graphs.expressions import OutsideTemplate
+from vramfit._graphs.text import Template
+from vramfit._llama.model import Home, Model
+from vramfit._llama.placement import HOST, Placement
 
 from .trace import dumps, read
 

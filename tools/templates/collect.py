@@ -11,8 +11,8 @@ from typing import Any
 
 from tools.engine.metadata import Dims, metadata
 from tools.engine.models import MIXTURES
-from vramfit.graphs.dims import header_value, traits
-from vramfit.model import Cells, Model
+from vramfit._graphs.dims import header_value, traits
+from vramfit._llama.model import Cells, Model
 
 from . import plan
 from .merge import Observation, signature

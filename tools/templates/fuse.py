@@ -10,7 +10,7 @@ import pathlib
 import re
 import struct
 
-from vramfit.header import parse
+from vramfit._gguf import parse
 
 _PARTS = ("attn_q", "attn_k", "attn_v")
 _ALIGNMENT = 32

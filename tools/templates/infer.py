@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from vramfit.ggml import BY_NAME
-from vramfit.graphs.build import layout
-from vramfit.graphs.expressions import Expression, OutsideTemplate, evaluate
-from vramfit.graphs.rules import Shape, derive, result_type
-from vramfit.graphs.text import Line
+from vramfit._ggml.types import BY_NAME
+from vramfit._graphs.build import layout
+from vramfit._graphs.expressions import Expression, OutsideTemplate, evaluate
+from vramfit._graphs.rules import Shape, derive, result_type
+from vramfit._graphs.text import Line
 
 from .merge import Position
 from .observe import Seen, Traced

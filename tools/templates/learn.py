@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tools.engine.models import DENSE_OR_MIXTURE
-from vramfit.graphs.dims import (
+from vramfit._graphs.dims import (
     BY_INDEX,
     FUSED,
     UNKNOWN,
@@ -19,9 +19,9 @@ from vramfit.graphs.dims import (
     layer_weights,
     outer_weights,
 )
-from vramfit.graphs.expressions import Expression, parse_expression
-from vramfit.graphs.text import Block, Guard, Kind, Line, Template
-from vramfit.model import Model
+from vramfit._graphs.expressions import Expression, parse_expression
+from vramfit._graphs.text import Block, Guard, Kind, Line, Template
+from vramfit._llama.model import Model
 
 from . import plan
 from .collect import collect

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vramfit.graphs.text import Guard
+from vramfit._graphs.text import Guard
 
 from .observe import Seen, Traced, base_name
 

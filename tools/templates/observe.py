@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tools.engine.trace import CACHE, HOST, NONE, WEIGHT, Dump, Node
-from vramfit.context import cells
-from vramfit.graphs.dims import FUSED, Run, Scope, layer_weights, outer_weights, owner, run_dims, traits
-from vramfit.graphs.rules import view_root
-from vramfit.memory import cache_rows
-from vramfit.model import Layer, Model
+from vramfit._graphs.dims import FUSED, Run, Scope, layer_weights, outer_weights, owner, run_dims, traits
+from vramfit._graphs.rules import view_root
+from vramfit._llama.cparams import cells
+from vramfit._llama.memory import cache_rows
+from vramfit._llama.model import Layer, Model
 
 INPUT, OUTPUT = 1, 2
 _LOOKS = frozenset(("VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"))  # compute nothing

@@ -9,13 +9,13 @@ from typing import Any
 
 from tools.engine.load import Refused
 from tools.engine.trace import Dump, Tracer
-from vramfit.architectures import describe
-from vramfit.context import Context, resolve
-from vramfit.errors import VramfitError
-from vramfit.graphs.dims import FUSED, Run
-from vramfit.header import parse
-from vramfit.model import Model
-from vramfit.settings import Settings
+from vramfit._base.errors import VramfitError
+from vramfit._gguf import parse
+from vramfit._graphs.dims import FUSED, Run
+from vramfit._llama.arch import describe
+from vramfit._llama.cparams import Context, resolve
+from vramfit._llama.model import Model
+from vramfit._llama.params import Settings
 
 from .observe import Traced, observe
 

@@ -1,0 +1,1 @@
+"""What every room uses: errors, sizes, foreign text, remembered answers, how results show themselves."""

@@ -1,0 +1,45 @@
+"""How results show themselves: as text, as HTML in a notebook, as a dict, as a picture.
+
+The drawing is done in `report` and `plots`, which stand right of every result; they are looked up by
+name when a result is first shown. This is the one arrow that points back.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Drawn", "Shown"]
+
+
+class Shown:
+    """The base of results: nothing but the ways to look at them."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return cast(str, import_module("vramfit._report.terminal").text(self))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return cast(str, import_module("vramfit._report.html").fragment(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same object as the command's --json, as plain dicts, lists, numbers and words (see docs/json.md)."""
+        return cast("dict[str, Any]", import_module("vramfit._report.dicts").as_dict(self))
+
+
+class Drawn(Shown):
+    """The base of results that have a picture, too."""
+
+    __slots__ = ()
+
+    def plot(self, **options: Any) -> Figure:
+        """The result as a matplotlib figure; `options` as in `vramfit._report.plots`.
+
+        Raises `SettingsError` when matplotlib is not installed (`pip install 'gguf-vramfit[plots]'`).
+        """
+        return cast("Figure", import_module("vramfit._report.plots").draw(self, **options))

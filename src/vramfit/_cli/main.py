@@ -1,0 +1,208 @@
+"""The commands: each parses, calls one function and prints what it returned."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import __version__
+from .._base.errors import VramfitError
+from .cards import cards, cards_option
+from .compare import compare
+from .engines import engine_options, show_commands
+from .modelfile import modelfile
+from .models import Choice, model_options
+from .options import (
+    EXIT_DOES_NOT_FIT,
+    Command,
+    line,
+    settings_options,
+    show_notes,
+    size,
+    to_settings,
+    tokens,
+    warned,
+)
+from .pictures import picture_options, write_pictures
+from .screen import look
+from .trades import Asked, trade_options
+from .which import which
+
+if TYPE_CHECKING:
+    from .._planner.plan import Plan
+    from .._planner.whatif import Alternative, Alternatives
+    from .._report.look import Look
+
+__all__ = ["main"]
+
+EXIT_ERROR = 1
+
+
+class _Commands(click.Group):
+    """Turns every `VramfitError` into one line on standard error and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except VramfitError as e:
+            click.echo(f"vramfit: {e}", err=True)
+            sys.exit(EXIT_ERROR)
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="vramfit")
+def main() -> None:
+    """What a GGUF model will allocate on your GPUs, and the largest context that is still safe.
+
+    MODEL is a GGUF file (any shard of a split one), a URL, hf.co/user/repo:Q8_0, or a model of Ollama or LM
+    Studio, here or in its registry; its header is all that is read.
+
+    \b
+    vramfit plan model.gguf --gpus 3090ti,3060
+    vramfit inspect model.gguf
+    vramfit gpus 4090
+    vramfit which model.gguf --ctx 65536
+    """
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+
+
+@main.command(cls=Command, epilog="Exit status: 0 it fits, 3 it does not, 1 error, 2 usage.")
+@model_options
+@cards_option
+@click.option("--margin", type=size, default="1GiB", show_default=True, help="Left free on every card.")
+@click.option(
+    "--max-ctx", type=tokens, default=None, metavar="N", help="Largest context. Default: the trained one."
+)
+@settings_options
+@trade_options
+@engine_options
+@click.option(
+    "--explain", is_flag=True, help="Show the terms of every figure, and what a compute buffer holds."
+)
+@picture_options
+@_json
+def plan(
+    model: Choice, gpus: str | None, margin: int, max_ctx: int | None, explain: bool, plot: str | None,
+    html: str | None, engine: str | None, client: str | None, prefer: str | None, show_alternatives: bool,
+    host_bandwidth: float | None, everything: bool, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """The largest context that fits, and the split of the layers that carries it.
+
+    \b
+    vramfit plan model.gguf --gpus 3090ti,3060
+    vramfit plan model.gguf --gpus 2x4090 -ctk q8_0 -ctv q8_0 -fa on
+    vramfit plan model.gguf --gpus 24GiB --ctx 32768 --prefer quality
+    vramfit plan model.gguf --gpus 3090ti,3060 --engine ollama --client aider
+    vramfit plan --gpus 3090ti,3060 -- llama-server -m model.gguf -c 32k --jinja
+
+    Every flag of llama-server is understood; those that size nothing are listed.
+    """
+    from .._report import plans
+
+    described, on = model.read(), cards(gpus)
+    settings = to_settings(options, engine, described)
+    asked = Asked(described, on, settings, engine, margin, max_ctx, host_bandwidth)
+    chosen = asked.best(prefer) if prefer else None
+    result = warned(chosen.plan if chosen else asked.plan())
+    wanted = show_alternatives or not result.fits
+    found = asked.trades(prefer, brief=not show_alternatives) if wanted else None
+    write_pictures(result, plot, html, found)
+    if as_json:
+        ignored = (*line().ignored, *line().host, *line().other)
+        click.echo(
+            plans.plan_json(
+                result, engine, prefer=prefer, changed=chosen, alternatives=found, ignored=ignored
+            )
+        )
+    else:
+        shown = look()
+        click.echo(plans.plan_text(result, shown))
+        show_notes()
+        if chosen:
+            _say_changes(chosen, prefer or "", shown)
+        if found:
+            _say_alternatives(found, shown, brief=not show_alternatives, everything=everything)
+        if explain:
+            _explain(result, asked, shown)
+        show_commands(result, engine, client)
+    if not result.fits:
+        sys.exit(EXIT_DOES_NOT_FIT)
+
+
+def _say_changes(chosen: Alternative, prefer: str, shown: Look) -> None:
+    from .._report.alternatives import changed_text
+
+    click.echo("\n" + shown.paragraph(changed_text(chosen, prefer), "strong"))
+
+
+def _say_alternatives(found: Alternatives, shown: Look, **which: bool) -> None:
+    from .._report.alternatives import alternatives_text
+
+    click.echo("\n" + alternatives_text(found, shown, **which))
+
+
+def _explain(result: Plan, asked: Asked, shown: Look) -> None:
+    from .._estimate.explain import explain
+    from .._report.alternatives import most_text
+    from .._report.explained import explained_text
+
+    click.echo("\n" + explained_text(explain(result.model, result.gpus, result.settings), shown))
+    most = most_text(asked.trades(None, brief=True, any_context=True))
+    click.echo("\n" + shown.paragraph(most))
+
+
+@main.command()
+@model_options
+@_json
+def inspect(model: Choice, as_json: bool) -> None:
+    """What the header says: identity, size, context, attention, cache, tensor types.
+
+    \b
+    vramfit inspect model.gguf
+    vramfit inspect hf.co/lmstudio-community/Qwen2.5-14B-Instruct-1M-GGUF:Q8_0
+    vramfit inspect qwen2.5-coder:32b
+    vramfit inspect model.gguf --json
+    """
+    from .._report import describe
+    from .._report.companions import companions_text
+    from .._sources.load import read
+
+    resolved = model.resolve()
+    described = read(resolved, assume=model.assume)
+    click.echo(
+        describe.model_json(described, resolved) if as_json else describe.model_text(described, look())
+    )
+    if not as_json and (found := companions_text(resolved, look())):
+        click.echo(found)
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--check", is_flag=True, help="Check the catalogue and report every fault at once.")
+@_json
+def gpus(name: str | None, check: bool, as_json: bool) -> None:
+    """The cards that vramfit knows, or what it knows of one.
+
+    \b
+    vramfit gpus
+    vramfit gpus "rtx 3090 Ti"
+    """
+    from .._devices import validate_catalogue
+    from .._report import cards as catalogue
+
+    if check:
+        click.echo(f"{validate_catalogue()} cards, no faults")
+        return
+    click.echo(catalogue.gpus_json(name) if as_json else catalogue.gpus_text(name, look()))
+
+
+main.add_command(compare)
+main.add_command(modelfile)
+main.add_command(which)

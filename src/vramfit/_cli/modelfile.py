@@ -1,0 +1,130 @@
+"""`vramfit modelfile check`: folders and files, read here, judged in `modelfile`, mended on request."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from .._base.errors import SettingsError, SourceError, VramfitError
+from . import files
+from .cards import cards, cards_option
+from .options import EXIT_DOES_NOT_FIT, Command, line, settings_options, show_notes, size
+from .screen import look
+
+if TYPE_CHECKING:
+    from .._modelfile import Finding
+    from .._report.modelfiles import Written
+
+__all__ = ["modelfile"]
+
+EXIT_NOTHING_JUDGED: Final = 4
+_OLLAMA: Final = ("ollama", "ollama-before-0.30")
+
+
+@click.group()
+def modelfile() -> None:
+    """Ollama's Modelfiles: check their contexts, and mend them.
+
+    \b
+    vramfit modelfile check Modelfile --gpus 3090ti,3060
+    """
+
+
+@modelfile.command(
+    cls=Command,
+    epilog="Exit status: 0 all fit, 3 one does not, 1 error, 2 usage, 4 nothing to judge in a folder.",
+)
+@click.argument("paths", nargs=-1, required=True, metavar="DIR_OR_FILES...")
+@cards_option
+@click.option(
+    "--engine",
+    type=click.Choice(_OLLAMA),
+    default="ollama",
+    show_default=True,
+    help="Which Ollama runs them.",
+)
+@click.option("--margin", type=size, default="1GiB", show_default=True, help="Left free on every card.")
+@click.option(
+    "--fix",
+    "mend",
+    is_flag=True,
+    help="Write the largest num_ctx that fits where one does not; Modelfile~ keeps what was there.",
+)
+@settings_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def check(
+    paths: Sequence[str],
+    gpus: str | None,
+    engine: str,
+    margin: int,
+    mend: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Does every num_ctx fit on the cards? Says which card is short, by how much, and what would fit.
+
+    Of a folder, files called Modelfile, Modelfile.* or *.modelfile are read. FROM is a path, or a name as
+    Ollama knows it. The server's settings are options, as in -fa on -ctk q8_0 -ctv q8_0.
+
+    \b
+    vramfit modelfile check Modelfile --gpus 3090ti,3060
+    vramfit modelfile check ~/models --gpus 3090ti,3060 -fa on --fix
+    """
+    from .._modelfile import check as check_file
+    from .._modelfile import fix, parse
+    from .._report.modelfiles import findings_json, findings_text, written_text
+
+    given = line().given
+    if options.pop("n_outputs_max") is not None:
+        raise SettingsError("--outputs: Ollama keeps what it keeps; leave it out")
+    on = cards(gpus)
+    found: list[Finding] = []
+    written: list[Written] = []
+    errors: list[str] = []
+    for path in _each(paths, errors):
+        try:
+            file = parse(files.read(path), name=path)
+            here = check_file(
+                file, os.path.dirname(path) or ".", on, engine=engine, given=given, margin_bytes=margin
+            )
+            found += here
+            if mend and (mended := fix(here)).text != file.text:
+                written.append((mended, here, files.replace(path, mended.to_bytes())))
+        except VramfitError as e:
+            errors.append(str(e))
+    if not found and any(map(os.path.isdir, paths)):
+        errors.append("nothing was judged: no context could be read in what was named")
+    if as_json:
+        click.echo(findings_json(found, errors, written))
+    elif found:
+        click.echo("\n\n".join(filter(None, (findings_text(found, look()), written_text(written)))))
+    if not as_json:
+        show_notes(warnings=True)
+    for error in errors:
+        click.echo(f"vramfit: {error}", err=True)
+    if not found and any(map(os.path.isdir, paths)):
+        sys.exit(EXIT_NOTHING_JUDGED)
+    if errors or not all(f.fits for f in found):
+        sys.exit(1 if errors else EXIT_DOES_NOT_FIT)
+
+
+def _each(paths: Sequence[str], errors: list[str]) -> Iterator[str]:
+    """The files named, and the Modelfiles of the folders named; a folder without one is an error."""
+    for path in paths:
+        if not os.path.isdir(path):
+            yield path
+            continue
+        try:
+            inside = list(files.find(path))
+        except SourceError as e:
+            errors.append(str(e))
+            continue
+        if not inside:
+            errors.append(
+                f"{path}: no Modelfile in it; files called Modelfile, Modelfile.* or *.modelfile are read"
+            )
+        yield from inside

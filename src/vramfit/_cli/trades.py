@@ -1,0 +1,115 @@
+"""What to give up for more context: `--prefer` and `--alternatives`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from .engines import solved
+
+if TYPE_CHECKING:
+    from .._devices import Gpu
+    from .._llama.model import Model
+    from .._llama.params import Settings
+    from .._planner.plan import Plan
+    from .._planner.whatif import Alternative, Alternatives
+    from .._planner.whatif.question import Planner
+
+__all__ = ["Asked", "trade_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PREFERENCES: Final = (
+    "speed",
+    "quality",
+    "context",
+)  # as in `alternatives`, which is imported when it is asked
+
+
+def trade_options(command: F) -> F:
+    """Add `--prefer`, `--alternatives`, `--all` and `--host-bandwidth`."""
+    command = click.option(
+        "--all", "everything", is_flag=True, help="List every alternative, those of unknown cost too."
+    )(command)
+    command = click.option(
+        "--host-bandwidth",
+        "host_bandwidth",
+        type=float,
+        default=None,
+        metavar="GB/S",
+        help="Memory bandwidth of the host, for the speed of alternatives that read it.",
+    )(command)
+    command = click.option(
+        "--alternatives",
+        "show_alternatives",
+        is_flag=True,
+        help="Show what other settings would carry, and what each costs. Where nothing fits, a few are shown unasked.",
+    )(command)
+    return click.option(
+        "--prefer",
+        type=click.Choice(PREFERENCES),
+        default=None,
+        help="Where it does not fit, change what costs least of this; `context` also where it does.",
+    )(command)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the command was asked, to be planned as it is or with changes."""
+
+    model: Model
+    gpus: Sequence[Gpu]
+    settings: Settings
+    engine: str | None
+    margin: int
+    max_ctx: int | None
+    host_bandwidth: float | None = None
+
+    def plan(self) -> Plan:
+        """The plan as asked."""
+        return solved(self.model, self.gpus, self.settings, self.engine, self.margin, self.max_ctx)
+
+    def best(self, prefer: str) -> Alternative:
+        """What a preference makes of it."""
+        from .._planner.whatif import best
+
+        return best(self.model, self.gpus, self.settings, prefer=prefer, **self._how())
+
+    def trades(self, prefer: str | None, *, brief: bool, any_context: bool = False) -> Alternatives:
+        """Every change alone; `any_context` asks for the largest, whatever was asked."""
+        from .._planner.whatif import trades
+
+        settings = replace(self.settings, n_ctx=0) if any_context else self.settings
+        return trades(self.model, self.gpus, settings, prefer=prefer, brief=brief, **self._how())
+
+    def _how(self) -> dict[str, Any]:
+        return {
+            "margin_bytes": self.margin,
+            "max_ctx": self.max_ctx,
+            "host_bandwidth_gbs": self.host_bandwidth,
+            "planner": self._planner(),
+        }
+
+    def _planner(self) -> Planner | None:
+        """The engine's, where one was named."""
+        if self.engine is None:
+            return None
+        from .._engines import plan_for
+
+        engine = self.engine
+
+        def planner(settings: Settings, max_ctx: int | None) -> Plan:
+            return plan_for(
+                self.model,
+                self.gpus,
+                settings,
+                engine,
+                margin_bytes=self.margin,
+                max_ctx=max_ctx,
+                compare=False,
+            )
+
+        return planner

@@ -1,0 +1,134 @@
+"""`Gpu`: one device with the memory that a plan may count on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from .._base.errors import GpuError, shown
+
+__all__ = ["BACKENDS", "MAX_GPUS", "Gpu", "assumed", "check_count", "told_apart"]
+
+BACKENDS: Final = ("cuda", "hip", "vulkan", "metal", "sycl", "cpu")
+MAX_GPUS: Final = 16  # GGML_CUDA_MAX_DEVICES and llama_max_devices, llama.cpp:86
+MAX_BYTES: Final = 2**53  # JSON readers keep whole numbers up to here
+CUDA_CAPABILITY: Final = re.compile(r"[1-9]\d?\.\d")  # major.minor, as nvidia-smi prints it
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One device. Sizes are bytes, bandwidth is 10^9 bytes a second.
+
+    `total_bytes` is what the engine's backend reports as the size of the device, which is less
+    than the size on the box. `free_bytes` is what a process finds free just before it loads a
+    model; left out, it is `total_bytes - overhead_bytes` and `free_measured` is False.
+
+    Raises `GpuError` for a value that no device has.
+    """
+
+    name: str
+    total_bytes: int
+    free_bytes: int | None = None
+    backend: str = "cuda"
+    bandwidth_gbs: float | None = None
+    compute_capability: str | None = None  # "8.6" of CUDA, "gfx1100" of HIP; None: not known
+    overhead_bytes: int = 0  # set aside for the process's own driver context; already out of `free`
+    free_measured: bool | None = None  # None: whether `free_bytes` was given
+    unified: bool = False  # shares the system's memory
+    id: str | None = None  # of the catalogue
+    assumed: str = field(default="", compare=False)  # what was taken for granted of a name, in a sentence
+
+    def __post_init__(self) -> None:
+        """Check each field, then resolve the two that may be left out."""
+        if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
+            raise GpuError(f"name={shown(self.name)}: give the card a printable name")
+        if not isinstance(self.backend, str) or self.backend not in BACKENDS:
+            raise GpuError(f"{self.name}: backend={shown(self.backend)}: give one of {', '.join(BACKENDS)}")
+        self._check_bytes("total_bytes", self.total_bytes, 1, MAX_BYTES)
+        self._check_bytes("overhead_bytes", self.overhead_bytes, 0, self.total_bytes)
+        if self.bandwidth_gbs is not None and not (_is_number(self.bandwidth_gbs) and self.bandwidth_gbs > 0):
+            raise GpuError(
+                f"{self.name}: bandwidth_gbs={shown(self.bandwidth_gbs)}: give GB/s above 0, or None"
+            )
+        if not isinstance(self.unified, bool) or not isinstance(self.free_measured, bool | None):
+            raise GpuError(f"{self.name}: unified and free_measured: give True or False")
+        if not isinstance(self.id, str | None):
+            raise GpuError(f"{self.name}: id={shown(self.id)}: give the card's id in the catalogue, or None")
+        if not _is_capability(self.compute_capability, self.backend):
+            raise GpuError(
+                f'{self.name}: compute_capability={shown(self.compute_capability)}: give text such as "8.6" (CUDA) or "gfx1100" (HIP), or None'
+            )
+        if self.free_measured is None:
+            object.__setattr__(self, "free_measured", self.free_bytes is not None)
+        if self.free_bytes is None:
+            object.__setattr__(self, "free_bytes", self.total_bytes - self.overhead_bytes)
+        self._check_bytes("free_bytes", self.free_bytes, 0, self.total_bytes)
+
+    @property
+    def built_in(self) -> bool:
+        """Whether it comes with its computer: a laptop's chip, or one that shares the system's memory."""
+        return self.unified or "laptop" in self.name.lower()
+
+    @property
+    def free(self) -> int:
+        """Bytes that a process finds free before it loads a model."""
+        assert self.free_bytes is not None  # set by __post_init__
+        return self.free_bytes
+
+    def _check_capability(self) -> None:
+        value = self.compute_capability
+        if value is None:
+            return
+        sound = isinstance(value, str) and value.strip() and value.isprintable()
+        if not sound or (self.backend == "cuda" and not CUDA_CAPABILITY.fullmatch(value)):
+            raise GpuError(
+                f'{self.name}: compute_capability={value!r}: give text such as "8.6" (CUDA) or "gfx1100" (HIP), or None'
+            )
+
+    def _check_bytes(self, field: str, value: object, low: int, high: int) -> None:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise GpuError(f"{self.name}: {field}={shown(value)}: give a whole number of bytes")
+        if not low <= value <= high:
+            hint = ", the size of the card" if field != "total_bytes" else ""
+            raise GpuError(f"{self.name}: {field}={shown(value)}: give {low} to {high} bytes{hint}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value < float("inf")
+
+
+def _is_capability(value: object, backend: str) -> bool:
+    """Whether it is none, or text; CUDA's are numbers, which are compared."""
+    if value is None:
+        return True
+    return isinstance(value, str) and (
+        backend != "cuda" or re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", value) is not None
+    )
+
+
+def assumed(gpus: Sequence[Gpu]) -> tuple[str, ...]:
+    """What was taken for granted when the cards were named, a sentence each."""
+    return tuple(dict.fromkeys(g.assumed for g in gpus if g.assumed))
+
+
+def told_apart(gpus: Sequence[Gpu]) -> tuple[str, ...]:
+    """A name for each card that no other one has: cards of one model are numbered, as in "RTX 3090 #2"."""
+    names = [g.name for g in gpus]
+    found: list[str] = []
+    for i, name in enumerate(names):
+        number = names[:i].count(name) + 1
+        own = name if names.count(name) == 1 else f"{name} #{number}"
+        while own != name and own in (*names, *found):  # somebody called a card "RTX 3090 #2"
+            number += 1
+            own = f"{name} #{number}"
+        found.append(own)
+    return tuple(found)
+
+
+def check_count(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """The same cards as a tuple; raises `GpuError` for more than the engine takes."""
+    if len(gpus) > MAX_GPUS:
+        raise GpuError(f"{len(gpus)} cards; the engine takes at most {MAX_GPUS}")
+    return tuple(gpus)

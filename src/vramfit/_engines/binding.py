@@ -1,0 +1,46 @@
+"""Keyword arguments of `llama_cpp.Llama` (llama_cpp/llama.py:60-120 of 0.3.36), as Python source."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .._ggml.types import tensor_type
+from .._llama.params import Settings
+from .._planner.plan import Plan
+from .settings import as_run
+
+__all__ = ["keywords", "source"]
+
+SPLIT_MODE: Final = {"none": 0, "layer": 1}  # enum llama_split_mode
+
+
+def source(plan: Plan) -> str:
+    """A call that loads the model as planned."""
+    path = plan.model.source if not plan.model.source.startswith("<") else ""
+    words = [f"    model_path={path or 'model.gguf'!r},"]
+    words += [f"    {name}={value!r}," for name, value in keywords(plan).items()]
+    return "\n".join(["from llama_cpp import Llama", "", "llm = Llama(", *words, ")"])
+
+
+def keywords(plan: Plan) -> dict[str, object]:
+    """The arguments beside the path. Flash attention is on or off here: what `auto` became in the plan."""
+    s: Settings = as_run(plan.settings, "llama-cpp-python")
+    found: dict[str, object] = {
+        "n_ctx": s.n_ctx,
+        "n_batch": s.n_batch,
+        "n_ubatch": s.n_ubatch or s.n_batch,
+        "n_gpu_layers": s.n_gpu_layers,
+        "flash_attn": plan.estimate.flash_attn,
+        "swa_full": s.swa_full,
+        "offload_kqv": s.offload_kqv,
+        "op_offload": s.op_offload,
+        "type_k": tensor_type(s.type_k).id,
+        "type_v": tensor_type(s.type_v).id,
+    }
+    if s.tensor_split:
+        found["tensor_split"] = list(s.tensor_split)
+    if s.split_mode == "none":
+        found |= {"split_mode": SPLIT_MODE["none"], "main_gpu": s.main_gpu}
+    if s.embeddings:
+        found["embedding"] = True
+    return found

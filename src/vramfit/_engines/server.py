@@ -1,0 +1,90 @@
+"""The llama-server command line of a plan, and back from a command line to settings.
+
+Flags: common/arg.cpp of the pinned build. Every flag that a plan rests on is written out, also where it is
+the default, because defaults change; `--fit off` keeps the engine from moving what was planned.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from .._base.errors import SettingsError
+from .._base.foreign import shell_line
+from .._llama.flags import first_experts, read, split_text
+from .._llama.params import EXPERTS, Settings
+from .._planner.plan import Plan
+from .settings import as_run, engine_settings
+
+__all__ = ["arguments", "host_flags", "model_flags", "parse_command", "shares", "words"]
+
+MAX_SHARES: Final = 15  # arg.cpp:2831 refuses as many as llama_max_devices()
+
+
+def words(plan: Plan) -> str:
+    """The command, ready to be pasted into a shell."""
+    fit = ["--fit", "off"] if plan.fits else []
+    return shell_line(["llama-server", *model_flags(plan.model.source), *arguments(plan.settings), *fit])
+
+
+def model_flags(source: str) -> list[str]:
+    """How llama-server is told a model: a file, a URL or a repository of the Hub."""
+    repo = re.fullmatch(r"(?:hf\.co/|huggingface\.co/|hf://)([^/]+/[^/:]+)(?::([^/]+)|/(.+\.gguf))?", source)
+    if repo:
+        name, quant, file = repo.groups()
+        return ["-hf", f"{name}:{quant}" if quant else name, *(["-hff", file] if file else [])]
+    if source.startswith(("http://", "https://")):
+        return ["-mu", source]
+    return ["-m", source if source and not source.startswith("<") else "model.gguf"]
+
+
+def arguments(settings: Settings) -> list[str]:
+    """Every flag that llama-server needs for `settings`. Raises `SettingsError` for what it cannot be told."""
+    s = as_run(settings, "llama-server")
+    flags = ["-c", str(s.n_ctx), "-b", str(s.n_batch), "-ub", str(s.n_ubatch), "-np", str(s.n_seq_max)]
+    flags += ["-kvu" if s.kv_unified else "-no-kvu", "-fa", s.flash_attn, "-ctk", s.type_k, "-ctv", s.type_v]
+    flags += ["-ngl", "all" if s.n_gpu_layers < 0 else str(s.n_gpu_layers), "-sm", s.split_mode]
+    if s.tensor_split:
+        flags += ["-ts", shares(s.tensor_split)]
+    if s.main_gpu or s.split_mode == "none":
+        flags += ["-mg", str(s.main_gpu)]
+    for on, flag in ((not s.offload_kqv, "-nkvo"), (s.swa_full, "--swa-full"),
+                     (not s.op_offload, "--no-op-offload"), (s.embeddings, "--embeddings")):  # fmt: skip
+        flags += [flag] if on else []
+    return flags + host_flags(s.cpu_tensors)
+
+
+def shares(split: tuple[float, ...]) -> str:
+    """`34,15`: the shares as a flag or variable takes them; where there are too many, zeros at the end go."""
+    given = list(split)
+    while len(given) > MAX_SHARES and not given[-1]:
+        given.pop()
+    if len(given) > MAX_SHARES:
+        raise SettingsError(
+            f"tensor_split of {len(given)} shares: llama-server takes at most {MAX_SHARES}; leave one card out"
+        )
+    return ",".join(str(int(x)) if x == int(x) else repr(x) for x in given)
+
+
+def host_flags(patterns: tuple[str, ...]) -> list[str]:
+    """Flags that keep tensors on the host: `-ncmoe N` and `-cmoe` where the patterns are theirs, else `-ot`."""
+    count = next(n for n in range(len(patterns), -1, -1) if patterns[len(patterns) - n :] == first_experts(n))
+    rest = patterns[: len(patterns) - count]
+    all_experts = bool(rest) and rest[-1] == EXPERTS
+    flags: list[str] = []
+    for pattern in rest[:-1] if all_experts else rest:
+        if "," in pattern or "=" in pattern:
+            raise SettingsError(
+                f"cpu_tensors {pattern!r}: llama-server cuts -ot at , and =; write it without"
+            )
+        flags += ["-ot", f"{pattern}=CPU"]
+    return flags + (["-cmoe"] if all_experts else []) + (["-ncmoe", str(count)] if count else [])
+
+
+def parse_command(text: str) -> Settings:
+    """The settings that a llama-server command line asks for; defaults are the server's own.
+
+    What the line holds beside settings, `flags.read` tells. Raises `SettingsError` for a flag that is not known,
+    one that cannot be planned for, a value that is missing or malformed, and a quote that is not closed.
+    """
+    return engine_settings("llama-server", read(split_text(text)).given)

@@ -1,0 +1,110 @@
+"""Engines as data: defaults, what each can be told, who decides the split.
+
+Sources: llama-server: common/common.h:452-590, tools/server/server.cpp:156, server-context.cpp:41 of the
+pinned build. llama-cpp-python 0.3.36: llama_cpp/llama.py. Ollama 0.33 (llm/llama_server.go) and 0.29
+(llm/server.go). LM Studio publishes no source: its defaults are those of its documentation and its SDK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Final
+
+from .._base.errors import SettingsError, shown
+from .._llama.params import CACHE_TYPES, Settings
+
+__all__ = ["ENGINES", "Engine", "find"]
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine. `defaults` holds the fields of `Settings` that it sets itself.
+
+    `told` names the fields that a person can change there; the others stay as they are. `split` says who
+    decides how many layers a card gets: "told" by the user, by "free" memory, or the same on each ("even").
+    """
+
+    name: str
+    title: str
+    defaults: Mapping[str, object] = field(hash=False)
+    told: frozenset[str]
+    split: str = "told"
+    all_outputs: bool = False  # keeps logits of the whole batch, not one row a slot
+    one_batch: bool = False  # n_ubatch is n_batch
+    one_cache_type: bool = False  # K and V alike
+    embeds_in_slots: bool = False  # in embedding mode every sequence of a batch is a slot of one cache
+    cache_types: tuple[str, ...] = CACHE_TYPES
+
+
+def _defaults(**values: object) -> Mapping[str, object]:
+    return MappingProxyType(values)
+
+
+_ALL: Final = frozenset(f.name for f in fields(Settings)) - {"n_outputs_max", "defaults"}
+_OLD_OLLAMA: Final = frozenset(
+    {"n_ctx", "n_batch", "n_ubatch", "n_seq_max", "flash_attn", "type_k", "type_v", "n_gpu_layers", "split_mode", "main_gpu", "embeddings"}
+)  # fmt: skip
+
+ENGINES: Final[Mapping[str, Engine]] = {
+    engine.name: engine
+    for engine in (
+        Engine(
+            name="llama-server",
+            title="llama-server",
+            defaults=_defaults(n_batch=2048, n_ubatch=512, n_seq_max=4, kv_unified=True, flash_attn="auto"),
+            told=_ALL,
+        ),
+        Engine(
+            name="ollama",
+            title="Ollama 0.30 or newer",
+            defaults=_defaults(n_batch=512, n_ubatch=512, n_seq_max=1, flash_attn="auto"),
+            told=_ALL - {"op_offload"},
+            split="free",
+            one_batch=True,
+        ),
+        Engine(
+            name="ollama-before-0.30",
+            title="Ollama before 0.30",
+            defaults=_defaults(n_batch=512, n_ubatch=512, n_seq_max=1, flash_attn="off"),
+            told=_OLD_OLLAMA,
+            split="free",
+            all_outputs=True,
+            one_batch=True,
+            one_cache_type=True,
+            cache_types=("f16", "q8_0", "q4_0"),
+        ),
+        Engine(
+            name="llama-cpp-python",
+            title="llama-cpp-python",
+            defaults=_defaults(n_batch=512, n_ubatch=512, n_seq_max=1, flash_attn="off", swa_full=True),
+            told=_ALL - {"n_seq_max", "kv_unified", "cpu_tensors"},
+            all_outputs=True,
+            embeds_in_slots=True,
+        ),
+        Engine(
+            name="lm-studio",
+            title="LM Studio",
+            defaults=_defaults(n_batch=512, n_ubatch=512, n_seq_max=4, kv_unified=True, flash_attn="auto"),
+            told=frozenset(
+                {"n_ctx", "n_batch", "n_ubatch", "n_seq_max", "kv_unified", "flash_attn", "type_k", "type_v", "n_gpu_layers", "offload_kqv"}
+            ),
+            split="even",
+            all_outputs=True,
+            one_batch=True,
+        ),
+    )
+}  # fmt: skip
+
+
+def find(name: str | Engine) -> Engine:
+    """The engine of that name. Raises `SettingsError`, which names the nearest."""
+    if isinstance(name, Engine):
+        return name
+    if isinstance(name, str) and name in ENGINES:
+        return ENGINES[name]
+    near = get_close_matches(name, ENGINES, n=1, cutoff=0.4) if isinstance(name, str) else ()
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise SettingsError(f"engine {shown(name)}: give one of {', '.join(ENGINES)}{hint}")

@@ -1,0 +1,1 @@
+"""What a context's start reserves, replayed or bounded: `Estimate`."""

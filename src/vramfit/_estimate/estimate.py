@@ -1,0 +1,128 @@
+"""What one model allocates under one set of settings: the three terms, device by device.
+
+In: `Model`, cards, `Settings`. Out: an `Estimate`. `model` and `context` are exact; `compute` says of
+itself whether it is exact or a bound (see `compute`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .._base.shown import Shown
+from .._coerce import AnyGpus, AnyModel, AnySettings, cards, model_of, settings_of
+from .._devices import Gpu, told_apart
+from .._ggml.backends import HOST_BACKEND, backend
+from .._llama.cparams import Context, resolve
+from .._llama.memory import context_bytes, weight_bytes
+from .._llama.model import Model
+from .._llama.params import Settings
+from .._llama.placement import HOST, Placement, devices, place
+from .compute import Compute, compute_bytes
+
+__all__ = ["DeviceEstimate", "Estimate", "estimate"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEstimate:
+    """Bytes on one device, by the engine's own three terms. Cards of one model have names with a number.
+
+    `layers` counts of n_layer + 1 (the output layer is one). `free_bytes` and `total_bytes` are the
+    card's, 0 for the host, whose memory vramfit does not judge.
+    """
+
+    name: str
+    model: int
+    context: int
+    compute: int
+    layers: int
+    free_bytes: int = 0
+    total_bytes: int = 0
+    compute_exact: bool = False
+
+    @property
+    def total(self) -> int:
+        """Bytes of all three terms."""
+        return self.model + self.context + self.compute
+
+    @property
+    def left(self) -> int:
+        """Free bytes that remain; negative when the device is short."""
+        return self.free_bytes - self.total
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate(Shown):
+    """What the engine allocates for one context."""
+
+    n_ctx: int  # after the engine's padding, all slots together
+    n_ctx_seq: int  # what one slot gets
+    gpus: tuple[DeviceEstimate, ...]
+    host: DeviceEstimate
+    settings: Settings
+    flash_attn: bool  # after `auto` was resolved
+    placement: Placement = field(repr=False)
+    compute_note: str = ""  # why compute is a bound, when it is one
+
+    @property
+    def fits(self) -> bool:
+        """Whether every card has room for what lands on it, with nothing to spare."""
+        return all(g.left >= 0 for g in self.gpus)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every figure is what the engine allocates, to the byte."""
+        return all(d.compute_exact for d in (*self.gpus, self.host))
+
+
+def estimate(model: AnyModel, gpus: AnyGpus, settings: AnySettings = None) -> Estimate:
+    """The memory that the engine allocates for `model` on `gpus` (none: on the host alone).
+
+    Raises `EngineRefusal` where the engine would not create the context, `SettingsError` or
+    `GpuError` for values that make no sense together.
+    """
+    model, gpus, settings = model_of(model), cards(gpus), settings_of(settings)
+    context = resolve(model, settings)
+    placement = place(model, gpus, settings)
+    return assemble(model, gpus, settings, context, placement)
+
+
+def assemble(
+    model: Model, gpus: Sequence[Gpu], settings: Settings, context: Context, placement: Placement
+) -> Estimate:
+    """An `Estimate` for a placement that is already known (the solver tries many)."""
+    used = devices(gpus, settings)
+    rules = [backend(gpus[i].backend, gpus[i].compute_capability) for i in used]
+    compute = compute_bytes(model, placement, context, settings, rules)
+    weights = weight_bytes(model, placement, rules, HOST_BACKEND)
+    caches = context_bytes(model, placement, context, rules, HOST_BACKEND)
+    at = {index: device for device, index in enumerate(used)}
+    cards = tuple(
+        DeviceEstimate(
+            name=name,
+            model=weights.gpus[at[i]] if i in at else 0,
+            context=caches.gpus[at[i]] if i in at else 0,
+            compute=compute.gpus[at[i]] if i in at else 0,
+            layers=placement.count(at[i]) if i in at else 0,
+            free_bytes=gpu.free,
+            total_bytes=gpu.total_bytes,
+            compute_exact=compute.exact or i not in at,
+        )
+        for i, (gpu, name) in enumerate(zip(gpus, told_apart(gpus), strict=True))
+    )
+    return Estimate(
+        n_ctx=context.n_ctx,
+        n_ctx_seq=context.n_ctx_seq,
+        gpus=cards,
+        host=_host(weights.host, caches.host, compute, placement),
+        settings=settings,
+        flash_attn=compute.flash_attn,
+        placement=placement,
+        compute_note=compute.note,
+    )
+
+
+def _host(weights: int, caches: int, compute: Compute, placement: Placement) -> DeviceEstimate:
+    return DeviceEstimate(
+        "host", weights, caches, compute.host, placement.count(HOST), compute_exact=compute.exact
+    )

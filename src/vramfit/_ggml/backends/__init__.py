@@ -1,0 +1,41 @@
+"""The rules of each backend: how many bytes a tensor takes, what runs where, what is kept alive.
+
+In: nodes of a graph, with their sources. Out: `int` bytes, yes or no, and tensors to keep. A backend is a
+value (`Backend`) whose fields are data and small functions; scheduler and allocator ask it what the engine
+asks, and know no backend by name. Each has a module of its own, with the engine's file and line beside each rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final
+
+from ..._base.errors import GpuError
+from .cpu import CPU
+from .cuda import CUDA, HIP, of_capability
+from .metal import METAL
+from .nouns import Backend, Node, SplitGraph, pad
+from .sycl import SYCL
+from .vulkan import VULKAN
+
+__all__ = ["BACKENDS", "HOST_BACKEND", "Backend", "Node", "SplitGraph", "backend", "pad"]
+
+HOST_BACKEND: Final = CPU
+BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(
+    {b.name: b for b in (CUDA, HIP, VULKAN, METAL, SYCL, CPU)}
+)
+
+
+@lru_cache(maxsize=256)
+def backend(name: str, compute_capability: str | None = None) -> Backend:
+    """The rules of the backend called `name`, in any case, for a card of this compute capability ("8.6").
+
+    One value for each question, so that backends can be compared by identity. Without a capability the
+    rules take the largest figure of all. Raises `GpuError` that names the known backends if there is none.
+    """
+    found = BACKENDS.get(name.lower())
+    if found is None:
+        raise GpuError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
+    return of_capability(compute_capability) if found is CUDA and compute_capability else found

@@ -1,0 +1,132 @@
+"""What the engine makes of the settings for one model: padded, clamped, resolved, or refused.
+
+In: `Model` and `Settings`. Out: a `Context`, or `EngineRefusal` with the engine's own reason. Counts may
+as well be int64 arrays of one shape: the arithmetic is the same, point by point.
+Source: the constructor of `llama_context` (llama-context.cpp:225-311) and
+`llama_init_from_model` (llama-context.cpp:3798-3880).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from .._base.errors import EngineRefusal
+from .._ggml.backends import pad
+from .._ggml.types import TensorType, tensor_type
+from .model import Cache, Cells, Model
+from .params import Settings
+
+__all__ = ["CONTEXT_STEP", "Context", "cells", "least", "resolve", "resolve_counts"]
+
+CONTEXT_STEP: Final = 256  # llama-context.cpp:288: n_ctx is padded to a multiple of this
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The engine's context parameters (cparams) after it has resolved them."""
+
+    n_ctx: int  # cells of all streams together
+    n_ctx_seq: int  # cells of one stream: the longest a sequence can get
+    n_stream: int  # 1 when unified, else one a slot
+    n_seq_max: int
+    n_batch: int
+    n_ubatch: int
+    n_outputs_max: int
+    flash_attn: str  # "on", "off", or "auto" while it depends on the placement
+    type_k: TensorType
+    type_v: TensorType
+    kv_unified: bool
+    swa_full: bool
+
+    @property
+    def v_trans(self) -> bool:
+        """Whether V is stored transposed, which gives every layer the widest V row."""
+        return self.flash_attn == "off"
+
+
+def resolve(model: Model, settings: Settings) -> Context:
+    """The context that the engine creates. Raises `EngineRefusal` where it would not."""
+    wanted = settings.n_ctx or model.n_ctx_train
+    if not wanted:
+        raise EngineRefusal("n_ctx and the trained context length cannot both be zero; set n_ctx")
+    return resolve_counts(model, settings, wanted, settings.n_seq_max, settings.n_ubatch or settings.n_batch)
+
+
+def resolve_counts(model: Model, settings: Settings, n_ctx: int, n_seq_max: int, n_ubatch: int) -> Context:
+    """`resolve` for counts above 0 that take the place of those in `settings`; ints or int64 arrays."""
+    type_k, type_v = tensor_type(settings.type_k), tensor_type(settings.type_v)
+    flash_attn = _flash_attn(model, settings, type_k, type_v)
+    wanted, n_ctx = n_ctx, pad(n_ctx, CONTEXT_STEP)
+    n_ctx_seq = n_ctx if settings.kv_unified else pad(n_ctx // n_seq_max, CONTEXT_STEP)
+    n_stream = 1 if settings.kv_unified else n_seq_max
+    n_batch = least(wanted, settings.n_batch) if model.is_causal else settings.n_batch
+    n_ubatch = least(n_batch, n_ubatch)
+    all_outputs = settings.n_outputs_max == 0 or model.is_encoder or settings.embeddings
+    return Context(
+        n_ctx=n_ctx if settings.kv_unified else n_ctx_seq * n_stream,
+        n_ctx_seq=n_ctx_seq,
+        n_stream=n_stream,
+        n_seq_max=n_seq_max,
+        n_batch=n_batch,
+        n_ubatch=n_ubatch,
+        n_outputs_max=n_batch if all_outputs else settings.n_outputs_max,
+        flash_attn=flash_attn,
+        type_k=type_k,
+        type_v=type_v,
+        kv_unified=settings.kv_unified,
+        swa_full=settings.swa_full,
+    )
+
+
+def least(a: int, b: int) -> int:
+    """The smaller of two counts, for arrays point by point: arithmetic that both kinds of number have."""
+    return b + (a - b) * (a < b)
+
+
+def _flash_attn(model: Model, settings: Settings, type_k: TensorType, type_v: TensorType) -> str:
+    flash_attn = settings.flash_attn if model.flash_attn else "off"
+    if model.same_kv_type and type_k is not type_v:
+        raise EngineRefusal(
+            f"model does not support different K ({type_k.name}) and V ({type_v.name}) cache types;"
+            " set both to the same type"
+        )
+    if type_v.is_quantized and flash_attn != "on":
+        if flash_attn == "off":
+            raise EngineRefusal(
+                f"quantized V cache ({type_v.name}) requires flash_attn to be enabled;"
+                " turn flash attention on or use an f16 V cache"
+            )
+        flash_attn = "on"
+    if flash_attn != "off":
+        _check_blocks(model, "K", type_k)
+        _check_blocks(model, "V", type_v)
+    return flash_attn
+
+
+def _check_blocks(model: Model, which: str, kind: TensorType) -> None:
+    """A quantized row must be cut into whole blocks head by head (llama-context.cpp:3842-3862)."""
+    if not kind.is_quantized:
+        return
+    for layer in model.layers:
+        head = layer.head_k if which == "K" else layer.head_v
+        if not layer.is_nextn and head % kind.block:
+            raise EngineRefusal(
+                f"{which} cache type {kind.name} with block size {kind.block} does not divide"
+                f" n_embd_head_{which.lower()}={head} of layer {layer.index}; use an f16 cache"
+            )
+
+
+def cells(cache: Cache, context: Context) -> int:
+    """Cells of one stream of `cache`.
+
+    Source: llama-kv-cache-iswa.cpp:69-80 (window), llama-kv-cache-dsv4.cpp:1266-1292 (compressed).
+    """
+    size = context.n_ctx_seq
+    if cache.cells is Cells.COMPRESSED:
+        return pad(-(-size // cache.ratio), CONTEXT_STEP)
+    if cache.cells is Cells.WINDOW and not context.swa_full:
+        unified = context.kv_unified and not cache.always_split
+        sequences = context.n_seq_max if unified else 1
+        return pad(least(size, cache.window * sequences + context.n_ubatch), CONTEXT_STEP)
+    return size

@@ -1,0 +1,192 @@
+"""The words of a llama-server command line → a `Line`: what it sets, what it names, what it passes over.
+
+A flag that sizes nothing is passed over and said; one that takes memory which no plan counts is said as a warning.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import PurePath
+from types import MappingProxyType
+from typing import Any, Final
+
+from ..._base.errors import SettingsError
+from .table import Does, Flag, by_variable, find, flags
+from .values import LARGEST, is_switch, value_of
+
+__all__ = ["Line", "is_command", "read", "split_text", "take"]
+
+SLOTS: Final = 4  # of a server that is told none (server.cpp:159)
+_ASSIGNED: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+_HARMLESS: Final = {"--spec-type": "none", "--pooling": "none"}
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a command line asks for. Flags that are only listed stand without their values, which may be secret.
+
+    `given` holds fields of `Settings`; `n_ctx` 0 in it is the trained context, asked for. `model` are the words
+    that name the model. `uncounted` says why for the flags that take memory which is not planned.
+    """
+
+    given: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, hash=False)
+    model: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    host: tuple[str, ...] = ()
+    other: tuple[str, ...] = ()
+    uncounted: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was passed over, in sentences."""
+        said = (
+            ("Ignored, sizes nothing", self.ignored),
+            ("Ignored, memory of the host that is not counted", self.host),
+            ("Ignored, not a flag of llama-server", self.other),
+        )
+        return tuple(f"{what}: {' '.join(names)}." for what, names in said if names)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What takes memory, or changes it, and is not in the figures."""
+        return tuple(f"not counted: {' '.join(names)} ({why})" for why, names in self.uncounted)
+
+
+def split_text(text: str) -> list[str]:
+    """The words of a command line as a shell cuts them. Raises `SettingsError` for a quote that is not closed."""
+    try:
+        return shlex.split(text.replace("\\\r\n", " ").replace("\\\n", " "))
+    except ValueError as e:
+        raise SettingsError(f"{text[:200]!r} is no command line: {e}") from None
+
+
+def is_command(words: Sequence[str]) -> bool:
+    """Whether `words` are a program's command line rather than names: one of them is a flag or a variable."""
+    return any(find(word) or by_variable(word.partition("=")[0]) for word in words)
+
+
+def read(words: Iterable[str]) -> Line:
+    """The line of `words`, which may begin with variables and the program.
+
+    Raises `SettingsError` for a flag that no program of the engine has, one that cannot be planned for, and a
+    value that is missing or malformed.
+    """
+    words = list(words)
+    made = _Making()
+    at = 0
+    while at < len(words) and (assigned := _ASSIGNED.fullmatch(words[at])):
+        if known := by_variable(assigned[1]):
+            made.assign(assigned[1], *known, assigned[2])
+        at += 1
+    if at < len(words) and not words[at].startswith("-"):
+        program, at = PurePath(words[at]).name, at + 1
+        if program.startswith(("ollama", "lms", "python", "docker", "podman")):
+            raise SettingsError(f"{program}: give a command line of llama-server")
+    while at < len(words):
+        at = made.take(words, at)
+    return made.line()
+
+
+def take(words: Sequence[str], at: int) -> tuple[Flag, bool, int, str | None] | None:
+    """The flag at a position, whether it is on, how many words it takes, and its value behind `=`; None for none.
+
+    `--flag=value` is understood where the flag has one value. Flash attention may stand without its value, as
+    older builds have it.
+    """
+    name, equals, value = words[at].partition("=")
+    known = find(words[at]) or (find(name) if equals and name.startswith("--") else None)
+    if known is None:
+        return None
+    flag, on = known
+    if equals and not find(words[at]):
+        return (flag, on, 1, value) if flag.n_values == 1 else None
+    if flag.kind == "switch" and not (at + 1 < len(words) and _is_value(words[at + 1])):
+        return flag, on, 1, "on"
+    return flag, on, 1 + flag.n_values, None
+
+
+def _is_value(word: str) -> bool:
+    """Whether `word` belongs to the switch before it: a flag does not, nor a file or a card."""
+    return is_switch(word) or word.isalpha()
+
+
+class _Making:
+    """A line while its words are read."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, Any] = {}
+        self.model: list[str] = []
+        self.listed: dict[Does, dict[str, None]] = {}
+        self.uncounted: dict[str, dict[str, None]] = {}
+
+    def assign(self, name: str, flag: Flag, on: bool, value: str) -> None:
+        """Take the variable `name`; a flag without a value is set by `on`, and not at all by another."""
+        if not on:
+            value = "off"
+        if flag.does is Does.SETS:
+            self._set(flag, name, value)
+        else:
+            self._pass(flag, name, (value,), on)
+
+    def take(self, words: Sequence[str], at: int) -> int:
+        """Take the flag at a position; the position behind it and its values."""
+        found = take(words, at)
+        if found is None:
+            raise SettingsError(_unknown(words[at]))
+        flag, on, length, behind = found
+        name = words[at].partition("=")[0] if behind is not None else words[at]
+        values = (behind,) if behind is not None else tuple(words[at + 1 : at + length])
+        if behind is None and len(values) < flag.n_values:
+            raise SettingsError(
+                f"{name} needs {'a value' if flag.n_values == 1 else f'{flag.n_values} values'}"
+            )
+        if flag.does is Does.SETS:
+            self._set(flag, name, values[0] if flag.n_values else "on" if on else "off")
+        else:
+            self._pass(flag, name, values, on)
+        return at + length
+
+    def _set(self, flag: Flag, name: str, word: str) -> None:
+        value = value_of(flag.kind, name, word)
+        if flag.field == "cpu_tensors":
+            value = (*self.given.get(flag.field, ()), *value)
+        self.given[flag.field] = value
+
+    def _pass(self, flag: Flag, name: str, values: tuple[str, ...], on: bool) -> None:
+        if flag.does is Does.REFUSED:
+            raise SettingsError(f"{name}: {flag.why}")
+        if flag.does is Does.MODEL:
+            self.model += [flag.names[0], *values]
+        elif flag.does is Does.UNCOUNTED and on and _HARMLESS.get(flag.names[0]) not in values:
+            self.uncounted.setdefault(flag.why, {})[name] = None
+        else:
+            does = Does.NOTHING if flag.does is Does.UNCOUNTED else flag.does
+            self.listed.setdefault(does, {})[name] = None
+
+    def line(self) -> Line:
+        """What was read."""
+        given = dict(self.given)
+        if given.get("n_ctx") == LARGEST:
+            del given["n_ctx"]
+        if given.get("n_seq_max", 1) < 0:
+            del given["n_seq_max"]  # auto: the default
+        each = given.pop("n_ctx_slot", 0)
+        if each and "n_ctx" not in self.given:
+            given["n_ctx"] = each * given.get("n_seq_max", SLOTS)
+        names = {does: tuple(self.listed.get(does, ())) for does in (Does.NOTHING, Does.HOST, Does.OTHER)}
+        return Line(
+            MappingProxyType(given), tuple(self.model), names[Does.NOTHING], names[Does.HOST], names[Does.OTHER],
+            tuple((why, tuple(found)) for why, found in self.uncounted.items()),
+        )  # fmt: skip
+
+
+def _unknown(word: str) -> str:
+    known = [name for flag in flags() for name in (*flag.names, *flag.off)]
+    near = get_close_matches(word, known, n=2, cutoff=0.7)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "; leave it out"
+    return f"{word[:80]!r}: not a flag of llama-server{hint}"

@@ -1,0 +1,153 @@
+"""The word behind a flag → the value of a field of `Settings`, as the engine reads it and a little kinder.
+
+Kinder: `32k` and `65,536` are counts, `max` and `train` contexts, and the case of a word does not matter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from ..._base.errors import SettingsError
+from ..._base.units import parse_count
+from ..params import DENSE, EXPERTS, SPLIT_MODES
+
+__all__ = ["LARGEST", "first_dense", "first_experts", "is_switch", "value_of"]
+
+LARGEST: Final = "max"  # a context: the largest that fits
+MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS
+_ON: Final = ("on", "enabled", "true", "1")  # arg.cpp:1334-1344
+_OFF: Final = ("off", "disabled", "false", "0")
+_AUTO: Final = ("auto", "-1")
+_SPLITS: Final = {
+    "row": "splits every weight by rows",
+    "tensor": "splits every weight and the cache",
+}
+
+
+def value_of(kind: str, flag: str, word: str) -> Any:
+    """The value that `word` has behind `flag`. Raises `SettingsError`, which names both."""
+    return _READERS[kind](flag, word)
+
+
+def is_switch(word: str) -> bool:
+    """Whether `word` can only be the value of a switch, which older builds had none of."""
+    return word.lower() in (*_ON, *_OFF, *_AUTO)
+
+
+def first_experts(n: int) -> tuple[str, ...]:
+    """Patterns of the experts of the first `n` layers: `--n-cpu-moe`."""
+    return tuple(rf"blk\.{i}{EXPERTS}" for i in range(n))
+
+
+def first_dense(n: int) -> tuple[str, ...]:
+    """Patterns of the dense feed-forward weights of the first `n` layers: `--n-cpu-ffn`."""
+    return tuple(rf"blk\.{i}{DENSE}" for i in range(n))
+
+
+def _on(flag: str, word: str) -> bool:
+    if word.lower() in _ON:
+        return True
+    if word.lower() in _OFF:
+        return False
+    raise SettingsError(f"{flag} {word!r}: give on or off")
+
+
+def _switch(flag: str, word: str) -> str:
+    low = word.lower()
+    for meaning, words in (("on", _ON), ("off", _OFF), ("auto", _AUTO)):
+        if low in words:
+            return meaning
+    raise SettingsError(f"{flag} {word!r}: give on, off or auto")
+
+
+def _count(flag: str, word: str) -> int:
+    try:
+        return parse_count(word)
+    except SettingsError as e:
+        raise SettingsError(f"{flag} {e}") from None
+
+
+def _context(flag: str, word: str) -> int | str:
+    """Tokens; 0, which `train` means too, is the trained context, as in the engine."""
+    low = word.lower()
+    if low in (LARGEST, "train"):
+        return LARGEST if low == LARGEST else 0
+    try:
+        return parse_count(word)
+    except SettingsError as e:
+        raise SettingsError(f"{flag} {e}, or max, or train") from None
+
+
+def _number(flag: str, word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise SettingsError(f"{flag} {word!r}: not a whole number") from None
+
+
+def _layers(flag: str, word: str) -> int:
+    if word.lower() in ("auto", "all"):
+        return -1
+    try:
+        return int(word)
+    except ValueError:
+        raise SettingsError(f"{flag} {word!r}: not a number of layers, auto or all") from None
+
+
+def _name(flag: str, word: str) -> str:
+    return word.lower()
+
+
+def _mode(flag: str, word: str) -> str:
+    mode = word.lower()
+    if mode in _SPLITS:
+        raise SettingsError(
+            f"{flag} {mode}: {_SPLITS[mode]} over the cards, which is not planned; give layer or none"
+        )
+    if mode not in SPLIT_MODES:
+        raise SettingsError(f"{flag} {word!r}: give one of {', '.join(SPLIT_MODES)}")
+    return mode
+
+
+def _shares(flag: str, word: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(x) for x in re.split(r"[,/]+", word) if x)
+    except ValueError:
+        raise SettingsError(f"{flag} {word!r}: not a number; give shares such as 3,1") from None
+
+
+def _overrides(flag: str, word: str) -> tuple[str, ...]:
+    """Cut at commas, and each part at its first `=` (arg.cpp:281-311)."""
+    found = []
+    for part in word.split(","):
+        pattern, _, buffer = part.partition("=")
+        if not pattern or buffer.upper() != "CPU":
+            raise SettingsError(f"{flag} {part!r}: write REGEX=CPU; only the host is a target here")
+        found.append(pattern)
+    return tuple(found)
+
+
+def _first(flag: str, word: str) -> int:
+    if not (word.isascii() and word.isdecimal() and len(word) <= 4 and int(word) <= MAX_LAYERS):
+        raise SettingsError(f"{flag} {word!r}: give a number of layers, at most {MAX_LAYERS}")
+    return int(word)
+
+
+_READERS: Final[Mapping[str, Callable[[str, str], Any]]] = {
+    "context": _context,
+    "count": _count,
+    "experts": lambda flag, word: (EXPERTS,) if _on(flag, word) else (),
+    "first_dense": lambda flag, word: first_dense(_first(flag, word)),
+    "first_experts": lambda flag, word: first_experts(_first(flag, word)),
+    "layers": _layers,
+    "mode": _mode,
+    "name": _name,
+    "number": _number,
+    "on": _on,
+    "overrides": _overrides,
+    "shares": _shares,
+    "slots": _number,
+    "switch": _switch,
+}

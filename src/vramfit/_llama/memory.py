@@ -1,0 +1,115 @@
+"""Weights and context of a placed model, in bytes: plain arithmetic, exact.
+
+In: `Model`, `Placement`, `Context` and the rules of the backends. Out: bytes for each device; arrays of
+them when the counts of the context are arrays.
+Source: `ggml_backend_alloc_ctx_tensors_from_buft` (ggml-alloc.c:1168-1205) for padding,
+llama-kv-cache.cpp:186-215 for KV tensors, llama-memory-recurrent.cpp:86-113 for states.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .._ggml.backends import Backend, pad
+from .._ggml.types import BY_NAME, TensorType
+from .cparams import Context, cells
+from .model import Cache, Home, Layer, Model, Weight
+from .placement import HOST, Placement
+
+__all__ = ["DeviceBytes", "cache_rows", "context_bytes", "layer_context_bytes", "weight_bytes", "weight_size"]
+
+_F32 = BY_NAME["f32"]
+_Tensor = tuple[TensorType, tuple[int, ...]]  # type and shape
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBytes:
+    """Bytes of one kind of memory: one figure for each device, and one for the host."""
+
+    gpus: tuple[int, ...]
+    host: int
+
+    @property
+    def total(self) -> int:
+        """Sum over all devices and the host."""
+        return sum(self.gpus) + self.host
+
+
+def weight_bytes(
+    model: Model, placement: Placement, backends: Sequence[Backend], host: Backend
+) -> DeviceBytes:
+    """Weights by device. A duplicate costs nothing where the tensor already is.
+
+    `backends` gives the rules of each device in use, `host` those of host memory. Without a device the
+    host repacks matrices of some types into a buffer of their own (llama-model.cpp:1107-1125), and
+    rows are then read from another copy.
+    """
+    seen: set[tuple[str, int, bool]] = set()
+    sums = [0] * (placement.n_devices + 1)  # the last is HOST
+    for weight, device in zip(model.weights, placement.weights, strict=True):
+        matrix = not placement.n_devices and weight.home is not Home.INPUT
+        repacked = matrix and host.repacks(weight.tensor.type, weight.tensor.shape)
+        key = (weight.tensor.name, device, repacked)
+        if weight.duplicate and key in seen:
+            continue
+        seen.add(key)
+        sums[device] += weight_size(weight, _rules(device, backends, host))
+    return DeviceBytes(tuple(sums[:-1]), sums[HOST])
+
+
+def context_bytes(
+    model: Model, placement: Placement, context: Context, backends: Sequence[Backend], host: Backend
+) -> DeviceBytes:
+    """KV caches and recurrent states by device."""
+    sums = [0] * (placement.n_devices + 1)
+    alike = Counter((x.caches, x.states, at) for x, at in zip(model.layers, placement.caches, strict=True))
+    for (caches, states, device), count in alike.items():
+        sizes = _sizes(_tensors(model, caches, states, context), _rules(device, backends, host))
+        sums[device] = sums[device] + count * sum(sizes)  # not in place: arrays grow by broadcasting
+    return DeviceBytes(tuple(sums[:-1]), sums[HOST])
+
+
+def layer_context_bytes(model: Model, layer: Layer, context: Context, rules: Backend) -> int:
+    """KV cache and recurrent state of one layer."""
+    return sum(_sizes(_tensors(model, layer.caches, layer.states, context), rules))
+
+
+def _sizes(tensors: Iterable[_Tensor], rules: Backend) -> Iterable[int]:
+    return (pad(rules.alloc_bytes(kind, shape), rules.alignment) for kind, shape in tensors)
+
+
+def cache_rows(model: Model, cache: Cache, context: Context) -> tuple[tuple[TensorType, int], ...]:
+    """Type and row width (elements a cell) of the K tensor and, if there is one, the V tensor.
+
+    Without flash attention V is stored transposed and every layer gets the widest row of the model
+    (llama-kv-cache.cpp:197).
+    """
+    if not cache.has_v:
+        return ((context.type_k, cache.k_width),)
+    widest = cache.kind == "kv" and context.v_trans
+    return (
+        (context.type_k, cache.k_width),
+        (context.type_v, model.v_width_max if widest else cache.v_width),
+    )
+
+
+def _tensors(
+    model: Model, caches: Sequence[Cache], states: Sequence[int], context: Context
+) -> Iterable[_Tensor]:
+    for cache in caches:
+        n_stream = context.n_seq_max if cache.always_split else context.n_stream
+        for kind, width in cache_rows(model, cache, context):
+            yield kind, (width, cells(cache, context), n_stream)
+    for elements in states:
+        yield _F32, (elements, context.n_seq_max)
+
+
+def _rules(device: int, backends: Sequence[Backend], host: Backend) -> Backend:
+    return host if device == HOST else backends[device]
+
+
+def weight_size(weight: Weight, rules: Backend) -> int:
+    """Bytes that one weight takes in a buffer, padding included."""
+    return pad(rules.alloc_bytes(weight.tensor.type, weight.tensor.shape), rules.alignment)

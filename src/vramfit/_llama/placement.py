@@ -1,0 +1,118 @@
+"""Which device every layer, weight and cache lives on, by the engine's own rules.
+
+In: a `Model`, cards, `Settings`. Out: a `Placement`. Nothing here counts bytes.
+Source: `llama_model_base::load_tensors` (llama-model.cpp:1516-1614) for layers,
+`llama_model_loader::create_tensor` (llama-model-loader.cpp:1116-1260) for weights,
+llama-kv-cache.cpp:207 and llama-memory-recurrent.cpp:80 for caches and states.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+from .._base.errors import GpuError, SettingsError
+from .._devices import Gpu
+from .._ggml.backends import backend
+from .loader import can_use
+from .model import Home, Model, Weight
+from .params import MAX_DEVICES, Settings
+
+__all__ = ["HOST", "Placement", "devices", "place"]
+
+HOST: Final = -1  # "device" of whatever stays in host memory
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Device indexes (or `HOST`) of a model's parts. Indexes count the devices in use."""
+
+    n_devices: int
+    layers: tuple[int, ...]  # one a layer, and last the output layer
+    weights: tuple[int, ...]  # one for each of `model.weights`
+    caches: tuple[int, ...]  # one a layer: its KV cache and recurrent state
+    offload_kqv: bool = True  # whether caches follow their layers
+
+    @property
+    def output(self) -> int:
+        """Device of the output layer."""
+        return self.layers[-1]
+
+    def count(self, device: int) -> int:
+        """How many of the n_layer + 1 layers are on `device`."""
+        return self.layers.count(device)
+
+
+def devices(gpus: Sequence[Gpu], settings: Settings) -> tuple[int, ...]:
+    """Indexes of the cards that the engine uses: all, or `main_gpu` alone with `split_mode` none.
+
+    Source: llama.cpp:283-300. Raises `SettingsError` when `main_gpu` names no card.
+    """
+    if len(gpus) > MAX_DEVICES:
+        raise GpuError(f"{len(gpus)} cards given; the engine takes at most {MAX_DEVICES}")
+    if settings.split_mode != "none" or not gpus:
+        return tuple(range(len(gpus)))
+    if settings.main_gpu < 0:
+        return ()
+    if settings.main_gpu >= len(gpus):
+        raise SettingsError(f"main_gpu={settings.main_gpu}: there are {len(gpus)} cards; count from 0")
+    return (settings.main_gpu,)
+
+
+def place(model: Model, gpus: Sequence[Gpu], settings: Settings) -> Placement:
+    """Place every part of `model` on the cards in use (see `devices`) or on the host."""
+    used = [gpus[i] for i in devices(gpus, settings)]
+    layers = _layers(model.n_layer, used, settings)
+    patterns = [re.compile(p) for p in settings.cpu_tensors]
+    rules = [backend(g.backend, g.compute_capability) for g in used]
+    wanted = [_weight(w, layers, patterns) for w in model.weights]
+    weights = tuple(
+        at if at == HOST or can_use(w, rules[at]) else HOST
+        for w, at in zip(model.weights, wanted, strict=True)
+    )
+    caches = layers[:-1] if settings.offload_kqv else (HOST,) * model.n_layer
+    return Placement(len(used), layers, weights, caches, settings.offload_kqv)
+
+
+def _layers(n_layer: int, gpus: Sequence[Gpu], settings: Settings) -> tuple[int, ...]:
+    """The last `n_gpu_layers` of n_layer + 1 go to the cards, in proportion to the split."""
+    if not gpus:
+        return (HOST,) * (n_layer + 1)
+    asked = settings.n_gpu_layers
+    active = n_layer + 1 if asked < 0 else min(asked, n_layer + 1)
+    points = _split_points(gpus, settings.tensor_split)
+    on_gpu = (_device_at(points, i, active) for i in range(active))
+    return (HOST,) * (n_layer + 1 - active) + tuple(on_gpu)
+
+
+def _device_at(points: Sequence[float], index: int, active: int) -> int:
+    return bisect_right(points, _f32(index / active))
+
+
+def _split_points(gpus: Sequence[Gpu], split: Sequence[float]) -> list[float]:
+    """Cumulative shares, normalised, each step rounded to float32 as the engine's arithmetic is."""
+    shares = [float(x) for x in split[: len(gpus)]] + [0.0] * (len(gpus) - len(split))
+    if not any(shares):
+        shares = [float(g.free) for g in gpus]
+    if not any(shares):
+        raise GpuError("no card has free memory; give `free` memory or a tensor_split")
+    sums = list(accumulate(map(_f32, shares), lambda a, b: _f32(a + b)))
+    return [_f32(x / sums[-1]) for x in sums]
+
+
+def _f32(x: float) -> float:
+    """`x` rounded to float32: one rounding of an operation on two float32 is exact in double."""
+    return float(struct.unpack("f", struct.pack("f", x))[0])
+
+
+def _weight(weight: Weight, layers: tuple[int, ...], patterns: Sequence[re.Pattern[str]]) -> int:
+    if any(p.search(weight.tensor.name) for p in patterns):
+        return HOST
+    if weight.home is Home.INPUT:
+        return HOST
+    return layers[-1] if weight.home is Home.OUTPUT else layers[weight.home]

@@ -1,0 +1,1 @@
+"""What vramfit adds to the engine: the largest safe context, other settings, cards, quantizations, sweeps."""

@@ -1,0 +1,48 @@
+"""Whether two ways to store a cache make the same compute buffers, told without walking the allocator.
+
+In: a placed model under settings. Out: all that the allocator sees of its graphs, to be compared. The type of a cache
+decides which nodes there are, where attention runs, what its kernel sets aside, and how large copies of the cache
+are where some are made. Most types agree in all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from .._estimate.reserve import prepare_case, reservations
+from .._ggml.backends import Backend
+from .._ggml.galloc import Walk
+from .._ggml.sched import Schedule
+from .._llama.cparams import Context
+from .._llama.model import Model
+from .._llama.params import Settings
+from .._llama.placement import Placement
+
+__all__ = ["likeness"]
+
+
+def likeness(
+    model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
+) -> Hashable:
+    """Equal where the allocator would do the same, step by step, for each reservation. Raises `OutsideTemplate`.
+
+    Where settings that differ in nothing but cache types agree at one context, they do at all: a type counts by
+    conditions and by sizes for each cell, and neither depends on how many cells there are.
+    """
+    case = prepare_case(model, placement, settings, backends)
+    runs = dict.fromkeys(reservations(case, context, settings))
+    return tuple((run.flash_attn, _seen(case.schedule(case.instance(run)))) for run in runs)
+
+
+def _seen(plan: Schedule) -> Hashable:
+    """Nodes and their order, who reads what, bytes, and which sources a node could write over."""
+    walk, tensors = Walk(plan), plan.tensors
+    nodes = []
+    for i, backend in plan.nodes:
+        t, rules = tensors[i], plan.backends[backend]
+        sources = [s for s in plan.src[i] if walk.loose[s]]
+        sizes = tuple(walk.bytes_of(s, rules) for s in (i, *sources) if walk.loose[s])
+        layout = (t.type, t.ne, t.nb)
+        same = [s for s in sources if (tensors[s].type, tensors[s].ne, tensors[s].nb) == layout]
+        nodes.append((i, backend, t.op, t.view, plan.src[i], sizes, tuple(same)))
+    return tuple(nodes), tuple(plan.leafs), tuple(plan.flags)

@@ -1,0 +1,254 @@
+"""The largest context that is safe, and the split of the layers that carries it.
+
+In: `Model`, cards, `Settings`, a margin. Out: a `Plan`. The engine places layers in order, so a split
+is a chain of segments, one a card; `search` finds the best chain, with compute buffers counted as
+`compute` counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Final, cast
+
+from .._base.errors import SettingsError
+from .._base.shown import Drawn
+from .._coerce import AnyGpus, AnyModel, AnySettings, cards, margin, model_of, settings_of, shown
+from .._coerce import max_ctx as limit
+from .._devices import Gpu, assumed
+from .._estimate.estimate import DeviceEstimate, Estimate, estimate
+from .._llama.cparams import CONTEXT_STEP
+from .._llama.model import Model
+from .._llama.params import Settings
+from .._llama.placement import devices, place
+from .search import Chains, Split, largest, least_short
+from .segments import Learned, Segments
+from .warnings import context_warnings, margin_warning, settings_warnings, wired_warnings
+
+__all__ = ["DEFAULT_MARGIN", "Plan", "carries", "plan"]
+
+DEFAULT_MARGIN: Final = 1 << 30  # what llama.cpp's --fit-target leaves on each device
+REQUEST: Final = "the context asked for"  # what `limited_by` may say beside the name of a card
+TRAINED: Final = "the trained context"
+MAX_CTX: Final = "max_ctx"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Drawn):
+    """The answer: a context, the split that carries it, and why it is not larger.
+
+    `fits` is false when not even the smallest context (or the one asked for) leaves the margin on
+    every card; `estimate` then shows that context under the best split found, and `shortfall` how many
+    bytes are missing on the card that is shortest. `limited_by` is what keeps the context from being larger: the
+    request, the trained context, `max_ctx`, or a card by the name that `estimate` gives it; where it does not fit,
+    the card that is shortest.
+    """
+
+    model: Model = field(repr=False)
+    n_ctx: int
+    fits: bool
+    limited_by: str
+    tensor_split: tuple[int, ...]  # layers on each card, as the engine takes them
+    settings: Settings
+    estimate: Estimate
+    margin_bytes: int
+    shortfall: int = 0
+    warnings: tuple[str, ...] = ()
+    gpus: tuple[Gpu, ...] = field(default=(), repr=False)
+
+    def command(self, engine: str = "llama-server") -> str:
+        """What to run for this plan in `engine`; `engines`, which stands right of plans, is looked up by name.
+
+        Raises `SettingsError` for an unknown engine and for settings that it cannot be told.
+        """
+        return cast(str, import_module("vramfit._engines").command(self, engine))
+
+    def modelfile(self, engine: str = "ollama") -> str:
+        """An Ollama Modelfile that carries this plan. Raises as `command` does."""
+        return cast(str, import_module("vramfit._engines").modelfile(self, engine))
+
+
+def plan(
+    model: AnyModel,
+    gpus: AnyGpus,
+    settings: AnySettings = None,
+    *,
+    margin_bytes: int | str = DEFAULT_MARGIN,
+    max_ctx: int | str | None = None,
+    learned: Learned | None = None,
+) -> Plan:
+    """The largest context that leaves `margin_bytes` of free memory on every card.
+
+    Takes every setting as given; `n_ctx` other than 0 asks about that one context, a `tensor_split`
+    fixes the split. `max_ctx` (tokens of all slots together) defaults to the trained context.
+    `learned` is an empty dict that several plans of one model share to save time, whatever the cards, the
+    settings and its tensors' types.
+    Raises what `estimate` raises, and `SettingsError` for a margin or limit below zero.
+    """
+    model, gpus, settings = model_of(model), cards(gpus), settings_of(settings)
+    margin_bytes, max_ctx = margin(margin_bytes), limit(max_ctx)
+    if learned is not None and not isinstance(learned, dict):
+        raise SettingsError(f"learned={shown(learned)}: give a dict, or None")
+    said = settings_warnings(model, settings)
+    settings = replace(settings, n_ubatch=min(settings.n_ubatch, settings.n_batch))
+    candidates = _contexts(model, settings, max_ctx)
+    question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
+    found = _answer(question, candidates)
+    fits = found is not None
+    n_ctx, split = found or (candidates[0], _least_short(question, candidates[0]))
+    chosen = _with(question, n_ctx, split)
+    result = estimate(model, gpus, chosen)
+    shortest = _shortest(result)
+    short = 0 if fits or shortest is None else margin_bytes - shortest.left
+    limited_by = (
+        _limit(question, max_ctx, result, candidates) if fits else shortest.name if shortest else "memory"
+    )
+    return Plan(
+        model=model,
+        n_ctx=result.n_ctx,
+        fits=fits,
+        limited_by=limited_by,
+        tensor_split=tuple(g.layers for g in result.gpus),
+        settings=chosen,
+        estimate=result,
+        margin_bytes=margin_bytes,
+        shortfall=max(0, short),
+        warnings=(
+            *said,
+            *_warnings(model, gpus, result, margin_bytes),
+            *_wired(question, result, limited_by),
+        ),
+        gpus=tuple(gpus),
+    )
+
+
+def carries(
+    model: Model,
+    gpus: Sequence[Gpu],
+    settings: Settings,
+    *,
+    margin_bytes: int = DEFAULT_MARGIN,
+    learned: Learned | None = None,
+) -> bool:
+    """Whether the context asked for fits: what `plan` says of it, without the work to say anything else."""
+    question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
+    return _answer(question, _contexts(model, settings, None)) is not None
+
+
+def _contexts(model: Model, settings: Settings, max_ctx: int | None) -> range:
+    """The contexts to choose from, in tokens of all slots together."""
+    if settings.n_ctx:
+        return range(settings.n_ctx, settings.n_ctx + 1)
+    streams = 1 if settings.kv_unified else settings.n_seq_max
+    step = CONTEXT_STEP * streams
+    if max_ctx is None and not model.n_ctx_train:
+        raise SettingsError("the header names no trained context; set max_ctx or n_ctx")
+    most = model.n_ctx_train * streams if max_ctx is None else max_ctx
+    return range(step, max(step, most // step * step) + 1, step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What stays the same while contexts and splits are tried."""
+
+    model: Model
+    gpus: Sequence[Gpu]
+    settings: Settings
+    margin: int
+    learned: Learned
+
+    @property
+    def used(self) -> tuple[int, ...]:
+        """Indexes of the cards in use."""
+        return devices(self.gpus, self.settings)
+
+    @property
+    def split_is_free(self) -> bool:
+        """Whether there is a split to choose."""
+        return len(self.used) > 1 and not any(self.settings.tensor_split)
+
+    def segments(self) -> Segments:
+        """Bytes of runs of layers on the cards in use."""
+        settings = replace(self.settings, main_gpu=0)  # indexes count the cards in use
+        return Segments(self.model, [self.gpus[i] for i in self.used], settings, self.learned)
+
+    def room(self) -> list[int]:
+        """Bytes that may be taken on each card in use."""
+        return [self.gpus[i].free - self.margin for i in self.used]
+
+    def given_split(self) -> Split | None:
+        """Layers on each card in use where the caller fixed the split."""
+        if not any(self.settings.tensor_split):
+            return None
+        placement = place(self.model, self.gpus, self.settings)
+        return tuple(map(placement.count, range(placement.n_devices)))
+
+
+def _answer(q: _Question, candidates: range) -> tuple[int, Split | None] | None:
+    """The largest context that fits, and its split; without a card the host takes them all."""
+    if not q.used:
+        return candidates[-1], None
+    return largest(Chains(q.segments(), q.room(), q.given_split()), candidates)
+
+
+def _with(q: _Question, n_ctx: int, split: Split | None) -> Settings:
+    """The settings for one context and the split found; a split given by the caller stays."""
+    if split is None or not q.split_is_free:
+        return replace(q.settings, n_ctx=n_ctx)
+    return replace(q.settings, n_ctx=n_ctx, tensor_split=tuple(map(float, split)))
+
+
+def _least_short(q: _Question, n_ctx: int) -> Split | None:
+    return least_short(Chains(q.segments(), q.room()), n_ctx) if q.split_is_free else None
+
+
+def _shortest(result: Estimate) -> DeviceEstimate | None:
+    """The card with the least left of those in use."""
+    return min((g for g in result.gpus if g.total), key=lambda g: g.left, default=None)
+
+
+def _limit(q: _Question, max_ctx: int | None, result: Estimate, candidates: range) -> str:
+    """What keeps a context that fits from being larger, in a person's words."""
+    if q.settings.n_ctx:
+        return REQUEST
+    if result.n_ctx >= candidates[-1]:
+        return TRAINED if max_ctx is None else MAX_CTX
+    at = _full(q, result, result.n_ctx + candidates.step)
+    return result.gpus[at].name
+
+
+def _full(q: _Question, result: Estimate, n_ctx: int) -> int:
+    """Index of the card that the next context would overfill under the same split.
+
+    That is not always the one with the least left: of a card without a layer that caches, nothing more is taken.
+    """
+    if len(q.used) == 1:
+        return q.used[0]
+    split = [result.gpus[i].layers for i in q.used]
+    sizes = q.segments().learn(split, n_ctx)
+    spare = [(room - size, i) for room, size, i in zip(q.room(), sizes, q.used, strict=True) if size]
+    return min(spare)[1]
+
+
+def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
+    """What a Mac can be told where its limit is what limits."""
+    for gpu, card in zip(q.gpus, result.gpus, strict=True):
+        if card.name == limit:
+            return wired_warnings(gpu, card.total + q.margin)
+    return ()
+
+
+def _warnings(model: Model, gpus: Sequence[Gpu], result: Estimate, margin: int) -> tuple[str, ...]:
+    found = []
+    if model.assumed:
+        found.append(f"the architecture is unknown; planned as {model.assumed}, which may be wrong")
+    if model.unknown_tensors:
+        found.append(
+            f"the engine has no use for {', '.join(model.unknown_tensors[:3])}"
+            f" ({len(model.unknown_tensors)} tensors) and may refuse this file"
+        )
+    found += assumed(gpus)
+    found += context_warnings(model, result.n_ctx_seq)
+    found += margin_warning({d.name: g for g, d in zip(gpus, result.gpus, strict=True) if d.total}, margin)
+    return tuple(found)

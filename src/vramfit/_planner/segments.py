@@ -1,0 +1,424 @@
+"""Bytes of a run of layers on one card: what the solver asks again and again.
+
+In: `Model`, the cards in use, `Settings`. Out: bytes of layers [start, end) on a card at a context.
+Weights and context are prefix sums over layers. A compute buffer depends on a segment only through
+the kinds of layer in it and their order, on whether it holds the first and the output layer, and on
+the card's rules; segments that agree in all of that share what is known of them. One replay of a whole
+split gives the figures of all its segments, so they are learned split by split.
+
+Two things are known of a compute buffer. Its size, at a context that was replayed, or along a stretch of
+contexts: it can fall as the context grows, because the allocator then fills other gaps. And its floor, the bytes that are alive in it at once:
+tensors only grow with the context, so the floor at a smaller context is a lower bound at every larger one,
+and a run of layers within a longer one is a lower bound of that.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
+
+from .._devices import Gpu
+from .._estimate.compute import compute_bytes
+from .._estimate.context_ranges import NotStraight, Piece, Stretch
+from .._estimate.layer_runs import collapse, layer_kinds
+from .._estimate.reserve import prepare_case, reservations
+from .._ggml.backends import Backend, backend, pad
+from .._ggml.galloc import most_alive
+from .._graphs import OutsideTemplate
+from .._llama.cparams import CONTEXT_STEP, Context, cells, resolve
+from .._llama.memory import layer_context_bytes, weight_size
+from .._llama.model import Home, Model, Weight
+from .._llama.params import Settings
+from .._llama.placement import HOST, Placement, place
+from .likeness import likeness
+
+__all__ = ["Learned", "Segments"]
+
+_FEW: Final = 4  # contexts that are replayed one by one
+_MORE: Final = 4  # stretches that are learned beyond what is asked for: the next question may be about them
+_LIKENED: Final = 4096  # tokens at least at which cache types are compared
+Points = list[tuple[int, int]]  # contexts, ascending, and bytes at each
+Place = tuple[object, ...]  # beside the kinds of layer: the card's rules, what ends of the model are there
+Kinds = str  # of layers, a character each: runs within runs are found fastest so
+
+
+class _Line(NamedTuple):
+    """Sizes that grow evenly: `first` bytes at the first of the contexts, `slope` more at each further one."""
+
+    contexts: range
+    first: int
+    slope: int
+
+    def size(self, n_ctx: int) -> int:
+        return self.first + (n_ctx - self.contexts[0]) // self.contexts.step * self.slope
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of the compute buffer of segments that are alike."""
+
+    sizes: Points = field(default_factory=list)
+    floors: Points = field(default_factory=list)
+    lines: list[_Line] = field(default_factory=list)
+
+    def size(self, n_ctx: int) -> int | None:
+        """The size at this very context, if that is known."""
+        at = bisect_left(self.sizes, (n_ctx,))
+        if at < len(self.sizes) and self.sizes[at][0] == n_ctx:
+            return self.sizes[at][1]
+        return next((line.size(n_ctx) for line in self.lines if n_ctx in line.contexts), None)
+
+    def least(self, contexts: range) -> int | None:
+        """The least size at any of these contexts, if it is known at all of them."""
+        found: list[int] = []
+        while contexts:
+            line = next((x for x in self.lines if contexts[0] in x.contexts), None)
+            if line is None or line.contexts.step != contexts.step:
+                return None
+            last = min(line.contexts[-1], contexts[-1])
+            found += (line.size(contexts[0]), line.size(last))
+            contexts = contexts[(last - contexts[0]) // contexts.step + 1 :]
+        return min(found, default=None)
+
+
+CacheTypes = tuple[str, str]
+
+
+@dataclass(slots=True)
+class _Types:
+    """For cache types the first ones that were found to make the same compute buffers, and what these are told by."""
+
+    chosen: dict[CacheTypes, CacheTypes] = field(default_factory=dict)
+    like: dict[Hashable, CacheTypes] = field(default_factory=dict)
+
+
+Learned = dict[
+    Hashable, Any
+]  # for each question its places, for several which cache types are alike, for all what is usual
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """Prefix sums of one backend: `weights[i]` is what layers before i take, shared tensors left out."""
+
+    weights: list[int]
+    shared: tuple[tuple[int, tuple[int, ...]], ...]  # bytes of a tensor, the layers that use it
+
+
+class Segments:
+    """Answers for one model, one set of cards and settings; remembers what it has computed.
+
+    `first` and `last` bound the layers on cards: the output layer is `last` - 1. What is computed goes
+    into `learned`, which questions about one model may share whatever the cards and its
+    tensors' types.
+    """
+
+    def __init__(
+        self, model: Model, gpus: Sequence[Gpu], settings: Settings, learned: Learned | None = None
+    ) -> None:
+        self._model = model
+        self._gpus = gpus
+        self._settings = settings
+        self._rules = [backend(g.backend, g.compute_capability) for g in gpus]
+        placement = place(model, gpus, settings)
+        self.last = model.n_layer + 1
+        self.first = placement.layers.count(HOST)
+        self._kinds = layer_kinds(model, [w == HOST for w in placement.weights])
+        self._tables = {rules: _tables(model, placement, rules) for rules in self._rules}
+        self._caches: dict[tuple[int, Backend], list[int]] = {}
+        self._contexts: dict[int, Context] = {}
+        self._cached = {cache for layer in model.layers for cache in layer.caches}
+        self._uneven = False  # whether sizes were found to grow in steps of their own
+        self._places: dict[tuple[int, int, int], tuple[Place, Kinds, _Known]] = {}
+        self._learned = {} if learned is None else learned
+        self.never_falls = False  # whether what was learned last was a formula, not a replay
+        copied = (
+            w.tensor.type.id
+            for w, at in zip(model.weights, placement.weights, strict=True)
+            if at == HOST and w.home is not Home.INPUT
+        )
+        # what figures depend on beside the segment: `kinds` alone would not tell two file types apart
+        asked = replace(settings, n_ctx=0, tensor_split=(), type_k="f16", type_v="f16")
+        question = (tuple(self._rules), asked, tuple(copied))
+        # by place and kinds: what may be known, and the little of it of which something is
+        self._known_at: dict[Place, dict[Kinds, _Known]]
+        self._learned_at: dict[Place, dict[Kinds, _Known]]
+        self._known_at, self._learned_at = self._learned.setdefault(
+            (question, self._alike(question)), ({}, {})
+        )
+
+        self._usual: dict[Place, int] = self._learned.setdefault(tuple(self._rules), {})
+
+    def _alike(self, question: Hashable) -> CacheTypes:
+        """The cache types asked for, or others that were asked for before and make the same compute buffers."""
+        types = (self._settings.type_k, self._settings.type_v)
+        known: _Types = self._learned.setdefault(question, _Types())
+        if types not in known.chosen:
+            for first in known.chosen if not known.like else ():  # told apart when there are two
+                known.like[self._likeness(first)] = first
+            same = known.like.setdefault(self._likeness(types), types) if known.chosen else types
+            known.chosen[types] = same
+        return known.chosen[types]
+
+    def _likeness(self, types: CacheTypes) -> Hashable:
+        """What tells these cache types from others; themselves where no graph does."""
+        n_ctx = pad(max(_LIKENED, self._settings.n_batch), CONTEXT_STEP) * self._settings.n_seq_max
+        cards = len(self._gpus) if len(set(self._rules)) > 1 else 1  # cards of one kind: one says it
+        settings = replace(
+            self._settings, type_k=types[0], type_v=types[1], n_ctx=n_ctx, tensor_split=(1.0,) * cards
+        )
+        context = resolve(self._model, settings)
+        placement = place(self._model, self._gpus, settings)
+        try:
+            return likeness(self._model, placement, context, settings, self._rules)
+        except OutsideTemplate:
+            return types
+
+    def fixed(self, device: int, start: int, end: int, n_ctx: int) -> int:
+        """Weights and context of layers [start, end) on card `device` (index in use), in bytes."""
+        if start == end:
+            return 0
+        rules = self._rules[device]
+        tables = self._tables[rules]
+        caches = self._cache_table(n_ctx, rules)
+        size = tables.weights[end] - tables.weights[start] + caches[end] - caches[start]
+        for n, users in tables.shared:
+            at = bisect_left(users, start)
+            if at < len(users) and users[at] < end:
+                size += n
+        return size
+
+    def at_least(self, device: int, start: int, end: int, n_ctx: int) -> int:
+        """A compute buffer that the segment needs at least: its size if that is known, else its best floor."""
+        size = self._known(device, start, end).size(n_ctx)
+        return self.floor(device, start, end, n_ctx) if size is None else size
+
+    def least(self, device: int, start: int, end: int, contexts: range) -> int:
+        """A compute buffer that the segment needs at least at any of these contexts: never falls as they get fewer."""
+        size = self._known(device, start, end).least(contexts)
+        return self.floor(device, start, end, contexts[0]) if size is None else size
+
+    def floor(self, device: int, start: int, end: int, n_ctx: int) -> int:
+        """Bytes that are alive in it at once, at least: never falls as the context grows."""
+        place, kinds, known = self._where(device, start, end)
+        if known.floors:
+            return _below(known.floors, n_ctx)
+        parts = (k for x, k in self._learned_at.get(place, {}).items() if x and x in kinds)
+        return max((_below(k.floors, n_ctx) for k in parts), default=0)
+
+    def holds(self, counts: Sequence[int], n_ctx: int, free: Sequence[int]) -> bool:
+        """Whether it is known, without computing, that each card with so many layers has room for them.
+
+        Only figures of this very context count: between two contexts a compute buffer can be larger
+        than at either, because the allocator leaves other gaps.
+        """
+        start = self.first
+        for device, (count, room) in enumerate(zip(counts, free, strict=True)):
+            compute = self._known(device, start, start + count).size(n_ctx)
+            if compute is None:
+                return False
+            size = self.fixed(device, start, start + count, n_ctx) + compute
+            if size > room and size:
+                return False
+            start += count
+        return True
+
+    def has_floors(self, counts: Sequence[int], n_ctx: int) -> bool:
+        """Whether floors of these segments are known at this very context, or better than that, sizes."""
+        start = self.first
+        for device, count in enumerate(counts):
+            known = self._known(device, start, start + count)
+            at = bisect_left(known.floors, (n_ctx,))
+            if (at == len(known.floors) or known.floors[at][0] != n_ctx) and known.size(n_ctx) is None:
+                return False
+            start += count
+        return True
+
+    def probably(self, device: int, start: int, end: int, n_ctx: int) -> int:
+        """A guess at the compute buffer: on the line through the two nearest contexts known.
+
+        Of a segment of which nothing is known, as much as the largest of the same place, if need be under
+        settings that were asked about before.
+        """
+        place, _, known = self._where(device, start, end)
+        if start == end:
+            return 0
+        size = known.size(n_ctx)
+        if size is not None:
+            return size
+        if known.sizes:
+            return _on_line(known.sizes, n_ctx)
+        alike = (_on_line(k.sizes, n_ctx) for k in self._learned_at.get(place, {}).values() if k.sizes)
+        return max(alike, default=self._usual.get(place, 0))
+
+    def learn(self, counts: Sequence[int], n_ctx: int) -> tuple[int, ...]:
+        """Bytes on each card when it has so many layers: exact as `compute` is. Remembered."""
+        settings, placement, context = self._split(counts, n_ctx)
+        found = compute_bytes(self._model, placement, context, settings, self._rules)
+        self.never_falls = not found.replayed
+        totals = []
+        start = self.first
+        for device, (count, compute) in enumerate(zip(counts, found.gpus, strict=True)):
+            place, kinds, known = self._where(device, start, start + count)
+            self._learned_at.setdefault(place, {})[kinds] = known
+            _remember(known.sizes, n_ctx, compute)
+            self._usual[place] = compute
+            if not found.replayed:  # a formula that never falls
+                _remember(known.floors, n_ctx, compute)
+            totals.append(self.fixed(device, start, start + count, n_ctx) + compute)
+            start += count
+        return tuple(totals)
+
+    def learn_lines(self, counts: Sequence[int], contexts: range, n_ctx: int) -> bool:
+        """Learn the sizes of the segments of a split at many of these contexts; whether `n_ctx` is among them."""
+        contexts = self._even(contexts)
+        if self._uneven or len(contexts) < _FEW or n_ctx not in contexts:
+            return False
+        settings, placement, _ = self._split(counts, contexts[0])
+        at, reach = contexts.index(n_ctx), len(contexts) - 1
+        pieces: list[Piece] = []
+        try:
+            stretch = Stretch(
+                self._model, placement, lambda i: self._context(contexts[i]), reach, settings, self._rules
+            )
+            while (
+                not pieces
+                or pieces[-1].last < min(at, reach)
+                or (len(pieces) < _MORE and pieces[-1].last < reach)
+            ):
+                pieces.append(stretch.piece(pieces[-1].last + 1 if pieces else 0))
+        except (NotStraight, OutsideTemplate):
+            self._uneven = True
+            return False
+        start = self.first
+        for device, count in enumerate(counts):
+            lines = self._known(device, start, start + count).lines
+            for p in pieces:
+                size = p.sizes[device] + p.first * p.slopes[device]
+                lines.append(_Line(contexts[p.first : p.last + 1], size, p.slopes[device]))
+            start += count
+        return True
+
+    def _even(self, contexts: range) -> range:
+        """The last of these contexts, as many as have equal steps in all that a cache holds of them."""
+
+        def counts(i: int) -> tuple[int, ...]:
+            context = self._context(contexts[i])
+            return (context.n_ubatch, context.n_ctx_seq, *(cells(cache, context) for cache in self._cached))
+
+        last = len(contexts) - 1
+        ends, before = counts(last), counts(max(0, last - 1))
+
+        def even(i: int) -> bool:
+            steps = zip(counts(i), ends, before, strict=True)
+            return all(n == end - (last - i) * (end - previous) for n, end, previous in steps)
+
+        return contexts[bisect_left(range(len(contexts)), True, key=even) :]
+
+    def learn_floors(self, counts: Sequence[int], n_ctx: int) -> None:
+        """Learn the floors of the segments of a split. The last reservation counts: every buffer holds it."""
+        settings, placement, context = self._split(counts, n_ctx)
+        try:
+            case = prepare_case(self._model, placement, settings, self._rules)
+            last = reservations(case, context, settings)[-1]
+            floors: Sequence[int] = most_alive(case.schedule(case.instance(last)))
+        except OutsideTemplate:  # the size is a formula that never falls
+            floors = compute_bytes(self._model, placement, context, settings, self._rules).gpus
+        start = self.first
+        for device, count in enumerate(counts):
+            place, kinds, known = self._where(device, start, start + count)
+            self._learned_at.setdefault(place, {})[kinds] = known
+            _remember(known.floors, n_ctx, floors[device])
+            start += count
+
+    def _split(self, counts: Sequence[int], n_ctx: int) -> tuple[Settings, Placement, Context]:
+        settings = replace(self._settings, tensor_split=tuple(map(float, counts)), n_ctx=n_ctx)
+        return settings, place(self._model, self._gpus, settings), self._context(n_ctx)
+
+    def _known(self, device: int, start: int, end: int) -> _Known:
+        return self._where(device, start, end)[2]
+
+    def _where(self, device: int, start: int, end: int) -> tuple[Place, Kinds, _Known]:
+        segment = (device, start, end)
+        if segment not in self._places:
+            run = self._kinds[start : min(end, self.last - 1)]
+            kinds = "".join(chr(run[i]) for i in collapse(run).kept)
+            # the first card also takes what is offloaded from the host, and of the last layer only rows of outputs go on
+            ends = end >= self.last - 1 and start < self.last - 1
+            edges = (device == 0, start == self.first, ends, end == self.last, start == end)
+            place = (self._rules.index(self._rules[device]), edges)
+            known = self._known_at.setdefault(place, {}).setdefault(kinds, _Known())
+            self._places[segment] = (place, kinds, known)
+        return self._places[segment]
+
+    def _context(self, n_ctx: int) -> Context:
+        if n_ctx not in self._contexts:
+            self._contexts[n_ctx] = resolve(self._model, replace(self._settings, n_ctx=n_ctx))
+        return self._contexts[n_ctx]
+
+    def _cache_table(self, n_ctx: int, rules: Backend) -> list[int]:
+        key = (n_ctx, rules)
+        if key not in self._caches:
+            self._caches[key] = list(accumulate([*self._cache_sizes(n_ctx, rules), 0], initial=0))
+        return self._caches[key]
+
+    def _cache_sizes(self, n_ctx: int, rules: Backend) -> list[int]:
+        if not self._settings.offload_kqv:
+            return [0] * self._model.n_layer
+        context = self._context(n_ctx)
+        known: dict[object, int] = {}
+        sizes = []
+        for layer in self._model.layers:
+            alike = (layer.caches, layer.states)
+            if alike not in known:
+                known[alike] = layer_context_bytes(self._model, layer, context, rules)
+            sizes.append(known[alike])
+        return sizes
+
+
+def _tables(model: Model, placement: Placement, rules: Backend) -> _Tables:
+    repeated = {w.tensor.name for w in model.weights if w.duplicate}
+    each = [0] * (model.n_layer + 1)
+    users: dict[str, set[int]] = {}
+    size: dict[str, int] = {}
+    for weight, device in zip(model.weights, placement.weights, strict=True):
+        if device == HOST:
+            continue
+        n = weight_size(weight, rules)
+        index = _index(weight, model)
+        if weight.tensor.name in repeated:
+            users.setdefault(weight.tensor.name, set()).add(index)
+            size[weight.tensor.name] = n
+        else:
+            each[index] += n
+    shared = tuple((size[name], tuple(sorted(at))) for name, at in users.items())
+    return _Tables(list(accumulate(each, initial=0)), shared)
+
+
+def _index(weight: Weight, model: Model) -> int:
+    return model.n_layer if isinstance(weight.home, Home) else weight.home
+
+
+def _remember(points: Points, n_ctx: int, size: int) -> None:
+    """Of two figures for one context the larger counts."""
+    at = bisect_left(points, (n_ctx,))
+    if at == len(points) or points[at][0] != n_ctx:
+        points.insert(at, (n_ctx, size))
+    else:
+        points[at] = max(points[at], (n_ctx, size))
+
+
+def _below(points: Points, n_ctx: int) -> int:
+    """The largest figure at a context that is not larger."""
+    return max((size for at, size in points if at <= n_ctx), default=0)
+
+
+def _on_line(points: Points, n_ctx: int) -> int:
+    if len(points) < 2:
+        return points[0][1]
+    at = min(max(1, bisect_left(points, (n_ctx,))), len(points) - 1)
+    (x0, y0), (x1, y1) = points[at - 1 : at + 1]
+    return y0 + (y1 - y0) * (n_ctx - x0) // (x1 - x0)

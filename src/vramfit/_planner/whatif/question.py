@@ -1,0 +1,131 @@
+"""What stays the same while changes are tried: the model, the cards, what was asked, who plans.
+
+Contexts here are tokens of one slot, so that fewer slots are not mistaken for less context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ..._base.errors import EngineRefusal, SettingsError
+from ..._coerce import AnyGpus, AnyModel, AnySettings, bandwidth, call, cards, margin, model_of, settings_of
+from ..._coerce import max_ctx as limit
+from ..._llama.cparams import CONTEXT_STEP
+from ..._llama.model import Model
+from ..._llama.params import Settings
+from ..plan import Plan, carries, plan
+from ..quality import cache_measure
+from ..segments import Learned
+from .changes import flags, slots_of
+from .costs import costs, extra_host_read, tokens_per_second
+from .nouns import Alternative
+
+__all__ = ["LEAST", "Planner", "Question", "question"]
+
+LEAST: Final = 4096  # tokens that make a model usable: fit_params_min_ctx, common.h:480
+Checker = Callable[[Settings], bool]  # settings with a context -> whether it fits
+Planner = Callable[[Settings, "int | None"], Plan]  # settings and max_ctx (tokens of all slots) -> plan
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question whose answer as asked is known."""
+
+    asked: Plan
+    settings: Settings  # as asked: `asked.settings` has the answer's context and split
+    max_ctx: int | None
+    planner: Planner
+    host_bandwidth_gbs: float | None = None
+    checker: Checker | None = None
+
+    @property
+    def model(self) -> Model:
+        """The model asked about."""
+        return self.asked.model
+
+    @property
+    def goal(self) -> int:
+        """The context asked about, or the largest that may be answered."""
+        if self.settings.n_ctx:
+            return self.asked.estimate.n_ctx_seq
+        slots = slots_of(self.settings)
+        most = self.model.n_ctx_train if self.max_ctx is None else self.max_ctx // slots
+        return max(CONTEXT_STEP, most // CONTEXT_STEP * CONTEXT_STEP)
+
+    @property
+    def reached(self) -> int:
+        """The context that fits as asked, 0 for none."""
+        return self.asked.estimate.n_ctx_seq if self.asked.fits else 0
+
+    @property
+    def has_host(self) -> bool:
+        """Whether the host's memory is another than that of the cards in use: if not, moving there gains nothing."""
+        cards = zip(self.asked.gpus, self.asked.estimate.gpus, strict=True)
+        return not all(gpu.unified for gpu, device in cards if device.total)
+
+    def answer(self, settings: Settings) -> Plan | None:
+        """The plan for other settings; None where the engine refuses them or cannot be told."""
+        max_ctx = self.max_ctx
+        if max_ctx is not None:
+            max_ctx = max(1, max_ctx * slots_of(settings) // slots_of(self.settings))
+        try:
+            return self.planner(settings, max_ctx)
+        except (EngineRefusal, SettingsError):  # as asked was neither: it is the change that cannot be
+            return None
+
+    def carries(self, settings: Settings, n_ctx: int) -> bool:
+        """Whether `n_ctx` tokens a slot fit with other settings."""
+        settings = replace(settings, n_ctx=n_ctx * slots_of(settings))
+        if self.checker is None:
+            found = self.answer(settings)
+            return found is not None and found.fits
+        try:
+            return self.checker(settings)
+        except (EngineRefusal, SettingsError):
+            return False
+
+    def alternative(self, kind: str, settings: Settings) -> Alternative | None:
+        """The same question with other settings, answered; None where it cannot be."""
+        found = self.answer(settings)
+        return None if found is None else self.described(kind, settings, found)
+
+    def described(self, kind: str, settings: Settings, found: Plan) -> Alternative:
+        """A plan for other settings, compared with the plan as asked."""
+        return Alternative(
+            kind=kind,
+            flags=flags(self.settings, settings),
+            before=self.reached,
+            plan=found,
+            costs=costs(self.asked, found),
+            host_bytes=extra_host_read(self.asked, found),
+            tokens_per_second=tokens_per_second(found, self.host_bandwidth_gbs),
+            measure=cache_measure(found.settings.type_k, found.settings.type_v),
+        )
+
+
+def question(
+    model: AnyModel,
+    gpus: AnyGpus,
+    settings: AnySettings,
+    margin_bytes: int | str,
+    max_ctx: int | str | None,
+    host_bandwidth_gbs: float | None,
+    planner: Planner | None,
+) -> Question:
+    """The question, answered as asked. Raises what `plan` raises."""
+    described, on, left = model_of(model), cards(gpus), margin(margin_bytes)
+    asked, most = settings_of(settings), limit(max_ctx)
+    host_bandwidth_gbs = bandwidth("host_bandwidth_gbs", host_bandwidth_gbs)
+    call("planner", planner)
+    learned: Learned = {}
+
+    def solve(settings: Settings, max_ctx: int | None) -> Plan:
+        return plan(described, on, settings, margin_bytes=left, max_ctx=max_ctx, learned=learned)
+
+    def fits(settings: Settings) -> bool:
+        return carries(described, on, settings, margin_bytes=left, learned=learned)
+
+    chosen, checker = (planner, None) if planner else (solve, fits)
+    return Question(chosen(asked, most), asked, most, chosen, host_bandwidth_gbs, checker)

@@ -1,0 +1,243 @@
+"""A `Plan` as a table and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Final
+
+from .._base.foreign import json_text, printable
+from .._base.units import format_bytes, format_mib
+from .._devices import told_apart
+from .._estimate.estimate import DeviceEstimate, Estimate
+from .._llama.model import Model
+from .._planner.plan import Plan
+from .._planner.warnings import overheads, rope_sentence
+from .look import PLAIN, Look, Marked
+from .safety import notes
+from .tables import fits, render_table
+
+if TYPE_CHECKING:
+    from .._planner.whatif import Alternative, Alternatives
+    from .schema import DeviceJson, EstimateJson, PlanJson
+
+__all__ = [
+    "device_rows",
+    "device_table",
+    "estimate_answer",
+    "estimate_as_schema",
+    "estimate_text",
+    "is_short",
+    "model_name",
+    "plan_as_schema",
+    "plan_json",
+    "plan_text",
+    "settings_line",
+    "title",
+    "verdict",
+]
+
+NAME: Final = 200  # characters of a model's name
+
+
+def plan_text(plan: Plan, look: Look = PLAIN) -> str:
+    """The answer, the cards side by side, the settings used, and what else there is to know."""
+    parts = [
+        look.paragraph(verdict(plan), "good" if plan.fits else "bad"),
+        look.paragraph(title(plan)),
+        device_table(plan.estimate, plan.margin_bytes, look),
+        look.paragraph(settings_line(plan)),
+    ]
+    parts += [look.paragraph(note) for note in notes(plan)]
+    parts += [look.paragraph(f"Warning: {w}", "warn") for w in plan.warnings]
+    if not plan.estimate.exact:
+        note = f"Compute buffers are an upper bound, not exact: {plan.estimate.compute_note}."
+        parts.append(look.paragraph(note))
+    return "\n\n".join(parts)
+
+
+def model_name(model: Model) -> str:
+    """What to call a model on a screen: its own name, else its file's."""
+    return printable(model.name or PurePath(model.source).stem or "unnamed model", NAME)
+
+
+def title(plan: Plan) -> str:
+    """The model in one line."""
+    model = plan.model
+    known = [model_name(model), model.architecture, model.file_type]
+    known.append(format_bytes(model.tensor_bytes))
+    known.append(f"trained for {model.n_ctx_train:,} tokens")
+    return " · ".join(printable(k) for k in known if k)
+
+
+def estimate_text(estimate: Estimate, look: Look = PLAIN) -> str:
+    """The context, and the devices side by side."""
+    answer = look.paragraph(estimate_answer(estimate), "good" if estimate.fits else "bad")
+    return f"{answer}\n\n{device_table(estimate, 0, look)}"
+
+
+def estimate_answer(estimate: Estimate) -> str:
+    """Whether the context fits, with no margin asked for."""
+    slot = f" ({estimate.n_ctx_seq:,} a slot)" if estimate.n_ctx_seq != estimate.n_ctx else ""
+    fits = "fits" if estimate.fits else "does not fit"
+    return f"Context {estimate.n_ctx:,} tokens{slot} {fits}; no margin is counted."
+
+
+def device_table(estimate: Estimate, margin: int, look: Look = PLAIN) -> str:
+    """Devices as columns and the engine's terms as rows, in MiB; turned round where the screen is too narrow."""
+    table = device_rows(estimate, margin)
+    if not fits(table[0], table[1:], look):
+        table = [list(column) for column in zip(*table, strict=True)]
+    return render_table(table[0], table[1:], look=look)
+
+
+def device_rows(estimate: Estimate, margin: int) -> list[list[str]]:
+    """The figures of every device in MiB, under their names; what is left is marked where it is below the margin."""
+    cards = estimate.gpus
+    devices = [*cards, estimate.host]
+    terms = (("weights", "model"), ("context", "context"), ("compute", "compute"), ("total", "total"))
+    return [
+        ["MiB", *(d.name for d in devices)],
+        ["layers", *(str(d.layers) for d in devices)],
+        *([name, *(format_mib(getattr(d, field)) for d in devices)] for name, field in terms),
+        ["free", *(format_mib(d.free_bytes) for d in cards), ""],
+        ["left", *(_left(d, margin) for d in cards), ""],
+    ]
+
+
+def _left(device: DeviceEstimate, margin: int) -> str:
+    return Marked(format_mib(device.left), "bad" if is_short(device, margin) else "")
+
+
+def is_short(device: DeviceEstimate, margin: int) -> bool:
+    """Whether a card that is used has less left than the margin."""
+    return device.total > 0 and device.left < margin
+
+
+def verdict(plan: Plan) -> str:
+    """Whether it fits, and what limits it."""
+    slots = plan.settings.n_seq_max
+    share = (
+        f"shared by {slots}"
+        if plan.settings.kv_unified
+        else f"{plan.estimate.n_ctx_seq:,} for each of {slots}"
+    )
+    each = f" ({share} slots)" if slots > 1 else ""
+    margin = format_bytes(plan.margin_bytes)
+    if not plan.fits:
+        return (
+            f"Context {plan.n_ctx:,} tokens{each} does not fit: {printable(plan.limited_by)} is short of"
+            f" {format_bytes(plan.shortfall)} (with {margin} to be left on every card)."
+        )
+    used = any(d.total for d in plan.estimate.gpus)
+    left = f" with at least {margin} left on every card" if used else " on the host"
+    return f"Context {plan.n_ctx:,} tokens{each} fits{left}; limited by {printable(plan.limited_by)}."
+
+
+def settings_line(plan: Plan) -> str:
+    """The settings that a reader would want to know."""
+    s = plan.settings
+    words = [
+        f"flash attention {s.flash_attn}"
+        + (f" ({_on(plan.estimate.flash_attn)})" if s.flash_attn == "auto" else ""),
+        f"cache {s.type_k}/{s.type_v}",
+        f"batch {s.n_batch}/{s.n_ubatch}",
+        f"slots {s.n_seq_max}",
+    ]
+    if len(plan.tensor_split) > 1:
+        words.append("--tensor-split " + ",".join(map(str, plan.tensor_split)))
+    return f"Settings (defaults of {s.defaults}): " + ", ".join(words)
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def plan_json(
+    plan: Plan,
+    engine: str | None = None,
+    *,
+    prefer: str | None = None,
+    changed: Alternative | None = None,
+    alternatives: Alternatives | None = None,
+    ignored: Sequence[str] = (),
+) -> str:
+    """The JSON object of `vramfit plan --json` (see docs/json.md); of an engine, with what to run there.
+
+    `changed` is what `prefer` made of the settings, `ignored` the flags that were typed and size nothing.
+    """
+    from .alternatives import alternative_as_schema  # the text of a plan starts without it
+
+    rows = None if alternatives is None else [alternative_as_schema(row) for row in alternatives.rows]
+    found = plan_as_schema(plan).model_copy(
+        update={
+            "prefer": prefer,
+            "changed": None if changed is None else alternative_as_schema(changed),
+            "alternatives": rows,
+            "ignored": list(ignored),
+        }
+    )
+    if engine is not None and plan.fits:
+        text = plan.modelfile(engine) if engine.startswith("ollama") else None
+        found = found.model_copy(
+            update={"engine": engine, "command": plan.command(engine), "modelfile": text}
+        )
+    return json_text(found.model_dump())
+
+
+def plan_as_schema(plan: Plan) -> PlanJson:
+    """The pydantic object behind `plan_json`."""
+    from .schema import OverheadJson, PlanJson, settings_json
+
+    return PlanJson(
+        model=plan.model.source or plan.model.name,
+        architecture=plan.model.architecture,
+        n_ctx=plan.n_ctx,
+        n_ctx_seq=plan.estimate.n_ctx_seq,
+        n_ctx_train=plan.model.n_ctx_train,
+        fits=plan.fits,
+        limited_by=plan.limited_by,
+        shortfall=plan.shortfall,
+        margin=plan.margin_bytes,
+        tensor_split=list(plan.tensor_split),
+        gpus=[_device_as_schema(d) for d in plan.estimate.gpus],
+        host=_device_as_schema(plan.estimate.host),
+        settings=settings_json(plan.settings),
+        flash_attn=plan.estimate.flash_attn,
+        exact=plan.estimate.exact,
+        compute_note=plan.estimate.compute_note,
+        warnings=list(plan.warnings),
+        reach=rope_sentence(plan.model),
+        overheads=[
+            OverheadJson(gpu=card, name=o.name, n_bytes=o.n_bytes, counted=o.counted, why=o.why)
+            for card, gpu in zip(told_apart(plan.gpus), plan.gpus, strict=True)
+            for o in overheads(gpu)
+        ],
+    )
+
+
+def estimate_as_schema(estimate: Estimate) -> EstimateJson:
+    """The pydantic object of an estimate alone."""
+    from .schema import EstimateJson, settings_json
+
+    return EstimateJson(
+        n_ctx=estimate.n_ctx,
+        n_ctx_seq=estimate.n_ctx_seq,
+        fits=estimate.fits,
+        gpus=[_device_as_schema(d) for d in estimate.gpus],
+        host=_device_as_schema(estimate.host),
+        settings=settings_json(estimate.settings),
+        flash_attn=estimate.flash_attn,
+        exact=estimate.exact,
+        compute_note=estimate.compute_note,
+    )
+
+
+def _device_as_schema(d: DeviceEstimate) -> DeviceJson:
+    from .schema import DeviceJson
+
+    return DeviceJson(
+        name=d.name, layers=d.layers, model=d.model, context=d.context, compute=d.compute,
+        total=d.total, free=d.free_bytes or None, left=d.left if d.free_bytes else None,
+        compute_exact=d.compute_exact,
+    )  # fmt: skip

@@ -1,0 +1,39 @@
+"""How far a model reaches and what lies outside every buffer, as a page's lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .._base.units import format_mib
+from .._devices import Gpu
+from .._planner.plan import Plan
+from .._planner.warnings import overheads, reach, rope_sentence, swa_sentence, wired_sentence
+
+__all__ = ["notes", "overhead_lines"]
+
+
+def notes(plan: Plan) -> list[str]:
+    """How the model was extended, what its windows are worth, and the memory that no buffer shows."""
+    used = [gpu for gpu, d in zip(plan.gpus, plan.estimate.gpus, strict=False) if d.total]
+    said = [
+        rope_sentence(plan.model) if reach(plan.model).method else "",
+        swa_sentence(plan.model, plan.settings),
+    ]
+    said += overhead_lines(used)
+    said += [f"{sentence}." for sentence in dict.fromkeys(map(wired_sentence, used)) if sentence]
+    return [text for text in said if text]
+
+
+def overhead_lines(gpus: Sequence[Gpu]) -> list[str]:
+    """A line of what cards lose outside every buffer, where the size is known, in MiB card by card."""
+    sizes: dict[tuple[str, bool], list[str]] = {}
+    for gpu in gpus:
+        for overhead in overheads(gpu):
+            if overhead.n_bytes:
+                sizes.setdefault((overhead.name, overhead.counted), []).append(format_mib(overhead.n_bytes))
+    parts = [_part(name, counted, found) for (name, counted), found in sizes.items()]
+    return [f"Outside every buffer: {', '.join(parts)}."] if parts else []
+
+
+def _part(name: str, counted: bool, sizes: Sequence[str]) -> str:
+    return f"{name} {' + '.join(sizes)} MiB ({'not in free' if counted else 'out of the margin'})"

@@ -1,0 +1,333 @@
+"""The JSON that the commands print, as pydantic models. Fields are added, never renamed.
+
+Every size is a whole number of bytes, every context a number of tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, Optional
+
+from pydantic import BaseModel, ConfigDict, SkipValidation
+
+from .._llama.params import Settings
+
+__all__ = [
+    "AlternativeJson",
+    "AlternativesJson",
+    "CarrierJson",
+    "ChoiceJson",
+    "ComparisonJson",
+    "DeviceJson",
+    "EstimateJson",
+    "FindingJson",
+    "GpuJson",
+    "LayerKindJson",
+    "MeasureJson",
+    "ModelJson",
+    "ModelfilesJson",
+    "OverheadJson",
+    "PlanJson",
+    "RopeJson",
+    "ShortlistJson",
+    "SweepJson",
+    "settings_json",
+]
+
+SCHEMA_VERSION: Literal[1] = 1
+Text = Annotated[str, SkipValidation]  # of others: a path can hold what is no Unicode
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DeviceJson(_Frozen):
+    """One card, or the host."""
+
+    name: Text
+    layers: int
+    model: int
+    context: int
+    compute: int
+    total: int
+    free: Optional[int]  # noqa: UP045 - pydantic evaluates it, on 3.10 too
+    left: Optional[int]  # noqa: UP045
+    compute_exact: bool
+
+
+class OverheadJson(_Frozen):
+    """What a card loses outside every buffer; `counted` when it is already out of free memory."""
+
+    gpu: Text
+    name: str
+    n_bytes: int
+    counted: bool
+    why: str
+
+
+class MeasureJson(_Frozen):
+    """A published measure of quality: of `model`, not of the model compared."""
+
+    kld: float
+    perplexity: float
+    imatrix: bool
+    model: str
+    metric: str
+    source: str
+
+
+class AlternativeJson(_Frozen):
+    """Other settings, what they carry and what they cost. Contexts are of one slot; 0: it does not fit."""
+
+    kind: str
+    flags: Text
+    before: int
+    n_ctx: int
+    fits: bool
+    exact: bool
+    shortfall: int
+    tensor_split: list[int]
+    costs: list[Text]
+    host_bytes: int
+    tokens_per_second: Optional[float]  # noqa: UP045
+    measure: Optional[MeasureJson]  # noqa: UP045
+    settings: dict[str, Any]
+
+
+class EstimateJson(_Frozen):
+    """What the engine allocates for one context, device by device."""
+
+    schema_version: int = SCHEMA_VERSION
+    n_ctx: int
+    n_ctx_seq: int
+    fits: bool
+    gpus: list[DeviceJson]
+    host: DeviceJson
+    settings: dict[str, Any]
+    flash_attn: bool
+    exact: bool
+    compute_note: str
+
+
+class PlanJson(_Frozen):
+    """What `vramfit plan --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: Text
+    architecture: Text
+    n_ctx: int
+    n_ctx_seq: int
+    n_ctx_train: int
+    fits: bool
+    limited_by: Text
+    shortfall: int
+    margin: int
+    tensor_split: list[int]
+    gpus: list[DeviceJson]
+    host: DeviceJson
+    settings: dict[str, Any]
+    flash_attn: bool
+    exact: bool
+    compute_note: Text
+    warnings: list[Text]
+    reach: str
+    overheads: list[OverheadJson]
+    engine: Optional[str] = None  # noqa: UP045
+    command: Optional[Text] = None  # noqa: UP045
+    modelfile: Optional[Text] = None  # noqa: UP045
+    prefer: Optional[str] = None  # noqa: UP045
+    changed: Optional[AlternativeJson] = None  # noqa: UP045
+    alternatives: Optional[list[AlternativeJson]] = None  # noqa: UP045
+    ignored: list[str] = []
+
+
+class AlternativesJson(_Frozen):
+    """A plan as asked, and every change of its settings alone."""
+
+    schema_version: int = SCHEMA_VERSION
+    asked: PlanJson
+    prefer: Optional[str]  # noqa: UP045
+    alternatives: list[AlternativeJson]
+
+
+class FindingJson(_Frozen):
+    """One context of a Modelfile; `plan` is for what the engine loads."""
+
+    file: Text
+    line: Optional[int]  # noqa: UP045
+    num_ctx: int
+    verdict: Literal["fits", "spills", "crashes"]
+    card: Text
+    shortfall: int
+    best: int
+    mended: int
+    notes: list[Text]
+    plan: PlanJson
+
+
+class WrittenJson(_Frozen):
+    """A Modelfile that was mended, and the file that holds what was there."""
+
+    file: Text
+    backup: Text
+    changes: list[Text]
+
+
+class ModelfilesJson(_Frozen):
+    """What `vramfit modelfile check --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    fits: bool
+    findings: list[FindingJson]
+    errors: list[Text]
+    written: list[WrittenJson] = []
+
+
+class RopeJson(_Frozen):
+    """RoPE scaling as the header states it."""
+
+    scaling: str
+    factor: float
+    original_context: int
+    freq_base: float
+    dimensions: int
+
+
+class LayerKindJson(_Frozen):
+    """Layers that share one attention geometry."""
+
+    kind: str
+    layers: list[int]
+    n_head: int
+    n_head_kv: int
+    head_k: int
+    head_v: int
+    window: int
+    cache_bytes_per_token: int
+    state_bytes_per_slot: int
+
+
+class CompanionJson(_Frozen):
+    """A file that comes with a model: projector, adapter, draft, template. `bytes` is null where unknown."""
+
+    kind: str
+    name: Text
+    bytes: Optional[int]  # noqa: UP045
+    path: Optional[Text]  # noqa: UP045
+
+
+class ModelJson(_Frozen):
+    """What `vramfit inspect --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    source: Text
+    name: Text
+    architecture: Text
+    assumed: Optional[Text]  # noqa: UP045
+    file_type: str
+    n_params: int
+    tensor_bytes: int
+    n_layer: int
+    n_embd: int
+    n_vocab: int
+    n_expert: int
+    n_ctx_train: int
+    rope: RopeJson
+    layer_kinds: list[LayerKindJson]
+    cache_bytes_per_token: int
+    tensor_types: dict[str, int]
+    companions: list[CompanionJson] = []
+    parameters: dict[str, Any] = {}  # Ollama's, such as num_ctx
+
+
+class GpuJson(_Frozen):
+    """One card of `vramfit gpus --json`."""
+
+    id: str
+    name: Text
+    backend: str
+    total: int
+    free: int
+    bandwidth_gbs: Optional[float]  # noqa: UP045
+    compute_capability: Optional[str]  # noqa: UP045
+
+
+class ChoiceJson(_Frozen):
+    """One file type with one pair of cache types."""
+
+    file_type: str
+    type_k: str
+    type_v: str
+    bits_per_weight: float
+    file_bytes: int
+    needs_imatrix: bool
+    n_ctx: int
+    fits: bool
+    limited_by: Text
+    shortfall: int
+    tensor_split: list[int]
+    exact: bool
+    tokens_per_second: Optional[float]  # noqa: UP045
+    measure: Optional[MeasureJson]  # noqa: UP045
+    cache_measure: Optional[MeasureJson]  # noqa: UP045
+    on_front: bool
+    refused: Text
+
+
+class ComparisonJson(_Frozen):
+    """What `vramfit compare --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: Text
+    architecture: Text
+    gpus: list[Text]
+    margin: int
+    fits: bool
+    warnings: list[str]
+    choices: list[ChoiceJson]
+    settings: dict[str, Any]
+
+
+class CarrierJson(_Frozen):
+    """Cards that carry a context; `alike` names for each of them all with as much free memory and bandwidth."""
+
+    total: int
+    free: int
+    backend: str
+    gpus: list[str]
+    alike: list[list[str]]
+    built_in: bool
+    bandwidth_gbs: list[Optional[float]]  # noqa: UP045
+    tokens_per_second: Optional[float]  # noqa: UP045
+
+
+class ShortlistJson(_Frozen):
+    """What `vramfit which --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: Text
+    architecture: Text
+    n_ctx: int
+    margin: int
+    fits: bool
+    sort: str
+    carriers: list[CarrierJson]
+    settings: dict[str, Any]
+
+
+class SweepJson(_Frozen):
+    """A sweep in columns of equal length; the last axis of `shape` runs fastest."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    architecture: str
+    margin: int
+    shape: list[int]
+    columns: dict[str, list[Any]]
+    settings: dict[str, Any]
+
+
+def settings_json(settings: Settings) -> dict[str, Any]:
+    """The settings by the engine's parameter names."""
+    return asdict(settings)

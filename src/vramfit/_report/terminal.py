@@ -1,0 +1,43 @@
+"""Results as a terminal shows them: what `print(result)` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from .._estimate.estimate import Estimate
+from .._llama.model import Model
+from .._planner.compare import Comparison
+from .._planner.plan import Plan
+from .._planner.whatif import Alternative, Alternatives
+from .._planner.which import Shortlist
+from .alternatives import alternative_text, alternatives_text
+from .comparisons import comparison_text
+from .describe import model_text
+from .grids import sweep_text
+from .plans import estimate_text, plan_text
+from .shortlist import shortlist_text
+
+__all__ = ["text"]
+
+_TEXTS: Final[dict[type, Callable[[Any], str]]] = {
+    Plan: plan_text,
+    Estimate: estimate_text,
+    Comparison: comparison_text,
+    Alternatives: alternatives_text,
+    Alternative: alternative_text,
+    Shortlist: shortlist_text,
+    Model: model_text,
+}
+
+
+def text(result: object) -> str:
+    """The same text that the command prints. Raises `TypeError` for what is no result."""
+    for kind, shown in _TEXTS.items():
+        if isinstance(result, kind):
+            return shown(result)
+    from .._planner.sweep import Sweep
+
+    if isinstance(result, Sweep):
+        return sweep_text(result)
+    raise TypeError(f"{type(result).__name__} is no result that vramfit prints")

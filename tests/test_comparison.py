@@ -13,10 +13,10 @@ from small import dense, gpu
 
 from vramfit._base.errors import SettingsError
 from vramfit._llama.params import Settings
-from vramfit._llama.quant import FILE_TYPES, bits_per_weight, file_bytes, requantize
 from vramfit._planner.compare import CACHES, TYPES, Choice, Comparison, _marked, compare
 from vramfit._planner.plan import plan
 from vramfit._planner.quality import Measure, cache_measure
+from vramfit._quant import FILE_TYPES, bits_per_weight, file_bytes, requantize
 from vramfit._report.comparisons import SHOWN, comparison_text, worth_showing
 
 MODEL = dense(4, n_embd=512, n_ff=1024, n_ctx_train=1 << 17)

@@ -31,7 +31,7 @@ from tools.engine.trace import COMPUTE, INPUT, NONE, WEIGHT, Tracer, to_graph, t
 from vramfit._base.errors import EngineRefusal  # noqa: E402
 from vramfit._gguf import parse  # noqa: E402
 from vramfit._llama.arch import describe  # noqa: E402
-from vramfit._llama.quant import FILE_TYPES, requantize  # noqa: E402
+from vramfit._quant import FILE_TYPES, requantize  # noqa: E402
 
 
 @pytest.fixture

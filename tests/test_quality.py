@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vramfit._base.errors import SettingsError
-from vramfit._llama.quant import FILE_TYPES
 from vramfit._planner.quality import cache_measure, file_type_measure
+from vramfit._quant import FILE_TYPES
 
 
 @pytest.mark.parametrize(

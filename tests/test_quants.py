@@ -16,7 +16,7 @@ from vramfit._ggml.types import BY_NAME
 from vramfit._gguf import parse
 from vramfit._llama.arch import describe
 from vramfit._llama.model import Home, Layer, Model, Tensor, Weight
-from vramfit._llama.quant import (
+from vramfit._quant import (
     FILE_TYPES,
     bits_per_weight,
     file_bytes,

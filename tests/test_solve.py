@@ -17,9 +17,9 @@ from vramfit._devices import Gpu
 from vramfit._estimate.estimate import estimate
 from vramfit._llama.model import Model
 from vramfit._llama.params import Settings
-from vramfit._llama.quant import requantize
 from vramfit._planner.plan import plan
 from vramfit._planner.segments import Learned
+from vramfit._quant import requantize
 from vramfit._sources.load import read
 
 MARGIN = 8 << 20

@@ -27,10 +27,10 @@ from vramfit._llama.cparams import cells, resolve, resolve_counts
 from vramfit._llama.memory import context_bytes
 from vramfit._llama.params import Settings
 from vramfit._llama.placement import place
-from vramfit._llama.quant import requantize
 from vramfit._planner.sweep import Sweep, sweep
 from vramfit._planner.sweep.curves import Ways, learn
 from vramfit._planner.sweep.runs import Run, cut, distinct
+from vramfit._quant import requantize
 from vramfit._sources.load import read
 
 EXAMPLES = ROOT / "examples"

@@ -11,8 +11,11 @@ so that a program that needs one of them does not pay for all.
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from ._base.given import give
 
 __version__: Final = "0.1.0"
 
@@ -49,7 +52,7 @@ _WHERE: Final = {
     "parse_gpus": "_devices",
     "plan": "_planner.plan",
     "read": "_sources.load",
-    "requantize": "_llama.quant",
+    "requantize": "_quant",
     "server_settings": "_engines",
     "sweep": "_planner.sweep",
     "trades": "_planner.whatif",
@@ -115,19 +118,37 @@ if TYPE_CHECKING:
     from ._estimate.estimate import DeviceEstimate, Estimate, estimate
     from ._llama.model import Model, Tensor
     from ._llama.params import Settings
-    from ._llama.quant import requantize
     from ._planner.compare import Choice, Comparison, compare
     from ._planner.plan import Plan, plan
     from ._planner.sweep import Sweep, sweep
     from ._planner.whatif import Alternative, Alternatives, best, trades
     from ._planner.which import Carrier, Shortlist, which
+    from ._quant import requantize
     from ._sources.load import read
+
+
+def _find(module: str, name: str) -> Any:
+    """A name of one of the rooms, which is imported if it was not."""
+    return getattr(import_module(f".{module}", __name__), name)
+
+
+# What results and references use of rooms that stand above theirs.
+for _name, _place in {
+    "text": "_report.terminal.text",
+    "html": "_report.html.fragment",
+    "dict": "_report.dicts.as_dict",
+    "plot": "_report.plots.draw",
+    "read": "_sources.load.read",
+    "command": "_engines.command",
+    "modelfile": "_engines.modelfile",
+}.items():
+    give(_name, partial(_find, *_place.rsplit(".", 1)))
 
 
 def __getattr__(name: str) -> object:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    value = _find(_WHERE[name], name)
     globals()[name] = value
     return value
 

@@ -2,7 +2,7 @@
 expected. Every public function goes through here.
 
 A model may be given as any reference that `read` takes, cards as one `Gpu` or as the words of `parse_gpus`, settings as
-a mapping of their fields. `load` stands right of all that takes models, so it is looked up by name.
+a mapping of their fields.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from importlib import import_module
 from typing import Any, Final, TypeAlias, cast
 
+from ._base import given
 from ._base.errors import GpuError, ModelError, SettingsError, shown
 from ._base.units import parse_count, parse_size
 from ._devices import MAX_GPUS, Gpu, parse_gpus
@@ -40,7 +40,7 @@ def model_of(value: AnyModel, name: str = "model") -> Model:
     if isinstance(value, Model):
         return value
     if isinstance(value, str | os.PathLike | bytes | bytearray | memoryview):
-        return cast(Model, import_module("vramfit._sources.load").read(value))
+        return cast(Model, given.call("read", value))
     raise ModelError(f"{name}={shown(value)}: give a Model, or what `read` takes: a path, a URL, a name")
 
 

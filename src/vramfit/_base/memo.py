@@ -12,8 +12,6 @@ from threading import Lock
 from typing import Generic, TypeVar
 from weakref import ref
 
-from .._llama.model import Model
-
 __all__ = ["Memo"]
 
 T = TypeVar("T")
@@ -25,12 +23,12 @@ class Memo(Generic[T]):
     def __init__(self, most: int) -> None:
         self._most = most
         self._lock = Lock()
-        self._found: OrderedDict[tuple[int, Hashable], tuple[ref[Model], T]] = OrderedDict()
+        self._found: OrderedDict[tuple[int, Hashable], tuple[ref[object], T]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._found)
 
-    def get(self, model: Model, key: Hashable, work_out: Callable[[], T]) -> T:
+    def get(self, model: object, key: Hashable, work_out: Callable[[], T]) -> T:
         """What `work_out` gives for `model` and `key`; raises what it raises, and remembers nothing then.
 
         It is called without the lock: threads that ask for the same at the same time may each do the work.

@@ -1,13 +1,13 @@
 """How results show themselves: as text, as HTML in a notebook, as a dict, as a picture.
 
-The drawing is done in `report` and `plots`, which stand right of every result; they are looked up by
-name when a result is first shown. This is the one arrow that points back.
+The drawing is done in `_report`, which is given to them (see `given`).
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
+
+from .given import call
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,15 +21,15 @@ class Shown:
     __slots__ = ()
 
     def __str__(self) -> str:
-        return cast(str, import_module("vramfit._report.terminal").text(self))
+        return cast(str, call("text", self))
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return cast(str, import_module("vramfit._report.html").fragment(self))
+        return cast(str, call("html", self))
 
     def to_dict(self) -> dict[str, Any]:
         """The same object as the command's --json, as plain dicts, lists, numbers and words (see docs/json.md)."""
-        return cast("dict[str, Any]", import_module("vramfit._report.dicts").as_dict(self))
+        return cast("dict[str, Any]", call("dict", self))
 
 
 class Drawn(Shown):
@@ -42,4 +42,4 @@ class Drawn(Shown):
 
         Raises `SettingsError` when matplotlib is not installed (`pip install 'gguf-vramfit[plots]'`).
         """
-        return cast("Figure", import_module("vramfit._report.plots").draw(self, **options))
+        return cast("Figure", call("plot", self, **options))

@@ -70,8 +70,8 @@ def compare(
     vramfit compare model.gguf --gpus 24GiB --file-types Q8_0,Q4_K_M --cache-types f16,q8_0
     vramfit compare model.gguf --gpus 4090 --html compare.html --plot compare.svg
     """
-    from .._llama.quant import FILE_TYPES
     from .._planner.compare import compare as compare_all
+    from .._quant import FILE_TYPES
     from .._report.comparisons import comparison_json, comparison_text
 
     described = model.read()

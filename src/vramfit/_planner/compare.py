@@ -30,8 +30,8 @@ from .._devices import Gpu
 from .._llama.model import Model
 from .._llama.params import CACHE_TYPES, Settings
 from .._llama.placement import devices
-from .._llama.quant import FILE_TYPES, bits_per_weight, file_bytes, needs_imatrix, requantize
-from .._llama.quant import file_type as find_file_type
+from .._quant import FILE_TYPES, bits_per_weight, file_bytes, needs_imatrix, requantize
+from .._quant import file_type as find_file_type
 from .plan import DEFAULT_MARGIN, Plan, plan
 from .quality import Measure, cache_measure, file_type_measure
 from .segments import Learned

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from typing import Final, cast
 
 from .._base.errors import SettingsError
+from .._base.given import call
 from .._base.shown import Drawn
 from .._coerce import AnyGpus, AnyModel, AnySettings, cards, margin, model_of, settings_of, shown
 from .._coerce import max_ctx as limit
@@ -58,15 +58,15 @@ class Plan(Drawn):
     gpus: tuple[Gpu, ...] = field(default=(), repr=False)
 
     def command(self, engine: str = "llama-server") -> str:
-        """What to run for this plan in `engine`; `engines`, which stands right of plans, is looked up by name.
+        """What to run for this plan in `engine`.
 
         Raises `SettingsError` for an unknown engine and for settings that it cannot be told.
         """
-        return cast(str, import_module("vramfit._engines").command(self, engine))
+        return cast(str, call("command", self, engine))
 
     def modelfile(self, engine: str = "ollama") -> str:
         """An Ollama Modelfile that carries this plan. Raises as `command` does."""
-        return cast(str, import_module("vramfit._engines").modelfile(self, engine))
+        return cast(str, call("modelfile", self, engine))
 
 
 def plan(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from .._llama.quant import file_type as find_file_type
+from .._quant import file_type as find_file_type
 
 __all__ = ["MODEL", "Measure", "cache_measure", "file_type_measure"]
 

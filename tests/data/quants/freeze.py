@@ -23,7 +23,7 @@ import llama_cpp.llama_cpp as engine
 import numpy as np
 
 from vramfit._ggml.types import BY_NAME
-from vramfit._llama.quant import FILE_TYPES
+from vramfit._quant import FILE_TYPES
 
 HERE = Path(__file__).parent
 BASE = {"context_length": 4096, "embedding_length": 512, "attention.layer_norm_rms_epsilon": 1e-5}

@@ -19,7 +19,7 @@ from ..._llama.memory import DeviceBytes, context_bytes, weight_bytes
 from ..._llama.model import Model
 from ..._llama.params import Settings
 from ..._llama.placement import devices, place
-from ..._llama.quant import requantize
+from ..._quant import requantize
 from ..plan import DEFAULT_MARGIN
 from .curves import Curve, Curves
 from .grid import Counts, Grid, make_grid

@@ -15,7 +15,7 @@ from ..._coerce import cards, shown, words
 from ..._devices import Gpu
 from ..._llama.model import Model
 from ..._llama.params import Settings
-from ..._llama.quant import file_type
+from ..._quant import file_type
 from .result import Array
 
 __all__ = ["Counts", "Grid", "make_grid"]

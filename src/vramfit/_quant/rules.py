@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from ..._base.errors import EngineRefusal
-from ..model import Model, Tensor
+from .._base.errors import EngineRefusal
+from .._llama.model import Model, Tensor
 
 __all__ = ["Category", "Traits", "allows_quantization", "category", "choose", "layer_of", "traits"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
 
-from ..._base.errors import SettingsError, shown
-from ..._ggml.types import BY_NAME, TensorType
+from .._base.errors import SettingsError, shown
+from .._ggml.types import BY_NAME, TensorType
 
 __all__ = ["FILE_TYPES", "FileType", "file_type"]
 

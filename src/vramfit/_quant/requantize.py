@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ..._base.errors import EngineRefusal, SettingsError, VramfitError
-from ..._coerce import AnyModel, flag, model_of, shown, word
-from ..._ggml.types import BY_NAME, TensorType, tensor_type
-from ..model import Model, Tensor
+from .._base.errors import EngineRefusal, SettingsError, VramfitError
+from .._coerce import AnyModel, flag, model_of, shown, word
+from .._ggml.types import BY_NAME, TensorType, tensor_type
+from .._llama.model import Model, Tensor
 from .file_types import FileType
 from .file_types import file_type as find_file_type
 from .rules import Category, Traits, allows_quantization, category, choose, layer_of, traits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -309,6 +310,19 @@ def test_managers_are_shared(alone: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("http_proxy", "https://proxy:1")
     asking._manager("http://a/")
     assert loaded == [1, 1]
+
+
+def test_whom_to_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's list and certifi's, where there is one; names are checked."""
+    asked: list[str] = []
+    certifi = SimpleNamespace(where=lambda: asked.append("certifi") or "/nowhere")
+    monkeypatch.setitem(sys.modules, "certifi", certifi)  # type: ignore[arg-type]
+    client._certificates.cache_clear()
+    context = client._certificates()
+    assert asked == ["certifi"]
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert client._certificates() is context
+    client._certificates.cache_clear()
 
 
 def test_secure_connections_are_guarded(alone: Path) -> None:

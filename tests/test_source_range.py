@@ -433,6 +433,9 @@ def test_refusals(status: int, kind: type[SourceError], message: str) -> None:
     assert answer.closed
     if isinstance(caught.value, Unauthorized):
         assert caught.value.challenge == "Bearer x"
+        with pytest.raises(Unauthorized) as caught:
+            stream(Answer(401))
+        assert caught.value.challenge == ""
 
 
 def test_origins() -> None:

@@ -162,7 +162,7 @@ def test_results_print_as_the_commands_do() -> None:
     assert str(change).startswith(f"Changed: {change.flags}; ")
     assert str(change).endswith(plan_text(change.plan))
     assert "all lists them" in str(carried)
-    assert "No card of the catalogue" in str(uncarried)
+    assert "No card to choose from" in str(uncarried)
     assert "4 points" in str(swept)
     for row in swept.largest():
         assert f"{row['n_ctx']:,}" in str(swept)

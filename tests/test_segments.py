@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from vramfit._estimate.estimate import estimate
 from vramfit._llama.model import Model
 from vramfit._llama.params import Settings
 from vramfit._planner.search import Chains
-from vramfit._planner.segments import Segments
+from vramfit._planner.segments import Learned, Segments
 from vramfit._sources.load import read
 
 MODELS = [dense(6), dense(6, tied=True), dense(6, window=700, swa_layers=4)]
@@ -40,6 +41,15 @@ def test_learned_totals_are_those_of_an_estimate(model, parts, steps, n_gpu_laye
     assert segments.learn(split, settings.n_ctx) == tuple(g.total for g in found.gpus)
 
 
+def check_that_splits_agree(segments: Segments, splits: Sequence[tuple[int, ...]], n_ctx: int = 4096) -> None:
+    """What was learned of each split is known to the byte when all of them were."""
+    found = {split: segments.learn(split, n_ctx) for split in splits}
+    for split, totals in found.items():
+        assert segments.holds(split, n_ctx, totals)
+        for i in range(len(split)):
+            assert not segments.holds(split, n_ctx, [n - (i == j) for j, n in enumerate(totals)])
+
+
 @pytest.mark.parametrize("model", REPLAYED, ids=lambda model: model.architecture)
 @pytest.mark.parametrize("tails", [(0, 1), (1, 0)])
 def test_equal_segments_take_the_same_in_every_split(model: Model, tails: tuple[int, ...]) -> None:
@@ -49,14 +59,52 @@ def test_equal_segments_take_the_same_in_every_split(model: Model, tails: tuple[
     the last layer, of which only rows of outputs go on, or before that.
     """
     segments = Segments(model, [gpu()] * 3, Settings(flash_attn="on", n_ubatch=64))
-    found = {}
-    for tail in tails:
-        split = (24 - tail, model.n_layer - 24, tail + 1)
-        found[split] = segments.learn(split, 4096)
-    for split, totals in found.items():
-        assert segments.holds(split, 4096, totals)
-        for i in range(3):
-            assert not segments.holds(split, 4096, [n - (i == j) for j, n in enumerate(totals)])
+    check_that_splits_agree(segments, [(24 - tail, model.n_layer - 24, tail + 1) for tail in tails])
+
+
+def test_layers_count_where_copies_pile_up() -> None:
+    """Attention that no card has a kernel for: in a pipeline each layer's copies stay, so equal layers add up."""
+    settings = Settings(flash_attn="on", n_ubatch=64, type_k="q8_0", type_v="q5_1")
+    segments = Segments(REPLAYED[0], [replace(gpu(), backend="metal")] * 2, settings)
+    check_that_splits_agree(segments, [(30, 19), (20, 29)])
+
+
+@pytest.mark.parametrize("model", REPLAYED, ids=lambda model: model.architecture)
+def test_cache_types_share_only_what_is_the_same(model: Model) -> None:
+    """What is known of a segment from other cache types is what it takes with these."""
+    learned: Learned = {}
+    asked = Settings(flash_attn="on", n_ubatch=64)
+    split = (24, model.n_layer - 23)
+    shared = 0
+    for pair in (("f16", "f16"), ("q8_0", "q8_0"), ("q4_1", "q5_0"), ("f16", "q4_0"), ("q5_0", "q4_0")):
+        settings = replace(asked, type_k=pair[0], type_v=pair[1])
+        alone, sharing = (Segments(model, [gpu()] * 2, settings, x) for x in (None, learned))
+        totals = alone.learn(split, 4096)
+        if sharing.holds(split, 4096, [1 << 40] * 2):
+            shared += 1
+            assert sharing.holds(split, 4096, totals)
+            assert not sharing.holds(split, 4096, [n - 1 for n in totals])
+        sharing.learn(split, 4096)
+    assert shared
+
+
+def test_lines_are_what_each_context_takes() -> None:
+    """Stretches are learned to the byte, from where a window's cache is full; sizes at one context alone are none."""
+    contexts = range(256, 1 << 15, 256)
+    for model, first in zip(REPLAYED, (512, 1536), strict=True):
+        segments, alone = (Segments(model, [gpu()] * 2, Settings(flash_attn="off")) for _ in range(2))
+        split = (24, model.n_layer - 23)
+        assert not segments.learn_lines(split, contexts, first - 256)
+        assert segments.learn_lines(split, contexts, 1 << 14)
+        for n_ctx in (first, first + 256, 4096, 1 << 14, contexts[-1]):
+            totals = alone.learn(split, n_ctx)
+            assert segments.holds(split, n_ctx, totals)
+            assert not segments.holds(split, n_ctx, [totals[0] - 1, totals[1]])
+            assert not segments.holds(split, n_ctx, [totals[0], totals[1] - 1])
+        sizes = [segments.at_least(0, 0, 24, n) for n in contexts[20:60]]
+        assert segments.least(0, 0, 24, contexts[20:60]) == min(sizes)
+        assert not segments.holds(split, first - 256, [1 << 40] * 2)
+        assert segments.least(0, 0, 24, contexts[:60]) == segments.floor(0, 0, 24, contexts[0])
 
 
 @given(st.sampled_from(MODELS), SPLITS, st.integers(1, 40), st.integers(0, 40), st.booleans())

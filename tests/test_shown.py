@@ -30,7 +30,7 @@ def model() -> vramfit.Model:
 
 @pytest.fixture(scope="module")
 def results(model: vramfit.Model) -> dict[str, Shown]:
-    gpus = vramfit.parse_gpus("3060,3060")
+    gpus = vramfit.parse_gpus("3060-12gb,3060-12gb")
     changes = vramfit.trades(dense(), [gpu(90)], replace(AT, n_ctx=8192), margin_bytes=1 << 20, brief=True)
     return {
         "model": model,
@@ -54,8 +54,11 @@ def printed(*arguments: str) -> Any:
     ("name", "command"),
     [
         ("model", ["inspect", QWEN]),
-        ("plan", ["plan", QWEN, *TYPED, "--gpus", "3060,3060"]),
-        ("comparison", ["compare", QWEN, *TYPED, "--gpus", "3060,3060", "--file-types", "Q8_0,Q4_0"]),
+        ("plan", ["plan", QWEN, *TYPED, "--gpus", "3060-12gb,3060-12gb"]),
+        (
+            "comparison",
+            ["compare", QWEN, *TYPED, "--gpus", "3060-12gb,3060-12gb", "--file-types", "Q8_0,Q4_0"],
+        ),
         ("shortlist", ["which", QWEN, *TYPED, "--max-cards", "1"]),
     ],
 )

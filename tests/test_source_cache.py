@@ -72,26 +72,29 @@ def test_bounds(alone: Path) -> None:
     assert {age: cache.Entry(b"", {}, age).fresh for age in ages} == ages
 
 
-@pytest.mark.parametrize("bound", ["MAX_ENTRY_BYTES", "max_bytes", "_MAX_NOTE_BYTES"])
-def test_what_is_too_large_is_not_kept(kept: Cache, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
-    """An entry, a note: of the bound it is kept and got, of a byte more it is not."""
-    body, note = b"b", 100 - len('{"etag": ""}\n')
-    if bound == "_MAX_NOTE_BYTES":
-        monkeypatch.setattr(cache, bound, 100)
-    else:
-        monkeypatch.setattr(cache if bound.isupper() else kept, bound, 300)
-        body = bytes(300) if bound.isupper() else body
-    if bound == "max_bytes":  # of all entries, with their heads
-        kept.put(("key",), bytes(301))
-        assert not kept.folder.exists()
-        return
-    kept.put(("key",), body, etag="x" * note)
-    entry = kept.get(("key",))
+def test_entries_that_are_too_large_are_not_kept(kept: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the bound it is kept and got, of a byte more it is not; nothing that alone is more than all may be."""
+    monkeypatch.setattr(cache, "MAX_ENTRY_BYTES", 300)
+    for size in (300, 301):
+        kept.put((str(size),), bytes(size))
+    entry = kept.get(("300",))
     assert entry is not None
-    assert (entry.body, entry.note) == (body, {"etag": "x" * note})
-    more = {"body": body, "etag": "x" * (note + 1)} if bound == "_MAX_NOTE_BYTES" else {"body": bytes(301)}
-    kept.put(("more",), **more)  # type: ignore[arg-type]
-    assert kept.get(("more",)) is None
+    assert entry.body == bytes(300)
+    assert kept.get(("301",)) is None
+    kept.max_bytes = 200
+    kept.put(("201",), bytes(201))
+    assert kept.get(("300",)) is not None  # it was not let go of for what is not kept either
+
+
+def test_notes_that_are_too_long_are_not_kept(kept: Cache) -> None:
+    """A line of 64 KiB is kept and got, one of a byte more is not."""
+    longest = (64 << 10) - len('{"etag": ""}\n')
+    for length in (longest, longest + 1):
+        kept.put((str(length),), b"body", etag="x" * length)
+    entry = kept.get((str(longest),))
+    assert entry is not None
+    assert entry.note == {"etag": "x" * longest}
+    assert not path_of(kept, (str(longest + 1),)).exists()
 
 
 def test_an_entry_is_its_bytes_and_when_they_were_true(kept: Cache) -> None:
@@ -140,8 +143,12 @@ def test_it_is_trimmed_to_its_size(kept: Cache) -> None:
     for i in range(3):
         os.utime(path_of(kept, (str(i),)), (1000 - i, time.time()))
     (kept.folder / "folder").mkdir()
-    held = size * 3 + (kept.folder / "folder").lstat().st_size
-    os.utime(kept.folder / "folder")
+    (kept.folder.parent / "large").write_bytes(bytes(100_000))
+    if os.name == "posix":
+        (kept.folder / "link").symlink_to(kept.folder.parent / "large")  # it is as large as its own name
+    held = (
+        sum(path.lstat().st_size for path in kept.folder.iterdir()) - (kept.folder / ".secret").stat().st_size
+    )
     for spare, left in ((0, "012"), (-1, "01"), (-1 - size, "0")):
         kept.max_bytes = held + spare
         kept._trim()
@@ -284,9 +291,25 @@ def test_a_secret_that_is_damaged_is_made_anew(kept: Cache, content: bytes) -> N
     kept.put(("key",), b"body")
     (kept.folder / ".secret").write_bytes(content)
     assert kept.get(("key",)) is None
+    assert (kept.folder / ".secret").read_bytes() == content  # looking writes nothing
     kept.put(("key",), b"body")
     assert kept.get(("key",)) is not None
     assert len((kept.folder / ".secret").read_bytes()) == 32
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
+def test_a_secret_that_is_a_link_is_made_anew(kept: Cache, tmp_path: Path) -> None:
+    """Who chose where it leads would know it."""
+    kept.put(("key",), b"body")
+    known = tmp_path / "known"
+    (kept.folder / ".secret").rename(known)
+    (kept.folder / ".secret").symlink_to(known)
+    before = known.read_bytes()
+    assert kept.get(("key",)) is None
+    kept.put(("key",), b"body")
+    assert not (kept.folder / ".secret").is_symlink()
+    assert known.read_bytes() == before != (kept.folder / ".secret").read_bytes()
+    assert kept.get(("key",)) is not None
 
 
 def test_a_cut_entry_is_none(kept: Cache) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -69,6 +71,14 @@ def test_other_answers_are_not_asked_for_again(server: Server, sleeps: list[floa
     server.files["/m"] = Served(b"x", fail=[status])
     assert ask(server) == status
     assert (len(server.log), sleeps) == (1, [])
+
+
+def test_nothing_is_unpacked(server: Server) -> None:
+    """A packed answer comes as it is, be it of a redirect: there are no bombs."""
+    packed = gzip.compress(bytes(1000))
+    server.files["/m"] = Served(packed, encoding="gzip")
+    with Client(QUICK) as asking:
+        assert asking.get(f"{server.url}/m", "m", {}).read1(10_000) == packed
 
 
 def test_waits_vary(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +244,9 @@ def test_buffers_are_small_until_it_is_much() -> None:
     for _ in range(2):
         reader.readinto(piece)
     assert wire.buffers == [32 << 10]
-    reader.readinto(bytearray(2))
+    reader.readinto(bytearray(1))
+    assert wire.buffers == [32 << 10]
+    reader.readinto(bytearray(1))
     assert wire.buffers == [32 << 10, 1 << 20]
     while reader.readinto(piece):
         pass
@@ -309,6 +321,19 @@ def test_managers_are_shared(alone: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("http_proxy", "https://proxy:1")
     asking._manager("http://a/")
     assert loaded == [1, 1]
+
+
+def test_whom_to_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's list and certifi's, where there is one; names are checked."""
+    asked: list[str] = []
+    certifi = SimpleNamespace(where=lambda: asked.append("certifi") or "/nowhere")
+    monkeypatch.setitem(sys.modules, "certifi", certifi)  # type: ignore[arg-type]
+    client._certificates.cache_clear()
+    context = client._certificates()
+    assert asked == ["certifi"]
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert client._certificates() is context
+    client._certificates.cache_clear()
 
 
 def test_secure_connections_are_guarded(alone: Path) -> None:

@@ -213,6 +213,11 @@ def test_redirects_that_are_not_followed(location: str) -> None:
         web.redirected(URL, location, "m")
 
 
+def test_a_redirect_to_nowhere() -> None:
+    with pytest.raises(SourceError, match=f"m: is redirected to '.*', {NOT_FOLLOWED}"):
+        stream(Answer(302))
+
+
 def test_where_redirects_lead() -> None:
     assert web.redirected("https://h/a/b", "../c?d", "m") == "https://h/c?d"
     assert web.redirected("http://h/a", "HTTPS://g/b", "m") == "HTTPS://g/b"
@@ -278,6 +283,8 @@ def test_beyond_the_end() -> None:
     found, script = stream(part(0, b"x", "*"), Answer(416))
     assert (found.read(9), found.read(9), found.size) == (b"x", b"", 1)
     assert script.answers[1].closed
+    found, _ = stream(Answer(416))  # an empty file
+    assert (found.read(9), found.size, found.etag) == (b"", 0, "")
 
 
 CHANGED = [
@@ -426,6 +433,9 @@ def test_refusals(status: int, kind: type[SourceError], message: str) -> None:
     assert answer.closed
     if isinstance(caught.value, Unauthorized):
         assert caught.value.challenge == "Bearer x"
+        with pytest.raises(Unauthorized) as caught:
+            stream(Answer(401))
+        assert caught.value.challenge == ""
 
 
 def test_origins() -> None:

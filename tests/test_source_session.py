@@ -119,6 +119,8 @@ def test_without_a_state_or_a_key_nothing_is_kept(session: Session) -> None:
     assert kept(session) is None
     assert session.cache
     assert session.cache.get(()) is None
+    session.cache.put((), gguf("nobody's"))
+    assert name_of(session, Place(gguf("m")).file(key=())) == "m"
 
 
 @pytest.mark.parametrize(("size", "noted"), [(1 << 40, 1 << 40), (None, -1)])
@@ -138,14 +140,24 @@ def test_what_is_kept(session: Session, size: int | None, noted: int) -> None:
 
 @pytest.mark.parametrize(
     "note",
-    [{"size": "1"}, {"etag": 7}, {"strings": []}, {"strings": {"a": "1"}}, {"size": 5}, {"size": 7}],
+    [{"size": "1"}, {"etag": 7}, {"strings": []}, {"strings": {"a": "1"}}],
     ids=str,
 )
-def test_a_note_that_makes_no_sense(session: Session, note: dict[str, object]) -> None:
+@pytest.mark.parametrize("n_bytes", [None, 1 << 40])
+def test_a_note_that_makes_no_sense(session: Session, note: dict[str, object], n_bytes: int | None) -> None:
     """What was kept beside it is read anew, and its state is not told."""
     place = Place(gguf("new"))
     assert session.cache
     session.cache.put(KEY, gguf("old"), **{"etag": "one", "size": -1, "strings": {}, **note})
+    assert name_of(session, place.file(n_bytes=n_bytes)) == "new"
+    assert place.asked == [""]
+
+
+@pytest.mark.parametrize("size", [5, (1 << 40) - 1])
+def test_a_size_that_is_not_the_one_announced(session: Session, size: int) -> None:
+    place = Place(gguf("new"))
+    assert session.cache
+    session.cache.put(KEY, gguf("old"), etag="one", size=size)
     assert name_of(session, place.file(n_bytes=1 << 40)) == "new"
     assert place.asked == [""]
 

@@ -21,6 +21,7 @@ from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 from .._devices import Gpu
+from .._estimate.bound import pipeline_copies
 from .._estimate.compute import compute_bytes
 from .._estimate.context_ranges import NotStraight, Piece, Stretch
 from .._estimate.layer_runs import collapse, layer_kinds
@@ -39,6 +40,7 @@ __all__ = ["Learned", "Segments"]
 
 _FEW: Final = 4  # contexts that are replayed one by one
 _MORE: Final = 4  # stretches that are learned beyond what is asked for: the next question may be about them
+_ENDS: Final = 3  # splits of a graph beside one for each card
 _LIKENED: Final = 4096  # tokens at least at which cache types are compared
 Points = list[tuple[int, int]]  # contexts, ascending, and bytes at each
 Place = tuple[object, ...]  # beside the kinds of layer: the card's rules, what ends of the model are there
@@ -146,9 +148,10 @@ class Segments:
         # by place and kinds: what may be known, and the little of it of which something is
         self._known_at: dict[Place, dict[Kinds, _Known]]
         self._learned_at: dict[Place, dict[Kinds, _Known]]
-        self._known_at, self._learned_at = self._learned.setdefault(
-            (question, self._alike(question)), ({}, {})
-        )
+        kept = (question, self._alike(question))
+        if kept not in self._learned:
+            self._learned[kept] = ({}, {}, self._piles_up())
+        self._known_at, self._learned_at, self._counts = self._learned[kept]
 
         self._usual: dict[Place, int] = self._learned.setdefault(tuple(self._rules), {})
 
@@ -165,17 +168,37 @@ class Segments:
 
     def _likeness(self, types: CacheTypes) -> Hashable:
         """What tells these cache types from others; themselves where no graph does."""
-        n_ctx = pad(max(_LIKENED, self._settings.n_batch), CONTEXT_STEP) * self._settings.n_seq_max
-        cards = len(self._gpus) if len(set(self._rules)) > 1 else 1  # cards of one kind: one says it
-        settings = replace(
-            self._settings, type_k=types[0], type_v=types[1], n_ctx=n_ctx, tensor_split=(1.0,) * cards
-        )
-        context = resolve(self._model, settings)
-        placement = place(self._model, self._gpus, settings)
         try:
-            return likeness(self._model, placement, context, settings, self._rules)
+            return likeness(*self._evenly(types))
         except OutsideTemplate:
             return types
+
+    def _piles_up(self) -> bool:
+        """Whether each layer of a card adds to its buffer: copies for parts that run elsewhere, in a pipeline."""
+        try:
+            if pipeline_copies(self._model, self._settings, self._rules) == 1:
+                return False
+            model, placement, context, settings, rules = self._evenly(
+                (self._settings.type_k, self._settings.type_v)
+            )
+            case = prepare_case(model, placement, settings, rules)
+            prompt = reservations(case, context, settings)[0]
+            return len(case.schedule(case.instance(prompt)).splits) > len(rules) + _ENDS
+        except OutsideTemplate:
+            return False
+
+    def _evenly(self, types: CacheTypes) -> tuple[Model, Placement, Context, Settings, Sequence[Backend]]:
+        """The layers spread over all cards, at a context that shows what depends on settings."""
+        n_ctx = pad(max(_LIKENED, self._settings.n_batch), CONTEXT_STEP) * self._settings.n_seq_max
+        settings = replace(
+            self._settings,
+            type_k=types[0],
+            type_v=types[1],
+            n_ctx=n_ctx,
+            tensor_split=(1.0,) * len(self._gpus),
+        )
+        placement = place(self._model, self._gpus, settings)
+        return self._model, placement, resolve(self._model, settings), settings, self._rules
 
     def fixed(self, device: int, start: int, end: int, n_ctx: int) -> int:
         """Weights and context of layers [start, end) on card `device` (index in use), in bytes."""
@@ -345,7 +368,8 @@ class Segments:
         segment = (device, start, end)
         if segment not in self._places:
             run = self._kinds[start : min(end, self.last - 1)]
-            kinds = "".join(chr(run[i]) for i in collapse(run).kept)
+            kept = range(len(run)) if self._counts else collapse(run).kept
+            kinds = "".join(chr(run[i]) for i in kept)
             # the first card also takes what is offloaded from the host, and of the last layer only rows of outputs go on
             ends = end >= self.last - 1 and start < self.last - 1
             edges = (device == 0, start == self.first, ends, end == self.last, start == end)

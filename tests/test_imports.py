@@ -1,10 +1,12 @@
-"""The house: data flows one way, and only some rooms have doors to the outside."""
+"""The house: rooms on floors, arrows that point down, no circles; only some rooms have doors to the outside."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,30 +15,37 @@ import vramfit
 
 SRC = Path(vramfit.__file__).parent
 
-# Each module (or package) imports only what stands before it.
-ORDER = [
-    "foreign", "errors", "units", "progress", "shown", "ggml", "graph", "header", "model", "memo", "architectures", "settings", "flags", "gpus", "coerce", "backends", "context",
-    "loader", "placement", "memory", "collapse", "scheduler", "allocator", "steady", "bound", "graphs", "replay", "compute",
-    "estimates", "explain", "lines", "pieces", "likeness", "segments", "search", "quants", "safety", "solve", "quality", "speed",
-    "alternatives", "shortlist", "comparison", "sweeps", "engines", "source", "load", "modelfile", "report", "plots", "cli",
+# From the ground up, as docs/design.md draws it: a room imports only rooms of floors below its own.
+FLOORS = [
+    ["_base"], ["_ggml"], ["_gguf", "_devices"], ["_llama"], ["_coerce", "_graphs"],
+    ["_estimate", "_quant", "_sources"], ["_planner"], ["_engines"], ["_modelfile"], ["_report"], ["_cli"],
+    ["__init__", "__main__"],
 ]  # fmt: skip
+FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}
 OUTSIDE = {"subprocess", "socket", "urllib", "http", "requests", "huggingface_hub", "httpx"}
-DOORS = {"source", "gpus", "cli"}
+DOORS = {"_sources", "_devices", "_cli"}
 HEAVY = ["numpy", "pydantic", "yaml", "huggingface_hub", "gguf", "matplotlib"]
+MODULES = sorted(SRC.rglob("*.py"))
 
 
-def modules() -> list[Path]:
-    return sorted(p for p in SRC.rglob("*.py") if p.parent != SRC or not p.name.startswith("__"))
+def name_of(path: Path) -> tuple[str, ...]:
+    """The dotted name of a module within the package: () is the package itself."""
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
 
 
-def room(path: Path) -> str:
-    return path.relative_to(SRC).parts[0].removesuffix(".py")
+NAMES = {name_of(p): p for p in MODULES}
 
 
-def imports(path: Path) -> set[tuple[str, bool]]:
-    """(top room or package, whether it is ours) of everything that a module imports at run time."""
-    found = set()
-    package = ["vramfit", *path.relative_to(SRC).parts[:-1]]
+def room(name: tuple[str, ...]) -> str:
+    return name[0] if name else "__init__"
+
+
+@cache
+def imports(path: Path) -> tuple[frozenset[tuple[str, ...]], frozenset[str]]:
+    """Modules of ours and top packages of others that a module imports, in functions and by text as well."""
+    name = name_of(path)
+    package = name if path.name == "__init__.py" else name[:-1]
     tree = ast.parse(path.read_text())
     skipped = {
         id(node)
@@ -44,54 +53,79 @@ def imports(path: Path) -> set[tuple[str, bool]]:
         if isinstance(guard, ast.If) and ast.unparse(guard.test) == "TYPE_CHECKING"
         for node in ast.walk(guard)
     }
+    ours: set[tuple[str, ...]] = set()
+    others: set[str] = set()
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):
-            found |= {(alias.name.split(".")[0], False) for alias in node.names}
+            others |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            found.add(((node.module or "").split(".")[0], False))
+            others.add((node.module or "").split(".")[0])
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1]
-            full = [*base, *(node.module or "").split(".")] if node.module else base
-            names = [full[1]] if len(full) > 1 and full[1] else [alias.name for alias in node.names]
-            found |= {(name, True) for name in names}
-    return found
+            base = (*package[: len(package) - node.level + 1], *(node.module or "").split("."))
+            base = tuple(part for part in base if part)
+            ours |= {(*base, a.name) if (*base, a.name) in NAMES else base for a in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            ours |= set(_named(node.value))
+    return frozenset(ours), frozenset(others)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SRC)))
-def test_imports_point_left(path: Path) -> None:
-    """A module imports only rooms that come before its own."""
-    here = ORDER.index(room(path))
-    for name, ours in imports(path):
-        if ours and name not in ("__version__", room(path)):
-            assert ORDER.index(name) < here, f"{room(path)} imports {name}, which stands right of it"
+def _named(text: str) -> Iterator[tuple[str, ...]]:
+    """A module that a string names, as `import_module` takes it or as the package's tables do."""
+    parts = tuple(text.removeprefix("vramfit.").strip(".").split("."))
+    for end in range(len(parts), 0, -1):
+        if parts[:end] in NAMES and parts[0].startswith("_") and len(parts) - end < 2:
+            yield parts[:end]
+            return
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SRC)))
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SRC)))
+def test_arrows_point_down(path: Path) -> None:
+    """A module imports only its own room and rooms of lower floors, wherever in it and however it imports."""
+    here = room(name_of(path))
+    for other in map(room, imports(path)[0]):
+        assert (
+            other == here
+            or (other == "__init__" and here in ("_cli", "_sources"))
+            or FLOOR[other] < FLOOR[here]
+        )
+
+
+def test_modules_import_in_no_circle() -> None:
+    """No module imports itself by way of others."""
+    left = {
+        name: {m for m in imports(path)[0] if m in NAMES and m != name}
+        for name, path in NAMES.items()
+        if name
+    }
+    while True:
+        done = [name for name, wanted in left.items() if not wanted & left.keys()]
+        if not done:
+            break
+        for name in done:
+            del left[name]
+    assert not left, sorted(".".join(name) for name in left)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SRC)))
 def test_only_doors_reach_outside(path: Path) -> None:
-    """Network and processes are touched in source, gpus and the command line alone."""
-    if room(path) not in DOORS:
-        assert not {name for name, ours in imports(path) if not ours} & OUTSIDE
+    """Network and processes are touched in sources, devices and the command line alone."""
+    if room(name_of(path)) not in DOORS:
+        assert not imports(path)[1] & OUTSIDE
 
 
 def test_importing_is_light() -> None:
     """`import vramfit` and the command line load none of the heavy libraries."""
-    code = f"import sys, vramfit, vramfit.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
+    code = f"import sys, vramfit, vramfit._cli; print([m for m in {HEAVY!r} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-def test_public_names_are_exactly_these() -> None:
-    """Everything public can be imported, and nothing else is offered."""
+def test_public_names() -> None:
+    """Everything public can be imported, nothing else is offered, and all other modules are private."""
     for name in vramfit.__all__:
         assert getattr(vramfit, name) is not None
     assert sorted(vramfit.__dir__()) == sorted(vramfit.__all__)
+    assert all(name[0].startswith("_") for name in NAMES if name)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         vramfit.nothing  # noqa: B018
-
-
-def test_functions_stay_functions() -> None:
-    """No module hides the public function of the same name, whatever was imported first."""
-    code = "import vramfit.solve, vramfit.load, vramfit.estimates, vramfit.quants, vramfit.comparison, vramfit.sweeps, vramfit.alternatives, vramfit.shortlist, vramfit as v;" \
-        "print(all(map(callable, (v.estimate, v.plan, v.read, v.requantize, v.compare, v.sweep, v.trades, v.best, v.which))))"  # fmt: skip
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "True"

@@ -365,7 +365,7 @@ def test_what_a_killed_process_left_goes(kept: Cache) -> None:
 def test_several_processes_share_it(tmp_path: Path) -> None:
     """Whoever reads meanwhile gets a whole entry of one of the writers, or none."""
     code = (
-        "import sys; from pathlib import Path; from vramfit.source.cache import Cache\n"
+        "import sys; from pathlib import Path; from vramfit._sources.cache import Cache\n"
         "c = Cache(Path(sys.argv[1]), max_bytes=300_000); me = sys.argv[2].encode()\n"
         "for i in range(100):\n"
         "    c.put((f'key {i % 5}',), me * 50_000)\n"

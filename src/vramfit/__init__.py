@@ -16,8 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from ._base.given import give
-
-__version__: Final = "0.1.0"
+from ._base.version import __version__
 
 _WHERE: Final = {
     "Alternative": "_planner.whatif",

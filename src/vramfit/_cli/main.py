@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import __version__
 from .._base.errors import VramfitError
+from .._base.version import __version__
 from .cards import cards, cards_option
 from .compare import compare
 from .engines import engine_options, show_commands
@@ -115,11 +115,11 @@ def plan(
     found = asked.trades(prefer, brief=not show_alternatives) if wanted else None
     write_pictures(result, plot, html, found)
     if as_json:
+        from .._report.alternatives import plan_json  # the text of a plan starts without it
+
         ignored = (*line().ignored, *line().host, *line().other)
         click.echo(
-            plans.plan_json(
-                result, engine, prefer=prefer, changed=chosen, alternatives=found, ignored=ignored
-            )
+            plan_json(result, engine, prefer=prefer, changed=chosen, alternatives=found, ignored=ignored)
         )
     else:
         shown = look()

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from .._base.foreign import printable
+from .._base.foreign import json_text, printable
 from .._base.units import format_bytes
+from .._planner.plan import Plan
 from .._planner.whatif import Alternative, Alternatives, cache_bits
 from .look import PLAIN, Look
 from .tables import render_table
@@ -29,6 +30,7 @@ __all__ = [
     "most_text",
     "notes",
     "nothing_text",
+    "plan_json",
     "title",
     "worth_showing",
 ]
@@ -186,3 +188,35 @@ def alternative_as_schema(row: Alternative) -> AlternativeJson:
         measure=MeasureJson(**asdict(row.measure)) if row.measure else None,
         settings=settings_json(row.plan.settings),
     )
+
+
+def plan_json(
+    plan: Plan,
+    engine: str | None = None,
+    *,
+    prefer: str | None = None,
+    changed: Alternative | None = None,
+    alternatives: Alternatives | None = None,
+    ignored: Sequence[str] = (),
+) -> str:
+    """The JSON object of `vramfit plan --json` (see docs/json.md); of an engine, with what to run there.
+
+    `changed` is what `prefer` made of the settings, `ignored` the flags that were typed and size nothing.
+    """
+    from .plans import plan_as_schema
+
+    rows = None if alternatives is None else [alternative_as_schema(row) for row in alternatives.rows]
+    found = plan_as_schema(plan).model_copy(
+        update={
+            "prefer": prefer,
+            "changed": None if changed is None else alternative_as_schema(changed),
+            "alternatives": rows,
+            "ignored": list(ignored),
+        }
+    )
+    if engine is not None and plan.fits:
+        text = plan.modelfile(engine) if engine.startswith("ollama") else None
+        found = found.model_copy(
+            update={"engine": engine, "command": plan.command(engine), "modelfile": text}
+        )
+    return json_text(found.model_dump())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
-from .._base.foreign import json_text, printable
+from .._base.foreign import printable
 from .._base.units import format_bytes, format_mib
 from .._devices import told_apart
 from .._estimate.estimate import DeviceEstimate, Estimate
@@ -18,7 +17,6 @@ from .safety import notes
 from .tables import fits, render_table
 
 if TYPE_CHECKING:
-    from .._planner.whatif import Alternative, Alternatives
     from .schema import DeviceJson, EstimateJson, PlanJson
 
 __all__ = [
@@ -30,7 +28,6 @@ __all__ = [
     "is_short",
     "model_name",
     "plan_as_schema",
-    "plan_json",
     "plan_text",
     "settings_line",
     "title",
@@ -153,40 +150,8 @@ def _on(value: bool) -> str:
     return "on" if value else "off"
 
 
-def plan_json(
-    plan: Plan,
-    engine: str | None = None,
-    *,
-    prefer: str | None = None,
-    changed: Alternative | None = None,
-    alternatives: Alternatives | None = None,
-    ignored: Sequence[str] = (),
-) -> str:
-    """The JSON object of `vramfit plan --json` (see docs/json.md); of an engine, with what to run there.
-
-    `changed` is what `prefer` made of the settings, `ignored` the flags that were typed and size nothing.
-    """
-    from .alternatives import alternative_as_schema  # the text of a plan starts without it
-
-    rows = None if alternatives is None else [alternative_as_schema(row) for row in alternatives.rows]
-    found = plan_as_schema(plan).model_copy(
-        update={
-            "prefer": prefer,
-            "changed": None if changed is None else alternative_as_schema(changed),
-            "alternatives": rows,
-            "ignored": list(ignored),
-        }
-    )
-    if engine is not None and plan.fits:
-        text = plan.modelfile(engine) if engine.startswith("ollama") else None
-        found = found.model_copy(
-            update={"engine": engine, "command": plan.command(engine), "modelfile": text}
-        )
-    return json_text(found.model_dump())
-
-
 def plan_as_schema(plan: Plan) -> PlanJson:
-    """The pydantic object behind `plan_json`."""
+    """The pydantic object behind `vramfit plan --json`."""
     from .schema import OverheadJson, PlanJson, settings_json
 
     return PlanJson(

@@ -278,6 +278,6 @@ def basic_auth(user: str | None, password: str | None) -> dict[str, str]:
 
 def user_agent() -> str:
     """What servers are told of who asks."""
-    from .. import __version__
+    from .._base.version import __version__
 
     return f"vramfit/{__version__}"

@@ -29,7 +29,7 @@ from vramfit._engines import CLIENTS, client_config
 from vramfit._engines.ollama import environment
 from vramfit._engines.table import find
 from vramfit._llama.params import Settings
-from vramfit._modelfile import parse
+from vramfit._modelfile import parse_modelfile
 from vramfit._planner.plan import Plan, plan
 from vramfit._report.html import page
 from vramfit._sources.load import read
@@ -120,7 +120,7 @@ def test_a_value_of_a_modelfile_is_held_or_refused(text: str) -> None:
     if value is None:
         assert not text.isprintable() or '"' in text or not text
         return
-    (command,) = parse(f"FROM {value}\n").commands
+    (command,) = parse_modelfile(f"FROM {value}\n").commands
     assert (command.name, command.value) == ("from", text)
 
 
@@ -174,10 +174,10 @@ def test_commands_hold_the_path_and_nothing_more(text: str) -> None:
     assert len(words) == len(server_words(plain))
     source = found.command("llama-cpp-python")
     assert is_shown(source)
-    (call,) = (x for x in ast.walk(ast.parse(source)) if isinstance(x, ast.Call))
+    (call,) = (x for x in ast.walk(ast.parse_modelfile(source)) if isinstance(x, ast.Call))
     values = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
     assert values["model_path"] == found.model.source
-    assert len(ast.parse(source).body) == 2
+    assert len(ast.parse_modelfile(source).body) == 2
     even = replace(found, tensor_split=(25, 24))
     lines = even.command("lm-studio").split("\n")
     assert all(line.isprintable() for line in lines)
@@ -198,8 +198,8 @@ def test_a_modelfile_holds_the_path_and_nothing_more(text: str) -> None:
         return
     emitted = found.modelfile("ollama")
     assert is_shown(emitted)
-    wanted = parse(plain.modelfile("ollama")).commands
-    commands = parse(emitted).commands
+    wanted = parse_modelfile(plain.modelfile("ollama")).commands
+    commands = parse_modelfile(emitted).commands
     assert [(c.name, c.key) for c in commands] == [(c.name, c.key) for c in wanted]
     assert commands[0].value == found.model.source
     assert [c.value for c in commands[1:]] == [c.value for c in wanted[1:]]

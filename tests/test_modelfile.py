@@ -22,7 +22,7 @@ from vramfit._base.errors import ModelfileError, SourceError
 from vramfit._cli import main
 from vramfit._devices import Gpu, parse_gpus
 from vramfit._engines.ollama import auto_batch
-from vramfit._modelfile import Modelfile, Verdict, check, fix, parse
+from vramfit._modelfile import Modelfile, Verdict, check, fix, parse_modelfile
 from vramfit._modelfile.check import Finding
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ REQUIRES 0.30
 
 def test_the_whole_grammar() -> None:
     """Case, indentation, all three kinds of value, comments only where a command could start."""
-    file = parse(ALL_OF_IT)
+    file = parse_modelfile(ALL_OF_IT)
     assert [(c.name, c.key, c.value) for c in file.commands] == [
         ("from", "", "./model.gguf"),
         ("from", "", "./projector.gguf"),
@@ -90,7 +90,7 @@ def test_the_whole_grammar() -> None:
 def test_what_ollama_would_not_accept(text: str, message: str) -> None:
     """A fault names the file, the line and what stands there."""
     with pytest.raises(ModelfileError, match=message) as found:
-        parse(text, name="My.modelfile")
+        parse_modelfile(text, name="My.modelfile")
     assert "My.modelfile" in str(found.value)
 
 
@@ -98,7 +98,7 @@ def test_what_ollama_would_not_accept(text: str, message: str) -> None:
 def test_any_bytes_come_back_or_are_refused(data: bytes) -> None:
     """Whatever the bytes: a Modelfile that writes the same bytes, or a ModelfileError."""
     try:
-        file = parse(b"FROM x\n" + data)
+        file = parse_modelfile(b"FROM x\n" + data)
     except ModelfileError:
         return
     assert file.to_bytes() == b"FROM x\n" + data
@@ -116,7 +116,7 @@ def test_encodings_come_back(parts: list[str], encoding: str) -> None:
     """With and without a byte order mark, in UTF-8 and UTF-16, every byte is kept."""
     data = ("FROM x\n" + "".join(parts)).encode(encoding)
     with suppress(ModelfileError):
-        assert parse(data).to_bytes() == data
+        assert parse_modelfile(data).to_bytes() == data
 
 
 @given(
@@ -128,7 +128,7 @@ def test_encodings_come_back(parts: list[str], encoding: str) -> None:
 def test_a_change_changes_nothing_else(comments: list[str], value: int) -> None:
     """Another value for one command leaves every other character and command as it was."""
     before = "".join(f"# {c}\n" for c in comments)
-    file = parse(f'{before}FROM x\nPARAMETER num_ctx "4096"\r\nSYSTEM """a\nb"""\n')
+    file = parse_modelfile(f'{before}FROM x\nPARAMETER num_ctx "4096"\r\nSYSTEM """a\nb"""\n')
     changed = file.replace(file.parameters("num_ctx")[0], str(value))
     assert changed.text == file.text.replace('"4096"', f'"{value}"')
     assert changed.parameters("num_ctx")[0].value == str(value)
@@ -157,10 +157,10 @@ def test_a_value_ends_where_its_quote_closes(parts: list[str]) -> None:
     found = old_value("FROM " + text, 5)
     if found is None:
         with pytest.raises(ModelfileError, match="quote is not closed"):
-            parse("FROM " + text)
+            parse_modelfile("FROM " + text)
         return
     with suppress(ModelfileError):  # of what stands behind the value
-        assert parse("FROM " + text).commands[0].value == found[0]
+        assert parse_modelfile("FROM " + text).commands[0].value == found[0]
 
 
 @pytest.mark.parametrize("filler", ["\n", "\r\n", " \n", '" \n', '" x', " ", '"', '""" x\n', "#\n", "\x0b"])
@@ -174,7 +174,7 @@ def test_the_time_grows_with_the_length(filler: str, quote: str) -> None:
         for _ in range(3):
             start = time.process_time()
             with suppress(ModelfileError):
-                parse(text)
+                parse_modelfile(text)
             best = min(best, time.process_time() - start)
         return best
 
@@ -184,11 +184,11 @@ def test_the_time_grows_with_the_length(filler: str, quote: str) -> None:
 def test_bad_utf16_is_refused() -> None:
     """A mark that promises UTF-16 and bytes that are none."""
     with pytest.raises(ModelfileError, match="utf-16-le"):
-        parse(b"\xff\xfeF")
+        parse_modelfile(b"\xff\xfeF")
 
 
 def finding(text: str, cards: tuple[Gpu, ...] = CARDS, **options: object) -> Finding:
-    (found,) = check(parse(text), EXAMPLES, cards, **options)  # type: ignore[arg-type]
+    (found,) = check(parse_modelfile(text), EXAMPLES, cards, **options)  # type: ignore[arg-type]
     return found
 
 
@@ -200,7 +200,7 @@ def test_the_story(num_ctx: int) -> None:
     """Flash attention off on 24 + 12 GB: each card holds a compute buffer nobody counts, and the second overflows."""
     path = EXAMPLES / "modelfiles" / f"qwen-{num_ctx // 1024}k.modelfile"
     cards = parse_gpus("24564MiB,12288MiB")
-    (found,) = check(parse(path.read_bytes()), path.parent, cards, engine="ollama-before-0.30")
+    (found,) = check(parse_modelfile(path.read_bytes()), path.parent, cards, engine="ollama-before-0.30")
     first, second = found.plan.estimate.gpus
     assert found.plan.estimate.exact
     assert (first.layers, second.layers) == (33, 16)
@@ -217,13 +217,13 @@ def test_the_story_does_not_fit_on_the_real_cards_and_is_mended() -> None:
     """
     for num_ctx in STORY:
         path = EXAMPLES / "modelfiles" / f"qwen-{num_ctx // 1024}k.modelfile"
-        findings = check(parse(path.read_bytes()), path.parent, CARDS, engine="ollama-before-0.30")
+        findings = check(parse_modelfile(path.read_bytes()), path.parent, CARDS, engine="ollama-before-0.30")
         (found,) = findings
         verdict = Verdict.CRASHES if num_ctx == 43008 else Verdict.SPILLS
         assert (found.verdict, found.card) == (verdict, "GeForce RTX 3060 12GB")
         assert found.shortfall == (1 << 30) - found.plan.estimate.gpus[1].left > 0
         mended = fix(findings)
-        assert mended.text == parse(path.read_bytes()).text.replace(str(num_ctx), str(found.best))
+        assert mended.text == parse_modelfile(path.read_bytes()).text.replace(str(num_ctx), str(found.best))
         (again,) = check(mended, path.parent, CARDS, engine="ollama-before-0.30")
         assert again.verdict is Verdict.FITS
         assert again.num_ctx == again.best == found.best
@@ -299,7 +299,7 @@ def test_a_name_of_ollamas_store_brings_its_context(alone: Path) -> None:
     manifest = store / "manifests" / "registry.ollama.ai" / "library" / "mine" / "latest"
     manifest.parent.mkdir(parents=True)
     manifest.write_text(json.dumps({"schemaVersion": 2, "layers": layers}))
-    (found,) = check(parse("FROM mine"), alone, CARDS)
+    (found,) = check(parse_modelfile("FROM mine"), alone, CARDS)
     assert (found.num_ctx, found.command, found.verdict) == (12288, None, Verdict.FITS)
 
 
@@ -366,7 +366,7 @@ def test_trained_length_is_the_limit_that_ollama_keeps() -> None:
 def test_without_a_context_the_engines_own_is_judged() -> None:
     """No num_ctx, or 0, is the default by memory; --fix has nothing to write then."""
     for text in ("FROM gemma-3-12b-q4_k_m.gguf", "FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 0"):
-        findings = check(parse(text), EXAMPLES, CARDS)
+        findings = check(parse_modelfile(text), EXAMPLES, CARDS)
         assert [(f.command, f.num_ctx) for f in findings] == [(None, 32768)]
         assert fix(findings).text == text
 
@@ -374,7 +374,7 @@ def test_without_a_context_the_engines_own_is_judged() -> None:
 def test_every_context_of_a_file_is_judged_and_mended() -> None:
     """Several lines, several findings; only those that do not fit are written."""
     text = "FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 131072\nPARAMETER num_ctx 4096\nADAPTER x\n"
-    findings = check(parse(text), EXAMPLES, parse_gpus("3060-12gb"), given={"flash_attn": "on"})
+    findings = check(parse_modelfile(text), EXAMPLES, parse_gpus("3060-12gb"), given={"flash_attn": "on"})
     assert [f.fits for f in findings] == [False, True]
     assert "not counted: x" in findings[0].notes
     assert fix(findings).text == text.replace("131072", str(findings[0].best))
@@ -396,7 +396,7 @@ def test_every_context_of_a_file_is_judged_and_mended() -> None:
 def test_faults_are_named(text: str, message: str) -> None:
     """A FROM that leads nowhere and values that Ollama refuses are errors, not findings."""
     with pytest.raises((ModelfileError, SourceError), match=message):
-        check(parse(text), EXAMPLES, CARDS)
+        check(parse_modelfile(text), EXAMPLES, CARDS)
 
 
 def run(*args: str) -> Result:
@@ -518,7 +518,7 @@ def test_a_modelfile_that_was_printed_can_be_checked() -> None:
 
     model = vramfit.read(QWEN)
     planned = plan_for(model, CARDS, engine_settings("ollama", {"flash_attn": "on"}), "ollama")
-    file: Modelfile = parse(planned.modelfile())
+    file: Modelfile = parse_modelfile(planned.modelfile())
     (found,) = check(file, ROOT, CARDS, given={"flash_attn": "on"})
     assert found.fits
     assert found.plan.estimate.gpus == planned.estimate.gpus

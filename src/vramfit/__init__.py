@@ -21,81 +21,121 @@ from ._base.version import __version__
 _WHERE: Final = {
     "Alternative": "_planner.whatif",
     "Alternatives": "_planner.whatif",
+    "AlternativesJson": "_report.schema",
     "Carrier": "_planner.which",
     "Choice": "_planner.compare",
     "Comparison": "_planner.compare",
+    "ComparisonJson": "_report.schema",
     "DeviceEstimate": "_estimate.estimate",
     "EngineRefusal": "_base.errors",
     "Estimate": "_estimate.estimate",
+    "EstimateJson": "_report.schema",
     "Gpu": "_devices",
     "GpuError": "_base.errors",
+    "GpuJson": "_report.schema",
     "HeaderError": "_base.errors",
     "InvalidHeader": "_base.errors",
     "Model": "_llama.model",
     "ModelError": "_base.errors",
+    "ModelJson": "_report.schema",
     "Plan": "_planner.plan",
+    "PlanJson": "_report.schema",
     "Settings": "_llama.params",
     "SettingsError": "_base.errors",
     "Shortlist": "_planner.which",
+    "ShortlistJson": "_report.schema",
     "SourceError": "_base.errors",
     "Sweep": "_planner.sweep",
+    "SweepJson": "_report.schema",
     "Tensor": "_llama.model",
     "Truncated": "_base.errors",
     "UnknownArchitecture": "_base.errors",
     "VramfitError": "_base.errors",
     "best": "_planner.whatif",
+    "bits_per_weight": "_quant",
+    "cache_measure": "_planner.quality",
     "compare": "_planner.compare",
     "detect_gpus": "_devices",
     "engine_settings": "_engines",
     "estimate": "_estimate.estimate",
+    "file_bytes": "_quant",
+    "file_type_measure": "_planner.quality",
+    "needs_imatrix": "_quant",
+    "overheads": "_planner.warnings",
+    "parse_command": "_engines",
     "parse_gpus": "_devices",
+    "parse_modelfile": "_modelfile",
+    "parse_tensor_types": "_quant",
     "plan": "_planner.plan",
+    "plan_for": "_engines",
     "read": "_sources.load",
+    "recipe": "_quant",
     "requantize": "_quant",
     "server_settings": "_engines",
     "sweep": "_planner.sweep",
     "trades": "_planner.whatif",
+    "validate_catalogue": "_devices",
     "which": "_planner.which",
 }
 
 __all__ = [
     "Alternative",
     "Alternatives",
+    "AlternativesJson",
     "Carrier",
     "Choice",
     "Comparison",
+    "ComparisonJson",
     "DeviceEstimate",
     "EngineRefusal",
     "Estimate",
+    "EstimateJson",
     "Gpu",
     "GpuError",
+    "GpuJson",
     "HeaderError",
     "InvalidHeader",
     "Model",
     "ModelError",
+    "ModelJson",
     "Plan",
+    "PlanJson",
     "Settings",
     "SettingsError",
     "Shortlist",
+    "ShortlistJson",
     "SourceError",
     "Sweep",
+    "SweepJson",
     "Tensor",
     "Truncated",
     "UnknownArchitecture",
     "VramfitError",
     "__version__",
     "best",
+    "bits_per_weight",
+    "cache_measure",
     "compare",
     "detect_gpus",
     "engine_settings",
     "estimate",
+    "file_bytes",
+    "file_type_measure",
+    "needs_imatrix",
+    "overheads",
+    "parse_command",
     "parse_gpus",
+    "parse_modelfile",
+    "parse_tensor_types",
     "plan",
+    "plan_for",
     "read",
+    "recipe",
     "requantize",
     "server_settings",
     "sweep",
     "trades",
+    "validate_catalogue",
     "which",
 ]
 
@@ -112,17 +152,30 @@ if TYPE_CHECKING:
         UnknownArchitecture,
         VramfitError,
     )
-    from ._devices import Gpu, detect_gpus, parse_gpus
-    from ._engines import engine_settings, server_settings
+    from ._devices import Gpu, detect_gpus, parse_gpus, validate_catalogue
+    from ._engines import engine_settings, parse_command, plan_for, server_settings
     from ._estimate.estimate import DeviceEstimate, Estimate, estimate
     from ._llama.model import Model, Tensor
     from ._llama.params import Settings
+    from ._modelfile import parse_modelfile
     from ._planner.compare import Choice, Comparison, compare
     from ._planner.plan import Plan, plan
+    from ._planner.quality import cache_measure, file_type_measure
     from ._planner.sweep import Sweep, sweep
+    from ._planner.warnings import overheads
     from ._planner.whatif import Alternative, Alternatives, best, trades
     from ._planner.which import Carrier, Shortlist, which
-    from ._quant import requantize
+    from ._quant import bits_per_weight, file_bytes, needs_imatrix, parse_tensor_types, recipe, requantize
+    from ._report.schema import (
+        AlternativesJson,
+        ComparisonJson,
+        EstimateJson,
+        GpuJson,
+        ModelJson,
+        PlanJson,
+        ShortlistJson,
+        SweepJson,
+    )
     from ._sources.load import read
 
 

@@ -75,7 +75,7 @@ def check(
     vramfit modelfile check ~/models --gpus 3090ti,3060 -fa on --fix
     """
     from .._modelfile import check as check_file
-    from .._modelfile import fix, parse
+    from .._modelfile import fix, parse_modelfile
     from .._report.modelfiles import findings_json, findings_text, written_text
 
     given = line().given
@@ -87,7 +87,7 @@ def check(
     errors: list[str] = []
     for path in _each(paths, errors):
         try:
-            file = parse(files.read(path), name=path)
+            file = parse_modelfile(files.read(path), name=path)
             here = check_file(
                 file, os.path.dirname(path) or ".", on, engine=engine, given=given, margin_bytes=margin
             )

@@ -10,6 +10,6 @@
 from __future__ import annotations
 
 from .check import Finding, Verdict, check, fix
-from .grammar import Command, Modelfile, parse
+from .grammar import Command, Modelfile, parse_modelfile
 
-__all__ = ["Command", "Finding", "Modelfile", "Verdict", "check", "fix", "parse"]
+__all__ = ["Command", "Finding", "Modelfile", "Verdict", "check", "fix", "parse_modelfile"]

@@ -16,7 +16,7 @@ from typing import Final
 
 from .._base.errors import ModelfileError
 
-__all__ = ["Command", "Modelfile", "parse"]
+__all__ = ["Command", "Modelfile", "parse_modelfile"]
 
 COMMANDS: Final = (
     "from", "license", "template", "system", "adapter", "draft", "renderer", "parser", "parameter", "message", "requires",
@@ -81,7 +81,7 @@ class Modelfile:
         return Modelfile(changed, tuple(commands), self.mark, self.encoding, self.name)
 
 
-def parse(data: bytes | str, *, name: str = "Modelfile") -> Modelfile:
+def parse_modelfile(data: bytes | str, *, name: str = "Modelfile") -> Modelfile:
     """The Modelfile in `data`. Raises `ModelfileError`, with the line, for what Ollama would not accept."""
     mark, encoding = b"", "utf-8"
     if isinstance(data, bytes):

@@ -18,6 +18,12 @@ settings.register_profile(
 settings.load_profile("vramfit")
 
 
+def pytest_runtest_setup() -> None:
+    """No width and no colour of the terminal that runs the tests, nor of what a worker's readline makes up."""
+    for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR"):
+        os.environ.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def truth() -> Path:
     """The folder of the engine's measured rows; tests that need it are skipped without it."""

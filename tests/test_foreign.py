@@ -174,10 +174,10 @@ def test_commands_hold_the_path_and_nothing_more(text: str) -> None:
     assert len(words) == len(server_words(plain))
     source = found.command("llama-cpp-python")
     assert is_shown(source)
-    (call,) = (x for x in ast.walk(ast.parse_modelfile(source)) if isinstance(x, ast.Call))
+    (call,) = (x for x in ast.walk(ast.parse(source)) if isinstance(x, ast.Call))
     values = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
     assert values["model_path"] == found.model.source
-    assert len(ast.parse_modelfile(source).body) == 2
+    assert len(ast.parse(source).body) == 2
     even = replace(found, tensor_split=(25, 24))
     lines = even.command("lm-studio").split("\n")
     assert all(line.isprintable() for line in lines)

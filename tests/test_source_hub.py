@@ -249,7 +249,7 @@ def test_names_from_the_hub_are_not_believed(hub: Hub, alone: Path) -> None:
 
 def test_no_request_but_for_the_header(hub: Hub) -> None:
     """In a process of its own, huggingface-hub is not made to ask for anything else."""
-    code = "from vramfit import source; source.open_headers('user/one')"
+    code = "from vramfit import _sources as source; source.open_headers('user/one')"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "HF_ENDPOINT": hub.url})
     assert [r.path.split("?")[0] for r in hub.log] == [
         "/api/models/user/one",
@@ -259,7 +259,7 @@ def test_no_request_but_for_the_header(hub: Hub) -> None:
 
 def test_offline(hub: Hub) -> None:
     """What is not here is not asked for when huggingface-hub is told to stay offline."""
-    code = "from vramfit import source\ntry: source.open_headers('user/one')\nexcept source.SourceError as e: print(e)"
+    code = "from vramfit import _sources as source\ntry: source.open_headers('user/one')\nexcept source.SourceError as e: print(e)"
     env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "1"}
     out = subprocess.run(
         [sys.executable, "-c", code], check=True, env=env, capture_output=True, text=True

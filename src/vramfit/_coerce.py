@@ -23,7 +23,7 @@ from ._llama.model import Model
 from ._llama.params import MAX_TOKENS, Settings
 
 __all__ = [
-    "AnyGpus", "AnyModel", "AnySettings", "bandwidth", "call", "cards", "checked_fields", "count", "flag", "margin",
+    "AnyGpus", "AnyModel", "AnySettings", "bandwidth", "call", "card", "cards", "checked_fields", "count", "flag", "margin",
     "max_ctx", "model_of", "settings_of", "shown", "word", "words",
 ]  # fmt: skip
 
@@ -57,6 +57,14 @@ def cards(value: AnyGpus, name: str = "gpus", *, most: int = MAX_GPUS) -> tuple[
             f"{name}={shown(value)}: give cards such as '3090ti,3060', a Gpu, a list of these, or 'none' for the host alone"
         )
     return parse_gpus(value)
+
+
+def card(value: Gpu | str, name: str = "gpu") -> Gpu:
+    """One card. Raises `GpuError`."""
+    found = cards(value, name) if isinstance(value, Gpu | str) else ()
+    if len(found) != 1:
+        raise GpuError(f"{name}={shown(value)}: give one card, such as '3090ti', or a Gpu")
+    return found[0]
 
 
 def settings_of(value: AnySettings, name: str = "settings") -> Settings:

@@ -6,13 +6,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .._base.errors import GpuError
+from .._base.errors import GpuError, shown
 from .catalogue import catalogue_path, load
 
 __all__ = ["validate_catalogue"]
 
 
-def validate_catalogue(path: Path | None = None) -> int:
+def validate_catalogue(path: str | Path | None = None) -> int:
     """The number of entries of a sound catalogue (the installed one by default).
 
     Raises `GpuError` that lists every fault: file, card, field, value.
@@ -21,7 +21,9 @@ def validate_catalogue(path: Path | None = None) -> int:
 
     from .schema import CatalogueSchema
 
-    path = path or catalogue_path()
+    if not isinstance(path, str | Path | None):
+        raise GpuError(f"path={shown(path)}: give the path of a catalogue, or None")
+    path = Path(path) if path else catalogue_path()
     data = load(path)
     faults: list[str] = []
     try:

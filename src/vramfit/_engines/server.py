@@ -11,6 +11,7 @@ from typing import Final
 
 from .._base.errors import SettingsError
 from .._base.foreign import shell_line
+from .._coerce import word
 from .._llama.flags import first_experts, read, split_text
 from .._llama.params import EXPERTS, Settings
 from .._planner.plan import Plan
@@ -87,4 +88,5 @@ def parse_command(text: str) -> Settings:
     What the line holds beside settings, `flags.read` tells. Raises `SettingsError` for a flag that is not known,
     one that cannot be planned for, a value that is missing or malformed, and a quote that is not closed.
     """
+    text = word("text", text)
     return engine_settings("llama-server", read(split_text(text)).given)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from .._base.errors import ModelfileError
+from .._base.errors import ModelfileError, shown
 
 __all__ = ["Command", "Modelfile", "parse_modelfile"]
 
@@ -84,6 +84,10 @@ class Modelfile:
 def parse_modelfile(data: bytes | str, *, name: str = "Modelfile") -> Modelfile:
     """The Modelfile in `data`. Raises `ModelfileError`, with the line, for what Ollama would not accept."""
     mark, encoding = b"", "utf-8"
+    if not isinstance(data, bytes | str) or not isinstance(name, str):
+        raise ModelfileError(
+            f"data={shown(data)}, name={shown(name)}: give the text of a Modelfile, and a name"
+        )
     if isinstance(data, bytes):
         mark, encoding = next(((m, e) for m, e in _MARKS if data.startswith(m)), (b"", "utf-8"))
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from .._coerce import flag, word
 from .._quant import file_type as find_file_type
 
 __all__ = ["MODEL", "Measure", "cache_measure", "file_type_measure"]
@@ -81,6 +82,7 @@ def file_type_measure(name: str, imatrix: bool = False) -> Measure | None:
     Where only one of the two ways to quantize was measured, that one is returned, and says so.
     Raises `SettingsError` for a file type that does not exist.
     """
+    name, imatrix = word("name", name), flag("imatrix", imatrix)
     name = find_file_type(name).name
     ways = ((True, _IMATRIX), (False, _PLAIN)) if imatrix else ((False, _PLAIN), (True, _IMATRIX))
     return next((Measure(*table[name], imatrix=way) for way, table in ways if name in table), None)
@@ -88,5 +90,6 @@ def file_type_measure(name: str, imatrix: bool = False) -> Measure | None:
 
 def cache_measure(type_k: str, type_v: str) -> Measure | None:
     """The measure of a pair of cache types under f16 weights, if one was published."""
+    type_k, type_v = word("type_k", type_k), word("type_v", type_v)
     found = _CACHE.get((type_k, type_v))
     return Measure(*found, imatrix=False, source=CACHE_PR) if found else None

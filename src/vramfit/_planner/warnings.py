@@ -13,6 +13,7 @@ from math import ceil
 from typing import Final
 
 from .._base.units import GIB, MIB, format_bytes
+from .._coerce import card
 from .._devices import Gpu, all_cards, find, rules
 from .._ggml.backends import backend, pad
 from .._llama.cparams import CONTEXT_STEP, resolve
@@ -185,8 +186,9 @@ class Overhead:
     why: str
 
 
-def overheads(gpu: Gpu) -> tuple[Overhead, ...]:
-    """What `gpu` loses outside every buffer, by the rules of the catalogue (`data/gpus.yaml`)."""
+def overheads(gpu: Gpu | str) -> tuple[Overhead, ...]:
+    """What `gpu` loses outside every buffer, by the rules of the catalogue (`data/gpus.yaml`). Raises `GpuError`."""
+    gpu = card(gpu)
     found = [_context(gpu)]
     if gpu.backend == "cuda":
         found += [_cublas(gpu), _pool(), _desktop()]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from .._base.errors import EngineRefusal, SettingsError, VramfitError
-from .._coerce import AnyModel, flag, model_of, shown, word
+from .._coerce import MAX_BYTES, AnyModel, count, flag, model_of, shown, word
 from .._ggml.types import BY_NAME, TensorType, tensor_type
 from .._llama.model import Model, Tensor
 from .file_types import FileType
@@ -226,6 +226,7 @@ def parse_tensor_types(text: str) -> tuple[tuple[str, str], ...]:
 
     Raises `SettingsError` for an entry without a pattern or a type (quantize.cpp:318-365).
     """
+    text = word("text", text)
     result = []
     for entry in text.split():
         pattern, _, name = entry.partition("=")
@@ -236,12 +237,13 @@ def parse_tensor_types(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(result)
 
 
-def recipe(model: Model) -> tuple[tuple[str, str], ...]:
+def recipe(model: AnyModel) -> tuple[tuple[str, str], ...]:
     """The types of `model` as `tensor_types`: one pattern for each tensor that the quantizer may change.
 
     This is how a published mix is carried over: take the recipe from the header of a file that has it,
     and give it to `requantize` with any quantized file type and a model of the same layers.
     """
+    model = model_of(model)
     known = traits(model, imatrix=False)
     allowed = (t for t in model.tensors if allows_quantization(t, known))
     return tuple((f"^{re.escape(t.name)}$", t.type.name) for t in allowed)
@@ -251,12 +253,13 @@ def recipe(model: Model) -> tuple[tuple[str, str], ...]:
 _WANTS_IMATRIX: Final = frozenset({"iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1_m", "iq1_s"})
 
 
-def needs_imatrix(model: Model) -> tuple[str, ...]:
+def needs_imatrix(model: AnyModel) -> tuple[str, ...]:
     """Names of the tensors for which the quantizer wants an importance matrix to write `model`.
 
     `model` is what `requantize` returned; empty when it can be made without a matrix. Embeddings
     and the output matrix never count (llama-quant.cpp:856-875).
     """
+    model = model_of(model)
     types = _WANTS_IMATRIX | {"q2_K"} if model.file_type == "Q2_K_S" else _WANTS_IMATRIX
     exempt = (Category.OUTPUT, Category.TOKEN_EMBD)
     return tuple(t.name for t in model.tensors if t.type.name in types and category(t.name) not in exempt)
@@ -272,7 +275,7 @@ def _refuse_without_imatrix(model: Model) -> None:
         )
 
 
-def file_bytes(model: Model, *, header_bytes: int = 0, alignment: int = ALIGNMENT) -> int:
+def file_bytes(model: AnyModel, *, header_bytes: int = 0, alignment: int = ALIGNMENT) -> int:
     """Bytes of a file with the tensors of `model`: each padded to `alignment`, behind `header_bytes`.
 
     The tensor data is exact. A header's size follows from metadata that a `Model` does not keep, so that
@@ -280,9 +283,13 @@ def file_bytes(model: Model, *, header_bytes: int = 0, alignment: int = ALIGNMEN
     but for keys that it adds where they are absent (`general.file_type`, `general.quantization_version`,
     `quantize.imatrix.*`) and the `split.*` keys that it removes. Source: llama-quant.cpp:1013-1031, 1349.
     """
+    model = model_of(model)
+    header_bytes = count("header_bytes", header_bytes, most=MAX_BYTES)
+    alignment = count("alignment", alignment, least=1)
     return header_bytes + sum(-(-t.n_bytes // alignment) * alignment for t in model.tensors)
 
 
-def bits_per_weight(model: Model) -> float:
+def bits_per_weight(model: AnyModel) -> float:
     """Bits of tensor data for each element, as llama-quantize prints them (llama-quant.cpp:1364); for display."""
+    model = model_of(model)
     return model.tensor_bytes * 8 / model.n_params if model.n_params else 0.0

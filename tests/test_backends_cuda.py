@@ -191,6 +191,221 @@ def test_operations_that_cuda_refuses() -> None:
     assert not does("WIN_PART", [leaf((64, 32))])
 
 
+def gapped(shape: tuple[int, ...], type_: TensorType = F32, behind: int = 1) -> Tensor:
+    """A tensor with a gap behind each element (0), row (1), matrix (2) or block of matrices (3)."""
+    t = leaf(shape, type_)
+    a, b, c, d = (n if i < behind else 2 * n for i, n in enumerate(t.nb))
+    t.nb = (a, b, c, d)
+    return t
+
+
+BIG = (32, 4, 3, 2)
+ANYTHING = """NONE RESHAPE VIEW PERMUTE TRANSPOSE ADD_ID ADD1 SQR SQRT SIN COS CLAMP LOG DUP ARGMAX COUNT_EQUAL CONT
+    DIAG_MASK_INF SOFT_MAX TOP_K ARGSORT CONV_TRANSPOSE_2D POOL_1D POOL_2D PAD UPSCALE PAD_REFLECT_1D ARANGE
+    TIMESTEP_EMBEDDING LEAKY_RELU RWKV_WKV6 RWKV_WKV7 GATED_LINEAR_ATTN GATED_DELTA_NET FILL CUMSUM TRI DIAG
+    SOLVE_TRI"""
+
+
+@pytest.mark.parametrize("op", ANYTHING.split())
+def test_what_runs_on_anything(op: str) -> None:
+    """These run whatever their sources are."""
+    assert runs(ANY, node(op, BIG, [gapped(BIG, BF16, 0)], F16))
+
+
+@pytest.mark.parametrize(
+    ("ops", "gaps"),
+    [
+        ("UNARY GROUP_NORM ROLL IM2COL CONV_2D ACC COL2IM_1D", ""),
+        ("NORM RMS_NORM L2_NORM SUM SUM_ROWS MEAN", "123"),
+        ("GLU", "1"),
+        ("ROPE ROPE_BACK", "12"),
+        (
+            "SCALE REPEAT OUT_PROD CONV_TRANSPOSE_1D CONV_2D_DW ADD SUB MUL DIV SET DSV4_HC_COMB DSV4_HC_PRE",
+            "0123",
+        ),
+        ("DSV4_HC_POST CONCAT", "0123"),
+        ("MUL_MAT MUL_MAT_ID", "123"),
+    ],
+)
+def test_where_sources_may_have_gaps(ops: str, gaps: str) -> None:
+    """An operation on f32 takes gaps behind elements (0), rows (1), matrices (2) and further out (3), or does not."""
+    for op in ops.split():
+        assert runs(ANY, node(op, BIG, [leaf(BIG), leaf(BIG)])), op
+        for behind in range(4):
+            taken = str(behind) in gaps
+            assert runs(ANY, node(op, BIG, [gapped(BIG, behind=behind), leaf(BIG)])) is taken, (op, behind)
+            if op in ("IM2COL", "CONV_2D", "ACC", "MUL_MAT", "MUL_MAT_ID"):
+                assert runs(ANY, node(op, BIG, [leaf(BIG), gapped(BIG, behind=behind)])) is taken, (
+                    op,
+                    behind,
+                )
+
+
+REFUSED = ["q8_1", "i8", "i16", "i64", "f64", "tq1_0", "tq2_0"]
+
+
+def test_types_of_matrices_and_rows() -> None:
+    """All types but a few can be multiplied by f32, and rows of nearly as many can be looked up."""
+    for name, kind in BY_NAME.items():
+        table = leaf((256, 8), kind)
+        for op in ("MUL_MAT", "MUL_MAT_ID"):
+            assert runs(ANY, node(op, (8, 4), [table, leaf((256, 4))])) is (name not in [*REFUSED, "i32"]), (
+                name
+            )
+        rows = node("GET_ROWS", (256, 4), [table, leaf((4,), I32)])
+        assert runs(ANY, rows) is (name not in [*REFUSED, "q8_K", "nvfp4"]), name
+    assert not runs(ANY, node("GET_ROWS", (288, 4), [leaf((288, 8), BY_NAME["mxfp4"]), leaf((4,), I32)]))
+
+
+def test_types_of_copies() -> None:
+    """f32 is quantized and back, floats are cast, and anything contiguous is copied to its own type."""
+    floats = {"f32", "f16", "bf16"}
+    cached = {"q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "i32"}
+    for a in BY_NAME:
+        for b in BY_NAME:
+            cast = (
+                {a, b} <= floats or (a == "f32" and b in cached | {"iq4_nl"}) or (b == "f32" and a in cached)
+            )
+            cast = cast or a == b == "i32"
+            for behind in (1, 2):
+                sources = [gapped((256, 4, 2), BY_NAME[a], behind), leaf((256, 4, 2), BY_NAME[b])]
+                assert runs(ANY, node("CPY", (256, 4, 2), sources)) is cast, (a, b)
+            sources[:] = [leaf((256, 4), BY_NAME[a]), gapped((256, 4), BY_NAME[b])]
+            assert runs(ANY, node("CPY", (256, 4), sources)) is cast, (a, b)
+            sources[:] = [leaf((256, 4), BY_NAME[a]), leaf((256, 4), BY_NAME[b])]
+            assert runs(ANY, node("CPY", (256, 4), sources)) is (cast or a == b), (a, b)
+
+
+def test_types_of_written_rows() -> None:
+    """Rows of f32 are written into cache types, rows of f16 into f16, at places in i32 or i64."""
+    written = {"f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl"}
+    for name, kind in BY_NAME.items():
+        for new in (F32, F16, BF16):
+            for at in ("i64", "i32", "i16", "f32"):
+                rows = node("SET_ROWS", (256, 8), [leaf((256, 4), new), leaf((4,), BY_NAME[at])], kind)
+                wanted = at in ("i64", "i32") and (name in written if new is F32 else new is F16 is kind)
+                assert runs(ANY, rows) is wanted, (name, new, at)
+
+
+def accepted(op: str, kinds: str) -> set[str]:
+    """For which types of first source, second source and result an operation runs, of these kinds."""
+    names = kinds.split()
+    found = set()
+    for a in names:
+        for b in names:
+            for to in names:
+                if runs(ANY, node(op, BIG, [leaf(BIG, BY_NAME[a]), leaf(BIG, BY_NAME[b])], BY_NAME[to])):
+                    found.add(f"{a} {b} {to}")
+    return found
+
+
+def test_types_of_arithmetic() -> None:
+    """f32 and f16 mix, bf16 takes f32 beside it; the rest wants f32, or one type."""
+    kinds = "f32 f16 bf16 i32"
+    halves = {f"{a} {b} {to}" for a in ("f32", "f16") for b in ("f32", "f16") for to in ("f32", "f16")}
+    for op in ("ADD", "SUB", "MUL", "DIV"):
+        assert accepted(op, kinds) == halves | {"bf16 bf16 bf16", "bf16 f32 bf16"}
+    for op in (
+        "OUT_PROD",
+        "CONV_TRANSPOSE_1D",
+        "SUM_ROWS",
+        "MEAN",
+        "DSV4_HC_COMB",
+        "DSV4_HC_PRE",
+        "DSV4_HC_POST",
+    ):
+        assert "f32 f32 f32" in accepted(op, kinds), op
+        assert {x.split()[0] + x.split()[2] for x in accepted(op, kinds)} == {"f32f32"}, op
+    assert accepted("DSV4_HC_POST", kinds) == {"f32 f32 f32"}
+    assert accepted("SET", kinds) == {"f32 f32 f32", "i32 i32 i32"}
+    assert accepted("CONV_2D_DW", kinds) == {"f32 f32 f32", "f16 f32 f32"}
+    one = {f"{x} {x}" for x in ("f32", "f16", "bf16")}
+    assert {f"{x.split()[0]} {x.split()[2]}" for x in accepted("COL2IM_1D", kinds)} == one
+    assert {f"{x.split()[0]} {x.split()[2]}" for x in accepted("SCALE", kinds)} == one - {"f16 f16"}
+    assert {x.split()[0] for x in accepted("REPEAT", kinds)} == {"f32", "f16"}
+    assert {x.split()[0] for x in accepted("ROLL", kinds)} == {"f32"}
+
+
+def test_types_of_concatenations() -> None:
+    """One type, quantized only in whole blocks and without gaps."""
+    for name, kind in BY_NAME.items():
+        same = [leaf((256, 4), kind), leaf((256, 4), kind)]
+        assert runs(ANY, node("CONCAT", (512, 4), same, kind)), name
+        assert not runs(ANY, node("CONCAT", (512, 4), same, F32 if kind is not F32 else F16))
+        assert not runs(
+            ANY, node("CONCAT", (512, 4), [same[0], leaf((256, 4), F32 if kind is not F32 else F16)], kind)
+        )
+        if kind.is_quantized:
+            for sources in ([same[0], gapped((256, 4), kind)], [gapped((256, 4), kind), same[0]]):
+                assert not runs(ANY, node("CONCAT", (512, 4), sources, kind))
+    part = leaf((40, 1), Q8)
+    assert not runs(ANY, node("CONCAT", (80, 1), [part, part], Q8))
+
+
+def test_hadamard_products() -> None:
+    """f16 activations are taken by f16 matrices, and by f32 ones that a hint calls Hadamard's."""
+
+    def does(
+        a: TensorType, b: Tensor, hint: int = 1, shape: tuple[int, ...] = (64, 4), to: TensorType = F32
+    ) -> bool:
+        return runs(ANY, node("MUL_MAT", shape, [leaf((64, 64), a), b], to, (0, hint)))
+
+    b = leaf((64, 4), F16)
+    assert does(F32, b)
+    assert does(F16, b, hint=0)
+    assert not does(F32, b, hint=0)
+    assert not does(F32, b, hint=2)
+    assert not does(Q8, b)
+    assert not does(BF16, b)
+    assert not does(F32, b, to=F16)
+    assert not does(F32, b, shape=(32, 4))
+    assert not does(F32, gapped((64, 4), F16))
+    odd = node("MUL_MAT", (64, 4), [leaf((64, 64)), b], params=(0, 1))
+    odd.tensor.nb = gapped((64, 4)).nb
+    assert not runs(ANY, odd)
+    experts = [leaf((64, 32, 8)), leaf((64, 2, 4), F16), leaf((2, 4), I32)]
+    assert not runs(ANY, node("MUL_MAT_ID", (32, 4), experts))
+
+
+def test_sparse_indexers() -> None:
+    """Scores of 32 or 64 heads of 128, on cache types, with strides of sixteen bytes where not quantized."""
+
+    def does(q: Tensor, k: Tensor) -> bool:
+        return runs(ANY, node("LIGHTNING_INDEXER", (32, 4), [q, k]))
+
+    q, k = leaf((128, 64, 4), F16), leaf((128, 1, 256), F16)
+    for name, kind in BY_NAME.items():
+        wanted = name in ["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+        assert does(q, leaf((256, 1, 256), kind)) is wanted, name
+    assert not does(leaf((64, 64, 4)), k)
+    assert not does(leaf((128, 48, 4)), k)
+    for behind in (1, 2, 3):
+        odd = leaf((128, 64, 4), F16)
+        odd.nb = tuple(n + 8 * (i == behind) for i, n in enumerate(odd.nb))  # type: ignore[assignment]
+        assert not does(odd, k)
+        odd = leaf((128, 1, 256), F16)
+        odd.nb = tuple(n + 8 * (i == behind) for i, n in enumerate(odd.nb))  # type: ignore[assignment]
+        assert not does(q, odd)
+
+
+def test_scans_and_convolutions_at_their_bounds() -> None:
+    """Mamba's scan keeps one snapshot of its state at most, which Mamba-2's need not."""
+
+    def does(n_snapshots: int, factors: int, state: tuple[int, ...]) -> bool:
+        b = leaf((state[0], 1, 8, 1))
+        sources = [leaf(state), leaf((1, 128, 8, 1)), leaf((128, 8)), leaf((factors, 128)), b, b]
+        return runs(ANY, node("SSM_SCAN", (1,), sources, params=(n_snapshots,)))
+
+    assert does(1, 16, (16, 1, 128))
+    assert does(0, 16, (16, 1, 128))
+    assert not does(2, 16, (16, 1, 128))
+    assert not does(1, 16, (16, 2, 128))
+    assert does(2, 1, (128, 16, 128))
+    assert not does(2, 1, (128, 8, 128))
+    for channels, wanted in ((128, True), (384, True), (129, False), (64, False)):
+        assert runs(ANY, node("SSM_CONV", (1,), [leaf((4, channels)), leaf((4, channels))])) is wanted
+
+
 # --- mixtures of experts
 
 

@@ -158,7 +158,11 @@ def put(part: str, **fields: object) -> Change:
         for name, value in fields.items():
             if name == "src":
                 value = tuple(at[x] for x in value)  # type: ignore[attr-defined]
-            setattr(graph.tensors[at[part]], name, at[value] if isinstance(value, str) and name == "view" else value)
+            setattr(
+                graph.tensors[at[part]],
+                name,
+                at[value] if isinstance(value, str) and name == "view" else value,
+            )
 
     return change
 
@@ -172,9 +176,7 @@ SAME: Change = put("q")
 @pytest.mark.parametrize(
     "change", [SAME, put("w", name="other"), put("k", name="other")], ids=["nothing", "weight", "cache"]
 )
-def test_layers_that_differ_in_name_alone_are_steady(
-    change: Change, home: int, op_offload: bool
-) -> None:
+def test_layers_that_differ_in_name_alone_are_steady(change: Change, home: int, op_offload: bool) -> None:
     """Equal layers repeat, also where a weight or a result is copied in each: the copies play one part."""
     assert attending(change, 2, home, op_offload=op_offload) in ((1,), (2,))
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nodes import attention, leaf, node, runs
 
-from vramfit.backends import BACKENDS, backend
+from vramfit.backends import BACKENDS, Backend, backend
 from vramfit.backends.cuda.fattn import Kernel, kernel
 from vramfit.backends.cuda.fusions import graph_optimize
 from vramfit.backends.nouns import SplitGraph
@@ -91,6 +91,119 @@ def test_kernels(
     assert kernel(found.tensor, found.src, cc) is chosen
 
 
+F16S, Q8S = (F16, F16), (Q8, Q8)
+
+
+@pytest.mark.parametrize(
+    ("cc", "k", "n_tokens", "types", "gqa", "n_kv", "chosen"),
+    [
+        # no kernel on tensor cores for heads of 40 and 72; vectors are 64, 128 and 256 wide
+        (750, 40, 100, F16S, 1, 256, Kernel.TILE),
+        (860, 72, 100, F16S, 1, 256, Kernel.TILE),
+        (700, 40, 100, F16S, 1, 256, Kernel.TILE),
+        (700, 72, 100, F16S, 1, 256, Kernel.TILE),
+        (700, 80, 100, F16S, 1, 256, Kernel.TENSOR_CORES),
+        (860, 80, 1, F16S, 1, 256, Kernel.TENSOR_CORES),
+        (610, 64, 1, F16S, 1, 256, Kernel.VECTOR),
+        (610, 96, 1, F16S, 1, 256, Kernel.TILE),
+        (610, 192, 1, Q8S, 8, 256, Kernel.TILE),
+        (610, 256, 1, F16S, 1, 256, Kernel.VECTOR),
+        (610, 512, 1, Q8S, 2, 256, Kernel.TILE),
+        # without tensor cores: two tokens of a quantized cache, one of any other where heads stand alone
+        (610, 128, 2, (F16, Q8), 1, 256, Kernel.VECTOR),
+        (610, 128, 2, (Q8, F16), 1, 256, Kernel.VECTOR),
+        (610, 128, 2, F16S, 1, 256, Kernel.TILE),
+        # Volta: by the columns of a tile
+        (700, 128, 3, F16S, 1, 256, Kernel.TILE),
+        (700, 128, 1, F16S, 2, 256, Kernel.VECTOR),
+        (700, 128, 1, F16S, 2, 100, Kernel.TILE),
+        (700, 128, 2, F16S, 16, 256, Kernel.TILE),
+        (700, 128, 3, F16S, 16, 256, Kernel.TENSOR_CORES),
+        (700, 128, 8, F16S, 6, 256, Kernel.TILE),
+        (700, 128, 9, F16S, 6, 256, Kernel.TENSOR_CORES),
+        (700, 192, 1, F16S, 32, 256, Kernel.TILE),
+        (700, 192, 2, F16S, 32, 256, Kernel.TENSOR_CORES),
+        (700, 320, 1, F16S, 32, 256, Kernel.TENSOR_CORES),
+        (700, 576, 1, F16S, 32, 256, Kernel.TILE),
+        (700, 576, 2, F16S, 32, 256, Kernel.TENSOR_CORES),
+        # Turing and newer
+        (750, 128, 1, Q8S, 4, 256, Kernel.VECTOR),
+        (750, 128, 2, Q8S, 4, 256, Kernel.TENSOR_CORES),
+        (890, 128, 3, Q8S, 4, 256, Kernel.TENSOR_CORES),
+        (880, 128, 1, F16S, 4, 256, Kernel.TENSOR_CORES),
+        (890, 128, 1, F16S, 4, 8192, Kernel.VECTOR),
+        (890, 128, 1, F16S, 5, 8192, Kernel.TENSOR_CORES),
+        (890, 128, 1, F16S, 8, 7936, Kernel.VECTOR),
+        (890, 256, 1, F16S, 4, 256, Kernel.VECTOR),
+        (890, 256, 1, F16S, 8, 256, Kernel.TENSOR_CORES),
+        (890, 128, 1, F16S, 1, 100, Kernel.TENSOR_CORES),
+    ],
+)
+def test_kernels_by_width(
+    cc: int, k: int, n_tokens: int, types: tuple[TensorType, TensorType], gqa: int, n_kv: int, chosen: Kernel
+) -> None:
+    """The same choice where the width of a head, the size of a group or the number of cells decides."""
+    v = {192: 128, 320: 256, 576: 512}.get(k, k)
+    found = attention(k, v, gqa, n_tokens, *types, n_kv=n_kv)
+    assert kernel(found.tensor, found.src, cc) is chosen
+
+
+def test_kernels_where_heads_are_not_grouped() -> None:
+    """Without a mask, with ALiBi or with odd strides one token of f16 takes the vector kernel."""
+    for alone in (attention(128, 128, 4, 1, mask=False), attention(128, 128, 4, 1, alibi=True)):
+        assert kernel(alone.tensor, alone.src, 610) is kernel(alone.tensor, alone.src, 860) is Kernel.VECTOR
+    several = attention(128, 128, 4, 1)
+    several.src[0].ne = (128, 1, 32, 2)
+    assert kernel(several.tensor, several.src, 890) is Kernel.TENSOR_CORES
+
+
+@pytest.mark.parametrize("kind", [F16, Q8])
+@pytest.mark.parametrize("source", range(4))
+@pytest.mark.parametrize("behind", range(4))
+def test_grouped_heads_want_strides_of_sixteen_bytes(source: int, behind: int, kind: TensorType) -> None:
+    """All strides but an element's, of whatever is not quantized."""
+    odd = attention(576, 512, 2, k_type=kind, v_type=kind)
+    t = odd.src[source]
+    t.nb = tuple(n + 8 * (i == behind) for i, n in enumerate(t.nb))  # type: ignore[assignment]
+    assert runs(ANY, odd) is (behind == 0 or t.type is Q8)
+
+
+def test_head_sizes_one_by_one() -> None:
+    """Of all head sizes these alone have a kernel, with V as wide as K or as narrow as its kernel wants."""
+    wanted = {40: 40, 64: 64, 72: 72, 80: 80, 96: 96, 112: 112, 128: 128, 256: 256}
+    wanted |= {192: 128, 320: 256, 512: 512, 576: 512}
+    for k in range(8, 640, 8):
+        found = [v for v in range(8, 640, 8) if runs(ANY, attention(k, v, 32))]
+        assert found == ([wanted[k]] if k in wanted else [])
+    for name, kind in BY_NAME.items():
+        taken = name in ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
+        assert runs(ANY, attention(256, 256, k_type=kind)) is taken
+        assert runs(ANY, attention(256, 256, v_type=kind)) is taken
+
+
+@pytest.mark.parametrize(
+    ("k", "v", "copies"),
+    [
+        ("f32", "f32", "kv"), ("f32", "f16", "k"), ("f16", "f32", "v"), ("f16", "bf16", "v"), ("bf16", "bf16", ""),
+        ("f32", "q8_0", "kv"), ("q8_0", "f32", "kv"), ("q4_0", "q4_0", ""), ("q4_0", "q8_0", "kv"),
+        ("q5_1", "q5_1", "kv"), ("q4_1", "q4_1", "kv"), ("f16", "f16", ""), ("f16", "q8_0", "v"),
+    ],
+)  # fmt: skip
+def test_what_the_vector_kernel_copies(k: str, v: str, copies: str) -> None:
+    """f32, and both of a pair that has no kernel in a default build; f16 never, nor V within K."""
+    one = 128 * 256 * 8 * 2
+    for v_in_k in (False, True):
+        found = attention(128, 128, 1, 1, BY_NAME[k], BY_NAME[v], v_in_k=v_in_k)
+        n = len(copies.replace("v", "") if v_in_k else copies)
+        assert backend("cuda", "8.6").with_scratch(1000, found) == (1024 + n * one if n else 1000)
+
+
+def test_what_runs_elsewhere_takes_no_scratch() -> None:
+    """Attention that no kernel runs is left to the CPU: its result is all there is to place."""
+    assert ANY.with_scratch(1000, attention(100, 100, k_type=Q8, v_type=Q8)) == 1000
+    assert ANY.with_scratch(1000, attention(128, 128, k_type=BY_NAME["iq4_nl"])) == 1000
+
+
 def test_scratch_is_an_f16_copy_of_k_and_v() -> None:
     """What a kernel does not read is copied to f16 behind the result; V within K is not copied twice."""
     ampere = backend("cuda", "8.6")
@@ -130,12 +243,37 @@ def test_a_card_of_no_known_capability_takes_the_largest(
         assert ANY.is_sure_of(found)
 
 
+def test_the_largest_is_taken_where_capabilities_differ() -> None:
+    """One token of a quantized cache: copied on Volta alone, so a card of no known capability may copy it."""
+    found = attention(128, 128, 4, 1, k_type=Q8, v_type=Q8)
+    one = 128 * 256 * 8 * 2
+    sizes = {cc: backend("cuda", cc).with_scratch(1000, found) for cc in CAPABILITIES}
+    assert sizes == {cc: 1024 + 2 * one if cc in ("7.0", "7.2") else 1000 for cc in CAPABILITIES}
+    assert ANY.with_scratch(1000, found) == 1024 + 2 * one
+    assert not ANY.is_sure_of(found)
+    two = attention(128, 128, 4, 2, k_type=Q8, v_type=Q8)
+    sizes = {cc: backend("cuda", cc).with_scratch(1000, two) for cc in CAPABILITIES}
+    assert [cc for cc in CAPABILITIES if sizes[cc] == 1000] == ["6.1", "8.9", "9.0", "12.0"]
+
+
+@pytest.mark.parametrize("rules", [ANY, BACKENDS["hip"], backend("cuda", "8.6")])
+def test_what_cuda_is(rules: Backend) -> None:
+    """Sizes and manners that hold for every card (ggml-cuda.cu:897-916, 5153, 5651); HIP's were not measured."""
+    hip = rules.name == "hip"
+    assert (rules.name in ("cuda", "hip"), rules.exact) == (True, not hip)
+    assert (rules.alignment, rules.row_padding, rules.offload_batch, rules.max_buffer) == (128, 512, 32, 0)
+    assert (rules.own_memory_only, rules.async_events, rules.host_buffer) == (True, True, True)
+    assert rules.graph_optimize is graph_optimize
+    assert not rules.offload_ops
+    assert not rules.repacked
+
+
 def test_capabilities_are_asked_for_as_nvidia_writes_them() -> None:
     """One value for each capability; what is none is an error that shows it."""
     assert backend("cuda", "8.6") is backend("cuda", "8.6")
     assert backend("cuda", None) is ANY
     assert backend("hip", "gfx1100") is BACKENDS["hip"]
-    for wrong in ("86", "8.x", ".", "sm_86", "8.6.1"):
+    for wrong in ("86", "8.x", ".", "sm_86", "8.6.1", "8.", ".6", "8.600000"):
         with pytest.raises(GpuError, match=r"such as 8\.6"):
             backend("cuda", wrong)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +16,7 @@ from vramfit.backends.cuda.fusions import graph_optimize
 from vramfit.backends.nouns import SplitGraph
 from vramfit.errors import GpuError
 from vramfit.ggml import BY_NAME, TensorType
-from vramfit.graph import NONE, OUTPUT, Tensor, contiguous, n_bytes
+from vramfit.graph import NONE, OUTPUT, WEIGHT, Tensor, contiguous, n_bytes
 
 ANY = BACKENDS["cuda"]
 F16, F32, BF16, Q8, I32 = (BY_NAME[n] for n in ("f16", "f32", "bf16", "q8_0", "i32"))
@@ -695,3 +698,133 @@ def test_a_masked_softmax_is_no_gate() -> None:
     group, _ = choice(g, 64)
     g.node("ADD", (64, 5), group[0], g.leaf(64, 5))
     assert not g.kept()
+
+
+# --- groups, link by link
+
+
+def changes(g: Graph, group: list[int]) -> Iterator[str]:
+    """Break one thing of a group at a time, and mend it again: a link, an operation, a layout, a flag."""
+    for i in group:
+        t = g.tensors[i]
+        for j, s in enumerate(t.src):
+            if s in group:
+                g.tensors.append(replace(g.tensors[s], op="NONE", src=(), view=NONE))
+                src, t.src = t.src, (*t.src[:j], len(g.tensors) - 1, *t.src[j + 1 :])
+                yield f"source {j} of {t.op}"
+                t.src = src
+                g.tensors.pop()
+        op, t.op = t.op, "CONT"
+        yield f"no {op}"
+        t.op = op
+
+
+@pytest.mark.parametrize("gate", ["SOFT_MAX", "UNARY"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("scale", [False, True])
+def test_a_choice_with_a_broken_link_is_another(gate: str, bias: bool, norm: bool, scale: bool) -> None:
+    """If a node of the choice reads something else, or is another operation, the group is not fused as it was."""
+    g = Graph()
+    group, _ = choice(g, 64, gate=gate, bias=bias, norm=norm, scale=scale)
+    until = g.nodes[g.nodes.index(group[-1]) + 1]
+    for what in changes(g, group):
+        assert not set(group) <= g.kept().get(until, set()), what
+    assert set(group) <= g.kept()[until]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_sum_with_a_broken_link_is_not_fused(scaled: bool) -> None:
+    """If a product, a slice or an addition reads something else, or is something else, nothing is kept."""
+    g = Graph()
+    inputs, last = weighted_sum(g, 3, scaled=scaled)
+    g.node("ADD", (32, 5), last, g.leaf(32, 5))
+    group = g.nodes[g.nodes.index(inputs[1]) + 1 : g.nodes.index(last) + 1]
+    for what in changes(g, group):
+        assert set(inputs) != g.kept().get(last), what
+    for i in group:
+        t = g.tensors[i]
+        for name, value in (
+            ("type", F16), ("flags", OUTPUT), ("ne", (16, *t.ne[1:])), ("ne", (*t.ne[:2], 1, 7)),
+            ("nb", (4, t.nb[1] + 4, t.nb[2], t.nb[3])), ("offset", t.offset + 64),
+        ):  # fmt: skip
+            if (name == "flags" and i == last) or (name == "offset" and t.op != "VIEW"):
+                continue
+            if name == "nb" and t.op == "ADD" and i != last:
+                continue  # the engine looks at the last sum alone
+            if name == "ne" and t.op == "ADD" and i != last:
+                continue
+            before = getattr(t, name)
+            setattr(t, name, value)
+            assert set(inputs) != g.kept().get(last), (t.op, name)
+            setattr(t, name, before)
+    assert g.kept() == {last: set(inputs)}
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("change", ["type", "nb", "ne"])
+def test_inputs_of_a_sum_are_flat_f32(n: int, change: str) -> None:
+    """Experts, weights and scales of another type, with gaps, or of other extents make no such sum."""
+    g = Graph()
+    inputs, last = weighted_sum(g, 4, scaled=True)
+    t = g.tensors[inputs[n]]
+    ne, nb = t.ne, t.nb
+    value = {"type": F16, "nb": (nb[0], nb[1] + 4, nb[2], nb[3]), "ne": (ne[0], ne[1] + 1, ne[2], ne[3])}[
+        change
+    ]
+    assert g.kept() == {last: set(inputs)}
+    setattr(t, change, value)
+    assert g.kept().get(last) != set(inputs)
+
+
+def test_a_group_lies_within_its_split() -> None:
+    """Wherever a split ends, only a group that lies in it whole is fused; its last node needs one behind it."""
+    g = Graph()
+    group, _ = choice(g, 64)
+    whole = g.nodes.index(group[-1]) + 1
+    until = g.nodes[whole]
+    for end in range(1, len(g.nodes) + 1):
+        assert set(g.kept(end)) == ({until} if end >= whole else set()), end
+    del g.nodes[whole:]
+    assert not g.kept()
+    g = Graph()
+    _, last = weighted_sum(g, 4)
+    g.node("CONT", (32, 5), last)
+    whole = g.nodes.index(last) + 1
+    for end in range(1, len(g.nodes) + 1):
+        assert bool(g.kept(end)) is (end >= whole)
+
+
+def test_what_follows_a_group_is_looked_at_too() -> None:
+    """Two groups in one split are both fused, as are groups behind others that are not."""
+    g = Graph()
+    choice(g, 60)
+    first, _ = choice(g, 64)
+    _, last = weighted_sum(g, 4)
+    second, _ = choice(g, 64, norm=True)
+    ends = [g.nodes[g.nodes.index(x[-1]) + 1] for x in (first, second)]
+    assert set(g.kept()) == {ends[0], last, ends[1]}
+
+
+def test_only_outputs_of_a_group_may_be_outputs() -> None:
+    """The ids of the experts and the last node are read outside; no other node may be, nor be an output."""
+    g = Graph()
+    group, logits = choice(g, 64, norm=True, scale=True)
+    for i in group:
+        t = g.tensors[i]
+        t.flags = OUTPUT
+        outside = i == group[-1] or t.op == "VIEW"
+        assert bool(g.kept()) is outside, t.op
+        t.flags = 0
+    for i in (logits, group[-1]):
+        nb = g.tensors[i].nb
+        g.tensors[i].nb = (nb[0], 2 * nb[1], nb[2], nb[3])
+        assert not g.kept(), "gaps"
+        g.tensors[i].nb = nb
+    reshaped = g.tensors[group[1]]
+    view, reshaped.view = reshaped.view, g.leaf(64, 5)
+    assert not g.kept(), "it views another memory"
+    g.tensors[reshaped.view].usage = WEIGHT
+    assert g.kept(), "but a weight's does no harm"
+    reshaped.view = view
+    assert g.kept()

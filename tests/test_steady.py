@@ -205,6 +205,7 @@ def test_how_a_weight_is_stored_counts_where_it_is_copied() -> None:
         put("w", home=HOST),
         put("w", usage=CACHE),
         put("k", type=F16),
+        put("k", home=HOST),  # copied before the first node, so that the repeats have as many nodes
     ],
 )  # fmt: skip
 def test_layers_that_differ_are_not_steady(change: Change, where: int) -> None:

@@ -432,3 +432,13 @@ def test_more_than_ten_dependencies_take_two_nodes() -> None:
         tuple(make.graph.nodes[:10]),
         tuple(make.graph.nodes[10:12]),
     )
+
+
+def test_a_view_lies_where_its_root_was_computed() -> None:
+    """A node that its neighbour's device refuses follows what it reads, through views that have no place yet."""
+    make = Maker()
+    far = make.node("SIN", (64, 8), make.leaf((64, 8)), pinned=2)
+    make.node("SIN", (64, 8), make.leaf((64, 8)), pinned=0)
+    node = make.node("ADD", (64, 8), make.view(far))
+    devices = (replace(READER, conditions={"ADD": lambda node, src: False}), READER, READER)
+    assert dict(schedule(make.graph, devices).nodes)[node] == 2

@@ -130,7 +130,7 @@ def attending(change: Change, where: int, home: int = 0, *, op_offload: bool = T
     The padded sizes stay as they are, so that the allocator alone would not notice most changes.
     """
     make = Maker()
-    last = make.node("MUL_MAT", (100, 32), make.weight((1, 100), 0), make.leaf((1, 32), flags=INPUT))
+    last = make.node("MUL_MAT", (100, 32), make.weight((1, 100), 0), make.cache((1, 32), 0))
     starts: list[int] = []
     parts: list[dict[str, int]] = []
     for _ in range(4):

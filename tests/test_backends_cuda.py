@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nodes import attention, leaf, node, runs
 
-from vramfit.backends import BACKENDS, Backend, backend
+from vramfit.backends import BACKENDS, Backend, Node, backend
 from vramfit.backends.cuda.fattn import Kernel, kernel
 from vramfit.backends.cuda.fusions import graph_optimize
 from vramfit.backends.nouns import SplitGraph
@@ -169,6 +169,9 @@ def test_grouped_heads_want_strides_of_sixteen_bytes(source: int, behind: int, k
     t = odd.src[source]
     t.nb = tuple(n + 8 * (i == behind) for i, n in enumerate(t.nb))  # type: ignore[assignment]
     assert runs(ANY, odd) is (behind == 0 or t.type is Q8)
+    sinks = leaf((2,))  # a fifth source, whose strides do not count
+    whole = attention(576, 512, 2, k_type=kind, v_type=kind)
+    assert runs(ANY, Node(whole.tensor, (*whole.src, sinks)))
 
 
 def test_head_sizes_one_by_one() -> None:

@@ -225,3 +225,13 @@ def test_a_result_with_a_further_reader_is_not_steady(read_as: str) -> None:
 
     assert attending(read_later, 2) == (0,)
     assert attending(read_later, 3) in ((1,), (2,))
+
+
+def test_a_result_and_a_copy_are_not_one_part() -> None:
+    """Where one layer reads its own result, the next a cache that is copied to the device: nothing is proved."""
+
+    def read_cache(graph: Graph, at: dict[str, int]) -> None:
+        put("k", home=HOST)(graph, at)
+        put("cont", src=("k", "other"))(graph, at)
+
+    assert attending(read_cache, 1) == attending(read_cache, 2) == (0,)

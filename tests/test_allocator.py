@@ -338,8 +338,9 @@ def test_the_most_that_is_alive() -> None:
     w, x = make.weight((1, 1024), 0), make.leaf((1,), flags=INPUT)
     a = make.node("MUL_MAT", (1024,), w, x)
     b = make.node("SIN", (1024,), a)
+    empty = make.node("SIN", (0,), a)  # takes nothing, so it is not named
     c = make.node("GLU", (2048,), b)
-    make.node("GLU", (16,), c)
+    make.node("GLU", (16,), c, empty)
     plan = schedule(make.graph, (DEVICE,))
     assert most_alive(plan) == (3 * 4096, 32)
     assert allocate(plan) == ((128 + 4 * 4096,), (32,)), (

@@ -385,6 +385,14 @@ def test_where_sources_may_have_gaps(ops: str, gaps: str) -> None:
                 )
 
 
+@pytest.mark.parametrize(
+    "op", ["UNARY", "GLU", "NORM", "RMS_NORM", "L2_NORM", "GROUP_NORM", "ROPE", "ROPE_BACK", "SUM"]
+)
+def test_the_first_source_alone_decides(op: str) -> None:
+    """Positions, factors and gates beside it may be of any type, with any gaps."""
+    assert runs(ANY, node(op, BIG, [leaf(BIG, F16), gapped((4, 2, 2, 2), I32, 0)], F16))
+
+
 REFUSED = ["q8_1", "i8", "i16", "i64", "f64", "tq1_0", "tq2_0"]
 
 

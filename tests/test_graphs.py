@@ -281,7 +281,7 @@ def test_guards_name_weights_that_are_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", architectures())
 def test_rotations_carry_their_hint(name: str) -> None:
-    """What rotates heads for a quantized cache is marked as the engine marks it (llama-graph.cpp: ggml_mul_mat_aux)."""
+    """What rotates heads for a quantized cache is marked as the engine marks it (llama-impl.h:71)."""
     for block in template_for(name).blocks:
         for line in block.lines:
             if line.op == "mul_mat" and line.args[0][0].startswith(("attn_inp_k_rot", "attn_inp_v_rot")):

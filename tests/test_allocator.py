@@ -12,9 +12,10 @@ from traces import DEVICE, NAMES, Maker, graphs, trace
 
 from vramfit._ggml.backends import BACKENDS, SplitGraph
 from vramfit._ggml.backends.nouns import Keep
-from vramfit._ggml.galloc import Arena, Walk, allocate, fullest, held, reserve
+from vramfit._ggml.galloc import Arena, Walk, allocate, fullest, held, most_alive, reserve
 from vramfit._ggml.graph import CACHE, INPUT, NONE, OUTPUT, Graph
 from vramfit._ggml.sched import PIPELINE_COPIES, Schedule, schedule
+from vramfit._ggml.types import BY_NAME
 
 VULKAN = BACKENDS["vulkan"]
 COPIES = st.sampled_from((1, PIPELINE_COPIES))
@@ -89,6 +90,89 @@ def test_best_fit_takes_the_smallest_hole() -> None:
     assert arena.alloc(256) == at[4]  # of two equal holes the later
     assert arena.alloc(384) == at[0]
     assert arena.alloc(1024) == at[5] + 128
+
+
+def test_freed_blocks_merge_with_their_neighbours() -> None:
+    """A block joins the free one before it, the one behind it, or both; alone it stands by its address."""
+    arena = Arena()
+    a, b, c, d, e = (arena.alloc(128) for _ in range(5))
+    end = (640, arena.blocks[-1][1])
+    arena.free(c, 128)
+    assert arena.blocks == ((c, 128), end)
+    arena.free(b, 128)
+    assert arena.blocks == ((b, 256), end)
+    arena.free(d, 128)
+    assert arena.blocks == ((b, 384), end)
+    arena.free(a, 128)
+    assert arena.blocks == ((a, 512), end)
+    arena.free(e, 128)
+    assert arena.blocks == ((a, end[1] + 640),)
+    assert arena.peaks == (640,)
+    assert [arena.alloc(128) for _ in range(5)] == [a, b, c, d, e]
+    assert arena.peaks == (640,)
+
+
+def test_a_lone_block_stands_by_its_address() -> None:
+    """Free blocks are kept in order, wherever the new one lies."""
+    arena = Arena()
+    at = [arena.alloc(128) for _ in range(7)]
+    for i in (3, 1, 5):
+        arena.free(at[i], 128)
+    assert [start for start, _ in arena.blocks] == [128, 384, 640, 896]
+
+
+def test_an_exact_fit_leaves_no_block() -> None:
+    """A hole that is filled is gone; one that is not begins behind what was taken."""
+    arena = Arena()
+    at = [arena.alloc(n) for n in (512, 128)]
+    arena.free(at[0], 512)
+    assert arena.alloc(384) == 0
+    assert arena.blocks[0] == (384, 128)
+    assert arena.alloc(128) == 384
+    assert [start for start, _ in arena.blocks] == [640]
+
+
+def test_chunks_open_where_no_other_has_room() -> None:
+    """A chunk is as large as the limit, or as the block that needs it; the sixteenth has no limit (ggml-alloc.c:158)."""
+    arena = Arena(1000)
+    first = arena.alloc(600)
+    large = arena.alloc(3000)
+    assert arena.alloc(400) == first + 600
+    assert arena.peaks == (1000, 3000)
+    assert arena.blocks == ()
+    for _ in range(13):
+        arena.alloc(1000)
+    assert len(arena.peaks) == 15
+    arena.alloc(1000)
+    arena.alloc(5000)
+    assert arena.peaks[-1] == 6000
+    assert len(arena.peaks) == 16
+    arena.free(large, 3000)
+    assert arena.alloc(2000) == large
+
+
+@pytest.mark.parametrize(
+    ("opens", "size", "taken"),
+    [
+        ((200, 300), 400, 0),  # spare below the marks of 600 and 700: 0 and 0, of equals the first
+        ((200, 350), 300, 1),  # 100 and 50: the better fit
+        ((250, 300), 300, 0),  # 50 and 100
+        ((300, 450), 400, 0),  # -100 and -150: the mark that rises less
+        ((350, 400), 400, 1),  # -150 and -100
+        ((450, 290), 400, 1),  # -250 and 10: what does not grow
+        ((190, 550), 400, 0),  # 10 and -250
+        ((190, 290), 410, 0),  # 0 and 0
+        ((600, 700), 380, 0),  # -380 and -380, where the second has room for 300
+    ],
+)
+def test_the_open_end_that_grows_least_is_taken(opens: tuple[int, int], size: int, taken: int) -> None:
+    """Of chunks with room at their end: the best fit below a high-water mark, else the mark that rises least."""
+    arena = Arena(1000)
+    starts = [arena.alloc(600), arena.alloc(700)]
+    for start, mark, at in zip(starts, (600, 700), opens, strict=True):
+        if at < mark:
+            arena.free(start + at, mark - at)
+    assert arena.alloc(size) == starts[taken] + opens[taken]
 
 
 # --- the walk
@@ -198,6 +282,76 @@ def test_in_place_frees_the_rest() -> None:
     walk = Walk(schedule(make.graph, (DEVICE,))).run()
     assert walk.address[scaled] == walk.address[fa]
     assert walk.size[fa] == walk.size[scaled] + 2 * 128 * 256 * 4 * 2
+
+
+IN_PLACE = """FILL SCALE DIAG_MASK_ZERO DIAG_MASK_INF ADD ADD_ID ADD1 SUB MUL DIV SQR SQRT LOG UNARY ROPE ROPE_BACK SILU_BACK
+    RMS_NORM RMS_NORM_BACK CLAMP SOFT_MAX SOFT_MAX_BACK"""
+
+
+@pytest.mark.parametrize("op", [*IN_PLACE.split(), "GLU", "CONT", "SIN", "CUMSUM", "SET_ROWS"])
+def test_which_operations_write_in_place(op: str) -> None:
+    """The engine's list (ggml-alloc.c:20-52); anything else takes memory of its own."""
+    make = Maker()
+    y = make.node("MUL_MAT", (1024,), make.weight((1, 1024), 0), make.leaf((1,), flags=INPUT))
+    z = make.node(op, (1024,), y)
+    walk = Walk(schedule(make.graph, (DEVICE,))).run()
+    assert (walk.address[z] == walk.address[y]) is (op in IN_PLACE.split())
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"ne": (512, 2, 1, 1)}, {"nb": (4, 4096, 4096, 8192)}, {"type": BY_NAME["i32"]}]
+)
+def test_only_an_equal_source_is_written_over(change: dict[str, object]) -> None:
+    """Type, extents and strides are the result's, or it takes memory of its own; a later source may serve."""
+    make = Maker()
+    w, x = make.weight((1, 1024), 0), make.leaf((1,), flags=INPUT)
+    a, b = make.node("MUL_MAT", (1024,), w, x), make.node("MUL_MAT", (1024,), w, x)
+    z = make.node("ADD", (1024,), a, b)
+    for name, value in change.items():
+        setattr(make.graph.tensors[a], name, value)
+    walk = Walk(schedule(make.graph, (DEVICE,))).run()
+    assert walk.address[z] == walk.address[b if change else a]
+
+
+def test_a_viewed_source_is_not_written_over() -> None:
+    """While a view of a source has readers its memory stays, and goes when the last of both has read."""
+    make = Maker()
+    y = make.node("MUL_MAT", (1024,), make.weight((1, 1024), 0), make.leaf((1,), flags=INPUT))
+    view = make.view(y)
+    z = make.node("SCALE", (1024,), y)
+    make.node("ADD", (1024,), z, view)
+    walk = Walk(schedule(make.graph, (DEVICE,)))
+    walk.begin()
+    nodes = [i for i, _ in walk.plan.nodes]
+    walk.advance(0, nodes.index(z) + 1)
+    assert walk.address[z] != walk.address[y]
+    assert walk.owner[y] == 0
+    walk.advance(nodes.index(z) + 1, len(nodes))
+    assert walk.owner[y] == NONE
+    assert walk.children == [0] * len(walk.children)
+    assert not any(walk.views)
+
+
+def test_the_most_that_is_alive() -> None:
+    """The most bytes held at once, without gaps; the tensors behind a mark are those of the graph that needs most."""
+    make = Maker()
+    w, x = make.weight((1, 1024), 0), make.leaf((1,), flags=INPUT)
+    a = make.node("MUL_MAT", (1024,), w, x)
+    b = make.node("SIN", (1024,), a)
+    empty = make.node("SIN", (0,), a)  # takes nothing, so it is not named
+    c = make.node("GLU", (2048,), b)
+    make.node("GLU", (16,), c, empty)
+    plan = schedule(make.graph, (DEVICE,))
+    assert most_alive(plan) == (3 * 4096, 32)
+    assert allocate(plan) == ((128 + 4 * 4096,), (32,)), (
+        "the copy of the input, and the gap that it and a tensor left"
+    )
+    small = Maker()
+    small.node("MUL_MAT", (8,), small.weight((1, 8), 0), small.leaf((1,), flags=INPUT))
+    for plans in ([schedule(small.graph, (DEVICE,)), plan], [plan, schedule(small.graph, (DEVICE,))]):
+        assert [(t.name, t.op, t.n_bytes) for t in fullest(plans, 0)] == [
+            (f"t{c}", "GLU", 8192), (f"t{b}", "SIN", 4096)
+        ]  # fmt: skip
 
 
 def test_sizes_are_padded_to_the_alignment() -> None:

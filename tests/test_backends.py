@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from nodes import attention, leaf, node, runs
 
 from vramfit._base.errors import GpuError
-from vramfit._ggml.backends import BACKENDS, HOST_BACKEND, Backend, backend
-from vramfit._ggml.graph import n_bytes
+from vramfit._ggml.backends import BACKENDS, HOST_BACKEND, Backend, Node, backend
+from vramfit._ggml.graph import NONE, n_bytes
 from vramfit._ggml.types import BY_NAME, TensorType
 
 CUDA = BACKENDS["cuda"]
@@ -61,12 +61,119 @@ def test_scratch_never_shrinks_a_result(b: Backend, head: int, n: int, kind: Ten
     assert b.node_bytes(node) >= n_bytes(node.tensor)
 
 
+def test_metal_attention_carries_more() -> None:
+    """A tail of 64 cells, a map of blocks, partial results of 32 groups and f16 copies (ggml-metal-ops.cpp:3064)."""
+    metal = BACKENDS["metal"]
+    found = attention(128, 64, 4, n_tokens=100, n_kv=272, n_head_kv=2)
+    k, _, mask = found.src[1:]
+    k.nb = (2, 512, 256, 512 * 272)  # a cell holds both heads, as a cache does
+    tail = 64 * (512 * 2 + 128 * 2 + 2 * 100)
+    partial = 4 * 32 * 8 * 32 * 66
+    copies = 2 * 272 * 2 * (128 + 64)
+    assert metal.with_scratch(1000, found) == 1000 + tail + 9 * 100 + 28 + partial + copies
+    mask.ne = (272, 100, 3, 2)
+    more = 64 * 2 * 100 * 5 + 9 * 100 * 6 + 8 - 928
+    assert metal.with_scratch(1000, found) == 1000 + tail + 928 + partial + copies + more
+    few = attention(128, 64, 4, n_tokens=1, k_type=Q8, v_type=Q8, n_kv=3, n_head_kv=1, mask=False)
+    tail, partial, copies = 64 * (256 + 128), 4 * 4 * 32 * 66, 2 * 3 * 192
+    assert metal.with_scratch(0, few) == tail + partial + copies
+    few.src[0].ne = (128, 1, 4, 3)
+    assert metal.with_scratch(0, few) == tail + 3 * partial + copies
+    several = attention(128, 64, 1, n_tokens=1, n_kv=3, n_head_kv=1, mask=False)
+    for t in several.src[1:]:
+        t.ne = (t.ne[0], 3, 1, 5)
+    assert metal.with_scratch(0, several) == 5 * tail + partial // 4 + 5 * copies
+    odd = attention(12, 10, 1, n_tokens=1, n_kv=1, n_head_kv=1, mask=False)
+    assert metal.with_scratch(0, odd) == 64 * (24 + 20) + 4 * 32 * 12 + 32 + 32, (
+        "copies are padded to 16 bytes"
+    )
+
+
+def test_sycl_attention_carries_the_worst_of_all_kernels() -> None:
+    """Q, K, V, a scale and the result in f16, each from a multiple of 128 bytes on."""
+    found = attention(128, 64, 4, n_tokens=3, n_kv=256, n_head_kv=2)
+    q, k, v = 2 * 8 * 3 * 128, 2 * 128 * 256 * 2, 2 * 64 * 256 * 2
+    assert BACKENDS["sycl"].with_scratch(1000, found) == 1024 + q + k + v + 128 + q
+    assert BACKENDS["sycl"].with_scratch(1000, node("ADD", (250,), [leaf((250,))])) == 1000
+    assert runs(BACKENDS["sycl"], attention(128, 128))
+    assert not runs(BACKENDS["sycl"], attention(100, 100))
+
+
+def test_heads_of_metal_and_vulkan() -> None:
+    """Metal has kernels for these pairs alone; Vulkan for all multiples of 8, each of K and V by itself."""
+    square = (32, 40, 48, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576)
+    wanted = {(n, n) for n in square} | {(192, 128), (320, 256), (576, 512)}
+    sizes = range(8, 640, 8)
+    assert {(k, v) for k in sizes for v in sizes if runs(BACKENDS["metal"], attention(k, v))} == wanted
+    assert not runs(BACKENDS["vulkan"], attention(100, 96))
+    assert not runs(BACKENDS["vulkan"], attention(96, 100))
+    for k, v in ((8, 16), (40, 24)):
+        assert runs(BACKENDS["vulkan"], attention(k, v))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "manners", "ops"),
+    [
+        ("metal", (32, 0, 0, 32), (False, False, True, False), {"MUL_MAT", "MUL_MAT_ID"}),
+        ("sycl", (128, 512, 0, 32), (False, False, True, True), set()),
+        ("vulkan", (256, 0, 1 << 30, 32), (False, False, True, True), set()),
+        ("cpu", (32, 0, 0, 0), (True, False, False, False), set()),
+    ],
+)
+def test_what_the_other_backends_are(
+    name: str, sizes: tuple[int, ...], manners: tuple[bool, ...], ops: set[str]
+) -> None:
+    """Alignment, row padding, largest buffer, batch to offload; exact, own memory alone, asynchronous, pinned host."""
+    b = backend(name)
+    assert (b.name, b.offload_ops) == (name, ops)
+    assert (b.alignment, b.row_padding, b.max_buffer, b.offload_batch) == sizes
+    assert (b.exact, b.own_memory_only, b.async_events, b.host_buffer) == manners
+    assert (b.ops, b.graph_optimize, b.may_be) == (None, None, ())
+    assert bool(b.repacked) is (name == "cpu")
+
+
+def test_which_matrices_the_cpu_repacks() -> None:
+    """Some types, where rows come in eights; rows of one dimension never."""
+    repacked = {"q4_0", "q4_K", "iq4_nl", "mxfp4", "q2_K"}
+    for name, kind in BY_NAME.items():
+        assert HOST_BACKEND.repacks(kind, (256, 16)) is (name in repacked)
+        assert not HOST_BACKEND.repacks(kind, (256, 12))
+        assert not HOST_BACKEND.repacks(kind, (256,))
+        assert HOST_BACKEND.repacks(kind, (256, 8, 3)) is (name in repacked)
+
+
+def test_nodes_of_quantized_results_are_padded() -> None:
+    """A quantized result has its last row completed, with scratch or without; others take their bytes."""
+    for kind, n in ((Q8, (28 * 2 + 4) * 34), (F16, 896 * 2 * 2)):
+        found = node("CPY", (896, 2), [leaf((896, 2))], kind)
+        assert CUDA.node_bytes(found) == CUDA.tensor_bytes(found.tensor) == n
+    assert BACKENDS["metal"].node_bytes(node("ARGSORT", (10,), [leaf((10,))])) == 80
+
+
+def test_views_of_one_place() -> None:
+    """A source views another, or both view the same place of one root; roots of their own are no views."""
+
+    def views(a: tuple[int, int], b: tuple[int, int], ids: tuple[int, int] = (3, 4)) -> bool:
+        sources = [leaf((8,)), leaf((8,))]
+        for t, (view, offset) in zip(sources, (a, b), strict=True):
+            t.view, t.offset = view, offset
+        return Node(leaf((8,)), tuple(sources), ids).views(0, 1)
+
+    assert views((4, 64), (NONE, 0))
+    assert views((7, 64), (7, 64))
+    assert not views((7, 64), (7, 0))
+    assert not views((7, 64), (9, 64))
+    assert not views((NONE, 0), (NONE, 0))
+    assert not views((3, 0), (NONE, 0))
+
+
 def test_metal_nodes_carry_more() -> None:
     """On Metal, sorting and the choice of experts need room beside the result."""
     metal = BACKENDS["metal"]
     experts = node("MUL_MAT_ID", (1,), [leaf((64, 32, 16)), leaf((64, 1, 512)), leaf((4, 512))])
     assert metal.with_scratch(1000, experts) == 1000 + 4 * 16 * 513 + 8 + 1024
-    assert metal.with_scratch(1000, node("ARGSORT", (250,), [leaf((250,))])) == 2000
+    for op in ("ARGSORT", "CUMSUM"):
+        assert metal.with_scratch(1000, node(op, (250,), [leaf((250,))])) == 2000
     assert metal.with_scratch(40, node("TOP_K", (250,), [leaf((250, 2))])) == 4000
     assert metal.with_scratch(1000, node("ADD", (250,), [leaf((250,))])) == 1000
 
@@ -76,7 +183,15 @@ def test_offload_counts_rows() -> None:
     assert CUDA.offload_op("MUL_MAT", (4096, 32, 1, 1))
     assert not CUDA.offload_op("MUL_MAT", (4096, 31, 8, 1))
     assert CUDA.offload_op("MUL_MAT_ID", (4096, 1, 32, 1))
+    assert not CUDA.offload_op("MUL_MAT_ID", (4096, 32, 31, 1))
+    for op in ("ROPE", "ROPE_BACK"):
+        assert CUDA.offload_op(op, (64, 1, 32, 1))
+        assert not CUDA.offload_op(op, (64, 32, 31, 2))
     assert CUDA.offload_op("ADD", (1, 4, 8, 1))
+    assert CUDA.offload_op("ADD", (1, 4, 2, 4))
+    assert not CUDA.offload_op("ADD", (32, 31, 1, 1))
+    assert BACKENDS["metal"].offload_op("MUL_MAT", (1, 32, 1, 1))
+    assert BACKENDS["metal"].offload_op("MUL_MAT_ID", (1, 1, 32, 1))
     assert not CUDA.offload_op("GET_ROWS", (1, 4096, 1, 1))
     assert not BACKENDS["metal"].offload_op("ADD", (1, 4096, 1, 1))
     assert not HOST_BACKEND.offload_op("MUL_MAT", (4096, 512, 1, 1))
@@ -90,7 +205,12 @@ def test_offload_counts_rows() -> None:
         (F32, BF16, 0, True),
         (F32, F16, 1, True),
         (F32, F16, 0, False),
+        (F32, F16, 2, False),
+        (F32, Q8, 1, False),
         (Q8, F16, 0, False),
+        (Q8, F16, 1, False),
+        (F16, BF16, 0, False),
+        (F16, BF16, 1, False),
     ],
 )
 def test_cpu_multiplies_by_f32(a: TensorType, b: TensorType, hint: int, wanted: bool) -> None:

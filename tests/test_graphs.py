@@ -281,6 +281,15 @@ def test_guards_name_weights_that_are_read(name: str) -> None:
             assert named <= {*read, *(x for x in outside if x[0] == "$")}, line
 
 
+@pytest.mark.parametrize("name", architectures())
+def test_rotations_carry_their_hint(name: str) -> None:
+    """What rotates heads for a quantized cache is marked as the engine marks it (llama-impl.h:71)."""
+    for block in template_for(name).blocks:
+        for line in block.lines:
+            if line.op == "mul_mat" and line.args[0][0].startswith(("attn_inp_k_rot", "attn_inp_v_rot")):
+                assert "hadamard" in line.marks or line.label.startswith("indexer"), line
+
+
 @pytest.mark.parametrize("end", ["first", "last"])
 def test_an_end_that_no_trace_had_is_outside(end: str) -> None:
     template = template_for("llama")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from small import dense, gpu
 
 from vramfit._base.errors import GpuError, SettingsError
+from vramfit._llama.model import Home
 from vramfit._llama.params import Settings
 from vramfit._llama.placement import HOST, devices, place
 
@@ -90,7 +91,9 @@ def test_split_mode_none_uses_one_card() -> None:
     cards = [gpu(), gpu(), gpu()]
     assert devices(cards, Settings(split_mode="none", main_gpu=2)) == (2,)
     assert devices(cards, Settings(split_mode="none", main_gpu=-1)) == ()
+    assert devices(cards, Settings(split_mode="none", main_gpu=0)) == (0,)
     assert devices(cards, Settings()) == (0, 1, 2)
+    assert devices([], Settings(split_mode="none", main_gpu=2)) == ()
     with pytest.raises(SettingsError, match="main_gpu=3"):
         devices(cards, Settings(split_mode="none", main_gpu=3))
 
@@ -101,8 +104,34 @@ def test_no_cards_means_host() -> None:
     assert set(placed.layers) | set(placed.weights) | set(placed.caches) == {HOST}
 
 
+def test_a_negative_count_means_all_layers() -> None:
+    """n_gpu_layers below 0 is every layer, and more than there are is too."""
+    for asked in (-1, -2, 5, 6, 99):
+        assert place(dense(4), [gpu()], Settings(n_gpu_layers=asked)).layers == (0,) * 5
+
+
+def test_a_split_of_few_shares_leaves_the_other_cards_empty() -> None:
+    """Cards without a share get no layer; shares beyond the cards are passed over."""
+    placed = place(dense(7), [gpu()] * 3, Settings(tensor_split=(1.0, 1.0)))
+    assert [placed.count(i) for i in range(3)] == [4, 4, 0]
+    assert place(dense(7), [gpu()] * 2, Settings(tensor_split=(3.0, 1.0, 4.0))).count(0) == 6
+    assert [placed.n_devices, placed.offload_kqv, placed.caches] == [3, True, placed.layers[:-1]]
+    assert HOST == -1
+
+
+def test_weights_of_the_input_and_of_the_output() -> None:
+    """Of one card the input alone is on the host; without offload the output is there too."""
+    model = dense(2, tied=True)
+    for n, output in ((0, HOST), (1, 0), (3, 0)):
+        placed = place(model, [gpu()], Settings(n_gpu_layers=n))
+        on = [d for w, d in zip(model.weights, placed.weights, strict=True) if w.home is Home.OUTPUT]
+        assert set(on) == {output} == {placed.output}
+        assert not place(model, [gpu()], Settings(offload_kqv=False)).offload_kqv
+
+
 def test_limits_are_named() -> None:
     """More cards than the engine takes, and cards without memory, are errors a person can act on."""
+    assert place(dense(1), [gpu()] * 16, Settings()).n_devices == 16
     with pytest.raises(GpuError, match="at most 16"):
         place(dense(1), [gpu()] * 17, Settings())
     with pytest.raises(GpuError, match="free"):

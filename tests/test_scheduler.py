@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from traces import DEVICE, NAMES, Maker, graphs, trace
 
-from vramfit._ggml.backends import SplitGraph
+from vramfit._ggml.backends import Backend, SplitGraph
 from vramfit._ggml.backends.nouns import Keep
 from vramfit._ggml.graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, Graph, Tensor
 from vramfit._ggml.sched import PIPELINE_COPIES, Schedule, copies_of_inputs, schedule
@@ -252,3 +252,193 @@ def test_what_a_backend_keeps_stands_behind_the_node_it_is_kept_for(
             found += t.src
         if i < len(graph.tensors):
             assert found == asked.get(i, [])
+
+
+# --- rule by rule
+
+# A device that reads the memory of others.
+READER = replace(DEVICE, own_memory_only=False)
+
+
+def test_copies_stand_before_their_split_behind_a_dependency() -> None:
+    """A split starts with its inputs: what keeps the source alive, on its backend, then the copy, on the split's."""
+    make = Maker()
+    x = make.leaf((64, 8), flags=INPUT)
+    w, v = make.weight((64, 64), 0), make.weight((64, 64), 1)
+    a = make.node("MUL_MAT", (64, 8), w, x)
+    b = make.node("MUL_MAT", (64, 8), v, a)
+    make.graph.tensors[x].nb = (4, 512, 4096, 4096)
+    plan = schedule(make.graph, (DEVICE, DEVICE))
+    (x_copy,), (a_copy,) = plan.copies[x, 0], plan.copies[a, 1]
+    x_kept, a_kept = plan.nodes[0][0], plan.nodes[3][0]
+    assert plan.nodes == [(x_kept, 2), (x_copy, 0), (a, 0), (a_kept, 0), (a_copy, 1), (b, 1)]
+    assert (plan.src[x_kept], plan.src[a_kept]) == ((x,), (a,))
+    assert (plan.src[a], plan.src[b]) == ((w, x_copy), (v, a_copy))
+    assert [plan.tensors[i].view for i in (x_kept, a_kept, x_copy)] == [x, a, NONE]
+    assert plan.tensors[x_copy].nb == (4, 512, 4096, 4096), "gaps are copied too"
+    assert [plan.flags[i] for i in (x, x_copy, a_copy, x_kept)] == [INPUT, 0, 0, 0]
+    assert plan.leafs == [(x, 2)]
+    assert len(plan.src) == len(plan.flags) == len(plan.tensors)
+
+
+def test_leafs_of_a_pipeline_are_all_copies_first() -> None:
+    """Inputs and their copies, then the copies of each split's inputs, then the leafs without memory."""
+    make = Maker()
+    x = make.leaf((64, 8), flags=INPUT)
+    loose = make.leaf((64, 8))
+    a = make.node("ADD", (64, 8), make.node("MUL_MAT", (64, 8), make.weight((64, 64), 0), x), loose)
+    make.node("MUL_MAT", (64, 8), make.weight((64, 64), 1), a)
+    plan = schedule(make.graph, (DEVICE, DEVICE), n_copies=PIPELINE_COPIES)
+    copies = [i for i, _ in plan.leafs]
+    assert copies[0] == x
+    assert copies[4:12] == plan.copies[x, 0] + plan.copies[a, 1]
+    assert copies[12:] == [x, loose]
+    assert [b for _, b in plan.leafs] == [2] * 4 + [0] * 4 + [1] * 4 + [2, 0]
+    assert all(plan.flags[i] == INPUT | OUTPUT for i in copies[:12])
+    assert plan.flags[loose] == 0
+
+
+@pytest.mark.parametrize(
+    ("op", "homes", "n_tokens", "where"),
+    [
+        ("MUL_MAT", (1, 0), 8, 1),  # the first weight decides
+        ("MUL_MAT", (HOST, 0), 8, 2),
+        ("MUL_MAT", (HOST, 0), 32, 0),  # a host weight is offloaded to the first device
+        ("GET_ROWS", (HOST,), 64, 2),
+        ("ROPE", (1,), 8, 0),  # factors and sinks draw nothing: the node stays beside its neighbour
+        ("FLASH_ATTN_EXT", (HOST,), 64, 0),
+    ],
+)
+def test_first_choices(op: str, homes: tuple[int, ...], n_tokens: int, where: int) -> None:
+    """A node goes to its first weight, unless that is too small to draw it."""
+    make = Maker()
+    x = make.leaf((64, n_tokens), flags=INPUT)
+    a = make.node("MUL_MAT", (64, n_tokens), make.weight((64, 64), 0), x)
+    node = make.node(op, (64, n_tokens), a, *(make.weight((64, 64), h) for h in homes))
+    assert dict(schedule(make.graph, (READER, READER)).nodes)[node] == where
+
+
+def refusing(op: str) -> Backend:
+    """A device that does not run an operation."""
+    return replace(DEVICE, conditions={op: lambda node, src: False})
+
+
+def test_offload_skips_the_device_that_refuses() -> None:
+    """A host weight goes to the first device that runs its operation, or stays."""
+    make = Maker()
+    node = make.node("MUL_MAT", (64, 32), make.weight((64, 64), HOST), make.leaf((64, 32), flags=INPUT))
+    for devices, where in (((refusing("MUL_MAT"), DEVICE), 1), ((refusing("MUL_MAT"),) * 2, 2)):
+        assert dict(schedule(make.graph, devices).nodes)[node] == where
+
+
+def test_unknown_operations_are_refused() -> None:
+    """A device runs the operations that it lists, under their conditions."""
+    make = Maker()
+    a = make.node("MUL_MAT", (64, 8), make.weight((64, 64), 0), make.leaf((64, 8), flags=INPUT))
+    b = make.node("SIN", (64, 8), a)
+    make.node("MUL_MAT", (64, 8), make.weight((64, 64), 0), b)
+    for ops, where in ((frozenset({"MUL_MAT"}), 1), (frozenset({"MUL_MAT", "SIN"}), 0)):
+        assert dict(schedule(make.graph, (replace(DEVICE, ops=ops),)).nodes)[b] == where
+
+
+def test_what_writes_into_a_buffer_runs_where_it_is() -> None:
+    """A node whose result is part of a cache runs beside it, unless its device refuses."""
+    for device, where in ((DEVICE, 1), (refusing("SET_ROWS"), 0)):
+        make = Maker()
+        cache = make.cache((64, 8), 1)
+        a = make.node("MUL_MAT", (64, 8), make.weight((64, 64), 0), make.leaf((64, 8), flags=INPUT))
+        node = make.node("SET_ROWS", (64, 8), a, view=cache)
+        assert dict(schedule(make.graph, (DEVICE, device)).nodes)[node] == where
+
+
+def test_inputs_among_the_nodes_are_the_cpus() -> None:
+    """A node that the caller fills runs on the CPU; a leaf without memory or flag goes to its reader."""
+    make = Maker()
+    node = make.node("CONT", (64, 8), make.leaf((64, 8)), flags=INPUT)
+    make.node("MUL_MAT", (64, 8), make.weight((64, 64), 0), node)
+    plan = schedule(make.graph, (DEVICE,))
+    assert dict(plan.nodes)[node] == dict(plan.leafs)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("homes", "where", "or_else"),
+    [((0, 1, 1), 1, 1), ((0, 1), 0, 1), ((HOST, HOST, 0), 2, 2), ((), 0, 1), ((HOST, 1, 1, HOST), 1, 1)],
+)
+@pytest.mark.parametrize("seen", [False, True])
+def test_what_nobody_reaches_goes_where_most_sources_are(
+    homes: tuple[int, ...], where: int, or_else: int, seen: bool
+) -> None:
+    """Without a neighbour a node goes where most of its sources are, of equals to the first that does not refuse."""
+    make = Maker()
+    caches = [make.cache((64, 8), h) for h in homes]
+    node = make.node("ADD", (64, 8), *(make.view(c) if seen else c for c in caches))
+    assert dict(schedule(make.graph, (READER, READER)).nodes)[node] == where
+    first = replace(READER, conditions={"ADD": lambda node, src: False})
+    assert dict(schedule(make.graph, (first, READER)).nodes)[node] == or_else
+
+
+@pytest.mark.parametrize(("pins", "wanted"), [
+    ("0..", "000"), ("..0", "000"), (".0.1.", "00011"), ("c..", "ccc"), ("..c", "ccc"), ("0.c.1", "00c11"),
+    ("c.0.c", "c000c"), ("c.1", "c11"), ("1.c.", "11cc"), ("0.c", "00c"), (".c.0", "cc00"),
+])  # fmt: skip
+def test_assignments_spread(pins: str, wanted: str) -> None:
+    """Devices spread down, then up; the CPU takes what they leave."""
+    make = Maker()
+    x = make.leaf((64, 8))
+    for pin in pins:
+        x = make.node("SIN", (64, 8), x, pinned={"0": 0, "1": 1, "c": HOST, ".": NONE}[pin])
+    on = dict(schedule(make.graph, (DEVICE, DEVICE)).nodes)
+    assert "".join("01c"[on[i]] for i in make.graph.nodes) == wanted
+
+
+def test_a_foreign_weight_opens_a_split() -> None:
+    """A split that brought something ends where a further weight must come, so that memory can be used again."""
+    make = Maker()
+    x = make.leaf((64, 32), flags=INPUT)
+    a = make.node("MUL_MAT", (64, 32), make.weight((64, 64), HOST), x)
+    b = make.node("SIN", (64, 32), a)
+    c = make.node("MUL_MAT", (64, 32), make.weight((64, 64), HOST), b)
+    make.node("MUL_MAT", (64, 32), make.weight((64, 64), 0), c)
+    splits = schedule(make.graph, (DEVICE,)).splits
+    assert [(s.backend, s.start, s.end, len(s.inputs)) for s in splits] == [(0, 0, 2, 2), (0, 2, 4, 1)]
+
+
+def test_a_split_without_inputs_goes_on_past_a_foreign_weight() -> None:
+    """Nothing was brought yet, so there is nothing to gain; a weight at home never opens a split."""
+    make = Maker()
+    a = make.node("SIN", (64, 32), make.cache((64, 32), 0))
+    a = make.node("MUL_MAT", (64, 32), make.weight((64, 64), 0), a)
+    make.node("MUL_MAT", (64, 32), make.weight((64, 64), HOST), a)
+    assert [len(s.inputs) for s in schedule(make.graph, (DEVICE,)).splits] == [1]
+
+
+def test_more_than_ten_dependencies_take_two_nodes() -> None:
+    """What is kept until a node is named ten sources at a time, each once (GGML_MAX_SRC)."""
+    make = Maker()
+    x = make.leaf((64, 8), flags=INPUT)
+    for _ in range(13):
+        x = make.node("MUL_MAT", (64, 8), make.weight((64, 64), 0), x)
+    last = make.graph.nodes[-1]
+
+    def keep_all(g: SplitGraph, keep: Keep) -> None:
+        for i in [*g.nodes[:12], *g.nodes[:12]]:
+            keep(i, last)
+        assert [g.uses(i) for i in (0, *g.nodes)] == [1] * 13 + [0]
+
+    plan = schedule(make.graph, (replace(DEVICE, graph_optimize=keep_all),))
+    first, second = plan.nodes[-2:]
+    assert (first[1], second[1]) == (0, 0)
+    assert (plan.src[first[0]], plan.src[second[0]]) == (
+        tuple(make.graph.nodes[:10]),
+        tuple(make.graph.nodes[10:12]),
+    )
+
+
+def test_a_view_lies_where_its_root_was_computed() -> None:
+    """A node that its neighbour's device refuses follows what it reads, through views that have no place yet."""
+    make = Maker()
+    far = make.node("SIN", (64, 8), make.leaf((64, 8)), pinned=2)
+    make.node("SIN", (64, 8), make.leaf((64, 8)), pinned=0)
+    node = make.node("ADD", (64, 8), make.view(far))
+    devices = (replace(READER, conditions={"ADD": lambda node, src: False}), READER, READER)
+    assert dict(schedule(make.graph, devices).nodes)[node] == 2

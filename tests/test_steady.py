@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from traces import DEVICE, Maker, follow, steps, trace
 
 from vramfit._estimate.periodicity import Run, walk_repeats
 from vramfit._ggml.galloc import allocate
-from vramfit._ggml.graph import HOST, INPUT, OUTPUT, Graph
+from vramfit._ggml.graph import CACHE, HOST, INPUT, NONE, OUTPUT, Graph
 from vramfit._ggml.sched import PIPELINE_COPIES, Schedule, schedule
+from vramfit._ggml.types import BY_NAME
 
 Recipe = list[tuple[str, int, list[int]]]
 
@@ -113,3 +117,121 @@ def test_real_layers_are_steady() -> None:
         runs.append((mine[middle - 1], mine[middle], mine[middle + 1]))
     found = cycles(graph, plan, runs)
     assert set(found) <= {1, 2}
+
+
+# --- what makes two repeats differ
+
+Change = Callable[[Graph, dict[str, int]], object]
+
+
+def attending(change: Change, where: int, home: int = 0, *, op_offload: bool = True) -> tuple[int, ...]:
+    """The cycle of layers 1 and 2 of four that attend, one of them changed; a weight of each is on `home`.
+
+    The padded sizes stay as they are, so that the allocator alone would not notice most changes.
+    """
+    make = Maker()
+    last = make.node("MUL_MAT", (100, 32), make.weight((1, 100), 0), make.cache((1, 32), 0))
+    starts: list[int] = []
+    parts: list[dict[str, int]] = []
+    for _ in range(4):
+        starts.append(len(make.graph.nodes))
+        at = {"last": last, "w": make.weight((100, 9), home)}
+        at["q"] = make.node("MUL_MAT", (100, 32), at["w"], last)
+        at["other"] = make.node("SIN", (100, 32), at["q"])
+        at["view"] = make.view(at["q"])
+        at["cont"] = make.node("GLU", (100, 32), at["view"], at["other"])
+        at["k"] = make.leaf((64, 256, 4), "q8_0", usage=CACHE, home=0)
+        at["fa"] = make.node("FLASH_ATTN_EXT", (64, 8, 4), at["cont"], at["k"], at["k"])
+        closed = make.node("MUL_MAT", (100, 32), make.weight((64, 100), 0), at["fa"])
+        last = at["out"] = make.node("ADD", (100, 32), last, closed)
+        parts.append(at)
+    make.node("MUL_MAT", (500, 32), make.weight((100, 500), 0), last, flags=OUTPUT)
+    change(make.graph, parts[where])
+    plan = schedule(make.graph, (DEVICE,), op_offload=op_offload)
+    return cycles(make.graph, plan, [(starts[1], starts[2], starts[3])])
+
+
+def put(part: str, **fields: object) -> Change:
+    """Change fields of one tensor of a layer; sources and views are named by their parts."""
+
+    def change(graph: Graph, at: dict[str, int]) -> None:
+        for name, value in fields.items():
+            if name == "src":
+                value = tuple(at[x] for x in value)  # type: ignore[attr-defined]
+            setattr(
+                graph.tensors[at[part]],
+                name,
+                at[value] if isinstance(value, str) and name == "view" else value,
+            )
+
+    return change
+
+
+F32, I32, F16 = (BY_NAME[n] for n in ("f32", "i32", "f16"))
+SAME: Change = put("q")
+
+
+@pytest.mark.parametrize("op_offload", [False, True])
+@pytest.mark.parametrize("home", [0, HOST])
+@pytest.mark.parametrize(
+    "change", [SAME, put("w", name="other"), put("k", name="other")], ids=["nothing", "weight", "cache"]
+)
+def test_layers_that_differ_in_name_alone_are_steady(change: Change, home: int, op_offload: bool) -> None:
+    """Equal layers repeat, also where a weight or a result is copied in each: the copies play one part."""
+    assert attending(change, 2, home, op_offload=op_offload) in ((1,), (2,))
+
+
+def test_how_a_weight_is_stored_counts_where_it_is_copied() -> None:
+    """In its own buffer a weight of another type changes nothing; its copy is another tensor."""
+    other = put("w", type=I32)
+    assert attending(other, 2) in ((1,), (2,))
+    assert attending(other, 2, HOST) == (0,)
+
+
+@pytest.mark.parametrize("where", [1, 2])
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("other", op="COS"),
+        put("other", ne=(32, 100, 1, 1)),
+        put("other", nb=(4, 400, 12800, 0)),
+        put("other", type=I32),
+        put("other", src=("q", "k")),
+        put("other", src=("last",)),
+        put("cont", src=("other", "view")),
+        put("view", view="other"),
+        put("view", view=NONE),
+        put("w", ne=(9, 100, 1, 1)),
+        put("w", home=HOST),
+        put("w", usage=CACHE),
+        put("k", type=F16),
+        put("k", home=HOST),  # copied before the first node, so that the repeats have as many nodes
+    ],
+)  # fmt: skip
+def test_layers_that_differ_are_not_steady(change: Change, where: int) -> None:
+    """A layer with another operation, layout, source, view, weight or scratch than its neighbour proves nothing."""
+    assert attending(change, where) == (0,)
+
+
+@pytest.mark.parametrize("read_as", ["source", "view"])
+def test_a_result_with_a_further_reader_is_not_steady(read_as: str) -> None:
+    """Behind the repeats someone reads the last one's result alone: it is not what the others' results are."""
+
+    def read_later(graph: Graph, at: dict[str, int]) -> None:
+        end = graph.tensors[graph.nodes[-2]]
+        end.src += (at["out"],)
+        if read_as == "view":
+            end.op, end.view = "VIEW", at["out"]
+
+    assert attending(read_later, 2) == (0,)
+    assert attending(read_later, 3) in ((1,), (2,))
+
+
+def test_a_result_and_a_copy_are_not_one_part() -> None:
+    """Where one layer reads its own result, the next a cache that is copied to the device: nothing is proved."""
+
+    def read_cache(graph: Graph, at: dict[str, int]) -> None:
+        put("k", home=HOST)(graph, at)
+        put("cont", src=("k", "other"))(graph, at)
+
+    assert attending(read_cache, 1) == attending(read_cache, 2) == (0,)

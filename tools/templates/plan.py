@@ -68,6 +68,8 @@ TIES = (
     ("n_head", "n_head_kv"),
     ("head_k", "head_v"),
     ("n_head_kv", "1"),
+    (".attention.key_length_swa", ".attention.key_length"),
+    (".attention.value_length_swa", ".attention.value_length"),
     ("head_v", ".attention.kv_lora_rank"),
     (".rope.dimension_count", "head_k"),
     (".token_shift_count", "2"),

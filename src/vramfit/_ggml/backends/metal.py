@@ -12,6 +12,7 @@ from .nouns import Backend, Node, pad
 __all__ = ["METAL"]
 
 _F16_BYTES: Final = 2
+_TAIL: Final = 64  # cells that attention takes at a time (OP_FLASH_ATTN_EXT_NCPSG)
 # K and V head sizes that a kernel exists for (ggml-metal-device.m:1727-1750)
 _HEADS: Final = frozenset(
     [
@@ -32,15 +33,20 @@ def _attention(n_bytes: int, node: Node) -> int:
     """Always reserved, used or not (ggml-metal-ops.cpp:3064-3211).
 
     A padded tail of K, V and mask; a map of masked blocks; partial results of 32 workgroups; f16
-    copies of K and V. Rows of the tail are counted as f32 rows over all heads: never too few.
+    copies of K and V.
     """
     q, k, v = (t.ne for t in node.src[:3])
     mask = node.src[3].ne if len(node.src) > 3 else (0, 0, 0, 0)
-    tail = 64 * (4 * prod(k) // max(k[1], 1) + 4 * prod(v) // max(v[1], 1) + _F16_BYTES * prod(mask[1:]))
+    tail = _TAIL * (_row(node.src[1]) + _row(node.src[2]) + _F16_BYTES * prod(mask[1:]))
     blocks = pad(-(-mask[0] // 32) * q[1] * mask[2] * mask[3], 32)
     partial = 4 * min(q[1], 32) * q[2] * q[3] * 32 * (v[0] + 2)
     copies = pad(_F16_BYTES * prod(k), 16) + pad(_F16_BYTES * prod(v), 16)
     return n_bytes + tail + blocks + partial + copies
+
+
+def _row(t: Tensor) -> int:
+    """One cell of K or V in all heads: each counts a row from cell to cell, or its f16 copy if that is more."""
+    return max(t.nb[1], _F16_BYTES * t.ne[0]) * t.ne[2] * t.ne[3]
 
 
 def _experts(n_bytes: int, node: Node) -> int:

@@ -100,7 +100,7 @@ def _copies(node: Tensor, src: Sources) -> bool:
         return True
     if (a == "f32" and b in _COPIED) or (b == "f32" and a in _COPIED_BACK):
         return True
-    return a == b and is_contiguous(src[0]) and is_contiguous(src[1])
+    return a == b and (a == "i32" or (is_contiguous(src[0]) and is_contiguous(src[1])))
 
 
 def _calculates(node: Tensor, src: Sources) -> bool:
@@ -154,7 +154,9 @@ CONDITIONS: Final = MappingProxyType(
         "REPEAT": lambda n, s: s[0].type.name in ("f32", "f16"),
         "CONCAT": _concatenates,
         "CONV_TRANSPOSE_1D": _all_f32,
-        "COL2IM_1D": lambda n, s: s[0].type.name in _FLOATS and is_contiguous(s[0]),
+        "COL2IM_1D": lambda n, s: (
+            s[0].type.name in _FLOATS and n.type is s[0].type and is_contiguous(s[0]) and is_contiguous(n)
+        ),
         "NORM": lambda n, s: is_contiguous_rows(s[0]),
         "RMS_NORM": lambda n, s: is_contiguous_rows(s[0]),
         "L2_NORM": lambda n, s: is_contiguous_rows(s[0]),
@@ -171,7 +173,7 @@ CONDITIONS: Final = MappingProxyType(
         "ROPE_BACK": lambda n, s: s[0].nb[0] == s[0].type.block_bytes and is_contiguous(s[0], 2),
         "IM2COL": lambda n, s: is_contiguous(s[0]) and is_contiguous(s[1]),
         "CONV_2D": lambda n, s: is_contiguous(s[0]) and is_contiguous(s[1]),
-        "CONV_2D_DW": lambda n, s: s[0].type.name in ("f16", "f32") and s[1].type.name == "f32",
+        "CONV_2D_DW": lambda n, s: s[0].type.name in ("f16", "f32") and _all_f32(n, s[1:]),
         "ACC": lambda n, s: is_contiguous(s[0]) and is_contiguous(s[1]),
         "SUM": lambda n, s: is_contiguous_rows(s[0]),
         "SUM_ROWS": lambda n, s: _all_f32(n, s) and is_contiguous_rows(s[0]),

@@ -15,6 +15,7 @@ from ..estimates import estimate
 from ..gpus import Gpu
 from ..model import Model
 from ..placement import devices
+from ..segments import Learned
 from ..settings import Settings
 from ..solve import DEFAULT_MARGIN, Plan
 from ..solve import plan as solve
@@ -34,10 +35,11 @@ def plan_for(
     margin_bytes: int = DEFAULT_MARGIN,
     max_ctx: int | None = None,
     compare: bool = True,
+    learned: Learned | None = None,
 ) -> Plan:
     """The largest context that `engine` carries with `settings`; a warning says what its own split costs.
 
-    `compare=False` leaves that warning out, and the search for the best split that it takes.
+    `compare=False` leaves that warning out, and the search for the best split that it takes; `learned` is as in `plan`.
 
     Raises what `plan` raises, and `SettingsError` for settings that the engine cannot be told.
     """
@@ -45,7 +47,7 @@ def plan_for(
     settings = as_run(settings, chosen)
     if chosen.split == "free":
         settings = as_run(ollama.settle(settings, model, gpus), chosen)
-    asked = _Asked(model, tuple(gpus), margin_bytes, max_ctx)
+    asked = _Asked(model, tuple(gpus), margin_bytes, max_ctx, {} if learned is None else learned)
     if chosen.split == "told" or len(devices(gpus, settings)) < 2 or any(settings.tensor_split):
         return asked.solve(settings)
     own = asked.solve(_even(settings, gpus)) if chosen.split == "even" else _ollamas(asked, settings)
@@ -62,12 +64,15 @@ class _Asked:
     gpus: tuple[Gpu, ...]
     margin: int
     max_ctx: int | None
+    learned: Learned
 
     def solve(self, settings: Settings, below: int | None = None) -> Plan:
         """The plan for settings, with no more context than `below`."""
         limits = [n for n in (self.max_ctx, below) if n is not None]
         max_ctx = min(limits, default=None)
-        return solve(self.model, self.gpus, settings, margin_bytes=self.margin, max_ctx=max_ctx)
+        return solve(
+            self.model, self.gpus, settings, margin_bytes=self.margin, max_ctx=max_ctx, learned=self.learned
+        )
 
 
 def _even(settings: Settings, gpus: Sequence[Gpu]) -> Settings:

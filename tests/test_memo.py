@@ -22,6 +22,7 @@ from vramfit.load import read
 from vramfit.memo import Memo
 from vramfit.placement import place
 from vramfit.settings import Settings
+from vramfit.solve import plan
 
 EXAMPLE = ROOT / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf"
 MODELS = [dense(1), dense(2), dense(3)]
@@ -96,3 +97,19 @@ def test_threads_may_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(ask, range(8000)))
+
+
+def test_a_plan_replays_its_answer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was worked out for a card alone, or for a split, is what the estimate of the answer asks for."""
+    asked = []
+    worked_out = compute._compute
+
+    def count(model, placement, context, settings, backends):  # type: ignore[no-untyped-def]
+        asked.append((placement, context))
+        return worked_out(model, placement, context, settings, backends)
+
+    monkeypatch.setattr(compute, "_compute", count)
+    for cards in ([gpu()], [gpu(), gpu()]):
+        plan(dense(6), cards, Settings(n_ctx=1024))
+        assert len(asked) == len(set(asked)) > 0
+        asked.clear()

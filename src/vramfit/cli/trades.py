@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..alternatives.question import Planner
     from ..gpus import Gpu
     from ..model import Model
+    from ..segments import Learned
     from ..settings import Settings
     from ..solve import Plan
 
@@ -100,6 +101,7 @@ class Asked:
         from ..engines import plan_for
 
         engine = self.engine
+        learned: Learned = {}
 
         def planner(settings: Settings, max_ctx: int | None) -> Plan:
             return plan_for(
@@ -110,6 +112,7 @@ class Asked:
                 margin_bytes=self.margin,
                 max_ctx=max_ctx,
                 compare=False,
+                learned=learned,
             )
 
         return planner

@@ -21,6 +21,7 @@ from vramfit._estimate.estimate import estimate
 from vramfit._llama.cparams import resolve
 from vramfit._llama.params import Settings
 from vramfit._llama.placement import place
+from vramfit._planner.plan import plan
 from vramfit._sources.load import read
 
 EXAMPLE = ROOT / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf"
@@ -96,3 +97,19 @@ def test_threads_may_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(ask, range(8000)))
+
+
+def test_a_plan_replays_its_answer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was worked out for a card alone, or for a split, is what the estimate of the answer asks for."""
+    asked = []
+    worked_out = compute._compute
+
+    def count(model, placement, context, settings, backends):  # type: ignore[no-untyped-def]
+        asked.append((placement, context))
+        return worked_out(model, placement, context, settings, backends)
+
+    monkeypatch.setattr(compute, "_compute", count)
+    for cards in ([gpu()], [gpu(), gpu()]):
+        plan(dense(6), cards, Settings(n_ctx=1024))
+        assert len(asked) == len(set(asked)) > 0
+        asked.clear()

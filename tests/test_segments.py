@@ -123,6 +123,22 @@ def test_floors_are_lower_bounds_at_larger_contexts(model, parts, steps, more, a
         start += count
 
 
+def test_floors_of_a_run_hold_for_longer_ones_alone() -> None:
+    """What layers have alive at once, those have too that have them among others; others may have less."""
+    model, n_ctx = REPLAYED[1], 1 << 14  # every sixth layer sees all tokens
+    settings = Settings(flash_attn="off", n_ubatch=64)
+    windows, mixed = (6, 5, 20, 18), (5, 6, 20, 18)  # the second card: layers 6 to 10, or 5 to 10
+    known = Segments(model, [gpu()] * 4, settings)
+    known.learn_floors(windows, n_ctx)
+    assert known.floor(1, 5, 11, n_ctx) == known.floor(1, 6, 11, n_ctx) > 0
+    known = Segments(model, [gpu()] * 4, settings)
+    known.learn_floors(mixed, n_ctx)
+    least = known.floor(1, 6, 11, n_ctx)
+    assert least < known.floor(1, 5, 11, n_ctx)
+    known.learn(windows, n_ctx)
+    assert least <= known.at_least(1, 6, 11, n_ctx) < known.floor(1, 5, 11, n_ctx)
+
+
 @given(st.sampled_from(MODELS), SPLITS, st.integers(1, 40))
 def test_what_holds_was_computed(model, parts, steps) -> None:  # type: ignore[no-untyped-def]
     """Only what was learned at the very context is known to fit, and to the byte."""

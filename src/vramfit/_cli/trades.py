@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .._llama.model import Model
     from .._llama.params import Settings
     from .._planner.plan import Plan
+    from .._planner.segments import Learned
     from .._planner.whatif import Alternative, Alternatives
     from .._planner.whatif.question import Planner
 
@@ -100,6 +101,7 @@ class Asked:
         from .._engines import plan_for
 
         engine = self.engine
+        learned: Learned = {}
 
         def planner(settings: Settings, max_ctx: int | None) -> Plan:
             return plan_for(
@@ -110,6 +112,7 @@ class Asked:
                 margin_bytes=self.margin,
                 max_ctx=max_ctx,
                 compare=False,
+                learned=learned,
             )
 
         return planner

@@ -7,7 +7,7 @@ each device, and whether they are what the engine reserves or a bound that is ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from .._base.memo import Memo
@@ -43,7 +43,10 @@ def compute_bytes(
     Exact where the architecture has a template that covers the model, and the rules of every backend
     were checked against the engine; else a bound. The last answers are remembered: a plan asks for its own again.
     """
-    key = (placement, context, settings, tuple(backends))
+    rest = replace(
+        settings, n_ctx=0, tensor_split=(), main_gpu=0
+    )  # these are in the placement and the context
+    key = (placement, context, rest, tuple(backends))
     return _RECENT.get(model, key, lambda: _compute(model, placement, context, settings, backends))
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from .._estimate.reserve import prepare_case, reservations
+from .._estimate.reserve import Case, prepare_case, reservations
 from .._ggml.backends import Backend
 from .._ggml.galloc import Walk
 from .._ggml.sched import Schedule
+from .._graphs import build
 from .._llama.cparams import Context
 from .._llama.model import Model
 from .._llama.params import Settings
@@ -31,7 +32,22 @@ def likeness(
     """
     case = prepare_case(model, placement, settings, backends)
     runs = dict.fromkeys(reservations(case, context, settings))
-    return tuple((run.flash_attn, _seen(case.schedule(case.instance(run)))) for run in runs)
+    layers = _one_of_each(case)
+    instances = [build(case.prepared, run, placement, layers) for run in runs]
+    return tuple((run.flash_attn, _seen(case.schedule(x))) for run, x in zip(runs, instances, strict=True))
+
+
+def _one_of_each(case: Case) -> list[int]:
+    """Layers of every kind in every place, each with the layer whose cache it reads."""
+    at, caches, alike = case.placement.layers, case.placement.caches, case.prepared.alike
+    found: dict[object, int] = {}
+    for i, kind in enumerate(alike):
+        opens = i == 0 or at[i] != at[i - 1]
+        found.setdefault((kind, at[i], caches[i], opens, i == len(alike) - 1), i)
+    kept = set(found.values())
+    layers = case.prepared.model.layers
+    owners = (layers[i].shares_kv_with for i in kept)
+    return sorted(kept | {i for i in owners if i is not None})
 
 
 def _seen(plan: Schedule) -> Hashable:

@@ -441,8 +441,9 @@ def _below(points: Points, n_ctx: int) -> int:
 
 
 def _on_line(points: Points, n_ctx: int) -> int:
+    """A guess: on the line through the two nearest; from one in proportion, which at smaller contexts is little."""
     if len(points) < 2:
-        return points[0][1]
+        return points[0][1] * n_ctx // points[0][0]
     at = min(max(1, bisect_left(points, (n_ctx,))), len(points) - 1)
     (x0, y0), (x1, y1) = points[at - 1 : at + 1]
     return y0 + (y1 - y0) * (n_ctx - x0) // (x1 - x0)

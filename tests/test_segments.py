@@ -76,7 +76,15 @@ def test_cache_types_share_only_what_is_the_same(model: Model) -> None:
     asked = Settings(flash_attn="on", n_ubatch=64)
     split = (24, model.n_layer - 23)
     shared = 0
-    for pair in (("f16", "f16"), ("q8_0", "q8_0"), ("q4_1", "q5_0"), ("f16", "q4_0"), ("q5_0", "q4_0")):
+    for pair in (
+        ("f16", "f16"),
+        ("bf16", "f16"),
+        ("f16", "f32"),
+        ("q8_0", "q8_0"),
+        ("q4_1", "q5_0"),
+        ("f16", "q4_0"),
+        ("q5_0", "q4_0"),
+    ):
         settings = replace(asked, type_k=pair[0], type_v=pair[1])
         alone, sharing = (Segments(model, [gpu()] * 2, settings, x) for x in (None, learned))
         totals = alone.learn(split, 4096)

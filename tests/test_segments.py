@@ -75,16 +75,24 @@ def test_cache_types_share_only_what_is_the_same(model: Model) -> None:
     learned: Learned = {}
     asked = Settings(flash_attn="on", n_ubatch=64)
     split = (24, model.n_layer - 23)
-    shared = 0
-    for pair in (("f16", "f16"), ("q8_0", "q8_0"), ("q4_1", "q5_0"), ("f16", "q4_0"), ("q5_0", "q4_0")):
+    shared, n_ctx = 0, 1 << 16  # where copies of a cache are what takes most
+    for pair in (
+        ("f16", "f16"),
+        ("bf16", "f16"),
+        ("f16", "f32"),
+        ("q8_0", "q8_0"),
+        ("q4_1", "q5_0"),
+        ("f16", "q4_0"),
+        ("q5_0", "q4_0"),
+    ):
         settings = replace(asked, type_k=pair[0], type_v=pair[1])
         alone, sharing = (Segments(model, [gpu()] * 2, settings, x) for x in (None, learned))
-        totals = alone.learn(split, 4096)
-        if sharing.holds(split, 4096, [1 << 40] * 2):
+        totals = alone.learn(split, n_ctx)
+        if sharing.holds(split, n_ctx, [1 << 40] * 2):
             shared += 1
-            assert sharing.holds(split, 4096, totals)
-            assert not sharing.holds(split, 4096, [n - 1 for n in totals])
-        sharing.learn(split, 4096)
+            assert sharing.holds(split, n_ctx, totals)
+            assert not sharing.holds(split, n_ctx, [n - 1 for n in totals])
+        sharing.learn(split, n_ctx)
     assert shared
 
 

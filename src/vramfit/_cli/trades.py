@@ -27,7 +27,7 @@ PREFERENCES: Final = (
     "speed",
     "quality",
     "context",
-)  # as in `alternatives`, which is imported when it is asked
+)  # as in `_planner.whatif`, which is imported when it is asked
 
 
 def trade_options(command: F) -> F:

@@ -1,7 +1,7 @@
 """Runs of equal layers, and how few of them stand for all.
 
 In: a `Model`, or the kinds of its layers. Out: small ints and positions. A buffer that has been through
-a few equal layers has seen every lifetime that the next ones bring; `steady` proves it for a graph.
+a few equal layers has seen every lifetime that the next ones bring; `periodicity` proves it for a graph.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The nouns of a compute graph: what a template instantiates to and what the replay walks.
 
-In: extents, types and homes as ints. Out: nothing; `scheduler` and `allocator` hold the verbs.
+In: extents, types and homes as ints. Out: nothing; `sched` and `galloc` hold the verbs.
 
 A graph is a list of tensors that name each other by their index in it, so that the replay can keep
 all its state in plain lists. Nothing here is changed once it is built: one graph can be scheduled

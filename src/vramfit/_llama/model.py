@@ -1,6 +1,6 @@
 """What a model is, in numbers: nothing here knows the name of an architecture.
 
-`architectures` turns a header into these values; `placement`, `memory`, the graphs and the
+`arch` turns a header into these values; `placement`, `memory`, the graphs and the
 quantizer read them. Sizes are in elements or `int` bytes as each field says.
 """
 

@@ -16,7 +16,7 @@ from .._base.memo import Memo
 from .._ggml.backends import Backend
 from .._ggml.galloc import allocate, held
 from .._ggml.sched import Schedule, node_of, schedule
-from .._graphs import Instance, OutsideTemplate, Prepared, Run, build, prepare, template_for
+from .._graphs import Instance, Known, OutsideTemplate, Prepared, Run, build, one_sequence, prepared_for
 from .._llama.cparams import Context
 from .._llama.model import Model
 from .._llama.params import Settings
@@ -58,8 +58,7 @@ class Reservation:
 class Case:
     """A placed model under settings, ready to be built at any batch."""
 
-    prepared: Prepared
-    probed: tuple[str, ...]  # fused operations of the template that may be given up
+    prepared: Prepared | Known
     placement: Placement
     backends: tuple[Backend, ...]
     n_copies: int
@@ -112,15 +111,13 @@ def plans(
 
 def prepare_case(model: Model, placement: Placement, settings: Settings, backends: Sequence[Backend]) -> Case:
     """The model matched to its template. Raises `OutsideTemplate`."""
-    prepared, probed = _matched(model)
+    prepared = _matched(model)
     n_copies = pipeline_copies(model, settings, backends)
     kinds = _kinds(prepared, placement)
-    return Case(
-        prepared, probed, placement, tuple(backends), n_copies, settings.op_offload, collapse(kinds, 2)
-    )
+    return Case(prepared, placement, tuple(backends), n_copies, settings.op_offload, collapse(kinds, 2))
 
 
-def _kinds(prepared: Prepared, placement: Placement) -> list[tuple[object, ...]]:
+def _kinds(prepared: Prepared | Known, placement: Placement) -> list[tuple[object, ...]]:
     """What a layer of the main graph must share with another one to be its repeat."""
     model = prepared.model
     alike = layer_kinds(model, [at == HOST for at in placement.weights])
@@ -131,19 +128,13 @@ def _kinds(prepared: Prepared, placement: Placement) -> list[tuple[object, ...]]
     ]
 
 
-def _matched(model: Model) -> tuple[Prepared, tuple[str, ...]]:
-    """The model matched to its template; remembered, because a plan asks many times."""
-
-    def match() -> tuple[Prepared, tuple[str, ...]]:
-        prepared = prepare(template_for(model.architecture), model)
-        present = {line.op for block in prepared.template.blocks for line in block.lines}
-        return replace(prepared, model=proxy(model)), tuple(op for op in _PROBED if op in present)
-
-    prepared, probed = _MATCHED.get(model, None, match)
-    return replace(prepared, model=model), probed
+def _matched(model: Model) -> Prepared | Known:
+    """The model as its graphs start from it; remembered, because a plan asks many times."""
+    found = _MATCHED.get(model, None, lambda: replace(prepared_for(model), model=proxy(model)))
+    return replace(found, model=model)
 
 
-_MATCHED: Final[Memo[tuple[Prepared, tuple[str, ...]]]] = Memo(8)
+_MATCHED: Final[Memo[Prepared | Known]] = Memo(8)
 
 
 def reservations(case: Case, context: Context, settings: Settings) -> tuple[Run, Run, Run]:
@@ -158,7 +149,7 @@ def reservations(case: Case, context: Context, settings: Settings) -> tuple[Run,
     )  # fmt: skip
     step = _resolve(case, step, auto=context.flash_attn == "auto")
     prompt = replace(step, n_tokens=-(-n_tokens // n_seqs) * n_seqs, n_outputs=n_outputs)
-    alone = case.prepared.template.one_sequence
+    alone = one_sequence(case.prepared.model.architecture)
     return prompt, step, replace(prompt, n_tokens=n_tokens, n_seqs=1) if alone else prompt
 
 
@@ -166,7 +157,7 @@ def _resolve(case: Case, step: Run, *, auto: bool) -> Run:
     """Turn off what is not scheduled on the device of its layer, one operation after the other."""
     if auto and not _at_home(case, step, _ATTENTION):
         step = replace(step, flash_attn=False)
-    for op in case.probed:
+    for op in _PROBED:
         if not _at_home(case, step, op):
             step = replace(step, fused=step.fused - {op})
     return step

@@ -27,27 +27,35 @@ def ffn(
     parallel: bool = True,
     up: str = "ffn_up",
     gate: str | None = "ffn_gate",
-    down: str = "ffn_down",
+    down: str | None = "ffn_down",
     biases: bool = True,
-    scales: bool = False,
+    scales: bool | tuple[str, ...] = False,
     clamp: str = "",
+    act_scale: str = "",
 ) -> Tensor:
     """A dense feed-forward network.
 
     `act` is silu, gelu, relu, relu_sqr, swiglu_oai, or swiglu, geglu, reglu for an `up` that holds both halves.
     `gate` applies where the model has its weight, beside `up` (`parallel`) or behind it. `scales`: whether the
-    builder's architecture hands the weights' scales on. `clamp` limits the gated unit: "op" in one operation,
+    builder's architecture hands the weights' scales on, or which of "up", "gate", "down". `act_scale` names what divides the
+    activation. `clamp` limits the gated unit: "op" in one operation,
     "steps" in several (see `limited`).
     """
+    scaled = ("up", "gate", "down") if scales is True else scales or ()
     gated = gate is not None and g.has(f"{gate}.weight", il)
-    h = g.named(_product(g, x, up, il, biases, scales), "ffn_up") if g.has(f"{up}.weight", il) else x
+    h = x
+    if g.has(f"{up}.weight", il):
+        h = g.named(_product(g, x, up, il, biases, "up" in scaled), "ffn_up")
     if gated and gate is not None:
-        x = g.named(_product(g, x if parallel else h, gate, il, biases, scales), "ffn_gate")
+        x = g.named(_product(g, x if parallel else h, gate, il, biases, "gate" in scaled), "ffn_gate")
     else:
         x = h
     x = _activate(g, x, h if gated and parallel else None, act, clamp)
-    if g.has(f"{down}.weight", il):
-        x = _product(g, x, down, il, biases, scales)
+    divisor = g.w(f"{act_scale}.scales", il) if act_scale else None
+    if divisor is not None:
+        x = g.div(x, divisor)
+    if down is not None and g.has(f"{down}.weight", il):
+        x = _product(g, x, down, il, biases, "down" in scaled)
     return g.named(x, "ffn_out")
 
 

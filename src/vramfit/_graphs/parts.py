@@ -79,15 +79,18 @@ def norm(
     kind: str = "rms_norm",
     *,
     pinned: bool = True,
+    beside: int | None = None,
 ) -> Tensor:
     """A norm with the weight and the bias that the model has for it (build_norm, 1597).
 
-    `kind` is "rms_norm" or "norm". With `pinned` it stays on its layer's device.
+    `kind` is "rms_norm" or "norm". With `pinned` it stays on its layer's device; one that is of no layer, on that of
+    the layer `beside` it.
     """
     weight, bias = g.w(f"{name}.weight", il), g.w(f"{name}.bias", il)
     x = getattr(g, kind)(x)
-    if pinned and il is not None and (weight is not None or bias is not None):
-        g.pin(x, il)
+    layer = il if beside is None else beside
+    if pinned and layer is not None and (weight is not None or bias is not None):
+        g.pin(x, layer)
     x.name = "norm"
     if weight is not None:
         x = g.mul(x, weight)

@@ -504,9 +504,16 @@ class Ops:
             "SSM_CONV", F32, (kernel.ne[1], x.ne[0] - kernel.ne[0] + 1, x.ne[2], 1), (x.index, kernel.index)
         )
 
-    def of(self, op: str, ne: Sequence[int], *src: Tensor | None, params: tuple[int, ...] = ()) -> Tensor:
-        """A node in f32 of an operation that a single helper uses, which states its extents."""
-        return self._make(op, F32, _extents(ne), tuple([t.index for t in src if t is not None]), params)
+    def of(
+        self,
+        op: str,
+        ne: Sequence[int],
+        *src: Tensor | None,
+        params: tuple[int, ...] = (),
+        type_: TensorType = F32,
+    ) -> Tensor:
+        """A node of an operation that a single helper uses, which states its extents."""
+        return self._make(op, type_, _extents(ne), tuple([t.index for t in src if t is not None]), params)
 
 
 def _extents(ne: Sequence[int]) -> Extents:

@@ -78,14 +78,20 @@ def _shape(model: Model, index: int) -> tuple[Extents, Extents]:
     return (a, b, c, d), contiguous(tensor.type, (a, b, c, d))
 
 
+def _of_layer(name: str) -> bool:
+    """Whether a tensor is named after a layer: some encoders and decoders say so in front of it."""
+    return name.startswith(("blk.", "enc.blk.", "dec.blk."))
+
+
 def _layer_weights(model: Model) -> tuple[Mapping[str, int], ...]:
     """The weights of each layer: its own, or those of the block that it runs again, with scales of its own."""
     found: list[dict[str, int]] = [{} for _ in model.layers]
     for i, weight in enumerate(model.weights):
-        if isinstance(weight.home, int) and weight.home < len(found):
-            prefix = f"blk.{weight.home}."
-            if weight.tensor.name.startswith(prefix):
-                found[weight.home][weight.tensor.name.removeprefix(prefix)] = i
+        if isinstance(weight.home, int) and weight.home < len(found) and _of_layer(weight.tensor.name):
+            name = weight.tensor.name.replace(
+                f"blk.{weight.home}.", "", 1
+            )  # "dec.blk.3.attn_q" is "dec.attn_q"
+            found[weight.home][name] = i
     return tuple(
         found[x.index]
         if x.block is None
@@ -99,6 +105,6 @@ def _outer_weights(model: Model) -> Mapping[str, Homes]:
     """Weights outside layers. One can have several homes: a tied embedding, RoPE factors."""
     found: dict[str, dict[Home | int, int]] = {}
     for i, weight in enumerate(model.weights):
-        if not weight.tensor.name.startswith("blk."):
+        if not _of_layer(weight.tensor.name):
             found.setdefault(weight.tensor.name, {}).setdefault(weight.home, i)
     return found

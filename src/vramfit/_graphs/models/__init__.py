@@ -22,6 +22,10 @@ __all__ = ["Builder", "architectures", "builder_for"]
 _SAME: Final = {
     "mamba": "mamba2",
     "starcoder": "gpt2",
+    "jina-bert-v2": "bert",
+    "jina-bert-v3": "bert",
+    "nomic-bert": "bert",
+    "nomic-bert-moe": "bert",
 }
 
 

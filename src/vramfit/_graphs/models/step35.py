@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from ..._ggml.graph import Tensor
 from ..attention import attend, windowed_input
 from ..context import GraphContext
 from ..decoder import finish, head_gate, norm_if
 from ..experts import gating, routed, shared
-from ..feed_forward import ffn
+from ..feed_forward import NO_LIMIT, ffn
 from ..parts import embeddings, flat_qkv, linear, norm, output_rows, positions, rope_factors, wide
-
-LIMIT: Final = 1e-6  # a limit up to this is none (llama-graph.cpp:1853)
 
 
 def build(g: GraphContext) -> None:
@@ -41,9 +37,9 @@ def _heads(g: GraphContext, x: Tensor, il: int) -> tuple[Tensor, Tensor, Tensor]
 
 def _feed_forward(g: GraphContext, x: Tensor, il: int) -> Tensor:
     """A dense network, or experts beside a shared one; each kind has a limit of its own in some layers."""
-    dense = "steps" if g.hp("swiglu_clamp_shexp", 0, il) > LIMIT else ""
+    dense = "steps" if g.hp("swiglu_clamp_shexp", 0, il) > NO_LIMIT else ""
     if not g.has("ffn_gate_inp.weight", il):
         return ffn(g, x, il, clamp=dense)
-    clamp = "steps" if g.hp("swiglu_clamp_exp", 0, il) > LIMIT else ""
+    clamp = "steps" if g.hp("swiglu_clamp_exp", 0, il) > NO_LIMIT else ""
     h = routed(g, x, il, gating(g, "sigmoid"), clamp=clamp)
     return g.add(h, shared(g, x, il, clamp=dense))

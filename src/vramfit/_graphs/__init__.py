@@ -26,6 +26,7 @@ from . import models
 from .context import GraphContext
 from .expressions import OutsideTemplate
 from .known import Known, know
+from .pooling import pool
 from .prepare import Prepared, prepare
 from .run import FUSED, Instance, Run
 from .text import Template, parse_template
@@ -69,6 +70,7 @@ def build(
     g = GraphContext(prepared, run, placement, prepared.trunk if layers is None else layers)
     try:
         builder.build(g)
+        pool(g)
     except (ArithmeticError, LookupError, RecursionError) as e:
         raise OutsideTemplate(f"the graph of {prepared.model.architecture} cannot be built: {e!r}") from e
     return g.instance()

@@ -45,6 +45,7 @@ class GraphContext(Ops):
         self._caches: dict[tuple[int, str], Tensor] = {}
         self._fused: list[tuple[int, int, str]] = []
         self._ends: list[int] = []
+        self.embd: Tensor | None = None  # what a context for embeddings pools (t_embd)
 
     # --- numbers
 
@@ -206,9 +207,14 @@ class GraphContext(Ops):
         return t
 
     def output(self, t: Tensor, name: str) -> Tensor:
-        """Mark a result that is read after the graph has run (llm_graph_result::set_outputs)."""
+        """Mark a result that is read after the graph has run (llm_graph_result::set_outputs).
+
+        The one called "result_norm" or "result_embd" is the embeddings.
+        """
         t.flags |= OUTPUT
         t.name = name
+        if name in ("result_norm", "result_embd"):
+            self.embd = t
         return t
 
     def end_layer(self, t: Tensor) -> Tensor:

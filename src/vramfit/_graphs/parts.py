@@ -14,7 +14,9 @@ from .._llama.model import Home
 from .context import GraphContext
 
 __all__ = [
+    "deeper",
     "embeddings",
+    "flat_qkv",
     "heads",
     "linear",
     "logits",
@@ -51,6 +53,11 @@ def embeddings(g: GraphContext, *, deepstack: int = 0, scale: bool = True) -> Te
     return g.named(g.expand(x), "embd")
 
 
+def deeper(g: GraphContext, x: Tensor, first: Tensor, level: int) -> Tensor:
+    """`x` + the embeddings of a deeper level, which lie packed behind the first (deepstack)."""
+    return g.add(x, g.view(first, (g.n_embd, g.n_tokens), first.nb[1:2], level * g.n_embd * F32.block_bytes))
+
+
 def positions(g: GraphContext, per_token: int = 1) -> Tensor:
     """The position of each token; some rotations have four for each (build_inp_pos, 2465)."""
     return g.input("inp_pos", I32, g.n_tokens * per_token)
@@ -80,22 +87,23 @@ def norm(
     *,
     pinned: bool = True,
     beside: int | None = None,
+    bias: bool = True,
 ) -> Tensor:
-    """A norm with the weight and the bias that the model has for it (build_norm, 1597).
+    """A norm with the weight and, with `bias`, the bias that the model has for it (build_norm, 1597).
 
     `kind` is "rms_norm" or "norm". With `pinned` it stays on its layer's device; one that is of no layer, on that of
     the layer `beside` it.
     """
-    weight, bias = g.w(f"{name}.weight", il), g.w(f"{name}.bias", il)
+    weight, more = g.w(f"{name}.weight", il), g.w(f"{name}.bias", il) if bias else None
     x = getattr(g, kind)(x)
     layer = il if beside is None else beside
-    if pinned and layer is not None and (weight is not None or bias is not None):
+    if pinned and layer is not None and (weight is not None or more is not None):
         g.pin(x, layer)
     x.name = "norm"
     if weight is not None:
         x = g.mul(x, weight)
-    if bias is not None:
-        x = g.add(x, bias)
+    if more is not None:
+        x = g.add(x, more)
     return g.named(x, name)
 
 
@@ -150,14 +158,36 @@ def qkv(
 def _fused_qkv(
     g: GraphContext, x: Tensor, il: int, head: int, n_head: int, n_head_kv: int, clamps: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x = linear(g, x, "attn_qkv", il)
-    biases = [g.w(f"attn_{c}.bias", il) for c in "qkv"]
-    q, k, v = biases
-    if not g.has("attn_qkv.bias", il) and q is not None and k is not None and v is not None:
-        x = g.add(x, g.concat(g.concat(q, k, 0), v, 0))
+    x = _fused_rows(g, x, il)
     if clamps:
         x = g.clamp(x)
     return heads(g, x, head, (n_head, n_head_kv, n_head_kv))
+
+
+def _fused_rows(g: GraphContext, x: Tensor, il: int) -> Tensor:
+    """Queries, keys and values side by side, with the bias of all or the three of each."""
+    x = linear(g, x, "attn_qkv", il)
+    q, k, v = (g.w(f"attn_{c}.bias", il) for c in "qkv")
+    if not g.has("attn_qkv.bias", il) and q is not None and k is not None and v is not None:
+        x = g.add(x, g.concat(g.concat(q, k, 0), v, 0))
+    return x
+
+
+def flat_qkv(
+    g: GraphContext, x: Tensor, il: int, widths: tuple[int, int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values in rows, not cut into heads and never limited (build_qkv without reshape).
+
+    `widths` are the elements of each in a row, which one matrix for all three is cut by.
+    """
+    if not g.has("attn_qkv.weight", il):
+        return linear(g, x, "attn_q", il), linear(g, x, "attn_k", il), linear(g, x, "attn_v", il)
+    x = _fused_rows(g, x, il)
+    found, at = [], 0
+    for n in widths:
+        found.append(g.cont(g.view(x, (n, g.n_tokens), (x.nb[1],), at * x.nb[0])))
+        at += n
+    return found[0], found[1], found[2]
 
 
 def heads(

@@ -26,6 +26,9 @@ _SAME: Final = {
     "jina-bert-v3": "bert",
     "nomic-bert": "bert",
     "nomic-bert-moe": "bert",
+    "hunyuan-dense": "hunyuan_vl",
+    "phimoe": "phi3",
+    "qwen3tts": "qwen3vl",
 }
 
 

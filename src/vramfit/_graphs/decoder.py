@@ -1,0 +1,90 @@
+"""What many decoders share beside their parts: what the engine insists on, windows where a model has some, the end.
+
+In: a `GraphContext` and tensors. Out: the tensor that a part ends with. `Unbuildable` is raised where the engine stops.
+"""
+
+from __future__ import annotations
+
+from .._ggml.graph import Tensor
+from .._ggml.ops import Unbuildable
+from .attention import Kv, Windowed, kv_input, windowed_input
+from .context import GraphContext
+from .parts import flat_qkv, logits, norm, wide
+
+__all__ = [
+    "any_input",
+    "check_heads",
+    "finish",
+    "flat_heads",
+    "has_sections",
+    "head_gate",
+    "n_rot",
+    "norm_if",
+    "normed_rope",
+    "soft_capped",
+]
+
+
+def n_rot(g: GraphContext, il: int = 0) -> int:
+    """Elements of a head that are rotated (hparams.n_rot; llama-model.cpp:1448-1470)."""
+    heads = g.n_head()
+    default = g.n("attention.key_length", g.n_embd // heads) if heads else 0
+    full = g.n("rope.dimension_count", default) if heads else 0
+    return g.n("rope.dimension_count_swa", full) if g.is_swa(il) else full
+
+
+def check_heads(g: GraphContext, *, rotated: bool = True) -> None:
+    """Heads of keys and values are of one size, with `rotated` the whole of it: most builders of the engine assert so."""
+    if g.head_k() != g.head_v() or (rotated and g.head_k() != n_rot(g)):
+        raise Unbuildable(f"heads of {g.head_k()} and {g.head_v()} elements, of which {n_rot(g)} are rotated")
+
+
+def has_sections(g: GraphContext) -> bool:
+    """Whether a position has several parts: time, height, width (use_mrope, llama-hparams.cpp)."""
+    return all(g.n("rope.dimension_sections", 0, i) > 0 for i in (0, 1))
+
+
+def any_input(g: GraphContext) -> Kv | Windowed:
+    """The inputs of attention, with windows where a layer of the model has one."""
+    return windowed_input(g) if any(g.is_swa(il) for il in g.known.trunk) else kv_input(g)
+
+
+def norm_if(g: GraphContext, x: Tensor, name: str, il: int, kind: str = "rms_norm") -> Tensor:
+    """A norm where the layer has its weight."""
+    return norm(g, x, name, il, kind) if g.has(f"{name}.weight", il) else x
+
+
+def normed_rope(
+    g: GraphContext, q: Tensor, k: Tensor, pos: Tensor, il: int, factors: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Queries and keys, normed and then rotated."""
+    q, k = norm(g, q, "attn_q_norm", il), norm(g, k, "attn_k_norm", il)
+    return g.rope(q, pos, factors), g.rope(k, pos, factors)
+
+
+def flat_heads(g: GraphContext, x: Tensor, il: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values in heads; queries and keys are normed before they are cut."""
+    head, n, n_kv = g.head_v(), g.n_head(), g.n_head_kv()
+    q, k, v = flat_qkv(g, x, il, (head * n, head * n_kv, head * n_kv))
+    q, k = norm(g, q, "attn_q_norm", il), norm(g, k, "attn_k_norm", il)
+    return wide(g, q, head, n), wide(g, k, head, n_kv), wide(g, v, head, n_kv)
+
+
+def head_gate(g: GraphContext, x: Tensor, gate: Tensor, head: int) -> Tensor:
+    """The result of attention times one number for each head and token."""
+    n_head, n_tokens = x.ne[0] // head, x.ne[1]
+    x = g.mul(g.reshape(x, head, n_head, n_tokens), g.reshape(gate, 1, n_head, n_tokens))
+    return g.reshape(x, head * n_head, n_tokens)
+
+
+def soft_capped(g: GraphContext, x: Tensor) -> Tensor:
+    """Logits within limits, where the header says so."""
+    return g.scale(g.tanh(g.scale(x))) if g.hp("final_logit_softcapping") else x
+
+
+def finish(
+    g: GraphContext, x: Tensor, kind: str = "rms_norm", *, bias: bool = False, scale: bool = True
+) -> None:
+    """The end of a graph: the last norm, then the logits. `bias`, `scale`: whether they are applied where there are some."""
+    x = g.output(norm(g, x, "output_norm", kind=kind), "result_norm")
+    g.expand(g.output(logits(g, x, bias=bias, scale=scale), "result_output"))

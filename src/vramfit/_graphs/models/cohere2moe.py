@@ -1,0 +1,48 @@
+"""Command A with experts. Source: models/cohere2moe.cpp."""
+
+from __future__ import annotations
+
+from ..._ggml.graph import Tensor
+from ..._llama.model import Model
+from ..attention import attend, windowed_input
+from ..context import GraphContext
+from ..decoder import check_heads
+from ..experts import gating, routed, shared
+from ..feed_forward import ffn
+from ..parts import embeddings, logits, norm, output_rows, positions, qkv, rope_factors
+
+
+def traits(model: Model, il: int) -> bool:
+    """Whether the layer is one of the first, which rotate in any case."""
+    n = model.hparams.get("leading_dense_block_count", 0)
+    return isinstance(n, int) and il < n
+
+
+def build(g: GraphContext) -> None:
+    """Append the graph."""
+    check_heads(g)
+    kind = "rms_norm" if g.hp("attention.layer_norm_rms_epsilon") else "norm"
+    x = embeddings(g, scale=False)
+    pos, kv, rows = positions(g), windowed_input(g), output_rows(g)
+    for il in g.layers:
+        n = norm(g, x, "attn_norm", il, kind)
+        q, k, v = qkv(g, n, il)
+        if g.is_swa(il) or traits(g.model, il):
+            factors = rope_factors(g, il)
+            q, k = g.rope(q, pos, factors), g.rope(k, pos, factors)
+        h = attend(g, kv, q, k, v, il)
+        x = g.end_layer(g.add(g.add(_feed_forward(g, n, il), x), h))
+    x = g.output(norm(g, x, "output_norm", kind=kind), "h_nextn")
+    x = g.output(g.get_rows(x, rows), "result_norm")
+    x = logits(g, x, bias=False, scale=False)
+    g.expand(g.output(g.scale(x) if g.hp("logit_scale") else x, "result_output"))
+
+
+def _feed_forward(g: GraphContext, x: Tensor, il: int) -> Tensor:
+    """A dense network, or experts and the mean with a shared one."""
+    if not g.has("ffn_gate_inp.weight", il):
+        return ffn(g, x, il, biases=False, scales=True)
+    h = routed(g, x, il, gating(g, "sigmoid"), bias="", gate_up="ffn_gate_up_exps", scales=True)
+    if not g.has("ffn_up_shexp.weight", il):
+        return h
+    return g.scale(g.add(h, shared(g, x, il, scales=True)))

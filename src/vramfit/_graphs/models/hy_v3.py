@@ -1,0 +1,33 @@
+"""Hunyuan 3: experts beside a shared one; all rows reach the last norm. Source: models/hy-v3.cpp."""
+
+from __future__ import annotations
+
+from ..attention import attend, kv_input
+from ..context import GraphContext
+from ..decoder import check_heads, normed_rope
+from ..experts import gating, routed, shared
+from ..feed_forward import ffn
+from ..parts import embeddings, logits, norm, output_rows, positions, qkv, rope_factors
+
+
+def build(g: GraphContext) -> None:
+    """Append the graph."""
+    check_heads(g)
+    x = embeddings(g, scale=False)
+    pos, kv, rows = positions(g), kv_input(g), output_rows(g)
+    for il in g.layers:
+        q, k, v = qkv(g, norm(g, x, "attn_norm", il), il)
+        q, k = normed_rope(g, q, k, pos, il, rope_factors(g, il))
+        x = g.add(attend(g, kv, q, k, v, il), x)
+        h = norm(g, x, "ffn_norm", il)
+        if g.has("ffn_gate_inp.weight", il):
+            some = routed(
+                g, h, il, gating(g, "sigmoid"), bias="exp_probs_b", gate_up="ffn_gate_up_exps", scales=True
+            )
+            h = g.add(some, shared(g, h, il, scales=True))
+        else:
+            h = ffn(g, h, il, scales=True)
+        x = g.end_layer(g.add(h, x))
+    x = g.output(norm(g, x, "output_norm"), "h_nextn")
+    x = g.output(g.get_rows(x, rows), "result_norm")
+    g.expand(g.output(logits(g, x, bias=False), "result_output"))

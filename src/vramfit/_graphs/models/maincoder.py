@@ -1,0 +1,24 @@
+"""Maincoder: rotated queries and keys are normed. Source: models/maincoder.cpp."""
+
+from __future__ import annotations
+
+from ..attention import attend, kv_input
+from ..context import GraphContext
+from ..decoder import check_heads, finish
+from ..feed_forward import ffn
+from ..parts import embeddings, norm, output_rows, positions, qkv, select
+
+
+def build(g: GraphContext) -> None:
+    """Append the graph."""
+    check_heads(g)
+    x = embeddings(g, scale=False)
+    pos, kv, rows = positions(g), kv_input(g), output_rows(g)
+    for il in g.layers:
+        q, k, v = qkv(g, norm(g, x, "attn_norm", il), il)
+        q = norm(g, g.rope(q, pos), "attn_q_norm", il)
+        k = norm(g, g.rope(k, pos), "attn_k_norm", il)
+        h, x = select(g, rows, il, attend(g, kv, q, k, v, il), x)
+        x = g.add(h, x)
+        x = g.end_layer(g.add(ffn(g, norm(g, x, "ffn_norm", il), il, biases=False), x))
+    finish(g, x)

@@ -1,0 +1,25 @@
+"""MiniMax M2: norms over whole queries and keys, and experts. Source: models/minimax-m2.cpp."""
+
+from __future__ import annotations
+
+from ..attention import attend, kv_input
+from ..context import GraphContext
+from ..decoder import check_heads, finish, flat_heads
+from ..experts import gating
+from ..feed_forward import moe
+from ..parts import embeddings, norm, output_rows, positions, select
+
+
+def build(g: GraphContext) -> None:
+    """Append the graph."""
+    check_heads(g, rotated=False)
+    x = embeddings(g, scale=False)
+    pos, kv, rows = positions(g), kv_input(g), output_rows(g)
+    for il in g.layers:
+        q, k, v = flat_heads(g, norm(g, x, "attn_norm", il), il)
+        h = attend(g, kv, g.rope(q, pos), g.rope(k, pos), v, il, bias=False)
+        h, x = select(g, rows, il, h, x)
+        x = g.add(h, x)
+        h = moe(g, norm(g, x, "ffn_norm", il), il, gating=gating(g), bias="exp_probs_b.bias")
+        x = g.end_layer(g.add(h, x))
+    finish(g, x)

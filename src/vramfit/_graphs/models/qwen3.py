@@ -1,0 +1,24 @@
+"""Qwen 3: norms on queries and keys. Source: models/qwen3.cpp."""
+
+from __future__ import annotations
+
+from ..attention import attend, kv_input
+from ..context import GraphContext
+from ..decoder import check_heads, finish, normed_rope
+from ..feed_forward import ffn
+from ..parts import embeddings, norm, output_rows, positions, qkv, select
+
+
+def build(g: GraphContext) -> None:
+    """Append the graph."""
+    check_heads(g)
+    x = embeddings(g, scale=False)
+    pos, kv, rows = positions(g), kv_input(g), output_rows(g)
+    for il in g.layers:
+        q, k, v = qkv(g, norm(g, x, "attn_norm", il), il)
+        q, k = normed_rope(g, q, k, pos, il)
+        h, x = select(g, rows, il, attend(g, kv, q, k, v, il), x)
+        x = g.add(h, x)
+        h = ffn(g, norm(g, x, "ffn_norm", il), il, biases=False, scales=True)
+        x = g.end_layer(g.add(h, x))
+    finish(g, x)

@@ -1,0 +1,24 @@
+"""StarCoder 2: biases everywhere, and no gate. Source: models/starcoder2.cpp."""
+
+from __future__ import annotations
+
+from ..attention import attend, kv_input
+from ..context import GraphContext
+from ..decoder import check_heads, finish
+from ..feed_forward import ffn
+from ..parts import embeddings, norm, output_rows, positions, qkv, select
+
+
+def build(g: GraphContext) -> None:
+    """Append the graph."""
+    check_heads(g)
+    x = embeddings(g, scale=False)
+    pos, kv, rows = positions(g), kv_input(g), output_rows(g)
+    for il in g.layers:
+        q, k, v = qkv(g, norm(g, x, "attn_norm", il, "norm"), il)
+        h = attend(g, kv, g.rope(q, pos), g.rope(k, pos), v, il)
+        h, x = select(g, rows, il, h, x)
+        x = g.add(h, x)
+        h = ffn(g, norm(g, x, "ffn_norm", il, "norm"), il, act="gelu", gate=None)
+        x = g.end_layer(g.add(h, x))
+    finish(g, x, "norm")

@@ -12,8 +12,10 @@ from .._ggml.graph import Tensor
 from .._ggml.ops import Unbuildable
 from .context import GraphContext
 
-__all__ = ["ffn", "moe"]
+__all__ = ["ffn", "gating", "moe", "shared_expert"]
 
+# expert_gating_func of the header
+_GATINGS: Final = {1: "softmax", 2: "sigmoid", 3: "softmax_weight", 4: "sqrt_softplus"}
 # Activations beside a gate: the gated unit that ggml has for them
 _GATED: Final = {"silu": "swiglu", "gelu": "geglu", "relu": "reglu", "swiglu_oai": "swiglu_oai"}
 
@@ -49,6 +51,12 @@ def ffn(
     if g.has(f"{down}.weight", il):
         x = _product(g, x, down, il, biases, scales)
     return g.named(x, "ffn_out")
+
+
+def shared_expert(g: GraphContext, x: Tensor, il: int, *, scales: bool = False, clamp: str = "") -> Tensor:
+    """The expert that every token goes through, beside those that are chosen."""
+    up, gate, down = "ffn_up_shexp", "ffn_gate_shexp", "ffn_down_shexp"
+    return ffn(g, x, il, up=up, gate=gate, down=down, biases=False, scales=scales, clamp=clamp)
 
 
 def _product(g: GraphContext, x: Tensor, name: str, il: int, biases: bool, scales: bool) -> Tensor:
@@ -135,6 +143,11 @@ def moe(
     if not weights_first:
         x = g.named(g.mul(x, weights), "ffn_moe_weighted")
     return sum_experts(g, x, g.n_expert_used(il))
+
+
+def gating(g: GraphContext, default: str = "softmax") -> str:
+    """How the header says that experts are chosen, as `moe` names it (enum llama_expert_gating_func_type)."""
+    return _GATINGS.get(g.n("expert_gating_func"), "no known way") if g.n("expert_gating_func") else default
 
 
 def _probabilities(g: GraphContext, logits: Tensor, gating: str) -> Tensor:

@@ -20,7 +20,10 @@ __all__ = ["Builder", "architectures", "builder_for"]
 
 # Architectures that a builder of another name makes
 _SAME: Final = {
+    "deepseek2-ocr": "deepseek2",
+    "glm-dsa": "deepseek32",
     "mamba": "mamba2",
+    "mistral4": "deepseek2",
 }
 
 

@@ -1,0 +1,106 @@
+"""Sparse attention: an indexer scores all cells, and attention sees only the best of them.
+
+In: a `GraphContext`, the input of a layer and the short row of its queries. Out: the best cells of each token, and
+attention over them. Source: models/deepseek32.cpp, models/glm-dsa.cpp, `build_attn` of llm_graph_input_attn_k_dsa
+(llama-graph.cpp:3040), `build_attn_inp_k_dsa` (3336).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .._ggml.graph import Tensor
+from .._ggml.ops import F16, F32, I64, Unbuildable
+from .attention import Kv, cached_k, k_input, kq_mask, mha, n_kv, store_k
+from .context import GraphContext
+from .latent import n_rot
+from .parts import linear, norm
+
+__all__ = ["Indexed", "attend_best", "best_cells", "index_scores", "indexed_input", "keep_best"]
+
+LIGHTNING = "lightning_indexer"
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """The inputs of sparse attention: those of the main cache, and those of the indexer's."""
+
+    kv: Kv
+    k_idxs: Tensor
+    mask: Tensor
+    rot: Tensor | None
+
+
+def indexed_input(g: GraphContext, kv: Kv | None = None) -> Indexed:
+    """The inputs for a cache and its indexer's, whose mask is f16 where the indexer is one operation."""
+    kv = k_input(g) if kv is None else kv
+    k_idxs = g.input("attn_inp_k_idxs", I64, g.n_tokens)
+    mask = kq_mask(g, n_kv(g, list(g.model.layers), "indexer"), F16 if g.fuses(LIGHTNING) else F32)
+    return Indexed(kv, k_idxs, mask, indexer_rotation(g))
+
+
+def indexer_rotation(g: GraphContext) -> Tensor:
+    """The matrix that rotates an indexer's queries and keys, whatever the type of its cache (llama-kv-cache.cpp:327)."""
+    size, n = g.n("attention.indexer.key_length"), 64
+    while size > 0 and not size % (2 * n):
+        n *= 2
+    return g.input("attn_inp_k_rot", F32, n, n)
+
+
+def best_cells(g: GraphContext, x: Indexed, h: Tensor, row: Tensor, pos: Tensor, il: int) -> Tensor:
+    """The best cells for each token, [top_k, tokens of a stream, 1, streams]. `row`: what queries are made of."""
+    head, n_head = g.n("attention.indexer.key_length"), g.n("attention.indexer.head_count")
+    if n_rot(g) > head or x.rot is None:
+        raise Unbuildable(f"an indexer's heads of {head} elements are shorter than what is rotated")
+    q = linear(g, row, "indexer.attn_q_b", il, scale=False, bias=False)
+    q = g.mul_mat(x.rot, g.rope(g.reshape(q, head, n_head, g.n_tokens), pos))
+    k = norm(g, linear(g, h, "indexer.attn_k", il, scale=False, bias=False), "indexer.k_norm", il, "norm")
+    k = g.mul_mat(x.rot, g.rope(g.reshape(k, head, 1, g.n_tokens), pos))
+    g.expand(store_k(g, k, x.k_idxs, il, "indexer"))
+    weights = linear(g, h, "indexer.proj", il, scale=False, bias=False)
+    scores = index_scores(g, q, cached_k(g, il, "indexer"), weights, x.mask, il)
+    return g.named(g.cont(g.top_k(scores, min(scores.ne[0], g.n("attention.indexer.top_k")))), "top_k")
+
+
+def index_scores(g: GraphContext, q: Tensor, k: Tensor, weights: Tensor, mask: Tensor, il: int) -> Tensor:
+    """What each token thinks of each cell: [cells, tokens of a stream, 1, streams]."""
+    n = k.ne[3]
+    q = g.view(q, (q.ne[0], q.ne[1], q.ne[2] // n, n), (q.nb[1], q.nb[2], q.nb[3] // n))
+    w = weights
+    w = g.view(w, (w.ne[0], w.ne[1] // n, w.ne[2], n), (w.nb[1], w.nb[2] // n, w.nb[3] // n))
+    w = g.scale(w)
+    if g.fuses(LIGHTNING):
+        x = g.of("LIGHTNING_INDEXER", (k.ne[2], q.ne[2], 1, q.ne[3]), q, k, w, mask)
+        return g.fused(x, il, LIGHTNING)
+    x = g.mul_mat(g.permute(k, 0, 2, 1, 3), g.permute(q, 0, 2, 1, 3))
+    x = g.relu(g.cont(g.permute(x, 2, 1, 0, 3)))
+    x = g.sum_rows(g.mul(x, w))
+    return g.add(g.cont(g.permute(x, 2, 1, 0, 3)), mask)
+
+
+def keep_best(g: GraphContext, mask: Tensor, best: Tensor) -> Tensor:
+    """A mask that hides all cells but the best ones, and those that `mask` hides."""
+    hidden = g.fill(mask)
+    n, tokens, _, streams = hidden.ne
+    cells = g.view(hidden, (1, n, tokens, streams), hidden.nb[:3])
+    rows = g.view(
+        best, (best.ne[0], best.ne[1], best.ne[3]), (best.nb[1], best.nb[2], best.ne[3] * best.nb[3])
+    )
+    zeros = g.fill(g.tensor(F32, 1, *rows.ne[:3]))
+    shown = g.set_rows(cells, zeros, rows)
+    shown = g.view(shown, (shown.ne[1], shown.ne[2], 1, shown.ne[3]), (shown.nb[2], shown.nb[3], shown.nb[3]))
+    return g.add(shown, mask)
+
+
+def attend_best(
+    g: GraphContext, kv: Kv, q: Tensor, k: Tensor, v: Tensor, best: Tensor, il: int, v_mla: Tensor | None
+) -> Tensor:
+    """Attention over the best cells of a cache whose keys are values, too, and the output projection."""
+    for t in (q, v, k):
+        g.expand(t)
+    g.expand(store_k(g, k, kv.k_idxs, il, kv.kind))
+    mask = keep_best(g, kv.mask, best)
+    k = cached_k(g, il, kv.kind)
+    values = g.view(k, (v.ne[0], *k.ne[1:]), k.nb[1:])
+    x = mha(g, q, k, values, mask, il, v_mla=v_mla)
+    return linear(g, x, "attn_output", il, bias=False)

@@ -12,10 +12,8 @@ from .._ggml.graph import Tensor
 from .._ggml.ops import Unbuildable
 from .context import GraphContext
 
-__all__ = ["ffn", "gating", "moe", "shared_expert"]
+__all__ = ["ffn", "moe", "situ"]
 
-# expert_gating_func of the header
-_GATINGS: Final = {1: "softmax", 2: "sigmoid", 3: "softmax_weight", 4: "sqrt_softplus"}
 # Activations beside a gate: the gated unit that ggml has for them
 _GATED: Final = {"silu": "swiglu", "gelu": "geglu", "relu": "reglu", "swiglu_oai": "swiglu_oai"}
 
@@ -36,7 +34,7 @@ def ffn(
 ) -> Tensor:
     """A dense feed-forward network.
 
-    `act` is silu, gelu, relu, relu_sqr, swiglu_oai, or swiglu, geglu, reglu for an `up` that holds both halves.
+    `act` is silu, gelu, relu, relu_sqr, swiglu_oai, situ, or swiglu, geglu, reglu for an `up` that holds both halves.
     `gate` applies where the model has its weight, beside `up` (`parallel`) or behind it. `scales`: whether the
     builder's architecture hands the weights' scales on. `clamp` limits the gated unit: "op" in one operation,
     "steps" in several (see `limited`).
@@ -53,12 +51,6 @@ def ffn(
     return g.named(x, "ffn_out")
 
 
-def shared_expert(g: GraphContext, x: Tensor, il: int, *, scales: bool = False, clamp: str = "") -> Tensor:
-    """The expert that every token goes through, beside those that are chosen."""
-    up, gate, down = "ffn_up_shexp", "ffn_gate_shexp", "ffn_down_shexp"
-    return ffn(g, x, il, up=up, gate=gate, down=down, biases=False, scales=scales, clamp=clamp)
-
-
 def _product(g: GraphContext, x: Tensor, name: str, il: int, biases: bool, scales: bool) -> Tensor:
     """A product, then its bias, then its scale: the order of `build_ffn`."""
     x = g.mul_mat(g.need(f"{name}.weight", il), x)
@@ -71,14 +63,26 @@ def _product(g: GraphContext, x: Tensor, name: str, il: int, biases: bool, scale
 def _activate(g: GraphContext, x: Tensor, h: Tensor | None, act: str, clamp: str) -> Tensor:
     """The activation of `x`, times `h` where there is one."""
     if h is None:
+        if act == "situ":
+            raise Unbuildable("this activation needs a gate")
         if act == "relu_sqr":
             return g.sqr(g.relu(x))
         return g.glu(act, x) if act in ("swiglu", "geglu", "reglu") else g.unary(act, x)
+    if act == "situ":
+        return situ(g, x, h)
     if clamp:
         return limited(g, x, h, clamp)
     if act in _GATED:
         return g.named(g.glu(_GATED[act], x, h), f"ffn_{_GATED[act]}")
     return g.mul(_activate(g, x, None, act, ""), h)
+
+
+def situ(g: GraphContext, x: Tensor, h: Tensor) -> Tensor:
+    """A gated unit whose halves bend towards limits (LLM_FFN_SITU, llama-graph.cpp:2266)."""
+    x = g.mul(g.scale(g.tanh(g.scale(x))), g.sigmoid(x))
+    if g.hp("activation.situ_linear_beta") > 0:
+        h = g.scale(g.tanh(g.scale(h)))
+    return g.mul(x, h)
 
 
 def limited(g: GraphContext, x: Tensor, h: Tensor, how: str) -> Tensor:
@@ -143,11 +147,6 @@ def moe(
     if not weights_first:
         x = g.named(g.mul(x, weights), "ffn_moe_weighted")
     return sum_experts(g, x, g.n_expert_used(il))
-
-
-def gating(g: GraphContext, default: str = "softmax") -> str:
-    """How the header says that experts are chosen, as `moe` names it (enum llama_expert_gating_func_type)."""
-    return _GATINGS.get(g.n("expert_gating_func"), "no known way") if g.n("expert_gating_func") else default
 
 
 def _probabilities(g: GraphContext, logits: Tensor, gating: str) -> Tensor:

@@ -14,7 +14,7 @@ from .._ggml.ops import F16, F32, I64, Unbuildable
 from .attention import Kv, cached_k, k_input, kq_mask, mha, n_kv, store_k
 from .context import GraphContext
 from .latent import n_rot
-from .parts import linear, norm
+from .parts import linear, norm, product
 
 __all__ = ["Indexed", "attend_best", "best_cells", "index_scores", "indexed_input", "keep_best"]
 
@@ -28,7 +28,7 @@ class Indexed:
     kv: Kv
     k_idxs: Tensor
     mask: Tensor
-    rot: Tensor | None
+    rot: Tensor
 
 
 def indexed_input(g: GraphContext, kv: Kv | None = None) -> Indexed:
@@ -47,17 +47,23 @@ def indexer_rotation(g: GraphContext) -> Tensor:
     return g.input("attn_inp_k_rot", F32, n, n)
 
 
-def best_cells(g: GraphContext, x: Indexed, h: Tensor, row: Tensor, pos: Tensor, il: int) -> Tensor:
-    """The best cells for each token, [top_k, tokens of a stream, 1, streams]. `row`: what queries are made of."""
+def best_cells(
+    g: GraphContext, x: Indexed, h: Tensor, row: Tensor, pos: Tensor, il: int, *, rotated: bool = True
+) -> Tensor:
+    """The best cells for each token, [top_k, tokens of a stream, 1, streams].
+
+    `row` is what queries are made of. `rotated`: queries and keys go through the indexer's matrix.
+    """
     head, n_head = g.n("attention.indexer.key_length"), g.n("attention.indexer.head_count")
-    if n_rot(g) > head or x.rot is None:
+    if n_rot(g) > head:
         raise Unbuildable(f"an indexer's heads of {head} elements are shorter than what is rotated")
-    q = linear(g, row, "indexer.attn_q_b", il, scale=False, bias=False)
-    q = g.mul_mat(x.rot, g.rope(g.reshape(q, head, n_head, g.n_tokens), pos))
-    k = norm(g, linear(g, h, "indexer.attn_k", il, scale=False, bias=False), "indexer.k_norm", il, "norm")
-    k = g.mul_mat(x.rot, g.rope(g.reshape(k, head, 1, g.n_tokens), pos))
+    q = g.rope(g.reshape(product(g, row, "indexer.attn_q_b", il=il), head, n_head, g.n_tokens), pos)
+    k = norm(g, product(g, h, "indexer.attn_k", il=il), "indexer.k_norm", il, "norm")
+    k = g.rope(g.reshape(k, head, 1, g.n_tokens), pos)
+    if rotated:
+        q, k = g.mul_mat(x.rot, q), g.mul_mat(x.rot, k)
     g.expand(store_k(g, k, x.k_idxs, il, "indexer"))
-    weights = linear(g, h, "indexer.proj", il, scale=False, bias=False)
+    weights = product(g, h, "indexer.proj", il=il)
     scores = index_scores(g, q, cached_k(g, il, "indexer"), weights, x.mask, il)
     return g.named(g.cont(g.top_k(scores, min(scores.ne[0], g.n("attention.indexer.top_k")))), "top_k")
 
@@ -93,14 +99,15 @@ def keep_best(g: GraphContext, mask: Tensor, best: Tensor) -> Tensor:
 
 
 def attend_best(
-    g: GraphContext, kv: Kv, q: Tensor, k: Tensor, v: Tensor, best: Tensor, il: int, v_mla: Tensor | None
-) -> Tensor:
-    """Attention over the best cells of a cache whose keys are values, too, and the output projection."""
+    g: GraphContext, kv: Kv, q: Tensor, k: Tensor, v: Tensor, best: Tensor, il: int,
+    *, out: str | None = "attn_output", sinks: Tensor | None = None, v_mla: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Attention over the best cells of a cache whose keys are values, too, and the output projection (`out`)."""
     for t in (q, v, k):
         g.expand(t)
     g.expand(store_k(g, k, kv.k_idxs, il, kv.kind))
     mask = keep_best(g, kv.mask, best)
     k = cached_k(g, il, kv.kind)
     values = g.view(k, (v.ne[0], *k.ne[1:]), k.nb[1:])
-    x = mha(g, q, k, values, mask, il, v_mla=v_mla)
-    return linear(g, x, "attn_output", il, bias=False)
+    x = mha(g, q, k, values, mask, il, sinks=sinks, v_mla=v_mla)
+    return x if out is None else linear(g, x, out, il, bias=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .._ggml.graph import Tensor
 from .context import GraphContext
-from .parts import linear, norm
+from .parts import norm, product
 
 __all__ = [
     "Sizes",
@@ -56,14 +56,14 @@ def n_rot(g: GraphContext) -> int:
 
 def low_rank(g: GraphContext, x: Tensor, il: int) -> Tensor:
     """The short row that queries are made of."""
-    return norm(g, linear(g, x, "attn_q_a", il, scale=False, bias=False), "attn_q_a_norm", il)
+    return norm(g, product(g, x, "attn_q_a", il=il), "attn_q_a_norm", il)
 
 
 def queries(g: GraphContext, x: Tensor, il: int) -> Tensor:
     """Queries side by side: from a short row where the layer has matrices for one, else from `x`."""
     if g.has("attn_q.weight", il):
-        return linear(g, x, "attn_q", il, scale=False, bias=False)
-    return linear(g, low_rank(g, x, il), "attn_q_b", il, scale=False, bias=False)
+        return product(g, x, "attn_q", il=il)
+    return product(g, low_rank(g, x, il), "attn_q_b", il=il)
 
 
 def split(g: GraphContext, q: Tensor, s: Sizes, n_head: int) -> tuple[Tensor, Tensor]:
@@ -76,7 +76,7 @@ def split(g: GraphContext, q: Tensor, s: Sizes, n_head: int) -> tuple[Tensor, Te
 
 def compressed(g: GraphContext, x: Tensor, il: int, s: Sizes) -> tuple[Tensor, Tensor]:
     """The latent row, normed, and the rotated part of the key that all heads share: [rope, 1, n_tokens]."""
-    t = linear(g, x, "attn_kv_a_mqa", il, scale=False, bias=False)
+    t = product(g, x, "attn_kv_a_mqa", il=il)
     element = t.type.block_bytes
     row = (s.rank + s.rope) * element
     latent = g.view(t, (s.rank, g.n_tokens), (row,))
@@ -95,20 +95,13 @@ def absorbed(
 
 
 def decompressed(
-    g: GraphContext,
-    latent: Tensor,
-    k_pe: Tensor,
-    il: int,
-    s: Sizes,
-    n_head: int,
-    *,
-    rotated_first: bool = False,
+    g: GraphContext, latent: Tensor, k_pe: Tensor, il: int, s: Sizes, n_head: int
 ) -> tuple[Tensor, Tensor]:
     """Keys and values of all heads, from the matrix of old files that makes both."""
-    t = linear(g, latent, "attn_kv_b", il, scale=False, bias=False)
+    t = product(g, latent, "attn_kv_b", il=il)
     element = t.type.block_bytes
     row = (s.nope + s.head_v) * element
     k = g.view(t, (s.nope, n_head, g.n_tokens), (row, row * n_head))
     v = g.cont(g.view(t, (s.head_v, n_head, g.n_tokens), (row, row * n_head), s.nope * element))
     pe = g.repeat(k_pe, s.rope, n_head, g.n_tokens)
-    return g.concat(pe, k, 0) if rotated_first else g.concat(k, pe, 0), v
+    return g.concat(k, pe, 0), v

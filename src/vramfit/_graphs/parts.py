@@ -22,6 +22,7 @@ __all__ = [
     "output_matrix",
     "output_rows",
     "positions",
+    "product",
     "qkv",
     "rope_factors",
     "select",
@@ -107,6 +108,13 @@ def linear(
     if bias:
         more = g.w(f"{name}.bias", il)
         x = x if more is None else g.named(g.add(x, more), name)
+    return x
+
+
+def product(g: GraphContext, x: Tensor, *names: str, il: int) -> Tensor:
+    """One bare product behind the other."""
+    for name in names:
+        x = g.mul_mat(g.need(f"{name}.weight", il), x)
     return x
 
 

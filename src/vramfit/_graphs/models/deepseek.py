@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..._ggml.ops import Unbuildable
 from ..attention import attend, kv_input
 from ..context import GraphContext
-from ..feed_forward import ffn, moe, shared_expert
+from ..experts import shared
+from ..feed_forward import ffn, moe
 from ..latent import n_rot
 from ..parts import embeddings, logits, norm, output_rows, positions, qkv, rope_factors, select
 
@@ -26,7 +27,7 @@ def build(g: GraphContext) -> None:
         h = norm(g, x, "ffn_norm", il)
         if g.has("ffn_gate_inp.weight", il):
             experts = moe(g, h, il, norm=False, scale=g.hp("expert_weights_scale"))
-            h = g.add(experts, shared_expert(g, h, il))
+            h = g.add(experts, shared(g, h, il))
         else:
             h = ffn(g, h, il, biases=False)
         x = g.end_layer(g.add(h, x))

@@ -9,7 +9,8 @@ from ..._ggml.graph import Tensor
 from ..._ggml.ops import Unbuildable
 from ..attention import Kv, attend, k_input, kv_input
 from ..context import GraphContext
-from ..feed_forward import ffn, gating, moe, shared_expert
+from ..experts import gating, shared
+from ..feed_forward import ffn, moe
 from ..latent import Sizes, absorbed, compressed, decompressed, queries, sizes, split
 from ..parts import embeddings, logits, norm, output_rows, positions, qkv, select, temperature, wide
 
@@ -84,4 +85,4 @@ def feed_forward(
         scales=scales,
         precise=g.model.architecture == "mistral4",
     )  # fmt: skip
-    return g.add(experts, shared_expert(g, h, il, scales=scales))
+    return g.add(experts, shared(g, h, il, scales=scales))

@@ -9,7 +9,7 @@ from ..._ggml.ops import Unbuildable
 from ..context import GraphContext
 from ..indexer import attend_best, best_cells, indexed_input
 from ..latent import absorbed, compressed, low_rank, sizes, split
-from ..parts import embeddings, linear, logits, norm, output_rows, positions, select
+from ..parts import embeddings, logits, norm, output_rows, positions, product, select
 from .deepseek2 import feed_forward
 
 
@@ -26,10 +26,10 @@ def build(g: GraphContext) -> None:
             best = best_cells(g, index, h, row, pos, il)
         if best is None:
             raise Unbuildable("the first layer has no indexer")
-        nope, pe = split(g, linear(g, row, "attn_q_b", il, scale=False, bias=False), s, g.n_head())
+        nope, pe = split(g, product(g, row, "attn_q_b", il=il), s, g.n_head())
         latent, k_pe = compressed(g, h, il, s)
         q, k, v = absorbed(g, nope, g.rope(pe, pos), latent, g.rope(k_pe, pos), il)
-        h = attend_best(g, index.kv, q, k, v, best, il, g.w("attn_v_b.weight", il))
+        h = attend_best(g, index.kv, q, k, v, best, il, v_mla=g.w("attn_v_b.weight", il))
         h, x = select(g, rows, il, h, x)
         x = g.add(h, x)
         h = feed_forward(g, norm(g, x, "ffn_norm", il), il, default, scales=True)

@@ -7,10 +7,23 @@ Source: models/hy-v4.cpp, models/deepseek4.cpp.
 from __future__ import annotations
 
 from .._ggml.graph import Tensor
-from .._ggml.ops import Unbuildable
+from .._ggml.ops import F32, Unbuildable
 from .context import GraphContext
 
-__all__ = ["chosen_rows", "gate", "joined", "mixes", "n_streams", "row", "spread", "stream", "weighed"]
+__all__ = [
+    "chosen_rows",
+    "gate",
+    "head",
+    "joined",
+    "mixes",
+    "n_streams",
+    "read",
+    "row",
+    "spread",
+    "stream",
+    "weighed",
+    "write",
+]
 
 
 def n_streams(g: GraphContext) -> int:
@@ -77,3 +90,62 @@ def joined(g: GraphContext, parts: list[Tensor]) -> Tensor:
     if whole is None:
         raise Unbuildable("no residual streams")
     return whole
+
+
+# --- with a matrix between the streams (DeepSeek V4)
+
+
+def read(g: GraphContext, x: Tensor, name: str, il: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """What a part of a layer reads of the streams; how much each takes of its result, and of each other."""
+    n, t = n_streams(g), mixes(g, x, name, il)
+    if n != 4:
+        raise Unbuildable(f"{n} residual streams where the engine wants 4")
+    pre = g.scale(g.sigmoid(gate(g, t, name, il, 0, n)))
+    post = g.scale(g.sigmoid(gate(g, t, name, il, 1, n)))
+    if g.fuses("dsv4_hc_comb"):
+        scale, base = g.need(f"{name}_scale.weight", il), g.need(f"{name}_base.weight", il)
+        between = g.fused(g.of("DSV4_HC_COMB", (n, n, t.ne[1]), t, scale, base), il, "dsv4_hc_comb")
+    else:
+        between = _balanced(g, g.reshape(gate(g, t, name, il, 2, n * n), n, n, t.ne[1]))
+    return _mix(g, x, pre, il), (post, between)
+
+
+def _mix(g: GraphContext, x: Tensor, weights: Tensor, il: int) -> Tensor:
+    if not g.fuses("dsv4_hc_pre"):
+        return weighed(g, x, weights)
+    return g.fused(g.of("DSV4_HC_PRE", (x.ne[0], x.ne[2]), x, weights), il, "dsv4_hc_pre")
+
+
+def _balanced(g: GraphContext, t: Tensor) -> Tensor:
+    """A matrix whose rows and columns have the sum 1, nearly: rows and columns are divided in turns."""
+    t, eps = g.soft_max(t), g.fill(g.tensor(F32, 1))
+    t = g.add(t, eps)
+    for turn in range(g.n("hyper_connection.sinkhorn_iterations") or 1):
+        if turn:
+            t = g.div(t, g.add(g.sum_rows(t), eps))
+        columns = g.add(g.sum_rows(g.cont(g.permute(t, 1, 0, 2, 3))), eps)
+        t = g.div(t, g.permute(columns, 1, 0, 2, 3))
+    return t
+
+
+def write(g: GraphContext, h: Tensor, x: Tensor, gates: tuple[Tensor, Tensor], il: int) -> Tensor:
+    """The streams, mixed with each other, and with what a part of a layer made."""
+    post, between = gates
+    n, n_tokens = x.ne[1], h.ne[1]
+    if g.fuses("dsv4_hc_post"):
+        y = g.of("DSV4_HC_POST", (h.ne[0], n, n_tokens), h, x, post, between)
+        return g.fused(y, il, "dsv4_hc_post")
+    made = []
+    for to in range(n):
+        y = g.mul(h, row(g, post, to))
+        for i in range(n):
+            at = to * between.nb[0] + i * between.nb[1]
+            y = g.add(y, g.mul(stream(g, x, i), g.view(between, (1, n_tokens), between.nb[2:3], at)))
+        made.append(y)
+    return joined(g, made)
+
+
+def head(g: GraphContext, x: Tensor) -> Tensor:
+    """One stream out of all, behind the last layer."""
+    t = g.mul(mixes(g, x, "output_hc"), g.need("output_hc_scale.weight"))
+    return weighed(g, x, g.scale(g.sigmoid(g.add(t, g.need("output_hc_base.weight")))))

@@ -11,12 +11,23 @@ from dataclasses import dataclass
 
 from .._ggml.graph import Tensor
 from .._ggml.ops import F16, F32, I64, Unbuildable
+from .._ggml.types import TensorType
 from .attention import Kv, cached_k, k_input, kq_mask, mha, n_kv, store_k
 from .context import GraphContext
 from .latent import n_rot
 from .parts import linear, norm, product
 
-__all__ = ["Indexed", "attend_best", "best_cells", "index_scores", "indexed_input", "keep_best"]
+__all__ = [
+    "Indexed",
+    "attend_best",
+    "best_cells",
+    "by_stream",
+    "index_scores",
+    "indexed_input",
+    "indexer_rotation",
+    "keep_best",
+    "top_cells",
+]
 
 LIGHTNING = "lightning_indexer"
 
@@ -63,18 +74,26 @@ def best_cells(
     if rotated:
         q, k = g.mul_mat(x.rot, q), g.mul_mat(x.rot, k)
     g.expand(store_k(g, k, x.k_idxs, il, "indexer"))
-    weights = product(g, h, "indexer.proj", il=il)
-    scores = index_scores(g, q, cached_k(g, il, "indexer"), weights, x.mask, il)
+    k = cached_k(g, il, "indexer")
+    weights = g.scale(by_stream(g, product(g, h, "indexer.proj", il=il), k.ne[3]))
+    scores = index_scores(g, q, k, weights, x.mask, il)
+    return top_cells(g, scores)
+
+
+def top_cells(g: GraphContext, scores: Tensor) -> Tensor:
+    """The cells of the highest scores, as many as the header says."""
     return g.named(g.cont(g.top_k(scores, min(scores.ne[0], g.n("attention.indexer.top_k")))), "top_k")
 
 
+def by_stream(g: GraphContext, w: Tensor, n: int) -> Tensor:
+    """Weights of an indexer's heads, cut into the streams of a cache."""
+    return g.view(w, (w.ne[0], w.ne[1] // n, w.ne[2], n), (w.nb[1], w.nb[2] // n, w.nb[3] // n))
+
+
 def index_scores(g: GraphContext, q: Tensor, k: Tensor, weights: Tensor, mask: Tensor, il: int) -> Tensor:
-    """What each token thinks of each cell: [cells, tokens of a stream, 1, streams]."""
-    n = k.ne[3]
+    """What each token thinks of each cell: [cells, tokens of a stream, 1, streams]. `weights` are by stream."""
+    n, w = k.ne[3], weights
     q = g.view(q, (q.ne[0], q.ne[1], q.ne[2] // n, n), (q.nb[1], q.nb[2], q.nb[3] // n))
-    w = weights
-    w = g.view(w, (w.ne[0], w.ne[1] // n, w.ne[2], n), (w.nb[1], w.nb[2] // n, w.nb[3] // n))
-    w = g.scale(w)
     if g.fuses(LIGHTNING):
         x = g.of("LIGHTNING_INDEXER", (k.ne[2], q.ne[2], 1, q.ne[3]), q, k, w, mask)
         return g.fused(x, il, LIGHTNING)
@@ -84,15 +103,15 @@ def index_scores(g: GraphContext, q: Tensor, k: Tensor, weights: Tensor, mask: T
     return g.add(g.cont(g.permute(x, 2, 1, 0, 3)), mask)
 
 
-def keep_best(g: GraphContext, mask: Tensor, best: Tensor) -> Tensor:
-    """A mask that hides all cells but the best ones, and those that `mask` hides."""
+def keep_best(g: GraphContext, mask: Tensor, best: Tensor, zero: TensorType = F32) -> Tensor:
+    """A mask that hides all cells but the best ones, and those that `mask` hides. `zero`: the type of what shows."""
     hidden = g.fill(mask)
     n, tokens, _, streams = hidden.ne
     cells = g.view(hidden, (1, n, tokens, streams), hidden.nb[:3])
     rows = g.view(
         best, (best.ne[0], best.ne[1], best.ne[3]), (best.nb[1], best.nb[2], best.ne[3] * best.nb[3])
     )
-    zeros = g.fill(g.tensor(F32, 1, *rows.ne[:3]))
+    zeros = g.fill(g.tensor(zero, 1, *rows.ne[:3]))
     shown = g.set_rows(cells, zeros, rows)
     shown = g.view(shown, (shown.ne[1], shown.ne[2], 1, shown.ne[3]), (shown.nb[2], shown.nb[3], shown.nb[3]))
     return g.add(shown, mask)

@@ -37,7 +37,7 @@ def embeddings(g: GraphContext, *, deepstack: int = 0, scale: bool = True) -> Te
     `deepstack` layers come packed behind each embedding. `scale`: whether a header's embedding_scale applies.
     """
     n_input = g.n_embd * (1 + deepstack)
-    tokens = g.input("inp_tokens", I32, g.n_tokens)
+    tokens = g.tokens = g.input("inp_tokens", I32, g.n_tokens)
     raw = g.input("inp_embd", F32, n_input, g.n_tokens)
     matrix = g.at("token_embd.weight", Home.INPUT)
     x = g.get_rows(matrix if matrix is not None else g.need("token_embd.weight"), tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..._ggml.graph import Tensor
+from ..._llama.model import Model
 from ..attention import Kv, attend, k_input
 from ..context import GraphContext
 from ..experts import gating, routed, shared
@@ -10,9 +11,14 @@ from ..feed_forward import ffn
 from ..kda import by_sigmoid, kda
 from ..latent import Sizes, absorbed, compressed, queries, sizes, split
 from ..parts import embeddings, logits, norm, output_rows, positions, product
-from ..recurrent import rs_input
+from ..recurrent import before_recurrent, rs_input
 
 LIMIT = 1e-6  # what limits a gated unit must be above
+
+
+def traits(model: Model, il: int) -> object:
+    """Whether the next layer reads its state before this one has ended."""
+    return before_recurrent(model, il)
 
 
 def build(g: GraphContext) -> None:

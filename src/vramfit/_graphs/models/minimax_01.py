@@ -9,13 +9,19 @@ from typing import NamedTuple
 
 from ..._ggml.graph import Tensor
 from ..._ggml.ops import F32, Unbuildable
+from ..._llama.model import Model
 from ..attention import attend, kv_input
 from ..context import GraphContext
 from ..feed_forward import moe
 from ..parts import embeddings, logits, norm, output_rows, positions, product, qkv, select
-from ..recurrent import Rs, read_state, rs_input, write_state
+from ..recurrent import Rs, before_recurrent, read_state, rs_input, write_state
 
 ONE_SEQUENCE = True
+
+
+def traits(model: Model, il: int) -> object:
+    """Whether the next layer reads its state before this one has ended."""
+    return before_recurrent(model, il)
 
 
 class Fading(NamedTuple):

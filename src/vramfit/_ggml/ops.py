@@ -191,6 +191,10 @@ class Ops:
         """`a` with `b` added to a part of it (ggml_acc)."""
         return self._same("ACC", a, b)
 
+    def add_in_place(self, a: Tensor, b: Tensor) -> Tensor:
+        """`a` + `b`, over `a`."""
+        return self._in_place("ADD", a, b)
+
     def add1(self, a: Tensor, b: Tensor) -> Tensor:
         """`a` + one number."""
         return self._same("ADD1", a, b)

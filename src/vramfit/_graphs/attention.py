@@ -168,11 +168,11 @@ def rotation(
 
 
 def cached_k(g: GraphContext, il: int, kind: str = "kv") -> Tensor:
-    """The cached keys of a layer in heads: [head_k, n_head_kv, cells, streams] (get_k)."""
+    """The cached keys of a layer in heads: [head_k, n_head_kv, cells, streams] (get_k). Other kinds have one head."""
     k = g.cache(il, 0, kind)
-    head = g.head_k(il)
+    head, n_head = (g.head_k(il), g.n_head_kv(il)) if kind == "kv" else (k.ne[0], 1)
     row = _row(k, k.ne[0])
-    return g.view(k, (head, g.n_head_kv(il), k.ne[1], k.ne[2]), (_row(k, head), row, row * k.ne[1]))
+    return g.view(k, (head, n_head, k.ne[1], k.ne[2]), (_row(k, head), row, row * k.ne[1]))
 
 
 def cached_v(g: GraphContext, il: int) -> Tensor:

@@ -8,6 +8,7 @@ Source: `llm_graph_context` (llama-graph.cpp:1460-1512); names of numbers are th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 from .._ggml.graph import CACHE, CPU, HOST, OUTPUT, WEIGHT, Extents, Tensor, contiguous
 from .._ggml.ops import F32, Ops, Unbuildable
@@ -41,6 +42,7 @@ class GraphContext(Ops):
         self.flash_attn = run.flash_attn
         on_devices = placement.n_devices > 0 and min(placement.layers) >= 0
         self._pins_norms = placement.n_devices > 0 and (run.n_tokens < FULL_BATCH or on_devices)
+        self.tokens: Tensor | None = None  # as the embeddings read them
         self._weights: dict[tuple[str, int], Tensor] = {}
         self._caches: dict[tuple[int, str], Tensor] = {}
         self._fused: list[tuple[int, int, str]] = []
@@ -123,6 +125,15 @@ class GraphContext(Ops):
             raise Unbuildable(f"the model has no {name if il is None else f'blk.{il}.{name}'}")
         return found
 
+    def reshaped(self, name: str, il: int, *ne: int) -> Tensor:
+        """A weight that the engine loads in other extents than the file's (TENSOR_ALLOW_RESHAPE)."""
+        t = self.need(name, il)
+        a, b, c, d = (*ne, 1, 1, 1, 1)[:4]
+        if a * b * c * d != prod(t.ne):
+            raise Unbuildable(f"blk.{il}.{name} has not the elements of {list(ne)}")
+        t.ne, t.nb = (a, b, c, d), contiguous(t.type, (a, b, c, d))
+        return t
+
     def has(self, name: str, il: int | None = None) -> bool:
         """Whether the model has a weight."""
         if il is None:
@@ -160,12 +171,13 @@ class GraphContext(Ops):
             self._caches[key] = self._memory(f"cache_{kind}_{'kv'[which]}_l{il}", type_, ne, owner.index)
         return self._caches[key]
 
-    def state(self, il: int, which: int) -> Tensor:
-        """A recurrent state of a layer in f32 (r is 0, s is 1): [elements, sequences]."""
+    def state(self, il: int, which: int, width: int = 0) -> Tensor:
+        """A recurrent state of a layer in f32 (r is 0, s is 1): [elements, sequences], or in rows of a `width`."""
         key = (il, f"state.{which}")
         if key not in self._caches:
-            ne = (self.model.layers[il].states[which], self.context.n_seq_max, 1, 1)
-            self._caches[key] = self._memory(f"cache_{'rsp'[which]}_l{il}", F32, ne, il)
+            size, n = self.model.layers[il].states[which], self.context.n_seq_max
+            ne = (width, size // width, n, 1) if width else (size, n, 1, 1)
+            self._caches[key] = self._memory(f"cache_{'rspq'[which]}_l{il}", F32, ne, il)
         return self._caches[key]
 
     def _owner(self, il: int) -> Layer:

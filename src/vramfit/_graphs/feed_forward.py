@@ -12,7 +12,7 @@ from .._ggml.graph import Tensor
 from .._ggml.ops import Unbuildable
 from .context import GraphContext
 
-__all__ = ["NO_LIMIT", "choose", "ffn", "moe"]
+__all__ = ["NO_LIMIT", "choose", "ffn", "moe", "situ"]
 
 NO_LIMIT: Final = 1e-6  # a limit of a gated unit that is not above this is none (llama-graph.cpp:1845)
 
@@ -37,7 +37,7 @@ def ffn(
 ) -> Tensor:
     """A dense feed-forward network.
 
-    `act` is silu, gelu, relu, relu_sqr, swiglu_oai, or swiglu, geglu, reglu for an `up` that holds both halves.
+    `act` is silu, gelu, relu, relu_sqr, swiglu_oai, situ, or swiglu, geglu, reglu for an `up` that holds both halves.
     `gate` applies where the model has its weight, beside `up` (`parallel`) or behind it. `scales`: whether the
     builder's architecture hands the weights' scales on, or which of "up", "gate", "down". `act_scale` names what divides the
     activation. `clamp` limits the gated unit: "op" in one operation,
@@ -73,14 +73,26 @@ def _product(g: GraphContext, x: Tensor, name: str, il: int, biases: bool, scale
 def _activate(g: GraphContext, x: Tensor, h: Tensor | None, act: str, clamp: str) -> Tensor:
     """The activation of `x`, times `h` where there is one."""
     if h is None:
+        if act == "situ":
+            raise Unbuildable("this activation needs a gate")
         if act == "relu_sqr":
             return g.sqr(g.relu(x))
         return g.glu(act, x) if act in ("swiglu", "geglu", "reglu") else g.unary(act, x)
+    if act == "situ":
+        return situ(g, x, h)
     if clamp:
         return limited(g, x, h, clamp)
     if act in _GATED:
         return g.named(g.glu(_GATED[act], x, h), f"ffn_{_GATED[act]}")
     return g.mul(_activate(g, x, None, act, ""), h)
+
+
+def situ(g: GraphContext, x: Tensor, h: Tensor) -> Tensor:
+    """A gated unit whose halves bend towards limits (LLM_FFN_SITU, llama-graph.cpp:2266)."""
+    x = g.mul(g.scale(g.tanh(g.scale(x))), g.sigmoid(x))
+    if g.hp("activation.situ_linear_beta") > 0:
+        h = g.scale(g.tanh(g.scale(h)))
+    return g.mul(x, h)
 
 
 def limited(g: GraphContext, x: Tensor, h: Tensor, how: str) -> Tensor:

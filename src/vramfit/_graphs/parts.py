@@ -24,6 +24,7 @@ __all__ = [
     "output_matrix",
     "output_rows",
     "positions",
+    "product",
     "qkv",
     "rope_factors",
     "select",
@@ -38,7 +39,7 @@ def embeddings(g: GraphContext, *, deepstack: int = 0, scale: bool = True) -> Te
     `deepstack` layers come packed behind each embedding. `scale`: whether a header's embedding_scale applies.
     """
     n_input = g.n_embd * (1 + deepstack)
-    tokens = g.input("inp_tokens", I32, g.n_tokens)
+    tokens = g.tokens = g.input("inp_tokens", I32, g.n_tokens)
     raw = g.input("inp_embd", F32, n_input, g.n_tokens)
     matrix = g.at("token_embd.weight", Home.INPUT)
     x = g.get_rows(matrix if matrix is not None else g.need("token_embd.weight"), tokens)
@@ -118,6 +119,13 @@ def linear(
     if bias:
         more = g.w(f"{name}.bias", il)
         x = x if more is None else g.named(g.add(x, more), name)
+    return x
+
+
+def product(g: GraphContext, x: Tensor, *names: str, il: int) -> Tensor:
+    """One bare product behind the other."""
+    for name in names:
+        x = g.mul_mat(g.need(f"{name}.weight", il), x)
     return x
 
 

@@ -20,6 +20,8 @@ __all__ = ["Builder", "architectures", "builder_for"]
 
 # Architectures that a builder of another name makes
 _SAME: Final = {
+    "deepseek2-ocr": "deepseek2",
+    "glm-dsa": "deepseek32",
     "mamba": "mamba2",
     "starcoder": "gpt2",
     "jina-bert-v2": "bert",
@@ -29,6 +31,7 @@ _SAME: Final = {
     "hunyuan-dense": "hunyuan_vl",
     "phimoe": "phi3",
     "qwen3tts": "qwen3vl",
+    "mistral4": "deepseek2",
 }
 
 

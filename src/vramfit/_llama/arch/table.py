@@ -299,7 +299,14 @@ TABLE: Final[Mapping[str, Architecture]] = {
     # latent attention, sparse attention
     **_same("deepseek2 mistral4", mla=Mla.OPTIONAL, **_NEXTN),
     **_same("deepseek32", **_MLA, **_NEXTN, indexer=Indexer.TRUNK, nextn_loaded="exp_probs_b"),
-    **_same("glm-dsa", **_MLA, **_NEXTN, indexer=Indexer.TYPED, indexer_default=_GLM_5_2_INDEXER),
+    **_same(
+        "glm-dsa",
+        **_MLA,
+        **_NEXTN,
+        indexer=Indexer.TYPED,
+        indexer_default=_GLM_5_2_INDEXER,
+        nextn_loaded="exp_probs_b",
+    ),
     **_same(
         "hy_v4",
         **_MLA,

@@ -69,6 +69,8 @@ def _weights(arch: Architecture, g: Geometry, tensor: Tensor, name: Name) -> Ite
     elif name.base == "blk.ssm_a":
         scan = _scan(g, tensor)
         yield Weight(tensor, name.home, op="SSM_SCAN" if scan else "MUL", scan=scan)
+    elif name.base == "blk.indexer_compressor_ape" and not arch.pooled_indexer:  # two tensors of one name
+        yield Weight(tensor, name.home, op="GET_ROWS")
     else:
         lazy = arch.lazy_embeddings and name.base == "per_layer_token_embd" and tensor.n_bytes > LAZY_ABOVE
         yield Weight(tensor, name.home, lazy=lazy, op=name.op)

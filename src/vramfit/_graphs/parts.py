@@ -15,6 +15,7 @@ from .context import GraphContext
 
 __all__ = [
     "embeddings",
+    "flat_qkv",
     "heads",
     "linear",
     "logits",
@@ -147,14 +148,36 @@ def qkv(
 def _fused_qkv(
     g: GraphContext, x: Tensor, il: int, head: int, n_head: int, n_head_kv: int, clamps: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x = linear(g, x, "attn_qkv", il)
-    biases = [g.w(f"attn_{c}.bias", il) for c in "qkv"]
-    q, k, v = biases
-    if not g.has("attn_qkv.bias", il) and q is not None and k is not None and v is not None:
-        x = g.add(x, g.concat(g.concat(q, k, 0), v, 0))
+    x = _fused_rows(g, x, il)
     if clamps:
         x = g.clamp(x)
     return heads(g, x, head, (n_head, n_head_kv, n_head_kv))
+
+
+def _fused_rows(g: GraphContext, x: Tensor, il: int) -> Tensor:
+    """Queries, keys and values side by side, with the bias of all or the three of each."""
+    x = linear(g, x, "attn_qkv", il)
+    q, k, v = (g.w(f"attn_{c}.bias", il) for c in "qkv")
+    if not g.has("attn_qkv.bias", il) and q is not None and k is not None and v is not None:
+        x = g.add(x, g.concat(g.concat(q, k, 0), v, 0))
+    return x
+
+
+def flat_qkv(
+    g: GraphContext, x: Tensor, il: int, widths: tuple[int, int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values in rows, not cut into heads and never limited (build_qkv without reshape).
+
+    `widths` are the elements of each in a row, which one matrix for all three is cut by.
+    """
+    if not g.has("attn_qkv.weight", il):
+        return linear(g, x, "attn_q", il), linear(g, x, "attn_k", il), linear(g, x, "attn_v", il)
+    x = _fused_rows(g, x, il)
+    found, at = [], 0
+    for n in widths:
+        found.append(g.cont(g.view(x, (n, g.n_tokens), (x.nb[1],), at * x.nb[0])))
+        at += n
+    return found[0], found[1], found[2]
 
 
 def heads(

@@ -21,6 +21,7 @@ __all__ = ["Builder", "architectures", "builder_for"]
 # Architectures that a builder of another name makes
 _SAME: Final = {
     "mamba": "mamba2",
+    "qwen35moe": "qwen35",
 }
 
 

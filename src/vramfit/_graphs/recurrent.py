@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from .._ggml.graph import Tensor
 from .._ggml.ops import I32, Unbuildable
+from .._llama.model import Model
 from .context import GraphContext
 from .parts import linear, norm
 
-__all__ = ["Rs", "mamba", "mamba2", "read_state", "rs_input", "write_state"]
+__all__ = ["Rs", "before_recurrent", "mamba", "mamba2", "read_state", "rs_input", "write_state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,14 @@ class Rs:
 
     main: Tensor  # those that the batch works on
     extra: Tensor  # those that only move
+
+
+def before_recurrent(model: Model, il: int) -> bool:
+    """Whether the next layer keeps a state, which it reads before the nodes of layer `il` have all come.
+
+    What a builder's `traits` need where kinds of layers alternate and nothing is expanded between them.
+    """
+    return il + 1 < len(model.layers) and model.layers[il + 1].is_recurrent
 
 
 def rs_input(g: GraphContext) -> Rs:

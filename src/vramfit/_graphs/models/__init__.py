@@ -20,6 +20,7 @@ __all__ = ["Builder", "architectures", "builder_for"]
 
 # Architectures that a builder of another name makes
 _SAME: Final = {
+    "granitemoe": "granite",
     "mamba": "mamba2",
     "qwen35moe": "qwen35",
 }

@@ -34,7 +34,7 @@ def build(g: GraphContext) -> None:
     x = g.output(norm(g, x, "output_norm"), "h_nextn")
     x = g.output(g.get_rows(x, rows), "result_norm")
     x = logits(g, x, bias=False)
-    if g.hp("final_logit_softcapping"):
+    if g.hp("final_logit_softcapping", 30):
         x = g.scale(g.tanh(g.scale(x)))
     g.expand(g.output(x, "result_output"))
 

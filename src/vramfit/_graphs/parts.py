@@ -83,9 +83,11 @@ def norm(
 ) -> Tensor:
     """A norm with the weight and the bias that the model has for it (build_norm, 1597).
 
-    `kind` is "rms_norm" or "norm". With `pinned` it stays on its layer's device.
+    `kind` is "rms_norm" or "norm". With `pinned` it stays on its layer's device. Weights of a few architectures
+    have the bare name.
     """
     weight, bias = g.w(f"{name}.weight", il), g.w(f"{name}.bias", il)
+    weight = g.w(name, il) if weight is None else weight
     x = getattr(g, kind)(x)
     if pinned and il is not None and (weight is not None or bias is not None):
         g.pin(x, il)

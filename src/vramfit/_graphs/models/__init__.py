@@ -21,7 +21,9 @@ __all__ = ["Builder", "architectures", "builder_for"]
 # Architectures that a builder of another name makes
 _SAME: Final = {
     "granitemoe": "granite",
+    "lfm2moe": "lfm2",
     "mamba": "mamba2",
+    "nemotron_h_moe": "nemotron_h",
     "qwen35moe": "qwen35",
 }
 

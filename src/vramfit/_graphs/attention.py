@@ -8,7 +8,7 @@ Source: `build_attn_inp_*`, `build_attn` and `build_attn_mha` (llama-graph.cpp:2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from .._ggml.graph import Tensor
@@ -101,11 +101,20 @@ def kv_input(g: GraphContext, *, soft_cap: bool = False, alibi: bool = False) ->
     return _kv(g, [x for x in g.model.layers if x.caches], soft_cap, alibi)
 
 
-def windowed_input(g: GraphContext, *, soft_cap: bool = False, alibi: bool = False) -> Windowed:
-    """The inputs for a cache of whole contexts and one of windows (build_attn_inp_kv_iswa, 3425)."""
+def windowed_input(
+    g: GraphContext, *, soft_cap: bool = False, alibi: bool = False, rotates: bool = True
+) -> Windowed:
+    """The inputs for a cache of whole contexts and one of windows (build_attn_inp_kv_iswa, 3425).
+
+    Beside recurrent states a quantized cache is not rotated (build_inp_mem_hybrid_iswa, 3646): no `rotates`.
+    """
     layers = [x for x in g.model.layers if x.caches]
-    full, window = [x for x in layers if not x.is_swa], [x for x in layers if x.is_swa]
-    return Windowed(_kv(g, full, soft_cap, alibi), _kv(g, window, soft_cap, alibi))
+    full, window = (
+        _kv(g, [x for x in layers if x.is_swa == swa], soft_cap, alibi) for swa in (False, True)
+    )
+    if not rotates:
+        full, window = (replace(x, k_rot=None, v_rot=None) for x in (full, window))
+    return Windowed(full, window)
 
 
 def k_input(g: GraphContext, layers: list[Layer] | None = None, kind: str = "kv") -> Kv:

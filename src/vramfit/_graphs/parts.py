@@ -93,9 +93,10 @@ def norm(
     """A norm with the weight and, with `bias`, the bias that the model has for it (build_norm, 1597).
 
     `kind` is "rms_norm" or "norm". With `pinned` it stays on its layer's device; one that is of no layer, on that of
-    the layer `beside` it.
+    the layer `beside` it. Weights of a few architectures have the bare name.
     """
     weight, more = g.w(f"{name}.weight", il), g.w(f"{name}.bias", il) if bias else None
+    weight = g.w(name, il) if weight is None else weight
     x = getattr(g, kind)(x)
     layer = il if beside is None else beside
     if pinned and layer is not None and (weight is not None or more is not None):

@@ -22,16 +22,20 @@ __all__ = ["Builder", "architectures", "builder_for"]
 _SAME: Final = {
     "deepseek2-ocr": "deepseek2",
     "glm-dsa": "deepseek32",
-    "mamba": "mamba2",
-    "starcoder": "gpt2",
+    "granitemoe": "granite",
+    "hunyuan-dense": "hunyuan_vl",
     "jina-bert-v2": "bert",
     "jina-bert-v3": "bert",
+    "lfm2moe": "lfm2",
+    "mamba": "mamba2",
+    "mistral4": "deepseek2",
+    "nemotron_h_moe": "nemotron_h",
     "nomic-bert": "bert",
     "nomic-bert-moe": "bert",
-    "hunyuan-dense": "hunyuan_vl",
     "phimoe": "phi3",
+    "qwen35moe": "qwen35",
     "qwen3tts": "qwen3vl",
-    "mistral4": "deepseek2",
+    "starcoder": "gpt2",
 }
 
 

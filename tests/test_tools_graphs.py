@@ -7,7 +7,7 @@ import dataclasses
 import io
 import os
 import pathlib
-import subprocess
+import random
 import sys
 
 import pytest
@@ -20,10 +20,14 @@ from vramfit._ggml.types import BY_NAME
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the tools are no part of the distribution
 
+from tools.graphs.__main__ import main  # noqa: E402
+from tools.graphs.campaign import Campaign, run  # noqa: E402
 from tools.graphs.cases import SETTINGS, Case, cases, read, reservations  # noqa: E402
 from tools.graphs.compare import first_difference, listing, repeat_difference  # noqa: E402
+from tools.graphs.draft import Draft, Key, Shape  # noqa: E402
 from tools.graphs.ours import OutsideTemplate, alike, graph_of, recorded_lines  # noqa: E402
 from tools.graphs.prove import Refused, Report, Truth, Unable, prove, prove_case  # noqa: E402
+from tools.graphs.vary import SWITCHES, applied, draw_edits, draw_overrides  # noqa: E402
 
 HEADER = ROOT / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf"
 MODEL = read(HEADER)
@@ -166,6 +170,26 @@ def test_layers_that_are_no_repeats_are_seen():
     assert repeat_difference(made, 3, 4).startswith("node 2 of it")
 
 
+def test_a_false_repeat_is_a_difference(monkeypatch):
+    """A builder whose graph is the engine's is wrong all the same if it takes unlike layers for repeats."""
+    c = case()
+    monkeypatch.setattr("tools.graphs.prove.alike", lambda model, placement: ["one kind"] * model.n_layer)
+    found = prove_case(c, right)[0]
+    assert found.outcome == "different"
+    assert "layer 1 is taken for a repeat of layer 0" in found.what
+
+
+def test_caches_are_told_apart():
+    """A layer that reads another layer's cache of the same layout differs."""
+    caches = [i for i, t in enumerate(GRAPH.tensors) if t.usage == 2]
+    writers = [i for i in GRAPH.nodes if caches[4] in GRAPH.tensors[i].src]
+    i = writers[-1]
+    src = tuple(caches[0] if s == caches[4] else s for s in GRAPH.tensors[i].src)
+    found = first_difference(GRAPH, changed(GRAPH, i, src=src))
+    assert found is not None
+    assert found.ours == i
+
+
 def test_equal_reservations():
     assert [p.outcome for p in prove_case(case(), right)] == ["equal", "equal"]
 
@@ -283,25 +307,155 @@ def test_the_last_reservation_of_one_sequence():
     assert [(r.n_tokens, r.n_seqs) for r in runs] == [(512, 4), (4, 4), (512, 1)]
 
 
-def test_the_command_line(tmp_path):
+def test_the_command_line(monkeypatch, capsys):
     """`prove` ends with 0 where all is equal and 1 where something differs, whatever the oracle is."""
-    (tmp_path / "stand_in.py").write_text(
-        "from tests.test_tools_graphs import right as agree, wrong as differ\n", encoding="utf-8"
+    for oracle, status in ((right, 0), (wrong, 1)):
+        monkeypatch.setattr("tools.graphs.live.truths", oracle)
+        monkeypatch.setattr(sys, "argv", ["prove", "prove", str(HEADER), "--only", "one card"])
+        assert main() == status
+        assert "qwen2" in capsys.readouterr().out
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["prove", "campaign", "--arch", "qwen3", "--no-make", "--runs", "1", "--headers", str(HEADER)],
     )
-    for name, status in (("agree", 0), ("differ", 1)):
-        path = os.pathsep.join([str(ROOT), str(ROOT / "src"), str(tmp_path)])
-        command = [sys.executable, "-m", "tools.graphs", "prove", str(HEADER), "--only", "one card"]
-        done = subprocess.run(
-            [*command, "--oracle", f"stand_in:{name}"],
-            env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, cwd=ROOT, check=False,
-        )  # fmt: skip
-        assert done.returncode == status, done.stderr
-    missing = subprocess.run(
-        [sys.executable, "-m", "tools.graphs", "prove", "nowhere.gguf", "--oracle", "stand_in:agree"],
-        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, cwd=ROOT, check=False,
-    )  # fmt: skip
-    assert missing.returncode == 1
-    assert "nowhere.gguf" in missing.stderr
+    assert main() == 0
+    assert "1 refused" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["prove", "prove", "nowhere.gguf"])
+    with pytest.raises(SystemExit, match=r"nowhere\.gguf"):
+        main()
+
+
+def small_draft() -> Draft:
+    """Two blocks, one with fused projections and experts in one tensor; a list by layer."""
+    f32 = BY_NAME["f32"]
+    keys = {
+        "general.architecture": Key("str", "toy"),
+        "toy.block_count": Key("u32", 2),
+        "toy.embedding_length": Key("u32", 64),
+        "toy.attention.head_count": Key("u32", 4),
+        "toy.attention.head_count_kv": Key("u32", [2, 1]),
+        "toy.attention.key_length": Key("u32", 16),
+    }
+    shapes = {
+        "token_embd.weight": (64, 100),
+        "blk.0.attn_qkv.weight": (64, 128),
+        "blk.0.attn_qkv.bias": (128,),
+        "blk.0.ffn_gate_up_exps.weight": (64, 96, 8),
+        "blk.0.ffn_gate_up_exps.scale": (8,),
+        "blk.1.attn_qkv.weight": (64, 96),
+    }
+    return Draft(keys, {name: Shape(f32, ne) for name, ne in shapes.items()})
+
+
+def edit_called(draft: Draft, words: str):
+    """An edit that is drawn sooner or later."""
+    for seed in range(3000):
+        for edit in draw_edits(random.Random(seed), draft):
+            if edit.words == words:
+                return edit
+    raise AssertionError(f"never drawn: {words}")
+
+
+def test_a_draft_is_written_as_it_was_read(tmp_path):
+    """Reading, writing and reading a header changes nothing that a graph depends on."""
+    path = tmp_path / "again.gguf"
+    Draft.read(HEADER).write(path)
+    c, again = case(), next(cases(path, read(path), ONE))
+    for run_, other in zip(reservations(c), reservations(again), strict=True):
+        assert run_ == other
+        ours, theirs = graph_of(c.model, run_, c.placement), graph_of(again.model, other, again.placement)
+        assert first_difference(ours.graph, theirs.graph) is None
+    assert Draft.read(path) == Draft.read(path)
+
+
+def test_projections_and_experts_apart_and_fused_again():
+    draft = small_draft()
+    apart = applied(
+        draft, [edit_called(draft, "attn_qkv apart"), edit_called(draft, "ffn_gate_up_exps apart")]
+    )
+    assert {n: t.ne for n, t in apart.tensors.items()} == {
+        "token_embd.weight": (64, 100),
+        "blk.0.attn_q.weight": (64, 64), "blk.0.attn_k.weight": (64, 32), "blk.0.attn_v.weight": (64, 32),
+        "blk.0.attn_q.bias": (64,), "blk.0.attn_k.bias": (32,), "blk.0.attn_v.bias": (32,),
+        "blk.0.ffn_gate_exps.weight": (64, 48, 8), "blk.0.ffn_up_exps.weight": (64, 48, 8),
+        "blk.0.ffn_gate_exps.scale": (8,), "blk.0.ffn_up_exps.scale": (8,),
+        "blk.1.attn_q.weight": (64, 64), "blk.1.attn_k.weight": (64, 16), "blk.1.attn_v.weight": (64, 16),
+    }  # fmt: skip
+    fused = applied(
+        apart, [edit_called(apart, "attn_qkv fused"), edit_called(apart, "ffn_gate_up_exps fused")]
+    )
+    assert fused.tensors == draft.tensors
+
+
+def test_blocks_in_another_order():
+    draft = small_draft()
+    draft.reorder([1, 0, 1])
+    assert draft.n_layer == 3
+    assert draft.get("attention.head_count_kv") == [1, 2, 1]
+    assert [n for n in draft.tensors if n.endswith("qkv.weight")] == [
+        f"blk.{i}.attn_qkv.weight" for i in range(3)
+    ]
+    assert draft.tensors["blk.2.attn_qkv.weight"].ne == (64, 96)
+    assert "blk.1.ffn_gate_up_exps.weight" in draft.tensors
+
+
+def test_tensors_away_and_back():
+    draft = small_draft()
+    draft.drop("blk.N.attn_qkv.weight", 1)
+    assert [n for n in draft.tensors if "qkv.weight" in n] == ["blk.0.attn_qkv.weight"]
+    draft.drop("blk.N.attn_qkv.weight")
+    assert not [n for n in draft.tensors if "qkv.weight" in n]
+    scaled = applied(small_draft(), [edit_called(small_draft(), "with scale beside weights with '.'")])
+    assert scaled.tensors["blk.0.attn_qkv.scale"].ne == (1,)
+    assert scaled.tensors["blk.0.ffn_gate_up_exps.scale"].ne == (8,)
+    assert "blk.0.attn_qkv.input_scale" not in scaled.tensors
+    edit = edit_called(small_draft(), "with scale and input_scale beside weights with 'exps'")
+    assert applied(small_draft(), [edit]).tensors["blk.0.ffn_gate_up_exps.input_scale"].ne == (8,)
+
+
+@given(st.integers(0, 10**9))
+@settings(max_examples=60, deadline=None)
+def test_edits_are_drawn_alike_and_leave_their_draft_alone(seed):
+    """The same seed draws the same edits; they apply to any draft, and to a copy of it."""
+    draft = small_draft()
+    edits = draw_edits(random.Random(seed), draft)
+    assert [e.words for e in edits] == [e.words for e in draw_edits(random.Random(seed), draft)]
+    assert applied(draft, edits).keys["general.architecture"].value == "toy"
+    assert draft == small_draft()
+    assert draw_overrides(random.Random(seed)).keys() <= SWITCHES.keys()
+
+
+def around(oracle, keep=None) -> Report:
+    """A short campaign around the example, without the engine."""
+    report = Report(io.StringIO())
+    run(Campaign("qwen2", "3", oracle, [HEADER], False, keep, ONE), report, range(3))
+    return report
+
+
+def test_a_campaign_that_agrees():
+    report = around(right)
+    assert report.summarize()
+    assert report.counts["qwen2"]["equal"] >= 2
+
+
+def test_a_campaign_that_differs_keeps_the_header(tmp_path):
+    """What differs is reported with as few edits as it takes: none, where the header itself differs."""
+    report = around(wrong, tmp_path)
+    assert not report.summarize()
+    text = report.out.getvalue()
+    assert "qwen2.5-14b" in text
+    assert "edit: " not in text
+    kept = sorted(tmp_path.glob("*.gguf"))
+    assert kept
+    assert read(kept[0]).n_layer == MODEL.n_layer
+
+
+def test_a_header_that_ends_the_process_is_counted():
+    report = around(lambda c: os._exit(3))
+    assert report.summarize()
+    assert report.counts["qwen2"]["died"] + report.counts["qwen2"]["refused"] == 3
+    assert report.counts["qwen2"]["died"]
 
 
 live = pytest.mark.skipif(
@@ -323,3 +477,13 @@ def test_builders_are_the_engines(architecture, tmp_path):
     prove([path], truths, report)
     assert report.summarize(), report.out.getvalue()
     assert report.counts[architecture]["equal"] == 2 * len(SETTINGS)
+
+
+@live
+def test_a_campaign_against_the_engine(tmp_path):
+    from tools.graphs.live import truths
+
+    report = Report(io.StringIO())
+    run(Campaign("mamba2", "1", truths), report, range(4))
+    assert report.summarize(), report.out.getvalue()
+    assert report.counts["mamba2"]["equal"]

@@ -7,7 +7,9 @@
 | `live`     | the graphs that the engine builds                                       |
 | `compare`  | two graphs → their first difference                                     |
 | `prove`    | headers × settings → what is equal, what differs and how, by architecture |
+| `draft`    | a header that can be edited and written again                           |
 | `vary`     | a header → random headers around it                                     |
+| `campaign` | random headers, each proved in a process of its own                     |
 
     python -m tools.graphs prove HEADER_OR_FOLDER...
     python -m tools.graphs campaign --arch qwen3moe --seed 1 --runs 50

@@ -128,6 +128,9 @@ class _Comparison:
         if self.match[s] == r:
             return ""
         t, d = self.a.tensors[s], self.b.tensors[r]
+        if t.usage == d.usage == WEIGHT:  # the engine may have a second copy in other memory of one device
+            found = _leaf(t, d)
+            return found and f"{_called(self.a, s)}: {found}"
         known = self.match[s] != NONE or self.back[r] != NONE
         if not known and t.op == d.op == "NONE" and t.usage == d.usage:
             self.match[s], self.back[r] = r, s

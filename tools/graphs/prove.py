@@ -22,11 +22,22 @@ from .cases import SETTINGS, Case, cases, read
 from .compare import Difference, first_difference, listing, repeat_difference
 from .ours import OutsideTemplate, alike, graph_of, recorded_lines
 
-__all__ = ["OUTCOMES", "Oracle", "Proof", "Refused", "Report", "Truth", "Unable", "prove", "prove_case"]
+__all__ = [
+    "FAULTS",
+    "OUTCOMES",
+    "Oracle",
+    "Proof",
+    "Refused",
+    "Report",
+    "Truth",
+    "Unable",
+    "prove",
+    "prove_case",
+]
 
-# What can come of a case: the last four are no fault of a builder's
-OUTCOMES: Final = ("equal", "different", "failed", "outside", "refused", "unable")
-_FAULTS: Final = frozenset(("different", "failed"))
+# What can come of a case: only FAULTS are a builder's
+OUTCOMES: Final = ("equal", "different", "failed", "outside", "refused", "unable", "died")
+FAULTS: Final = frozenset(("different", "failed"))
 
 
 class Refused(Exception):
@@ -47,16 +58,24 @@ class Truth(NamedTuple):
     lines: Mapping[int, str] = {}
 
 
+_REASONS: Final = 5  # that a summary gives for each architecture
+
 Oracle = Callable[[Case], Iterable[Truth]]
 
 
 class Proof(NamedTuple):
     """What came of one graph (or of a case that has none), and the words for a person."""
 
-    case: Case
+    architecture: str
+    header: str
+    settings: str
     outcome: str
     what: str = ""
     details: tuple[str, ...] = ()
+
+
+def _proof(case: Case, outcome: str, what: str = "", details: tuple[str, ...] = ()) -> Proof:
+    return Proof(case.model.architecture, case.path.name, case.name, outcome, what, details)
 
 
 def prove_case(case: Case, oracle: Oracle) -> list[Proof]:
@@ -64,9 +83,9 @@ def prove_case(case: Case, oracle: Oracle) -> list[Proof]:
     try:
         truths = list(oracle(case))
     except (Refused, VramfitError) as e:
-        return [Proof(case, "refused", str(e))]
+        return [_proof(case, "refused", str(e))]
     except Unable as e:
-        return [Proof(case, "unable", str(e))]
+        return [_proof(case, "unable", str(e))]
     return [_prove_run(case, i, truth, oracle) for i, truth in enumerate(truths)]
 
 
@@ -74,15 +93,15 @@ def _prove_run(case: Case, number: int, truth: Truth, oracle: Oracle) -> Proof:
     try:
         made = graph_of(case.model, truth.run, case.placement)
     except OutsideTemplate as e:
-        return Proof(case, "outside", str(e))
+        return _proof(case, "outside", str(e))
     except Exception as e:
-        return Proof(
+        return _proof(
             case, "failed", f"{type(e).__name__}: {e}", tuple(traceback.format_exc().splitlines()[-8:])
         )
     found = first_difference(made.graph, truth.graph, case.placement.n_devices > 0)
     if found is None:
         what = _fused_difference(made, truth) or _false_repeat(case, made)
-        return Proof(case, "different" if what else "equal", what)
+        return _proof(case, "different" if what else "equal", what)
     return _explained(case, number, truth.run, oracle)
 
 
@@ -119,7 +138,7 @@ def _explained(case: Case, number: int, run: Run, oracle: Oracle) -> Proof:
     truth = list(oracle(replace(case, lines=True)))[number]
     found = first_difference(graph, truth.graph, case.placement.n_devices > 0)
     if found is None:
-        return Proof(case, "failed", "another graph when it is built again")
+        return _proof(case, "failed", "another graph when it is built again")
     mine = lines.get(id(graph.tensors[found.ours]), "") if found.ours >= 0 else ""
     theirs = truth.lines.get(found.theirs, "")
     words = (
@@ -129,7 +148,7 @@ def _explained(case: Case, number: int, run: Run, oracle: Oracle) -> Proof:
         "the engine's" + (f", made at {theirs}" if theirs else ""),
         *_listed(truth.graph, found, found.theirs),
     )
-    return Proof(case, "different", str(found), words)
+    return _proof(case, "different", str(found), words)
 
 
 def _settings(case: Case) -> str:
@@ -154,18 +173,17 @@ class Report:
 
     def add(self, proof: Proof) -> None:
         """Count what came of a graph; print what differs."""
-        name = proof.case.model.architecture
+        name = proof.architecture
         self.counts[name][proof.outcome] += 1
-        if proof.outcome in ("outside", "refused", "unable"):
+        if proof.outcome != "equal":
             self.reasons[name][f"{proof.outcome}: {proof.what}"] += 1
-        if proof.outcome in _FAULTS:
-            self.reasons[name][f"{proof.outcome}: {proof.what}"] += 1
+        if proof.outcome in FAULTS:
             self.shown[name] += 1
             if self.shown[name] <= self.most:
                 self._show(proof)
 
     def _show(self, proof: Proof) -> None:
-        print(f"\n{proof.case.path.name}, {proof.case.name}: {proof.what}", file=self.out)
+        print(f"\n{proof.header}, {proof.settings}: {proof.what}", file=self.out)
         for line in proof.details:
             print(f"  {line}", file=self.out)
         self.out.flush()
@@ -176,14 +194,18 @@ class Report:
         for name, counts in sorted(self.counts.items()):
             said = ", ".join(f"{counts[o]} {o}" for o in OUTCOMES if counts[o])
             print(f"{name:20} {said}", file=self.out)
-            for reason, n in self.reasons[name].most_common(3):
+            for reason, n in sorted(self.reasons[name].items(), key=_faults_first)[:_REASONS]:
                 print(f"{'':20}   {n} × {reason[:160]}", file=self.out)
         total: Counter[str] = sum(self.counts.values(), Counter())
         print(
             f"{'all':20} {', '.join(f'{total[o]} {o}' for o in OUTCOMES if total[o]) or 'nothing'}",
             file=self.out,
         )
-        return not any(total[o] for o in _FAULTS)
+        return not any(total[o] for o in FAULTS)
+
+
+def _faults_first(reason: tuple[str, int]) -> tuple[bool, int]:
+    return reason[0].partition(":")[0] not in FAULTS, -reason[1]
 
 
 def prove(

@@ -15,7 +15,7 @@ def build(g: GraphContext) -> None:
     for il in g.layers:
         h = norm(g, x, "attn_norm", il)
         factors = rope_factors(g, il)
-        q, k, v = qkv(g, h, il, clamp=True)
+        q, k, v = qkv(g, h, il)
         h = attend(g, kv, g.rope(q, pos, factors), g.rope(k, pos, factors), v, il)
         h, x = select(g, rows, il, h, x)
         x = g.add(h, x)

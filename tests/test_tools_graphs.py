@@ -1,0 +1,489 @@
+"""The proof of graphs: what it sees, and what it says. Where the engine is not installed, against stand-ins for it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import os
+import pathlib
+import random
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vramfit._ggml.graph import NONE, Graph
+from vramfit._ggml.types import BY_NAME
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # the tools are no part of the distribution
+
+from tools.graphs.__main__ import main  # noqa: E402
+from tools.graphs.campaign import Campaign, run  # noqa: E402
+from tools.graphs.cases import SETTINGS, Case, cases, read, reservations  # noqa: E402
+from tools.graphs.compare import first_difference, listing, repeat_difference  # noqa: E402
+from tools.graphs.draft import Draft, Key, Shape  # noqa: E402
+from tools.graphs.ours import OutsideTemplate, alike, graph_of, recorded_lines  # noqa: E402
+from tools.graphs.prove import Refused, Report, Truth, Unable, prove, prove_case  # noqa: E402
+from tools.graphs.vary import SWITCHES, applied, draw_edits, draw_overrides  # noqa: E402
+
+HEADER = ROOT / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf"
+MODEL = read(HEADER)
+ONE = {"one card": SETTINGS["one card"]}
+
+
+def case() -> Case:
+    return next(cases(HEADER, MODEL, ONE))
+
+
+def built() -> Graph:
+    c = case()
+    return graph_of(c.model, reservations(c)[0], c.placement).graph
+
+
+GRAPH = built()
+
+
+def right(c: Case) -> list[Truth]:
+    """An oracle that agrees with the library."""
+    return [Truth(run, graph_of(c.model, run, c.placement).graph) for run in reservations(c)]
+
+
+def changed(graph: Graph, i: int, **fields: object) -> Graph:
+    """A copy of a graph in which one tensor has other fields."""
+    tensors = list(graph.tensors)
+    tensors[i] = copy.copy(tensors[i])
+    for name, value in fields.items():
+        setattr(tensors[i], name, value)
+    return Graph(tensors, list(graph.leafs), list(graph.nodes))
+
+
+CHANGES = {
+    "op": lambda t: "STEP",
+    "type": lambda t: BY_NAME["f64"],
+    "ne": lambda t: (t.ne[0] + 1, *t.ne[1:]),
+    "nb": lambda t: (*t.nb[:3], t.nb[3] + 4),
+    "src": lambda t: t.src[:-1],
+    "view": lambda t: NONE if t.view != NONE else t.src[0],
+    "flags": lambda t: t.flags ^ 2,
+    "pinned": lambda t: t.pinned + 1,
+}
+
+
+@given(st.integers(0, len(GRAPH.nodes) - 1), st.sampled_from(sorted(CHANGES)))
+@settings(max_examples=60, deadline=None)
+def test_any_field_of_any_node_is_compared(number, name):
+    """A graph with one field of one node changed first differs there."""
+    i = GRAPH.nodes[number]
+    other = changed(GRAPH, i, **{name: CHANGES[name](GRAPH.tensors[i])})
+    found = first_difference(GRAPH, other)
+    assert found is not None
+    assert (found.order, found.number) == ("node", number)
+    assert (found.ours, found.theirs) == (i, i)
+
+
+def test_a_graph_is_itself():
+    """Nothing differs between a graph and a copy of it whose tensors stand in another order."""
+    n = len(GRAPH.tensors)
+    back = [n - 1 - i for i in range(n)]
+    tensors = [copy.copy(t) for t in reversed(GRAPH.tensors)]
+    for t in tensors:
+        t.src = tuple(back[s] for s in t.src)
+        t.view = NONE if t.view == NONE else back[t.view]
+    other = Graph(tensors, [back[i] for i in GRAPH.leafs], [back[i] for i in GRAPH.nodes])
+    assert first_difference(GRAPH, other) is None
+
+
+def test_another_weight_input_or_order_is_seen():
+    """Sources are compared by role: a weight by name and home, an input by its place, a node by its position."""
+    weight = next(i for i in GRAPH.nodes if GRAPH.tensors[i].op == "MUL_MAT")
+    leaf = GRAPH.tensors[weight].src[0]
+    assert "weight" in str(first_difference(GRAPH, changed(GRAPH, leaf, name="blk.9.attn_q.weight")))
+    assert "home" in str(first_difference(GRAPH, changed(GRAPH, leaf, home=-3)))
+    inputs = [i for i in GRAPH.leafs if not GRAPH.tensors[i].usage]
+    other = Graph(GRAPH.tensors, [*inputs[1:], inputs[0]], GRAPH.nodes)
+    found = first_difference(GRAPH, other)
+    assert found is not None
+    assert found.order == "input"
+    shorter = Graph(GRAPH.tensors, GRAPH.leafs, GRAPH.nodes[:-1])
+    assert str(first_difference(GRAPH, shorter)).startswith(
+        f"node {len(GRAPH.nodes) - 1}: {len(GRAPH.nodes)} nodes"
+    )
+
+
+def test_a_source_made_elsewhere_is_seen():
+    """A node that reads another node of the same layout differs."""
+    i = next(
+        i for i in GRAPH.nodes[40:] if GRAPH.tensors[i].op == "ADD" and len(set(GRAPH.tensors[i].src)) == 2
+    )
+    a, b = GRAPH.tensors[i].src
+    assert "source 0" in str(first_difference(GRAPH, changed(GRAPH, i, src=(b, a))))
+
+
+def test_offsets():
+    """Offsets are compared exactly, but one that only says "within"."""
+    i = next(i for i in GRAPH.nodes if GRAPH.tensors[i].view != NONE)
+    at = GRAPH.tensors[i].offset
+    assert "offset" in str(
+        first_difference(changed(GRAPH, i, offset=at + 64), changed(GRAPH, i, offset=at + 32))
+    )
+    assert first_difference(changed(GRAPH, i, offset=1), changed(GRAPH, i, offset=32)) is None
+    assert first_difference(changed(GRAPH, i, offset=1), changed(GRAPH, i, offset=0)) is not None
+
+
+@pytest.mark.parametrize(
+    ("op", "ours", "theirs", "same"),
+    [
+        ("MUL_MAT", (), (0, 1), False),
+        ("MUL_MAT", (), (10, 0, 7), True),
+        ("MUL_MAT_ID", (0, 0, 0, 10), (0, 0, 0, 0), False),
+        ("FLASH_ATTN_EXT", (0, 1), (5, 1090519040), True),
+        ("FLASH_ATTN_EXT", (), (5, 1090519040), False),
+        ("SSM_SCAN", (), (1,), True),
+        ("ROPE", (), (1, 2, 3), True),
+    ],
+)
+def test_parameters_are_compared_as_far_as_rules_read_them(op, ours, theirs, same):
+    i = GRAPH.nodes[0]
+    a, b = changed(GRAPH, i, op=op, params=ours), changed(GRAPH, i, op=op, params=theirs)
+    assert (first_difference(a, b) is None) == same
+
+
+def test_pins_decide_nothing_with_one_backend():
+    i = GRAPH.nodes[1]
+    other = changed(GRAPH, i, pinned=-2)
+    assert first_difference(GRAPH, other) is not None
+    assert first_difference(GRAPH, other, pins=False) is None
+
+
+def test_layers_that_are_no_repeats_are_seen():
+    """A layer taken for a repeat of another that makes other nodes is told."""
+    c = case()
+    made = graph_of(c.model, reservations(c)[0], c.placement)
+    kinds = alike(c.model, c.placement)
+    assert kinds[3] == kinds[4] != kinds[0]
+    assert not repeat_difference(made, 3, 4)
+    i = made.graph.nodes[made.starts[4] + 2]
+    made.graph.tensors[i].flags |= 2
+    assert repeat_difference(made, 3, 4).startswith("node 2 of it")
+
+
+def test_a_false_repeat_is_a_difference(monkeypatch):
+    """A builder whose graph is the engine's is wrong all the same if it takes unlike layers for repeats."""
+    c = case()
+    monkeypatch.setattr("tools.graphs.prove.alike", lambda model, placement: ["one kind"] * model.n_layer)
+    found = prove_case(c, right)[0]
+    assert found.outcome == "different"
+    assert "layer 1 is taken for a repeat of layer 0" in found.what
+
+
+def test_caches_are_told_apart():
+    """A layer that reads another layer's cache of the same layout differs."""
+    caches = [i for i, t in enumerate(GRAPH.tensors) if t.usage == 2]
+    writers = [i for i in GRAPH.nodes if caches[4] in GRAPH.tensors[i].src]
+    i = writers[-1]
+    src = tuple(caches[0] if s == caches[4] else s for s in GRAPH.tensors[i].src)
+    found = first_difference(GRAPH, changed(GRAPH, i, src=src))
+    assert found is not None
+    assert found.ours == i
+
+
+def test_equal_reservations():
+    assert [p.outcome for p in prove_case(case(), right)] == ["equal", "equal"]
+
+
+def test_what_an_oracle_cannot_say():
+    def refuses(c):
+        raise Refused("no")
+
+    def cannot(c):
+        raise Unable("no engine")
+
+    assert [p.outcome for p in prove_case(case(), refuses)] == ["refused"]
+    assert [p.outcome for p in prove_case(case(), cannot)] == ["unable"]
+
+
+def test_a_builder_that_fails_or_says_so(monkeypatch):
+    """What a builder raises is told apart: `OutsideTemplate` is its right, all else its fault."""
+    truths = right(case())
+    for raised, outcome in ((OutsideTemplate("not that"), "outside"), (KeyError("x"), "failed")):
+
+        def graph(model, run, placement, raised=raised):
+            raise raised
+
+        monkeypatch.setattr("tools.graphs.prove.graph_of", graph)
+        assert {p.outcome for p in prove_case(case(), lambda c: truths)} == {outcome}
+        monkeypatch.undo()
+
+
+def test_the_fused_nodes_are_compared():
+    c = case()
+    run = reservations(c)[0]
+    made = graph_of(c.model, run, c.placement)
+    at = {i: k for k, i in enumerate(made.graph.nodes)}
+    fused = frozenset((at[i], layer) for i, layer, _ in made.fused)
+    assert fused
+    assert prove_case(c, lambda c: [Truth(run, made.graph, fused)])[0].outcome == "equal"
+    found = prove_case(c, lambda c: [Truth(run, made.graph, fused - {min(fused)})])[0]
+    assert found.outcome == "different"
+    assert "fused" in found.what
+
+
+def wrong(c: Case) -> list[Truth]:
+    """An oracle whose 30th node has other extents; it says where it made it."""
+    found = []
+    for truth in right(c):
+        i = truth.graph.nodes[30]
+        ne = (9, *truth.graph.tensors[i].ne[1:])
+        found.append(
+            truth._replace(graph=changed(truth.graph, i, ne=ne), lines={i: "engine.cpp:7"} if c.lines else {})
+        )
+    return found
+
+
+def test_a_report_shows_the_first_difference_and_counts():
+    """The first difference comes with both listings and the lines that made the node; the others are counted."""
+    out = io.StringIO()
+    report = Report(out)
+    prove([HEADER], wrong, report, ONE)
+    assert not report.summarize()
+    text = out.getvalue()
+    assert "one card: node 30: extents" in text
+    assert "made at engine.cpp:7" in text
+    assert ".py:" in text
+    assert text.count("  >    30 ") == 2
+    assert "2 different" in text
+    assert text.count("ours, made at") == 1
+
+
+def test_a_report_of_equals_is_good():
+    out = io.StringIO()
+    report = Report(out)
+    prove([HEADER], right, report, ONE, "qwen2")
+    assert report.summarize()
+    assert "2 equal" in out.getvalue()
+    prove([HEADER], wrong, report, ONE, "qwen3")
+    assert report.summarize()
+
+
+def test_lines_are_those_of_the_builders():
+    c = case()
+    with recorded_lines() as lines:
+        graph = graph_of(c.model, reservations(c)[1], c.placement).graph
+    made = [lines[id(graph.tensors[i])] for i in graph.nodes]
+    assert all(".py:" in x for x in made)
+    before = len(lines)
+    graph_of(c.model, reservations(c)[1], c.placement)
+    assert len(lines) == before
+
+
+def test_listing_names_nodes_weights_and_inputs():
+    lines = listing(GRAPH, 3, before=3)
+    assert [int(x.split()[0]) for x in lines] == [0, 1, 2, 3, 4, 5]
+    assert "weight token_embd.weight" in lines[0]
+    assert "input " in lines[0]
+    assert "(#0 GET_ROWS)" in lines[1]
+    assert "pinned 0" in lines[1]
+
+
+def test_all_settings_make_cases():
+    """Every set of settings of a proof resolves and places; names are said once in the table."""
+    found = list(cases(HEADER, MODEL))
+    assert [c.name for c in found] == list(SETTINGS)
+    for c in found:
+        assert len(reservations(c)) == 2
+        assert c.placement.n_devices == len(c.gpus_mib)
+    halves = next(c for c in found if c.name == "half of the layers")
+    assert 0 < halves.placement.count(0) < MODEL.n_layer
+
+
+def test_the_last_reservation_of_one_sequence():
+    four = {"n_seq_max": 4, "n_outputs_max": 0}
+
+    model = dataclasses.replace(MODEL, architecture="kimi-linear")
+    runs = reservations(next(cases(HEADER, model, {"four": four})))
+    assert [(r.n_tokens, r.n_seqs) for r in runs] == [(512, 4), (4, 4), (512, 1)]
+
+
+def test_the_command_line(monkeypatch, capsys):
+    """`prove` ends with 0 where all is equal and 1 where something differs, whatever the oracle is."""
+    for oracle, status in ((right, 0), (wrong, 1)):
+        monkeypatch.setattr("tools.graphs.live.truths", oracle)
+        monkeypatch.setattr(sys, "argv", ["prove", "prove", str(HEADER), "--only", "one card"])
+        assert main() == status
+        assert "qwen2" in capsys.readouterr().out
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["prove", "campaign", "--arch", "qwen3", "--no-make", "--runs", "1", "--headers", str(HEADER)],
+    )
+    assert main() == 0
+    assert "1 refused" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["prove", "prove", "nowhere.gguf"])
+    with pytest.raises(SystemExit, match=r"nowhere\.gguf"):
+        main()
+
+
+def small_draft() -> Draft:
+    """Two blocks, one with fused projections and experts in one tensor; a list by layer."""
+    f32 = BY_NAME["f32"]
+    keys = {
+        "general.architecture": Key("str", "toy"),
+        "toy.block_count": Key("u32", 2),
+        "toy.embedding_length": Key("u32", 64),
+        "toy.attention.head_count": Key("u32", 4),
+        "toy.attention.head_count_kv": Key("u32", [2, 1]),
+        "toy.attention.key_length": Key("u32", 16),
+    }
+    shapes = {
+        "token_embd.weight": (64, 100),
+        "blk.0.attn_qkv.weight": (64, 128),
+        "blk.0.attn_qkv.bias": (128,),
+        "blk.0.ffn_gate_up_exps.weight": (64, 96, 8),
+        "blk.0.ffn_gate_up_exps.scale": (8,),
+        "blk.1.attn_qkv.weight": (64, 96),
+    }
+    return Draft(keys, {name: Shape(f32, ne) for name, ne in shapes.items()})
+
+
+def edit_called(draft: Draft, words: str):
+    """An edit that is drawn sooner or later."""
+    for seed in range(3000):
+        for edit in draw_edits(random.Random(seed), draft):
+            if edit.words == words:
+                return edit
+    raise AssertionError(f"never drawn: {words}")
+
+
+def test_a_draft_is_written_as_it_was_read(tmp_path):
+    """Reading, writing and reading a header changes nothing that a graph depends on."""
+    path = tmp_path / "again.gguf"
+    Draft.read(HEADER).write(path)
+    c, again = case(), next(cases(path, read(path), ONE))
+    for run_, other in zip(reservations(c), reservations(again), strict=True):
+        assert run_ == other
+        ours, theirs = graph_of(c.model, run_, c.placement), graph_of(again.model, other, again.placement)
+        assert first_difference(ours.graph, theirs.graph) is None
+    assert Draft.read(path) == Draft.read(path)
+
+
+def test_projections_and_experts_apart_and_fused_again():
+    draft = small_draft()
+    apart = applied(
+        draft, [edit_called(draft, "attn_qkv apart"), edit_called(draft, "ffn_gate_up_exps apart")]
+    )
+    assert {n: t.ne for n, t in apart.tensors.items()} == {
+        "token_embd.weight": (64, 100),
+        "blk.0.attn_q.weight": (64, 64), "blk.0.attn_k.weight": (64, 32), "blk.0.attn_v.weight": (64, 32),
+        "blk.0.attn_q.bias": (64,), "blk.0.attn_k.bias": (32,), "blk.0.attn_v.bias": (32,),
+        "blk.0.ffn_gate_exps.weight": (64, 48, 8), "blk.0.ffn_up_exps.weight": (64, 48, 8),
+        "blk.0.ffn_gate_exps.scale": (8,), "blk.0.ffn_up_exps.scale": (8,),
+        "blk.1.attn_q.weight": (64, 64), "blk.1.attn_k.weight": (64, 16), "blk.1.attn_v.weight": (64, 16),
+    }  # fmt: skip
+    fused = applied(
+        apart, [edit_called(apart, "attn_qkv fused"), edit_called(apart, "ffn_gate_up_exps fused")]
+    )
+    assert fused.tensors == draft.tensors
+
+
+def test_blocks_in_another_order():
+    draft = small_draft()
+    draft.reorder([1, 0, 1])
+    assert draft.n_layer == 3
+    assert draft.get("attention.head_count_kv") == [1, 2, 1]
+    assert [n for n in draft.tensors if n.endswith("qkv.weight")] == [
+        f"blk.{i}.attn_qkv.weight" for i in range(3)
+    ]
+    assert draft.tensors["blk.2.attn_qkv.weight"].ne == (64, 96)
+    assert "blk.1.ffn_gate_up_exps.weight" in draft.tensors
+
+
+def test_tensors_away_and_back():
+    draft = small_draft()
+    draft.drop("blk.N.attn_qkv.weight", 1)
+    assert [n for n in draft.tensors if "qkv.weight" in n] == ["blk.0.attn_qkv.weight"]
+    draft.drop("blk.N.attn_qkv.weight")
+    assert not [n for n in draft.tensors if "qkv.weight" in n]
+    scaled = applied(small_draft(), [edit_called(small_draft(), "with scale beside weights with '.'")])
+    assert scaled.tensors["blk.0.attn_qkv.scale"].ne == (1,)
+    assert scaled.tensors["blk.0.ffn_gate_up_exps.scale"].ne == (8,)
+    assert "blk.0.attn_qkv.input_scale" not in scaled.tensors
+    edit = edit_called(small_draft(), "with scale and input_scale beside weights with 'exps'")
+    assert applied(small_draft(), [edit]).tensors["blk.0.ffn_gate_up_exps.input_scale"].ne == (8,)
+
+
+@given(st.integers(0, 10**9))
+@settings(max_examples=60, deadline=None)
+def test_edits_are_drawn_alike_and_leave_their_draft_alone(seed):
+    """The same seed draws the same edits; they apply to any draft, and to a copy of it."""
+    draft = small_draft()
+    edits = draw_edits(random.Random(seed), draft)
+    assert [e.words for e in edits] == [e.words for e in draw_edits(random.Random(seed), draft)]
+    assert applied(draft, edits).keys["general.architecture"].value == "toy"
+    assert draft == small_draft()
+    assert draw_overrides(random.Random(seed)).keys() <= SWITCHES.keys()
+
+
+def around(oracle, keep=None) -> Report:
+    """A short campaign around the example, without the engine."""
+    report = Report(io.StringIO())
+    run(Campaign("qwen2", "3", oracle, [HEADER], False, keep, ONE), report, range(3))
+    return report
+
+
+def test_a_campaign_that_agrees():
+    report = around(right)
+    assert report.summarize()
+    assert report.counts["qwen2"]["equal"] >= 2
+
+
+def test_a_campaign_that_differs_keeps_the_header(tmp_path):
+    """What differs is reported with as few edits as it takes: none, where the header itself differs."""
+    report = around(wrong, tmp_path)
+    assert not report.summarize()
+    text = report.out.getvalue()
+    assert "qwen2.5-14b" in text
+    assert "edit: " not in text
+    kept = sorted(tmp_path.glob("*.gguf"))
+    assert kept
+    assert read(kept[0]).n_layer == MODEL.n_layer
+
+
+def test_a_header_that_ends_the_process_is_counted():
+    report = around(lambda c: os._exit(3))
+    assert report.summarize()
+    assert report.counts["qwen2"]["died"] + report.counts["qwen2"]["refused"] == 3
+    assert report.counts["qwen2"]["died"]
+
+
+live = pytest.mark.skipif(
+    "not __import__('tools.engine.binding').engine.binding.is_available()",
+    reason="the engine is not installed here (docs/engine.md)",
+)
+
+
+@live
+@pytest.mark.parametrize("architecture", ["qwen2", "llama", "gemma3", "mamba2"])
+def test_builders_are_the_engines(architecture, tmp_path):
+    """The graphs of a small model of random sizes are the engine's, under all settings."""
+    from tools.engine.models import make_model
+    from tools.graphs.live import truths
+
+    path = tmp_path / "model.gguf"
+    make_model(architecture, path)
+    report = Report(io.StringIO())
+    prove([path], truths, report)
+    assert report.summarize(), report.out.getvalue()
+    assert report.counts[architecture]["equal"] == 2 * len(SETTINGS)
+
+
+@live
+def test_a_campaign_against_the_engine(tmp_path):
+    from tools.graphs.live import truths
+
+    report = Report(io.StringIO())
+    run(Campaign("mamba2", "1", truths), report, range(4))
+    assert report.summarize(), report.out.getvalue()
+    assert report.counts["mamba2"]["equal"]

@@ -1,0 +1,43 @@
+"""The graphs that the engine builds for a case: the oracle of `prove`. Needs a built engine (docs/engine.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tools.engine.errors import EngineError
+from tools.engine.load import Refused as EngineRefused
+from tools.engine.trace import Dump, to_graph, trace
+from vramfit._graphs import FUSED, Run
+
+from .cases import Case, reservations
+from .prove import Refused, Truth, Unable
+
+__all__ = ["truths"]
+
+
+def truths(case: Case) -> Iterator[Truth]:
+    """The graphs of a context's start, as the engine makes them. Raises `Refused`, `Unable`."""
+    runs = reservations(case)
+    try:
+        dumps = trace(case.path, case.gpus_mib, **case.arguments)
+    except EngineRefused as e:
+        raise Refused(str(e)) from None
+    except EngineError as e:
+        raise Unable(str(e)) from None
+    if len(runs) < len(dumps) and not _repeats(dumps):
+        raise Unable(
+            "the engine's last reservation is not its first again; cases.reservations does not say so"
+        )
+    for run, dump in zip(runs, dumps, strict=False):
+        yield Truth(_as_built(run, dump), to_graph(dump))
+
+
+def _repeats(dumps: tuple[Dump, ...]) -> bool:
+    """Whether the last reservation is the first again."""
+    return dumps[0] == dumps[-1]
+
+
+def _as_built(run: Run, dump: Dump) -> Run:
+    """The run with the fused operations that the engine kept."""
+    return replace(run, fused=frozenset(t.op.lower() for t in dump.tensors) & FUSED or run.fused)

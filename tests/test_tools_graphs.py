@@ -173,10 +173,13 @@ def test_layers_that_are_no_repeats_are_seen():
 def test_a_false_repeat_is_a_difference(monkeypatch):
     """A builder whose graph is the engine's is wrong all the same if it takes unlike layers for repeats."""
     c = case()
-    monkeypatch.setattr("tools.graphs.prove.alike", lambda model, placement: ["one kind"] * model.n_layer)
+    monkeypatch.setattr("tools.graphs.prove.alike", lambda model, placement: [0] * model.n_layer)
+    monkeypatch.setattr(
+        "tools.graphs.prove.repeat_difference", lambda made, first, il: "else" if il == 9 else ""
+    )
     found = prove_case(c, right)[0]
     assert found.outcome == "different"
-    assert "layer 1 is taken for a repeat of layer 0" in found.what
+    assert "layer 9 is taken for a repeat of layer 1: else" in found.what
 
 
 def test_caches_are_told_apart():

@@ -120,12 +120,16 @@ def _fused_difference(made: Instance, truth: Truth) -> str:
 
 
 def _false_repeat(case: Case, made: Instance) -> str:
-    """Layers that are taken for repeats of one another, and do not make the same nodes."""
+    """Layers that are taken for repeats of one another, and do not make the same nodes.
+
+    With their neighbours, because the first nodes of a layer may stand among the last of the layer before.
+    """
     if not made.starts:
         return ""
+    kinds = [None, *alike(case.model, case.placement), None]
     seen: dict[object, int] = {}
-    for il, kind in enumerate(alike(case.model, case.placement)):
-        first = seen.setdefault(kind, il)
+    for il in range(len(kinds) - 2):
+        first = seen.setdefault(tuple(kinds[il : il + 3]), il)
         if first != il and (what := repeat_difference(made, first, il)):
             return f"layer {il} is taken for a repeat of layer {first}: {what}"
     return ""

@@ -23,9 +23,9 @@ sys.path.insert(0, str(ROOT))  # the tools are no part of the distribution
 from tools.graphs.__main__ import main  # noqa: E402
 from tools.graphs.campaign import Campaign, run  # noqa: E402
 from tools.graphs.cases import SETTINGS, Case, cases, read, reservations  # noqa: E402
-from tools.graphs.compare import first_difference, listing, repeat_difference  # noqa: E402
+from tools.graphs.compare import first_difference, layer_difference, listing  # noqa: E402
 from tools.graphs.draft import Draft, Key, Shape  # noqa: E402
-from tools.graphs.ours import OutsideTemplate, alike, graph_of, recorded_lines  # noqa: E402
+from tools.graphs.ours import OutsideTemplate, alike, graph_of, recorded_lines, short_of  # noqa: E402
 from tools.graphs.prove import Refused, Report, Truth, Unable, prove, prove_case  # noqa: E402
 from tools.graphs.vary import SWITCHES, applied, draw_edits, draw_overrides  # noqa: E402
 
@@ -164,19 +164,38 @@ def test_layers_that_are_no_repeats_are_seen():
     made = graph_of(c.model, reservations(c)[0], c.placement)
     kinds = alike(c.model, c.placement)
     assert kinds[3] == kinds[4] != kinds[0]
-    assert not repeat_difference(made, 3, 4)
+    assert not layer_difference(made, 3, made, 4)
     i = made.graph.nodes[made.starts[4] + 2]
     made.graph.tensors[i].flags |= 2
-    assert repeat_difference(made, 3, 4).startswith("node 2 of it")
+    assert layer_difference(made, 3, made, 4).startswith("node 2 of it")
 
 
 def test_a_false_repeat_is_a_difference(monkeypatch):
     """A builder whose graph is the engine's is wrong all the same if it takes unlike layers for repeats."""
     c = case()
-    monkeypatch.setattr("tools.graphs.prove.alike", lambda model, placement: ["one kind"] * model.n_layer)
+    monkeypatch.setattr("tools.graphs.prove.alike", lambda model, placement: [0] * model.n_layer)
+    monkeypatch.setattr(
+        "tools.graphs.prove.layer_difference", lambda made, first, same, il: "else" if il == 9 else ""
+    )
     found = prove_case(c, right)[0]
     assert found.outcome == "different"
-    assert "layer 1 is taken for a repeat of layer 0" in found.what
+    assert "layer 9 is taken for a repeat of layer 1: else" in found.what
+
+
+def test_layers_that_stand_for_all_are_compared(monkeypatch):
+    """What an estimate builds, a few layers, is compared with those layers of the whole graph."""
+    c = case()
+    layers, short = short_of(c.model, reservations(c)[0], c.placement)
+    assert 2 < len(layers) < MODEL.n_layer
+    i = short.graph.nodes[short.starts[2] + 5]
+    short.graph.tensors[i].flags |= 2
+    monkeypatch.setattr("tools.graphs.prove.short_of", lambda model, run, placement: (layers, short))
+    found = prove_case(c, right)[0]
+    assert found.outcome == "different"
+    assert f"layer {layers[2]} among those that stand for all: node 5" in found.what
+    lost = dataclasses.replace(short, starts=short.starts[1:])
+    monkeypatch.setattr("tools.graphs.prove.short_of", lambda model, run, placement: (layers, lost))
+    assert "begin at" in prove_case(c, right)[0].what
 
 
 def test_caches_are_told_apart():
@@ -426,10 +445,10 @@ def test_edits_are_drawn_alike_and_leave_their_draft_alone(seed):
     assert draw_overrides(random.Random(seed)).keys() <= SWITCHES.keys()
 
 
-def around(oracle, keep=None) -> Report:
+def around(oracle, keep=None, runs=range(3)) -> Report:
     """A short campaign around the example, without the engine."""
     report = Report(io.StringIO())
-    run(Campaign("qwen2", "3", oracle, [HEADER], False, keep, ONE), report, range(3))
+    run(Campaign("qwen2", "3", oracle, [HEADER], False, keep, ONE), report, runs)
     return report
 
 
@@ -441,7 +460,7 @@ def test_a_campaign_that_agrees():
 
 def test_a_campaign_that_differs_keeps_the_header(tmp_path):
     """What differs is reported with as few edits as it takes: none, where the header itself differs."""
-    report = around(wrong, tmp_path)
+    report = around(wrong, tmp_path, range(1))
     assert not report.summarize()
     text = report.out.getvalue()
     assert "qwen2.5-14b" in text

@@ -15,7 +15,7 @@ from typing import Final
 from vramfit._ggml.graph import CACHE, COMPUTE, INPUT, NONE, OUTPUT, WEIGHT, Graph, Tensor, param
 from vramfit._graphs import Instance
 
-__all__ = ["Difference", "first_difference", "listing", "repeat_difference"]
+__all__ = ["Difference", "first_difference", "layer_difference", "listing"]
 
 _MARKS: Final = INPUT | OUTPUT
 WITHIN: Final = (
@@ -139,9 +139,12 @@ class _Comparison:
         return f"{_called(self.a, s)}, the engine's is {_called(self.b, r)}"
 
 
-def repeat_difference(made: Instance, first: int, other: int) -> str:
-    """How the nodes of layer `other` differ from those of `first`; nothing where one repeats the other."""
-    ours, theirs = _of_layer(made, first), _of_layer(made, other)
+def layer_difference(one: Instance, first: int, two: Instance, other: int) -> str:
+    """How the nodes of the layer at `other` in `two` differ from those at `first` in `one`; nothing where they do not.
+
+    Both count the layers that were built.
+    """
+    ours, theirs = _of_layer(one, first), _of_layer(two, other)
     for number, (x, y) in enumerate(zip(ours, theirs, strict=False)):
         if x != y:
             return f"node {number} of it is {y}, not {x}"

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from vramfit import _graphs
+from vramfit._estimate.layer_runs import collapse
 from vramfit._estimate.reserve import _kinds as layers_as_told_apart
 from vramfit._ggml.graph import Tensor
 from vramfit._graphs import Instance, Known, Prepared, Run
 from vramfit._llama.model import Model
 from vramfit._llama.placement import Placement
 
-__all__ = ["OutsideTemplate", "alike", "graph_of", "recorded_lines"]
+__all__ = ["OutsideTemplate", "alike", "graph_of", "recorded_lines", "short_of"]
 
 OutsideTemplate = _graphs.OutsideTemplate
 _VARIABLE: Final = "VRAMFIT_GRAPH_OF"
@@ -26,6 +27,13 @@ _FOLDER: Final = os.path.dirname(os.path.abspath(_graphs.__file__)) + os.sep
 def alike(model: Model, placement: Placement) -> list[object]:
     """What each layer of the main graph must share with another to be taken for its repeat."""
     return list(layers_as_told_apart(_prepared(model), placement))
+
+
+def short_of(model: Model, run: Run, placement: Placement) -> tuple[tuple[int, ...], Instance]:
+    """The layers that stand for all, and the graph of these: what an estimate builds. Raises `OutsideTemplate`."""
+    prepared = _prepared(model)
+    layers = collapse(layers_as_told_apart(prepared, placement), 2).kept
+    return tuple(layers), _graphs.build(prepared, run, placement, layers)
 
 
 def graph_of(model: Model, run: Run, placement: Placement) -> Instance:

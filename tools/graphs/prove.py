@@ -19,8 +19,8 @@ from vramfit._graphs import Instance, Run
 from vramfit._llama.model import Model
 
 from .cases import SETTINGS, Case, cases, read
-from .compare import Difference, first_difference, listing, repeat_difference
-from .ours import OutsideTemplate, alike, graph_of, recorded_lines
+from .compare import Difference, first_difference, layer_difference, listing
+from .ours import OutsideTemplate, alike, graph_of, recorded_lines, short_of
 
 __all__ = [
     "FAULTS",
@@ -100,7 +100,11 @@ def _prove_run(case: Case, number: int, truth: Truth, oracle: Oracle) -> Proof:
         )
     found = first_difference(made.graph, truth.graph, case.placement.n_devices > 0)
     if found is None:
-        what = _fused_difference(made, truth) or _false_repeat(case, made)
+        what = (
+            _fused_difference(made, truth)
+            or _false_repeat(case, made)
+            or _unlike_alone(case, truth.run, made)
+        )
         return _proof(case, "different" if what else "equal", what)
     return _explained(case, number, truth.run, oracle)
 
@@ -120,14 +124,31 @@ def _fused_difference(made: Instance, truth: Truth) -> str:
 
 
 def _false_repeat(case: Case, made: Instance) -> str:
-    """Layers that are taken for repeats of one another, and do not make the same nodes."""
+    """Layers that are taken for repeats of one another, and do not make the same nodes.
+
+    With their neighbours, because the first nodes of a layer may stand among the last of the layer before.
+    """
     if not made.starts:
         return ""
+    kinds = [None, *alike(case.model, case.placement), None]
     seen: dict[object, int] = {}
-    for il, kind in enumerate(alike(case.model, case.placement)):
-        first = seen.setdefault(kind, il)
-        if first != il and (what := repeat_difference(made, first, il)):
+    for il in range(len(kinds) - 2):
+        first = seen.setdefault(tuple(kinds[il : il + 3]), il)
+        if first != il and (what := layer_difference(made, first, made, il)):
             return f"layer {il} is taken for a repeat of layer {first}: {what}"
+    return ""
+
+
+def _unlike_alone(case: Case, run: Run, made: Instance) -> str:
+    """A layer that makes other nodes where only those layers are built that stand for all."""
+    if not made.starts:
+        return ""
+    layers, short = short_of(case.model, run, case.placement)
+    if len(short.starts) != len(layers) + 1:
+        return f"{len(layers)} layers stand for all and begin at {len(short.starts) - 1} places"
+    for at, il in enumerate(layers):
+        if what := layer_difference(made, il, short, at):
+            return f"layer {il} among those that stand for all: {what}"
     return ""
 
 

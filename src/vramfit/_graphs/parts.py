@@ -86,21 +86,20 @@ def norm(
     kind: str = "rms_norm",
     *,
     pinned: bool = True,
-    bias: bool = True,
 ) -> Tensor:
-    """A norm with the weight and, with `bias`, the bias that the model has for it (build_norm, 1597).
+    """A norm with the weight and the bias that the model has for it (build_norm, 1597).
 
     `kind` is "rms_norm" or "norm". With `pinned` it stays on its layer's device.
     """
-    weight, more = g.w(f"{name}.weight", il), g.w(f"{name}.bias", il) if bias else None
+    weight, bias = g.w(f"{name}.weight", il), g.w(f"{name}.bias", il)
     x = getattr(g, kind)(x)
-    if pinned and il is not None and (weight is not None or more is not None):
+    if pinned and il is not None and (weight is not None or bias is not None):
         g.pin(x, il)
     x.name = "norm"
     if weight is not None:
         x = g.mul(x, weight)
-    if more is not None:
-        x = g.add(x, more)
+    if bias is not None:
+        x = g.add(x, bias)
     return g.named(x, name)
 
 

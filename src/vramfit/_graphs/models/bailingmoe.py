@@ -20,6 +20,6 @@ def build(g: GraphContext) -> None:
         h, x = select(g, rows, il, h, x)
         x = g.add(h, x)
         h = norm(g, x, "ffn_norm", il)
-        h = g.add(routed(g, h, il, "softmax", bias=""), shared(g, h, il))
+        h = g.add(routed(g, h, il, "softmax", bias=None), shared(g, h, il))
         x = g.end_layer(g.add(h, x))
     finish(g, x)

@@ -1,4 +1,4 @@
-"""ERNIE 4.5 with experts, in all layers or at equal distances. Source: models/ernie4-5-moe.cpp."""
+"""ERNIE 4.5 with experts in layers at equal distances. Source: models/ernie4-5-moe.cpp."""
 
 from __future__ import annotations
 

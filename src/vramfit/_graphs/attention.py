@@ -215,9 +215,8 @@ def _one_stream(g: GraphContext, cache: Tensor, width: int) -> Tensor:
 
 
 def _row(t: Tensor, n: int) -> int:
-    if n % t.type.block:
-        raise Unbuildable(f"{n} elements are no whole blocks of {t.type.name}")
-    return n // t.type.block * t.type.block_bytes
+    """Bytes of `n` elements; of a part of a block as many as its share (ggml_row_size)."""
+    return n * t.type.block_bytes // t.type.block
 
 
 # --- attention

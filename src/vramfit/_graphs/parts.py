@@ -7,6 +7,7 @@ Source: llama-graph.cpp, the functions named beside each part.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from .._ggml.graph import Tensor, is_contiguous
 from .._ggml.ops import F32, I32
@@ -31,11 +32,17 @@ __all__ = [
     "wide",
 ]
 
+# Architectures that read embedding_scale (LLM_KV_EMBEDDING_SCALE in src/models), but for those with a value of their own
+_SCALED: Final = frozenset(
+    ("dflash", "granite", "granite_swa", "granitehybrid", "granitemoe", "graniteswitch", "hrm_text")
+)
+
 
 def embeddings(g: GraphContext, *, deepstack: int = 0, scale: bool = True) -> Tensor:
     """The embeddings of the tokens: [n_embd, n_tokens] (build_inp_embd, 2376).
 
-    `deepstack` layers come packed behind each embedding. `scale`: whether a header's embedding_scale applies.
+    `deepstack` layers come packed behind each embedding. `scale`: whether a header's embedding_scale applies, where
+    the architecture reads it.
     """
     n_input = g.n_embd * (1 + deepstack)
     tokens = g.input("inp_tokens", I32, g.n_tokens)
@@ -48,7 +55,7 @@ def embeddings(g: GraphContext, *, deepstack: int = 0, scale: bool = True) -> Te
     g.expand(raw)
     if deepstack:
         x = g.view(x, (g.n_embd, g.n_tokens), x.nb[1:2])
-    if scale and g.hp("embedding_scale"):
+    if scale and g.model.architecture in _SCALED and g.hp("embedding_scale"):
         x = g.scale(x if is_contiguous(x) else g.cont(x))
     return g.named(g.expand(x), "embd")
 

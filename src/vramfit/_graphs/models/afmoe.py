@@ -23,7 +23,7 @@ def build(g: GraphContext) -> None:
     check_heads(g, rotated=False)
     if not any(g.is_swa(il) for il in g.known.trunk):
         raise Unbuildable("the engine builds it with windows alone")
-    x = g.scale(embeddings(g, scale=False))
+    x = g.scale(embeddings(g))
     pos, kv, rows = positions(g), windowed_input(g), output_rows(g)
     for il in g.layers:
         n = norm(g, x, "attn_norm", il)

@@ -22,7 +22,7 @@ def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g)
     kind = "rms_norm" if g.hp("attention.layer_norm_rms_epsilon") else "norm"
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     pos, kv, rows = positions(g), windowed_input(g), output_rows(g)
     for il in g.layers:
         n = norm(g, x, "attn_norm", il, kind)

@@ -25,7 +25,7 @@ def stacked_embeddings(g: GraphContext) -> tuple[Tensor, Tensor]:
     """The embeddings, scaled where the header says so, and what they were with all that is packed behind them."""
     found = g.model.hparams.get(_KEY)
     counted = {int(i) for i in found if int(i) >= 0} if isinstance(found, (list, tuple)) else set()
-    raw = embeddings(g, deepstack=len(counted), scale=False)
+    raw = embeddings(g, deepstack=len(counted))
     if not g.hp("embedding_scale"):
         return raw, raw
     return g.expand(g.scale(raw if is_contiguous(raw) else g.cont(raw))), raw

@@ -33,10 +33,11 @@ __all__ = [
 ]
 
 
-def embeddings(g: GraphContext, *, deepstack: int = 0, scale: bool = True) -> Tensor:
+def embeddings(g: GraphContext, *, deepstack: int = 0, scale: bool = False) -> Tensor:
     """The embeddings of the tokens: [n_embd, n_tokens] (build_inp_embd, 2376).
 
-    `deepstack` layers come packed behind each embedding. `scale`: whether a header's embedding_scale applies.
+    `deepstack` layers come packed behind each embedding. `scale`: whether the architecture reads its header's
+    embedding_scale.
     """
     n_input = g.n_embd * (1 + deepstack)
     tokens = g.tokens = g.input("inp_tokens", I32, g.n_tokens)
@@ -88,24 +89,23 @@ def norm(
     *,
     pinned: bool = True,
     beside: int | None = None,
-    bias: bool = True,
 ) -> Tensor:
-    """A norm with the weight and, with `bias`, the bias that the model has for it (build_norm, 1597).
+    """A norm with the weight and the bias that the model has for it (build_norm, 1597).
 
     `kind` is "rms_norm" or "norm". With `pinned` it stays on its layer's device; one that is of no layer, on that of
     the layer `beside` it. Weights of a few architectures have the bare name.
     """
-    weight, more = g.w(f"{name}.weight", il), g.w(f"{name}.bias", il) if bias else None
+    weight, bias = g.w(f"{name}.weight", il), g.w(f"{name}.bias", il)
     weight = g.w(name, il) if weight is None else weight
     x = getattr(g, kind)(x)
     layer = il if beside is None else beside
-    if pinned and layer is not None and (weight is not None or more is not None):
+    if pinned and layer is not None and (weight is not None or bias is not None):
         g.pin(x, layer)
     x.name = "norm"
     if weight is not None:
         x = g.mul(x, weight)
-    if more is not None:
-        x = g.add(x, more)
+    if bias is not None:
+        x = g.add(x, bias)
     return g.named(x, name)
 
 

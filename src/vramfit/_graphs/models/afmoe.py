@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..._ggml.graph import Tensor
+from ..._ggml.ops import Unbuildable
 from ..._llama.model import Model
 from ..attention import attend, windowed_input
 from ..context import GraphContext
@@ -20,7 +21,9 @@ def traits(_: Model, il: int) -> bool:
 def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g, rotated=False)
-    x = g.scale(embeddings(g, scale=False))
+    if not any(g.is_swa(il) for il in g.known.trunk):
+        raise Unbuildable("the engine builds it with windows alone")
+    x = g.scale(embeddings(g))
     pos, kv, rows = positions(g), windowed_input(g), output_rows(g)
     for il in g.layers:
         n = norm(g, x, "attn_norm", il)

@@ -12,7 +12,7 @@ from ..parts import embeddings, norm, output_rows, positions, qkv, select
 def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g)
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     pos, kv, rows = positions(g), kv_input(g), output_rows(g)
     for il in g.layers:
         q, k, v = qkv(g, norm(g, x, "attn_norm", il), il)

@@ -11,7 +11,7 @@ from ..parts import embeddings, norm, output_rows, positions, qkv, rope_factors,
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     pos, kv, rows = positions(g), kv_input(g), output_rows(g)
     for il in g.layers:
         factors = rope_factors(g, il)
@@ -20,6 +20,6 @@ def build(g: GraphContext) -> None:
         h, x = select(g, rows, il, h, x)
         x = g.add(h, x)
         h = norm(g, x, "ffn_norm", il)
-        h = g.add(routed(g, h, il, "softmax", bias=""), shared(g, h, il))
+        h = g.add(routed(g, h, il, "softmax", bias=None), shared(g, h, il))
         x = g.end_layer(g.add(h, x))
     finish(g, x)

@@ -12,7 +12,7 @@ from ..parts import embeddings, logits, norm, output_rows, positions, qkv, rope_
 def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g, rotated=False)
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     pos, kv, rows = positions(g), windowed_input(g), output_rows(g)
     for il in g.layers:
         n = norm(g, x, "attn_norm", il, "norm")

@@ -22,7 +22,7 @@ def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g)
     kind = "rms_norm" if g.hp("attention.layer_norm_rms_epsilon") else "norm"
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     pos, kv, rows = positions(g), windowed_input(g), output_rows(g)
     for il in g.layers:
         n = norm(g, x, "attn_norm", il, kind)
@@ -42,7 +42,7 @@ def _feed_forward(g: GraphContext, x: Tensor, il: int) -> Tensor:
     """A dense network, or experts and the mean with a shared one."""
     if not g.has("ffn_gate_inp.weight", il):
         return ffn(g, x, il, biases=False, scales=True)
-    h = routed(g, x, il, gating(g, "sigmoid"), bias="", gate_up="ffn_gate_up_exps", scales=True)
+    h = routed(g, x, il, gating(g, "sigmoid"), bias=None, gate_up="ffn_gate_up_exps", scales=True)
     if not g.has("ffn_up_shexp.weight", il):
         return h
     return g.scale(g.add(h, shared(g, x, il, scales=True)))

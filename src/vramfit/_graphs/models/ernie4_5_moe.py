@@ -1,4 +1,4 @@
-"""ERNIE 4.5 with experts, in all layers or at equal distances. Source: models/ernie4-5-moe.cpp."""
+"""ERNIE 4.5 with experts in layers at equal distances. Source: models/ernie4-5-moe.cpp."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build(g: GraphContext) -> None:
     check_heads(g)
     if g.n("interleave_moe_layer_step") <= 0:
         raise Unbuildable("interleave_moe_layer_step is not above 0")
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     pos, kv, rows = positions(g), kv_input(g), output_rows(g)
     for il in g.layers:
         q, k, v = qkv(g, norm(g, x, "attn_norm", il), il)

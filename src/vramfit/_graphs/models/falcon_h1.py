@@ -11,7 +11,7 @@ from ..recurrent import mamba2, rs_input
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     pos, rs, kv, rows = positions(g), rs_input(g), kv_input(g), output_rows(g)
     for il in g.layers:
         q, k, v = qkv(g, norm(g, x, "attn_norm", il), il)

@@ -10,7 +10,7 @@ from ..parts import embeddings, logits, norm, output_rows, positions, qkv, selec
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = g.scale(embeddings(g, scale=False))
+    x = g.scale(embeddings(g))
     pos, kv, rows = positions(g), kv_input(g), output_rows(g)
     for il in g.layers:
         q, k, v = qkv(g, norm(g, x, "attn_norm", il), il)

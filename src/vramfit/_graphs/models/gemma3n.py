@@ -26,7 +26,7 @@ def traits(model: Model, il: int) -> bool:
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = g.scale(embeddings(g, scale=False))
+    x = g.scale(embeddings(g))
     pos, kv = positions(g), windowed_input(g)
     own = per_layer_inputs(g, x, WIDTH)
     others = g.mul_mat(g.need("altup_proj.weight"), g.repeat(x, g.n_embd, g.n_tokens, STREAMS - 1))

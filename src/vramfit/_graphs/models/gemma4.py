@@ -16,7 +16,7 @@ from ..per_layer import per_layer_inputs, slice_of
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = g.scale(embeddings(g, scale=False))
+    x = g.scale(embeddings(g))
     pos, kv, rows = positions(g), windowed_input(g), output_rows(g)
     width = g.n("embedding_length_per_layer_input")
     own = per_layer_inputs(g, x, width) if g.has("per_layer_token_embd.weight") else None

@@ -11,7 +11,7 @@ from ..parts import embeddings, norm, output_rows, positions, qkv
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     pos, kv, rows = positions(g), windowed_input(g), output_rows(g)
     for il in g.layers:
         q, k, v = qkv(g, norm(g, x, "attn_norm", il), il, head=n_rot(g))

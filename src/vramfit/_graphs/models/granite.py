@@ -22,7 +22,7 @@ def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g)
     has_options = g.model.architecture == "granite"  # the mixture's header has neither of the two
-    x, raw = stacked_embeddings(g) if has_options else (embeddings(g), None)
+    x, raw = stacked_embeddings(g) if has_options else (embeddings(g, scale=True), None)
     rotates = not has_options or bool(g.hp("rope.scaling.finetuned", 1))
     pos, kv, rows = positions(g), kv_input(g), output_rows(g)
     for il in g.layers:

@@ -18,7 +18,7 @@ def traits(model: Model, il: int) -> bool:
 def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g, rotated=False)
-    x = embeddings(g)
+    x = embeddings(g, scale=True)
     rotates = bool(g.hp("rope.scaling.finetuned", 1))
     rs, kv, pos, rows = rs_input(g), kv_input(g), positions(g), output_rows(g)
     for il in g.layers:

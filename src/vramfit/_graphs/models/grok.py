@@ -12,7 +12,7 @@ from ..parts import embeddings, logits, norm, output_rows, positions, qkv, selec
 def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g)
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     if g.hp("embedding_scale", 1):
         x = g.expand(g.scale(x))
     pos, kv, rows = positions(g), kv_input(g), output_rows(g)

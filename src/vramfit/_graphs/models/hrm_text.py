@@ -28,7 +28,7 @@ def traits(model: Model, il: int) -> Hashable:
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    high = embeddings(g)
+    high = embeddings(g, scale=True)
     pos, kv, rows = positions(g), kv_input(g), output_rows(g)
     low, x = g.need("hrm.z_l_init"), high
     for il in g.layers:

@@ -13,7 +13,7 @@ def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g)
     sections = g.model.architecture == "hunyuan_vl" and has_sections(g)
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     pos, kv, rows = positions(g, 4 if sections else 1), kv_input(g), output_rows(g)
     for il in g.layers:
         factors = rope_factors(g, il)

@@ -17,7 +17,7 @@ def traits(model: Model, il: int) -> bool:
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     rs, kv, rows = rs_input(g), kv_input(g), output_rows(g)
     for il in g.layers:
         h = norm(g, x, "attn_norm", il)

@@ -13,7 +13,7 @@ from ..parts import embeddings, linear, norm, output_rows, positions, qkv, selec
 def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g, rotated=False)
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     pos, kv, rows = positions(g), any_input(g), output_rows(g)
     for il in g.layers:
         n = norm(g, x, "attn_norm", il)

@@ -24,7 +24,7 @@ def traits(model: Model, il: int) -> bool:
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     windowed = any(g.is_swa(il) for il in g.known.trunk)
     rs, kv = rs_input(g), windowed_input(g, rotates=False) if windowed else kv_input(g)
     pos, rows = positions(g), output_rows(g)

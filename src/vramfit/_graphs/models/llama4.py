@@ -24,7 +24,7 @@ def traits(model: Model, il: int) -> bool:
 def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g)
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     pos, factor = positions(g), temperature(g)
     kv, rows = any_input(g), output_rows(g)
     for il in g.layers:

@@ -13,7 +13,7 @@ from ..parts import embeddings, norm, output_rows, positions, select, wide
 def build(g: GraphContext) -> None:
     """Append the graph."""
     scale = g.hp("attention.value_scale", 1)
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     pos, kv, rows = positions(g), windowed_input(g), output_rows(g)
     for il in g.layers:
         q, k, v = _heads(g, norm(g, x, "attn_norm", il), il)

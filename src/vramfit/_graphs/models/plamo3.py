@@ -10,7 +10,7 @@ from ..plamo import attention, feed_forward, finish
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     windowed = g.n("attention.sliding_window") > 0
     pos, kv, rows = positions(g), windowed_input(g) if windowed else kv_input(g), output_rows(g)
     for il in g.layers:

@@ -17,7 +17,7 @@ from ..recurrent import Rs, rs_input
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     rs, kv, pos, rows = rs_input(g), kv_input(g), positions(g, 4), output_rows(g)
     has_experts = g.model.architecture == "qwen35moe"
     for il in g.layers:

@@ -13,7 +13,7 @@ from ..recurrent import Rs, rs_input
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     rs, kv, pos, rows = rs_input(g), kv_input(g), positions(g), output_rows(g)
     for il in g.layers:
         h = g.expand(norm(g, x, "attn_norm", il))

@@ -22,7 +22,7 @@ def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g)
     deep = g.n("n_deepstack_layers")
-    x = first = embeddings(g, deepstack=deep, scale=False)
+    x = first = embeddings(g, deepstack=deep)
     pos, kv, rows = positions(g, 4), kv_input(g), output_rows(g)
     for il in g.layers:
         q, k, v = qkv(g, norm(g, x, "attn_norm", il), il)

@@ -20,7 +20,7 @@ def traits(model: Model, il: int) -> bool:
 def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g)
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     pos, kv, rows = positions(g), any_input(g), output_rows(g)
     for il in g.layers:
         scores = g.mul_mat(g.need("ffn_gate_inp.weight", il), x)

@@ -13,7 +13,7 @@ from ..parts import embeddings, flat_qkv, linear, norm, output_rows, positions, 
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g, scale=False)
+    x = embeddings(g)
     pos, kv, rows = positions(g), windowed_input(g), output_rows(g)
     for il in g.layers:
         h = norm(g, x, "attn_norm", il)

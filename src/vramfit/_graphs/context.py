@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 
-from .._ggml.graph import CACHE, CPU, HOST, OUTPUT, WEIGHT, Extents, Tensor, contiguous
+from .._ggml.graph import CACHE, CPU, HOST, NONE, OUTPUT, WEIGHT, Extents, Tensor, contiguous
 from .._ggml.ops import F32, Ops, Unbuildable
 from .._ggml.types import TensorType
 from .._llama.cparams import cells
@@ -220,6 +220,8 @@ class GraphContext(Ops):
     def output(self, t: Tensor, name: str) -> Tensor:
         """Mark a result that is read after the graph has run (llm_graph_result::set_outputs)."""
         t.flags |= OUTPUT
+        if t.view != NONE:
+            self.tensors[t.view].flags |= OUTPUT
         t.name = name
         return t
 

@@ -28,7 +28,7 @@ def traits(model: Model, il: int) -> object:
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g)
+    x = embeddings(g, scale=False)
     pos, rows, kept = positions(g), output_rows(g), caches(g)
     g.expand(kept.mask)
     x = spread(g, x)

@@ -13,7 +13,7 @@ from .deepseek2 import feed_forward
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g)
+    x = embeddings(g, scale=False)
     layers = [x for x in g.model.layers if x.caches]
     index = indexed_input(g, k_input(g, [x for x in layers if not x.is_swa]))
     pos, window, rows = positions(g), k_input(g, [x for x in layers if x.is_swa]), output_rows(g)

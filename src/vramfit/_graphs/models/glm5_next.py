@@ -27,7 +27,7 @@ def build(g: GraphContext) -> None:
     """Append the graph."""
     if n_rot(g):
         raise Unbuildable(f"{n_rot(g)} elements of a head are rotated where none may be")
-    x = embeddings(g)
+    x = embeddings(g, scale=False)
     kv, rs, pools, rows = k_input(g), rs_input(g), pools_input(g), output_rows(g)
     x, chosen = spread(g, x), None
     for il in g.layers:

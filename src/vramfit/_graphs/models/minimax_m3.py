@@ -22,7 +22,7 @@ def build(g: GraphContext) -> None:
     """Append the graph."""
     if g.head_k() != g.head_v():
         raise Unbuildable(f"heads of {g.head_k()} and {g.head_v()} elements")
-    x = embeddings(g)
+    x = embeddings(g, scale=False)
     pos, kv = positions(g), kv_input(g)
     blocks, rows = blocks_input(g, kv), output_rows(g)
     for il in g.layers:

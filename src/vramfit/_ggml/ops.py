@@ -325,6 +325,10 @@ class Ops:
         """The order of each row's elements, as i32."""
         return self._make("ARGSORT", I32, a.ne, (a.index,))
 
+    def argmax(self, a: Tensor) -> Tensor:
+        """Where the largest element of each row is, as i32."""
+        return self._make("ARGMAX", I32, (a.ne[1], 1, 1, 1), (a.index,))
+
     def argsort_top_k(self, a: Tensor, k: int) -> Tensor:
         """The first `k` of the sorted order: a view of all of it (ggml_argsort_top_k)."""
         if a.ne[0] < k:

@@ -14,7 +14,15 @@ from .._ggml.ops import F16, F32, I32, I64, Unbuildable
 from .._ggml.types import TensorType
 from .attention import cached_k, mask_type, mha, n_kv, store_k
 from .context import GraphContext
-from .indexer import LIGHTNING, by_stream, index_scores, indexer_rotation, keep_best, top_cells
+from .indexer import (
+    LIGHTNING,
+    index_scores,
+    indexer_rotation,
+    keep_best,
+    queries_by_stream,
+    top_cells,
+    weights_by_stream,
+)
 from .parts import norm, product
 
 __all__ = ["Caches", "Compressor", "attend_compressed", "best_keys", "caches", "compress"]
@@ -167,8 +175,8 @@ def best_keys(g: GraphContext, c: Compressor, x: Tensor, row: Tensor, pos: Tenso
     q = g.hadamard(q, c.rot)
     k = cached_k(g, il, c.kind)
     k = g.view(k, k.ne, k.nb[1:])
-    weights = by_stream(g, g.scale(product(g, x, "indexer.proj", il=il)), k.ne[3])
-    return top_cells(g, index_scores(g, q, k, weights, c.mask, il))
+    weights = weights_by_stream(g, g.scale(product(g, x, "indexer.proj", il=il)), k.ne[3])
+    return top_cells(g, index_scores(g, queries_by_stream(g, q, k.ne[3]), k, weights, c.mask, il))
 
 
 def attend_compressed(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 
-from .._ggml.graph import CACHE, CPU, HOST, OUTPUT, WEIGHT, Extents, Tensor, contiguous
+from .._ggml.graph import CACHE, CPU, HOST, NONE, OUTPUT, WEIGHT, Extents, Tensor, contiguous
 from .._ggml.ops import F32, Ops, Unbuildable
 from .._ggml.types import TensorType
 from .._llama.cparams import cells
@@ -224,6 +224,8 @@ class GraphContext(Ops):
         The one called "result_norm" or "result_embd" is the embeddings.
         """
         t.flags |= OUTPUT
+        if t.view != NONE:
+            self.tensors[t.view].flags |= OUTPUT
         t.name = name
         if name in ("result_norm", "result_embd"):
             self.embd = t

@@ -15,6 +15,7 @@ __all__ = [
     "gate",
     "head",
     "joined",
+    "mean",
     "mixes",
     "n_streams",
     "read",
@@ -149,3 +150,11 @@ def head(g: GraphContext, x: Tensor) -> Tensor:
     """One stream out of all, behind the last layer."""
     t = g.mul(mixes(g, x, "output_hc"), g.need("output_hc_scale.weight"))
     return weighed(g, x, g.scale(g.sigmoid(g.add(t, g.need("output_hc_base.weight")))))
+
+
+def mean(g: GraphContext, x: Tensor) -> Tensor:
+    """One stream out of all: their mean."""
+    total = stream(g, x, 0)
+    for i in range(1, x.ne[1]):
+        total = g.add(total, stream(g, x, i))
+    return g.scale(total)

@@ -21,12 +21,13 @@ __all__ = [
     "Indexed",
     "attend_best",
     "best_cells",
-    "by_stream",
     "index_scores",
     "indexed_input",
     "indexer_rotation",
     "keep_best",
+    "queries_by_stream",
     "top_cells",
+    "weights_by_stream",
 ]
 
 LIGHTNING = "lightning_indexer"
@@ -75,8 +76,8 @@ def best_cells(
         q, k = g.mul_mat(x.rot, q), g.mul_mat(x.rot, k)
     g.expand(store_k(g, k, x.k_idxs, il, "indexer"))
     k = cached_k(g, il, "indexer")
-    weights = g.scale(by_stream(g, product(g, h, "indexer.proj", il=il), k.ne[3]))
-    scores = index_scores(g, q, k, weights, x.mask, il)
+    weights = g.scale(weights_by_stream(g, product(g, h, "indexer.proj", il=il), k.ne[3]))
+    scores = index_scores(g, queries_by_stream(g, q, k.ne[3]), k, weights, x.mask, il)
     return top_cells(g, scores)
 
 
@@ -85,21 +86,24 @@ def top_cells(g: GraphContext, scores: Tensor) -> Tensor:
     return g.named(g.cont(g.top_k(scores, min(scores.ne[0], g.n("attention.indexer.top_k")))), "top_k")
 
 
-def by_stream(g: GraphContext, w: Tensor, n: int) -> Tensor:
+def queries_by_stream(g: GraphContext, q: Tensor, n: int) -> Tensor:
+    """An indexer's queries, cut into the streams of a cache."""
+    return g.view(q, (q.ne[0], q.ne[1], q.ne[2] // n, n), (q.nb[1], q.nb[2], q.nb[3] // n))
+
+
+def weights_by_stream(g: GraphContext, w: Tensor, n: int) -> Tensor:
     """Weights of an indexer's heads, cut into the streams of a cache."""
     return g.view(w, (w.ne[0], w.ne[1] // n, w.ne[2], n), (w.nb[1], w.nb[2] // n, w.nb[3] // n))
 
 
 def index_scores(g: GraphContext, q: Tensor, k: Tensor, weights: Tensor, mask: Tensor, il: int) -> Tensor:
-    """What each token thinks of each cell: [cells, tokens of a stream, 1, streams]. `weights` are by stream."""
-    n, w = k.ne[3], weights
-    q = g.view(q, (q.ne[0], q.ne[1], q.ne[2] // n, n), (q.nb[1], q.nb[2], q.nb[3] // n))
+    """What each token thinks of each cell: [cells, tokens of a stream, 1, streams]."""
     if g.fuses(LIGHTNING):
-        x = g.of("LIGHTNING_INDEXER", (k.ne[2], q.ne[2], 1, q.ne[3]), q, k, w, mask)
+        x = g.of("LIGHTNING_INDEXER", (k.ne[2], q.ne[2], 1, q.ne[3]), q, k, weights, mask)
         return g.fused(x, il, LIGHTNING)
     x = g.mul_mat(g.permute(k, 0, 2, 1, 3), g.permute(q, 0, 2, 1, 3))
     x = g.relu(g.cont(g.permute(x, 2, 1, 0, 3)))
-    x = g.sum_rows(g.mul(x, w))
+    x = g.sum_rows(g.mul(x, weights))
     return g.add(g.cont(g.permute(x, 2, 1, 0, 3)), mask)
 
 

@@ -23,7 +23,7 @@ def traits(model: Model, il: int) -> object:
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g)
+    x = embeddings(g, scale=False)
     s = sizes(g)
     kv, rs = k_input(g), rs_input(g)
     pos, rows = positions(g, 4 if _has_sections(g) else 1), output_rows(g)

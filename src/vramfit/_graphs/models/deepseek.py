@@ -15,7 +15,7 @@ def build(g: GraphContext) -> None:
     """Append the graph."""
     if not g.head_v() == g.head_k() == n_rot(g):
         raise Unbuildable(f"heads of {g.head_k()} and {g.head_v()} elements, of which {n_rot(g)} are rotated")
-    x = embeddings(g)
+    x = embeddings(g, scale=False)
     pos, kv, rows = positions(g), kv_input(g), output_rows(g)
     for il in g.layers:
         h = norm(g, x, "attn_norm", il)

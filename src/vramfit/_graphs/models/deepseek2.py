@@ -17,13 +17,14 @@ from ..parts import embeddings, logits, norm, output_rows, positions, qkv, selec
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g)
+    x = embeddings(g, scale=False)
     s, default = sizes(g), "sigmoid" if _is_flash(g) else "softmax"
-    factor = temperature(g) if g.hp("attention.temperature_scale") else None
+    is_ocr = g.model.architecture == "deepseek2-ocr"
+    factor = temperature(g) if g.hp("attention.temperature_scale") and not is_ocr else None
     pos, kv, rows = positions(g), k_input(g) if g.model.is_mla else kv_input(g), output_rows(g)
     for il in g.layers:
         h = norm(g, x, "attn_norm", il)
-        if g.model.architecture == "deepseek2-ocr":
+        if is_ocr:
             h = _plain(g, kv, h, pos, il)
         elif g.model.is_mla:
             h = _latent(g, kv, h, pos, factor, il, s)

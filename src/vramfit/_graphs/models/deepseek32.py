@@ -15,8 +15,8 @@ from .deepseek2 import feed_forward
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g)
-    s, default = sizes(g), "softmax" if g.model.architecture == "deepseek32" else "sigmoid"
+    x = embeddings(g, scale=False)
+    s, default = sizes(g), "sigmoid" if g.model.architecture == "glm-dsa" else ""
     pos, index, rows = positions(g), indexed_input(g), output_rows(g)
     best = None
     for il in g.layers:

@@ -21,7 +21,7 @@ LIMIT = 1e-6  # what limits a gated unit must be above
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g)
+    x = embeddings(g, scale=False)
     s = sizes(g)
     index = indexed_input(g) if g.n("attention.indexer.top_k") > 0 else None
     pos, kv, rows = positions(g), k_input(g) if index is None else index.kv, output_rows(g)

@@ -29,7 +29,7 @@ def traits(model: Model, il: int) -> object:
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g)
+    x = embeddings(g, scale=False)
     s, size = sizes(g), g.n(BLOCK)
     kv, rs, rows = k_input(g), rs_input(g), output_rows(g)
     aside: Tensor | None = None

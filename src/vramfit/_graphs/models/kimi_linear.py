@@ -19,7 +19,7 @@ ONE_SEQUENCE = True
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    x = embeddings(g)
+    x = embeddings(g, scale=False)
     s = sizes(g)
     kv, rs, rows = k_input(g), rs_input(g), output_rows(g)
     for il in g.layers:

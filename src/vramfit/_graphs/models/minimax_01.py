@@ -37,7 +37,7 @@ def build(g: GraphContext) -> None:
     """Append the graph."""
     if g.head_k() != g.head_v():
         raise Unbuildable(f"heads of {g.head_k()} and {g.head_v()} elements")
-    x = embeddings(g)
+    x = embeddings(g, scale=False)
     kv, rs, pos, rows, fading = kv_input(g), rs_input(g), positions(g), output_rows(g), _fading(g)
     for il in g.layers:
         x = norm(g, x, "attn_norm", il)
@@ -48,7 +48,7 @@ def build(g: GraphContext) -> None:
             h = attend(g, kv, g.rope(q, pos), g.rope(k, pos), v, il, bias=False)
         h, x = select(g, rows, il, h, x)
         x = norm(g, g.add(h, g.scale(x)), "ffn_norm", il)
-        h = moe(g, x, il, scale=g.hp("expert_weights_scale"))
+        h = moe(g, x, il)
         x = g.end_layer(g.add(h, g.scale(x)))
     x = g.output(norm(g, x, "output_norm"), "result_norm")
     g.expand(g.output(logits(g, x, bias=False), "result_output"))

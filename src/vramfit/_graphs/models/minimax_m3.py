@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..._ggml.graph import Tensor
 from ..._ggml.ops import Unbuildable
+from ..._llama.model import Model
 from ..attention import attend, kv_input
 from ..blocks import attend_blocks, blocks_input
 from ..context import GraphContext
@@ -12,11 +13,16 @@ from ..feed_forward import ffn, moe
 from ..parts import embeddings, linear, logits, norm, output_rows, positions, qkv, select
 
 
+def traits(model: Model, il: int) -> object:
+    """Whether it is the first layer with an indexer, where the mask turns up that all such layers read."""
+    return il == next((x.index for x in model.layers if any(c.kind == "indexer" for c in x.caches)), None)
+
+
 def build(g: GraphContext) -> None:
     """Append the graph."""
     if g.head_k() != g.head_v():
         raise Unbuildable(f"heads of {g.head_k()} and {g.head_v()} elements")
-    x = embeddings(g)
+    x = embeddings(g, scale=False)
     pos, kv = positions(g), kv_input(g)
     blocks, rows = blocks_input(g, kv), output_rows(g)
     for il in g.layers:

@@ -109,9 +109,7 @@ def windowed_input(
     Beside recurrent states a quantized cache is not rotated (build_inp_mem_hybrid_iswa, 3646): no `rotates`.
     """
     layers = [x for x in g.model.layers if x.caches]
-    full, window = (
-        _kv(g, [x for x in layers if x.is_swa == swa], soft_cap, alibi) for swa in (False, True)
-    )
+    full, window = (_kv(g, [x for x in layers if x.is_swa == swa], soft_cap, alibi) for swa in (False, True))
     if not rotates:
         full, window = (replace(x, k_rot=None, v_rot=None) for x in (full, window))
     return Windowed(full, window)

@@ -67,9 +67,7 @@ def _product(g: GraphContext, x: Tensor, name: str, il: int) -> Tensor:
     return linear(g, x, name, il, scale=False, bias=False)
 
 
-def _pooled_keys(
-    g: GraphContext, blocks: Blocks, size: int, n_kv: int, n_stream: int, il: int
-) -> Tensor:
+def _pooled_keys(g: GraphContext, blocks: Blocks, size: int, n_kv: int, n_stream: int, il: int) -> Tensor:
     """The mean of the cached keys of each block, normed and rotated: [size, blocks, streams]."""
     cache = g.cache(il, 0, "indexer")
     bytes_ = size // cache.type.block * cache.type.block_bytes
@@ -100,7 +98,9 @@ def _sum_of_heads(g: GraphContext, score: Tensor) -> Tensor:
     return total
 
 
-def attend_chosen(g: GraphContext, kv: Kv, q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, il: int) -> Tensor:
+def attend_chosen(
+    g: GraphContext, kv: Kv, q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, il: int
+) -> Tensor:
     """Attention to the chosen cells, without an output projection."""
     if kv.v_idxs is None:
         raise Unbuildable(f"layer {il} has no values")

@@ -138,8 +138,8 @@ def mixture(g: GraphContext, x: Tensor, il: int) -> Tensor:
     y = moe(g, x, il, gate_up="ffn_gate_up_exps", scales=True)
     if not g.has("ffn_up_shexp.weight", il):
         return y
-    names = {name: f"ffn_{name}_shexp" for name in ("up", "gate", "down")}
-    shared = ffn(g, x, il, **names, biases=False, scales=True)
+    up, down = "ffn_up_shexp", "ffn_down_shexp"
+    shared = ffn(g, x, il, up=up, gate="ffn_gate_shexp", down=down, biases=False, scales=True)
     gate = g.sigmoid(linear(g, x, "ffn_gate_inp_shexp", il, scale=False, bias=False))
     return g.add(y, g.mul(shared, gate))
 

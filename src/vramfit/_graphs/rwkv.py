@@ -192,8 +192,7 @@ def _mixtures_6(g: GraphContext, x: Tensor, before: Tensor, il: int) -> list[Ten
         return _planes(g, g.add(g.mul(g.add(t, fused), change), x), 5)
     lerps = [g.need(f"time_mix_lerp_{name}.weight", il) for name in "wkvrg"]
     return [
-        g.add(g.mul(g.add(part, lerp), change), x)
-        for part, lerp in zip(_planes(g, t, 5), lerps, strict=True)
+        g.add(g.mul(g.add(part, lerp), change), x) for part, lerp in zip(_planes(g, t, 5), lerps, strict=True)
     ]
 
 

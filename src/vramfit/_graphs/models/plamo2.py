@@ -54,9 +54,7 @@ def _mamba(g: GraphContext, rs: Rs, x: Tensor, il: int) -> Tensor:
     return g.reshape(y, y.ne[0], n * seqs)
 
 
-def _convolved(
-    g: GraphContext, rs: Rs, x: Tensor, il: int, head: int, n_head: int
-) -> tuple[Tensor, Tensor]:
+def _convolved(g: GraphContext, rs: Rs, x: Tensor, il: int, head: int, n_head: int) -> tuple[Tensor, Tensor]:
     """The channels behind a short convolution, and the gate, which lie side by side in each head."""
     kept, n, seqs, states = g.n("ssm.conv_kernel") - 1, g.n_seq_tokens, g.n_seqs, g.state(il, 0)
     past = g.reshape(read_state(g, rs, states), kept, head * n_head, seqs)
@@ -64,9 +62,7 @@ def _convolved(
     zx = g.cont(g.permute(zx, 0, 2, 1, 3), 2 * head, n_head, n, seqs)
     z, x = (g.view(zx, (head, n_head, n, seqs), zx.nb[1:], i * head * zx.nb[0]) for i in (0, 1))
     window = g.concat(past, g.transpose(g.cont(x, head * n_head, n, seqs)), 0)
-    write_state(
-        g, g.view(window, (kept, head * n_head, seqs), window.nb[1:3], n * window.nb[0]), states
-    )
+    write_state(g, g.view(window, (kept, head * n_head, seqs), window.nb[1:3], n * window.nb[0]), states)
     return g.silu(g.ssm_conv(window, g.need("ssm_conv1d.weight", il))), z
 
 

@@ -21,7 +21,9 @@ def build(g: GraphContext) -> None:
     has_experts = g.model.architecture == "qwen35moe"
     for il in g.layers:
         if g.has("ffn_gate_inp.weight", il) != has_experts:
-            raise Unbuildable(f"layer {il} of {g.model.architecture} has the wrong kind of feed-forward network")
+            raise Unbuildable(
+                f"layer {il} of {g.model.architecture} has the wrong kind of feed-forward network"
+            )
         h = g.expand(norm(g, x, "attn_norm", il))
         h = recurrent(g, rs, h, il) if g.is_recurrent(il) else gated_attention(g, kv, h, pos, il)
         x = g.add(h, x)
@@ -29,4 +31,3 @@ def build(g: GraphContext) -> None:
         h = mixture(g, h, il) if has_experts else ffn(g, h, il, biases=False, scales=True)
         x = g.end_layer(g.add(h, x))
     finish(g, x, rows)
-

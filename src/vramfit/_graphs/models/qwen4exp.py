@@ -54,9 +54,7 @@ def build(g: GraphContext) -> None:
     g.expand(g.output(logits(g, y, bias=False), "result_output"))
 
 
-def _attention(
-    g: GraphContext, kv: Kv, x: Tensor, pos: Tensor, il: int, blocks: dict[int, Blocks]
-) -> Tensor:
+def _attention(g: GraphContext, kv: Kv, x: Tensor, pos: Tensor, il: int, blocks: dict[int, Blocks]) -> Tensor:
     """Attention to chosen blocks, where the layer has such."""
     size = g.n("attention.compress_ratios", 0, il)
     if size <= 0:

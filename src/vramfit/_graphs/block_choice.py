@@ -70,7 +70,7 @@ def _product(g: GraphContext, x: Tensor, name: str, il: int) -> Tensor:
 def _pooled_keys(g: GraphContext, blocks: Blocks, size: int, n_kv: int, n_stream: int, il: int) -> Tensor:
     """The mean of the cached keys of each block, normed and rotated: [size, blocks, streams]."""
     cache = g.cache(il, 0, "indexer")
-    bytes_ = size // cache.type.block * cache.type.block_bytes
+    bytes_ = size * cache.type.block_bytes // cache.type.block
     k = g.view(cache, (size, 1, n_kv, cache.ne[2]), (bytes_, cache.nb[1], cache.nb[1] * cache.ne[1]))
     k = g.view(k, (size, n_kv, n_stream), k.nb[2:4])
     count = blocks.cells.ne[0] // blocks.size

@@ -12,7 +12,7 @@ from .._ggml.ops import Unbuildable
 from .context import GraphContext
 from .recurrent import Rs, read_state
 
-__all__ = ["conv_window", "delta_net", "l2_normed"]
+__all__ = ["conv_window", "delta_net", "delta_rule", "l2_normed"]
 
 CHUNK = 64  # tokens that the fallback works on at once
 CHUNK_BY_CHANNEL = 16  # the same where each channel of a key decays on its own (KDA)
@@ -49,17 +49,21 @@ def delta_net(
 
     `decay` is [1 or head, heads, tokens, sequences], `beta` [1, heads, ...], `state` [head, head, heads, sequences].
     """
-    if q.ne[0] != v.ne[0] or not q.ne[1] or v.ne[1] % q.ne[1]:
-        raise Unbuildable(f"a delta net of keys {list(q.ne)} and values {list(v.ne)}")
-    if g.fuses(_OP):
-        y, end = _fused(g, q, k, v, decay, beta, state, il)
-    elif q.ne[2] == 1:
-        y, end = _one_token(g, q, k, v, decay, beta, state)
-    else:
-        y, end = _chunks(g, q, k, v, decay, beta, state)
+    y, end = delta_rule(g, q, k, v, decay, beta, state, il)
     states = g.state(il, 1)
     g.expand(g.cpy(end, g.view(states, (states.ne[0], g.n_seqs), (states.nb[1],))))
     return y
+
+
+def delta_rule(
+    g: GraphContext, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor, il: int
+) -> tuple[Tensor, Tensor]:
+    """The result of a delta net, and the states that it ends with (build_delta_net)."""
+    if q.ne[0] != v.ne[0] or not q.ne[1] or v.ne[1] % q.ne[1]:
+        raise Unbuildable(f"a delta net of keys {list(q.ne)} and values {list(v.ne)}")
+    if g.fuses(_OP):
+        return _fused(g, q, k, v, decay, beta, state, il)
+    return (_one_token if q.ne[2] == 1 else _chunks)(g, q, k, v, decay, beta, state)
 
 
 def _fused(

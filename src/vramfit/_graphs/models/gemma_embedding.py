@@ -6,7 +6,6 @@ from ..attention import attend, bare_input
 from ..context import GraphContext
 from ..feed_forward import ffn
 from ..parts import embeddings, norm, output_rows, positions, qkv, select
-from ..pooling import pooled
 
 
 def build(g: GraphContext) -> None:
@@ -22,5 +21,4 @@ def build(g: GraphContext) -> None:
         x = g.add(norm(g, h, "post_attention_norm", il), x)
         h = ffn(g, norm(g, x, "ffn_norm", il), il, act="gelu", biases=False)
         x = g.end_layer(g.add(norm(g, h, "post_ffw_norm", il, pinned=False), x))
-    x = g.expand(g.output(norm(g, x, "output_norm"), "result_norm"))
-    pooled(g, x)
+    g.expand(g.output(norm(g, x, "output_norm"), "result_norm"))

@@ -6,12 +6,18 @@ Source: models/qwen35.cpp, models/qwen35moe.cpp.
 from __future__ import annotations
 
 from ..._ggml.ops import Unbuildable
+from ..._llama.model import Model
 from ..attention import kv_input
 from ..context import GraphContext
 from ..feed_forward import ffn
 from ..parts import embeddings, norm, output_rows, positions
 from ..qwen_next import finish, gated_attention, mixture, recurrent
-from ..recurrent import rs_input
+from ..recurrent import is_first_recurrent, rs_input
+
+
+def traits(model: Model, il: int) -> bool:
+    """Whether a layer is the first with a state."""
+    return is_first_recurrent(model, il)
 
 
 def build(g: GraphContext) -> None:

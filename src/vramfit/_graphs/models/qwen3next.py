@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from ..._ggml.graph import Tensor
+from ..._llama.model import Model
 from ..attention import kv_input
 from ..context import GraphContext
 from ..feed_forward import ffn
 from ..parts import embeddings, linear, norm, output_rows, positions
 from ..qwen_next import decays, finish, gated_attention, linear_attention, linear_window, mixture
-from ..recurrent import Rs, rs_input
+from ..recurrent import Rs, is_first_recurrent, rs_input
+
+
+def traits(model: Model, il: int) -> bool:
+    """Whether a layer is the first with a state."""
+    return is_first_recurrent(model, il)
 
 
 def build(g: GraphContext) -> None:

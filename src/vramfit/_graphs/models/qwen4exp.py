@@ -5,6 +5,8 @@ Source: models/qwen4exp.cpp.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from ..._ggml.graph import Tensor, contiguous
 from ..._ggml.ops import F32, I32, Unbuildable
 from ..._llama.model import Model
@@ -14,11 +16,15 @@ from ..context import GraphContext
 from ..delta_net import conv_window
 from ..parts import embeddings, linear, logits, output_rows, positions
 from ..qwen_next import gated_attention, mixture, recurrent
-from ..recurrent import Rs, rs_input
+from ..recurrent import Rs, is_first_recurrent, rs_input
 
 
-def traits(model: Model, il: int) -> bool:
-    """Whether n-grams are added before a layer."""
+def traits(model: Model, il: int) -> Hashable:
+    """Whether n-grams are added before a layer, and whether it is the first with a state."""
+    return _has_n_grams(model, il), is_first_recurrent(model, il)
+
+
+def _has_n_grams(model: Model, il: int) -> bool:
     found = model.hparams.get("ple.layers")
     return isinstance(found, (list, tuple)) and il in found
 
@@ -34,7 +40,7 @@ def build(g: GraphContext) -> None:
     n_streams = g.n("hyper_connection.count")
     x = g.repeat(g.reshape(x, g.n_embd, 1, g.n_tokens), g.n_embd, n_streams, g.n_tokens)
     for il in g.layers:
-        if grams is not None and traits(g.model, il):
+        if grams is not None and _has_n_grams(g.model, il):
             x = _add_n_grams(g, rs, grams, x, il)
         h, inject = _mixed(g, x, "hc_attn", il)
         g.expand(h)

@@ -183,14 +183,15 @@ def _fused_rows(g: GraphContext, x: Tensor, il: int) -> Tensor:
 
 
 def flat_qkv(
-    g: GraphContext, x: Tensor, il: int, widths: tuple[int, int, int]
+    g: GraphContext, x: Tensor, il: int, widths: tuple[int, int, int], *, bias: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values in rows, not cut into heads and never limited (build_qkv without reshape).
 
     `widths` are the elements of each in a row, which one matrix for all three is cut by.
     """
     if not g.has("attn_qkv.weight", il):
-        return linear(g, x, "attn_q", il), linear(g, x, "attn_k", il), linear(g, x, "attn_v", il)
+        q, k, v = (linear(g, x, f"attn_{name}", il, bias=bias) for name in "qkv")
+        return q, k, v
     x = _fused_rows(g, x, il)
     found, at = [], 0
     for n in widths:

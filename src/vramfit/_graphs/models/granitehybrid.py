@@ -10,7 +10,7 @@ from ..parts import embeddings, norm, output_rows, positions, select
 from ..recurrent import before_recurrent, mamba2, rs_input
 
 
-def traits(model: Model, il: int) -> bool:
+def traits(model: Model, il: int) -> int:
     """Whether a layer's nodes mingle with those of the next one."""
     return before_recurrent(model, il)
 

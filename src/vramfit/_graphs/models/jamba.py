@@ -10,7 +10,7 @@ from ..parts import embeddings, logits, norm, output_rows, qkv, select
 from ..recurrent import before_recurrent, mamba, rs_input
 
 
-def traits(model: Model, il: int) -> bool:
+def traits(model: Model, il: int) -> int:
     """Whether a layer's nodes mingle with those of the next one."""
     return before_recurrent(model, il)
 
@@ -29,10 +29,7 @@ def build(g: GraphContext) -> None:
         h, x = select(g, rows, il, h, x)
         x = g.add(x, h)
         h = norm(g, x, "ffn_norm", il)
-        if g.has("ffn_gate_inp.weight", il):
-            h = moe(g, h, il, norm=False)
-        else:
-            h = ffn(g, h, il, biases=False)
+        h = moe(g, h, il, norm=False) if g.has("ffn_gate_inp.weight", il) else ffn(g, h, il, biases=False)
         x = g.end_layer(g.add(x, h))
     x = g.output(norm(g, x, "output_norm"), "result_norm")
     g.expand(g.output(logits(g, x, bias=False), "result_output"))

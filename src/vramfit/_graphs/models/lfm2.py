@@ -17,7 +17,7 @@ _GATING: Final = {1: "softmax", 2: "sigmoid", 3: "softmax_weight", 4: "sqrt_soft
 _PARTS: Final = 3  # of the convolution's projection: two gates, and what is convolved
 
 
-def traits(model: Model, il: int) -> bool:
+def traits(model: Model, il: int) -> int:
     """Whether a layer's nodes mingle with those of the next one."""
     return before_recurrent(model, il)
 

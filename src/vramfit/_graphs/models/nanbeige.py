@@ -26,7 +26,8 @@ def build(g: GraphContext) -> None:
     pos, kv, rows = positions(g), kv_input(g), output_rows(g)
     for il in g.layers:
         h = norm(g, x, "attn_norm", il)
-        factors = rope_factors(g, il)
+        block = g.layer(il).block
+        factors = rope_factors(g, il if block is None else block)
         q, k, v = qkv(g, h, il)
         h = attend(g, kv, g.rope(q, pos, factors), g.rope(k, pos, factors), v, il)
         h, x = select(g, rows, il, h, x)

@@ -15,7 +15,7 @@ from ..parts import embeddings, linear, logits, norm, output_rows, qkv
 from ..recurrent import before_recurrent, mamba2, rs_input
 
 
-def traits(model: Model, il: int) -> bool:
+def traits(model: Model, il: int) -> int:
     """Whether a layer's nodes mingle with those of the next one, or of the next behind dense networks."""
     while il + 1 < len(model.layers) and model.layers[il + 1].n_ff and not model.n_expert:
         il += 1

@@ -12,7 +12,7 @@ from ..plamo import attention, feed_forward, finish
 from ..recurrent import Rs, before_recurrent, read_state, rs_input, ssm_scan, write_state
 
 
-def traits(model: Model, il: int) -> bool:
+def traits(model: Model, il: int) -> int:
     """Whether a layer's nodes mingle with those of the next one."""
     return before_recurrent(model, il)
 

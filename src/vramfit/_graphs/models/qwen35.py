@@ -5,14 +5,19 @@ Source: models/qwen35.cpp, models/qwen35moe.cpp.
 
 from __future__ import annotations
 
-from ..._ggml.graph import Tensor
 from ..._ggml.ops import Unbuildable
+from ..._llama.model import Model
 from ..attention import kv_input
 from ..context import GraphContext
 from ..feed_forward import ffn
-from ..parts import embeddings, linear, norm, output_rows, positions
-from ..qwen_next import decays, finish, gated_attention, linear_attention, mixture
-from ..recurrent import Rs, rs_input
+from ..parts import embeddings, norm, output_rows, positions
+from ..qwen_next import finish, gated_attention, mixture, recurrent
+from ..recurrent import is_first_recurrent, rs_input
+
+
+def traits(model: Model, il: int) -> bool:
+    """Whether a layer is the first with a state."""
+    return is_first_recurrent(model, il)
 
 
 def build(g: GraphContext) -> None:
@@ -26,19 +31,9 @@ def build(g: GraphContext) -> None:
                 f"layer {il} of {g.model.architecture} has the wrong kind of feed-forward network"
             )
         h = g.expand(norm(g, x, "attn_norm", il))
-        h = _recurrent(g, rs, h, il) if g.is_recurrent(il) else gated_attention(g, kv, h, pos, il)
+        h = recurrent(g, rs, h, il) if g.is_recurrent(il) else gated_attention(g, kv, h, pos, il)
         x = g.add(h, x)
         h = norm(g, x, "post_attention_norm", il)
         h = mixture(g, h, il) if has_experts else ffn(g, h, il, biases=False, scales=True)
         x = g.end_layer(g.add(h, x))
     finish(g, x, rows)
-
-
-def _recurrent(g: GraphContext, rs: Rs, x: Tensor, il: int) -> Tensor:
-    heads, n, seqs = g.n("ssm.time_step_rank"), g.n_seq_tokens, g.n_seqs
-    qkv = linear(g, x, "attn_qkv", il, bias=False)
-    qkv = g.reshape(qkv, qkv.ne[0], n, seqs)
-    z = linear(g, x, "attn_gate", il, bias=False)
-    beta = g.sigmoid(g.reshape(linear(g, x, "ssm_beta", il, bias=False), 1, heads, n, seqs))
-    alpha = g.reshape(linear(g, x, "ssm_alpha", il, bias=False), heads, n, seqs)
-    return linear_attention(g, rs, qkv, z, decays(g, alpha, il), beta, il)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from ..._ggml.graph import Tensor
+from ..._llama.model import Model
 from ..attention import kv_input
 from ..context import GraphContext
 from ..feed_forward import ffn
 from ..parts import embeddings, linear, norm, output_rows, positions
-from ..qwen_next import decays, finish, gated_attention, linear_attention, mixture
-from ..recurrent import Rs, rs_input
+from ..qwen_next import decays, finish, gated_attention, linear_attention, linear_window, mixture
+from ..recurrent import Rs, is_first_recurrent, rs_input
+
+
+def traits(model: Model, il: int) -> bool:
+    """Whether a layer is the first with a state."""
+    return is_first_recurrent(model, il)
 
 
 def build(g: GraphContext) -> None:
@@ -36,7 +42,8 @@ def _recurrent(g: GraphContext, rs: Rs, x: Tensor, il: int) -> Tensor:
     b, a = (g.view(t, (n_v // n_k, n_k, n, seqs), t.nb[1:], i * (n_v // n_k) * t.nb[0]) for i in (0, 1))
     beta = g.reshape(g.sigmoid(g.cont(b)), 1, n_v, n, seqs)
     decay = decays(g, g.cont(a, n_v, n, seqs), il)
-    return linear_attention(g, rs, qkv, z, decay, beta, il, interleaved=True)
+    window = linear_window(g, rs, qkv, il)
+    return linear_attention(g, rs, window, z, decay, beta, il, interleaved=True)
 
 
 def _projected(g: GraphContext, x: Tensor, il: int) -> tuple[Tensor, Tensor]:

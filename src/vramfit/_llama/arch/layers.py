@@ -28,6 +28,9 @@ def layers(arch: Architecture, meta: Metadata, g: Geometry) -> tuple[Layer, ...]
     if arch.stacks:
         blocks = _blocks_of_stacks(meta, g.n_layer)
         found = tuple(replace(x, block=block) for x, block in zip(found, blocks, strict=True))
+    if arch.loops:  # later rounds run the blocks of the first one (nanbeige.cpp:66-73)
+        size = g.n_layer // meta.number(arch.loops, 1)
+        found = tuple(x if x.index < size else replace(x, block=x.index % size) for x in found)
     for layer in found:
         _check(meta, g, layer)
     return found

@@ -49,7 +49,8 @@ def create(arch: Architecture, g: Geometry, tensors: Sequence[Tensor], source: s
 
 def _wanted(arch: Architecture, g: Geometry, tensor: Tensor, name: Name) -> bool:
     if isinstance(name.home, int) and name.home >= g.n_weights:
-        return False
+        # layers that run the weights of others may have scales of their own (llama-model.cpp:1634)
+        return bool(arch.loops) and name.home < g.n_layer and tensor.name.endswith((".scale", ".input_scale"))
     if isinstance(name.home, int) and name.home >= g.n_trunk > 0 and not arch.has_nextn:
         return False
     if name.is_shared:

@@ -57,8 +57,7 @@ def _whole_norm(g: GraphContext, x: Tensor, name: str, il: int) -> Tensor:
 def _feed(g: GraphContext, x: Tensor, il: int) -> Tensor:
     arch = g.model.architecture
     if traits(g.model, il):
-        scale = g.hp("expert_weights_scale")
-        return moe(g, x, il, act="gelu", gate=None, norm=False, scale=scale)
+        return moe(g, x, il, act="gelu", gate=None, norm=False)
     if arch in _PLAIN:
         return ffn(g, x, il, act="gelu", gate=None)
     if arch == "jina-bert-v2":

@@ -19,7 +19,7 @@ def build(g: GraphContext) -> None:
         h, x = select(g, rows, il, h, x)
         x = g.add(h, x)
         h = norm(g, x, "ffn_norm", il)
-        h = moe(g, h, il, scale=g.hp("expert_weights_scale"))
+        h = moe(g, h, il)
         x = g.end_layer(g.add(h, x))
     x = g.output(norm(g, x, "output_norm"), "result_norm")
     g.expand(g.output(logits(g, x, bias=False), "result_output"))

@@ -106,15 +106,15 @@ def fix(findings: Sequence[Finding]) -> Modelfile:
     return file
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Asked:
-    """What all contexts of one file have in common."""
+    """What all contexts of one file have in common, and what was learned on the way."""
 
     file: Modelfile
     model: Model
     gpus: tuple[Gpu, ...]
     engine: str
-    given: dict[str, Any]
+    given: Mapping[str, Any]
     margin: int
     learned: Learned = field(default_factory=dict)
 

@@ -15,7 +15,7 @@ from small import dense, gpu
 
 from vramfit._base.errors import EngineRefusal
 from vramfit._devices import Gpu
-from vramfit._estimate.bound import compute_bound, reserve_tokens
+from vramfit._estimate.bound import compute_bound
 from vramfit._ggml.backends import BACKENDS
 from vramfit._llama.cparams import resolve
 from vramfit._llama.model import Model
@@ -65,11 +65,6 @@ def test_auto_covers_both_answers() -> None:
         bound(dense(), [gpu()], Settings(n_ctx=8192, flash_attn=f)) for f in ("on", "off", "auto")
     )
     assert all(z >= max(x, y) for x, y, z in zip(on, off, auto, strict=True))
-
-
-def test_the_reserved_batch_is_a_multiple_of_the_slots() -> None:
-    """Tokens are rounded up to whole sequences."""
-    assert reserve_tokens(resolve(dense(), Settings(n_ctx=4096, n_ubatch=500, n_seq_max=3))) == 501
 
 
 def test_a_card_without_work_needs_nothing() -> None:

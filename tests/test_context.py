@@ -15,6 +15,7 @@ from vramfit._llama.cparams import (
     context_step,
     needs_flash_attn,
     physical_batch,
+    prompt_tokens,
     resolve,
     streams,
     trained_ctx,
@@ -82,6 +83,13 @@ def test_flash_attention_is_on_or_off_and_says_where_that_is_open(
     context = resolve(dense(), Settings(n_ctx=512, flash_attn=asked))  # type: ignore[arg-type]
     assert (context.flash_attn, context.auto_fa) == became
     assert context.v_trans is not context.flash_attn
+
+
+def test_the_reserved_prompt_is_a_multiple_of_the_slots() -> None:
+    """Tokens are rounded up to whole sequences, unless all are in one; a short context has no more."""
+    context = resolve(dense(), Settings(n_ctx=4096, n_ubatch=500, n_seq_max=3))
+    assert (prompt_tokens(context), prompt_tokens(context, one_sequence=True)) == (501, 500)
+    assert prompt_tokens(resolve(dense(), Settings(n_ctx=256, n_ubatch=500))) == 256
 
 
 def test_outputs_default_to_the_batch() -> None:

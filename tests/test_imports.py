@@ -153,7 +153,7 @@ def test_behind_a_context_nobody_reads_settings() -> None:
             r"1 if \w+(\.\w+)*\.kv_unified|n_seq_max if not \w+\.kv_unified|if settings.kv_unified:",
             "_llama/cparams.py",
         ),
-        (r"any\(\w+(\.\w+)*\.tensor_split\)", "_llama/placement.py"),
+        (r"any\(.*tensor_split\b", "_llama/placement.py"),
         (r"n_ctx or \w+\.n_ctx_train", "_llama/cparams.py"),
         (r"^(HOST|NONE)\b.* = -", "_ggml/graph.py"),
         (r"if \w+\.always_split else", "_llama/cparams.py"),

@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NamedTuple
 
-from .._ggml.backends import Backend, Node, pad
+from .._ggml.backends import Backend, Node
 from .._ggml.graph import Extents, contiguous
 from .._ggml.graph import Tensor as GraphTensor
 from .._ggml.types import BY_NAME, TensorType
-from .._llama.cparams import CONTEXT_STEP, Context, cache_streams, cells
+from .._llama.cparams import CONTEXT_STEP, Context, cache_streams, cells, prompt_tokens
 from .._llama.memory import DeviceBytes, cache_rows
 from .._llama.model import Home, Layer, Model, Tensor
 from .._llama.placement import HOST, Placement, pipeline_copies
 
-__all__ = ["bounds", "compute_bound", "reserve_tokens"]
+__all__ = ["bounds", "compute_bound"]
 
 F32: Final = 4
 F16: Final = 2
@@ -34,11 +34,6 @@ SCORE_COPIES: Final = 4  # raw, soft-capped, masked, softmax
 STATE_COPIES: Final = 6  # read, convolved, updated, written, and slack for chunked scans
 RESIDUALS: Final = 8
 ALIGNMENT_SLACK: Final = 16 << 20
-
-
-def reserve_tokens(context: Context) -> int:
-    """Tokens of the reserved prompt batch (llama-context.cpp:613-760): a multiple of the sequences."""
-    return pad(min(context.n_ctx, context.n_ubatch), context.n_seq_max)
 
 
 class _Kind(NamedTuple):
@@ -109,8 +104,7 @@ def bounds(
     reserve = partial(_Reserve, model, tuple(backends), encoded, tuple(kinds))
 
     def bound(context: Context) -> DeviceBytes:
-        r = reserve(context, reserve_tokens(context))
-        on_host = host_weights if context.op_offload else 0
+        r = reserve(context, prompt_tokens(context))
         on_host = host_weights if context.op_offload else 0
         peaks = [(_layer(r, kind), kind.devices) for kind in kinds]
         output = _output(r, tensors[model.n_layer])

@@ -17,7 +17,7 @@ from .._ggml.backends import Backend
 from .._ggml.galloc import allocate, held
 from .._ggml.sched import Schedule, node_of, schedule
 from .._graphs import Instance, OutsideTemplate, Prepared, Run, build, prepare, template_for
-from .._llama.cparams import Context
+from .._llama.cparams import Context, prompt_tokens
 from .._llama.model import Model
 from .._llama.placement import HOST, Placement, pipeline_copies
 from .layer_runs import collapse, layer_kinds
@@ -146,14 +146,14 @@ def reservations(case: Case, context: Context) -> tuple[Run, Run, Run]:
     """The three reservations: a prompt, a step of every slot, a prompt again. Raises `OutsideTemplate`."""
     _check_heads(case.prepared.model, context)
     n_seqs = context.n_seq_max
-    n_tokens = min(context.n_ctx, context.n_ubatch)
-    n_outputs = min(n_tokens, context.n_outputs_max)
     step = Run(
         context, n_seqs, n_seqs, n_seqs,
         flash_attn=context.flash_attn, embeddings=context.embeddings,
     )  # fmt: skip
     step = _resolve(case, step, auto=context.auto_fa)
-    prompt = replace(step, n_tokens=-(-n_tokens // n_seqs) * n_seqs, n_outputs=n_outputs)
+    n_tokens = prompt_tokens(context, one_sequence=True)
+    n_outputs = min(n_tokens, context.n_outputs_max)
+    prompt = replace(step, n_tokens=prompt_tokens(context), n_outputs=n_outputs)
     alone = case.prepared.template.one_sequence
     return prompt, step, replace(prompt, n_tokens=n_tokens, n_seqs=1) if alone else prompt
 

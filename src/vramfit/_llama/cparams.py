@@ -27,6 +27,7 @@ __all__ = [
     "least",
     "needs_flash_attn",
     "physical_batch",
+    "prompt_tokens",
     "resolve",
     "resolve_counts",
     "streams",
@@ -180,6 +181,14 @@ def _check_blocks(model: Model, which: str, kind: TensorType) -> None:
                 f"{which} cache type {kind.name} with block size {kind.block} does not divide"
                 f" n_embd_head_{which.lower()}={head} of layer {layer.index}; use an f16 cache"
             )
+
+
+def prompt_tokens(context: Context, *, one_sequence: bool = False) -> int:
+    """Tokens of the prompt that buffers are reserved for: as many in each sequence, or all in one.
+
+    Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `graph_reserve` after it.
+    """
+    return pad(least(context.n_ctx, context.n_ubatch), 1 if one_sequence else context.n_seq_max)
 
 
 def cache_streams(cache: Cache, context: Context) -> int:

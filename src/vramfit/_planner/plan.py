@@ -18,7 +18,7 @@ from .._coerce import AnyGpus, AnyModel, AnySettings, cards, margin, model_of, s
 from .._coerce import max_ctx as limit
 from .._devices import Gpu, assumed
 from .._estimate.estimate import DeviceEstimate, Estimate, estimate
-from .._llama.cparams import context_step, trained_ctx
+from .._llama.cparams import context_step, physical_batch, trained_ctx
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
@@ -91,7 +91,8 @@ def plan(
     if learned is not None and not isinstance(learned, dict):
         raise SettingsError(f"learned={shown(learned)}: give a dict, or None")
     said = settings_warnings(model, settings)
-    settings = replace(settings, n_ubatch=min(settings.n_ubatch, settings.n_batch))
+    if settings.n_ubatch > settings.n_batch:  # as `said` says
+        settings = replace(settings, n_ubatch=physical_batch(settings))
     candidates = _contexts(model, settings, max_ctx)
     question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
     found = _answer(question, candidates)

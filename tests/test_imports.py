@@ -150,7 +150,7 @@ def test_behind_a_context_nobody_reads_settings() -> None:
     [
         (r"n_ubatch or |or \w+\.n_batch", "_llama/cparams.py"),
         (
-            r"1 if \w+(\.\w+)*\.kv_unified|n_seq_max if not \w+\.kv_unified|if settings.kv_unified:",
+            r"1 if (\w+\.)*settings\.kv_unified|if settings\.kv_unified:",
             "_llama/cparams.py",
         ),
         (r"any\(.*tensor_split\b", "_llama/placement.py"),

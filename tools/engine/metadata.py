@@ -331,7 +331,15 @@ _SPECIAL: tuple[tuple[frozenset[str], _Special], ...] = tuple(
         ("plamo2", lambda d: {"ssm.group_count": 0}),
         ("llama4", lambda d: {"block_count": -(-d.n_layer // 4) * 4}),
         ("maple", lambda d: {"swiglu_clamp_exp": 7.0}),
-        ("wavtokenizer-dec", lambda d: {"features_length": d.n_embd}),
+        ("wavtokenizer-dec", lambda d: {
+            "features_length": d.n_embd,
+            "posnet.embedding_length": d.n_embd,
+            "posnet.block_count": 6,
+            "convnext.embedding_length": d.n_embd,
+            "convnext.block_count": d.n_layer,
+            "attention.group_norm_groups": 8,
+            "attention.group_norm_epsilon": 1e-6,
+        }),
         ("t5 t5encoder", lambda d: {"decoder_start_token_id": 0, "decoder_block_count": d.n_layer}),
         ("rwkv6 rwkv7 rwkv6qwen2 arwkv7", lambda d: {"attention.head_count": 0, "attention.head_count_kv": 0}),
         ("rwkv6qwen2", lambda d: {

@@ -16,7 +16,7 @@ from .._base.memo import Memo
 from .._ggml.backends import Backend
 from .._ggml.galloc import allocate, held
 from .._ggml.sched import Schedule, node_of, schedule
-from .._graphs import Instance, OutsideTemplate, Prepared, Run, build, prepare, template_for
+from .._graphs import Instance, Known, OutsideTemplate, Prepared, Run, build, one_sequence, prepared_for
 from .._llama.cparams import Context, prompt_tokens
 from .._llama.model import Model
 from .._llama.placement import HOST, Placement, pipeline_copies
@@ -62,7 +62,7 @@ class Case:
     def __init__(
         self, model: Model, placement: Placement, backends: Sequence[Backend], *, op_offload: bool
     ) -> None:
-        self.prepared, self.probed = _matched(model)  # fused operations of the template that may be given up
+        self.prepared = _matched(model)
         self.placement = placement
         self.backends = tuple(backends)
         self.n_copies = pipeline_copies(placement, backends)
@@ -116,7 +116,7 @@ def prepare_case(model: Model, placement: Placement, context: Context, backends:
     return Case(model, placement, backends, op_offload=context.op_offload)
 
 
-def _kinds(prepared: Prepared, placement: Placement) -> list[tuple[object, ...]]:
+def _kinds(prepared: Prepared | Known, placement: Placement) -> list[tuple[object, ...]]:
     """What a layer of the main graph must share with another one to be its repeat."""
     model = prepared.model
     alike = layer_kinds(model, [at == HOST for at in placement.weights])
@@ -127,19 +127,13 @@ def _kinds(prepared: Prepared, placement: Placement) -> list[tuple[object, ...]]
     ]
 
 
-def _matched(model: Model) -> tuple[Prepared, tuple[str, ...]]:
-    """The model matched to its template; remembered, because a plan asks many times."""
-
-    def match() -> tuple[Prepared, tuple[str, ...]]:
-        prepared = prepare(template_for(model.architecture), model)
-        present = {line.op for block in prepared.template.blocks for line in block.lines}
-        return replace(prepared, model=proxy(model)), tuple(op for op in _PROBED if op in present)
-
-    prepared, probed = _MATCHED.get(model, None, match)
-    return replace(prepared, model=model), probed
+def _matched(model: Model) -> Prepared | Known:
+    """The model as its graphs start from it; remembered, because a plan asks many times."""
+    found = _MATCHED.get(model, None, lambda: replace(prepared_for(model), model=proxy(model)))
+    return replace(found, model=model)
 
 
-_MATCHED: Final[Memo[tuple[Prepared, tuple[str, ...]]]] = Memo(8)
+_MATCHED: Final[Memo[Prepared | Known]] = Memo(8)
 
 
 def reservations(case: Case, context: Context) -> tuple[Run, Run, Run]:
@@ -154,7 +148,7 @@ def reservations(case: Case, context: Context) -> tuple[Run, Run, Run]:
     n_tokens = prompt_tokens(context, one_sequence=True)
     n_outputs = min(n_tokens, context.n_outputs_max)
     prompt = replace(step, n_tokens=prompt_tokens(context), n_outputs=n_outputs)
-    alone = case.prepared.template.one_sequence
+    alone = one_sequence(case.prepared.model.architecture)
     return prompt, step, replace(prompt, n_tokens=n_tokens, n_seqs=1) if alone else prompt
 
 
@@ -162,7 +156,7 @@ def _resolve(case: Case, step: Run, *, auto: bool) -> Run:
     """Turn off what is not scheduled on the device of its layer, one operation after the other."""
     if auto and not _at_home(case, step, _ATTENTION):
         step = replace(step, flash_attn=False)
-    for op in case.probed:
+    for op in _PROBED:
         if not _at_home(case, step, op):
             step = replace(step, fused=step.fused - {op})
     return step

@@ -75,6 +75,7 @@ class Tensor:
     home: int = NONE  # where the buffer of a leaf is: device index or HOST; NONE: not placed yet
     pinned: int = NONE  # the backend the caller chose for a node: device index or HOST
     params: tuple[int, ...] = ()  # the first words of op_params, as far as a rule of a backend reads them
+    index: int = NONE  # its position in `Graph.tensors`, where `ops` made it
 
 
 @dataclass(slots=True, eq=False)

@@ -15,29 +15,69 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from .build import Instance, build
-from .dims import FUSED, Run
+from .._llama.model import Model
+from .._llama.placement import Placement
+from . import build as templates
+from . import models
+from .context import GraphContext
 from .expressions import OutsideTemplate
+from .known import Known, know
 from .prepare import Prepared, prepare
+from .run import FUSED, Instance, Run
 from .text import Template, parse_template
 
 __all__ = [
     "FUSED",
     "Instance",
+    "Known",
     "OutsideTemplate",
     "Prepared",
     "Run",
     "Template",
     "architectures",
     "build",
+    "one_sequence",
     "prepare",
+    "prepared_for",
     "template_for",
 ]
 
 _FOLDER: Final = os.path.join(os.path.dirname(__file__), "templates")
+
+
+def prepared_for(model: Model) -> Prepared | Known:
+    """What all graphs of a model start from. Raises `OutsideTemplate` where no builder and no template knows it."""
+    builder = models.builder_for(model.architecture)
+    if builder is None:
+        return prepare(template_for(model.architecture), model)
+    return know(model, builder.traits)
+
+
+def build(
+    prepared: Prepared | Known, run: Run, placement: Placement, layers: Sequence[int] | None = None
+) -> Instance:
+    """The graph of one reservation over `placement`, of all layers or of those given (in order)."""
+    if isinstance(prepared, Prepared):
+        return templates.build(prepared, run, placement, layers)
+    builder = models.builder_for(prepared.model.architecture)
+    if builder is None:
+        raise OutsideTemplate(f"there is no graph of {prepared.model.architecture} yet")
+    g = GraphContext(prepared, run, placement, prepared.trunk if layers is None else layers)
+    try:
+        builder.build(g)
+    except (ArithmeticError, LookupError, RecursionError) as e:
+        raise OutsideTemplate(f"the graph of {prepared.model.architecture} cannot be built: {e!r}") from e
+    return g.instance()
+
+
+def one_sequence(architecture: str) -> bool:
+    """Whether the last reservation of a context is made with one sequence (llama-context.cpp:717)."""
+    builder = models.builder_for(architecture)
+    return template_for(architecture).one_sequence if builder is None else builder.one_sequence
 
 
 def architectures() -> tuple[str, ...]:

@@ -18,28 +18,16 @@ from .._llama.model import Home, Layer, Model
 from .._llama.placement import Placement
 from . import compiled as origin
 from .compiled import Compiled, Op, Ref, compile_block, compile_line
-from .dims import FUSED, Run, Scope, holds, owner, run_dims
+from .dims import Scope, holds, owner, run_dims
 from .expressions import OutsideTemplate, evaluate
 from .prepare import Prepared
 from .rules import Shape, derive, possible, result_type, without_gaps
+from .run import FUSED, Instance, Run
 from .text import Line
 
 __all__ = ["Instance", "build", "layout"]
 
 FULL_BATCH: Final = 32  # from so many tokens the engine pins norms only if all layers are on devices
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """A graph, and where its layers begin.
-
-    `starts` are positions in `Graph.nodes`: of the first node of each layer that was built, and last of
-    the epilogue. `fused` names the fused nodes: index of the tensor, its layer, its operation.
-    """
-
-    graph: Graph
-    starts: tuple[int, ...]
-    fused: tuple[tuple[int, int, str], ...]
 
 
 class _Like(NamedTuple):

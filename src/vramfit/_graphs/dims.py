@@ -7,7 +7,6 @@ names in guards. Nothing here builds a tensor.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from .._ggml.backends import pad
@@ -15,6 +14,7 @@ from .._llama.cparams import Context, cells
 from .._llama.memory import cache_rows
 from .._llama.model import Cache, Cells, Layer, Model
 from .expressions import Expression, OutsideTemplate, evaluate
+from .run import FUSED, Run
 from .text import Guard
 
 __all__ = [
@@ -30,10 +30,6 @@ __all__ = [
     "traits",
 ]
 
-# Operations that the engine fuses where every backend concerned can run them (llama-context.cpp:507-582).
-FUSED: Final = frozenset(
-    ("gated_delta_net", "lightning_indexer", "dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
-)
 _BANK: Final = "attn_res.block_size"
 _STACKS: Final = ("high", "opens", "closes")
 BY_INDEX: Final = (
@@ -47,19 +43,6 @@ _SCALES: Final = (".scale", ".input_scale")
 _GATHERED: Final = 16  # tokens for which an indexer gathers what it selects (models/glm5-next.cpp:325)
 _POSITIONS: Final = 256  # that an empty cache is taken to hold (llama-kv-cache-msa.cpp:262)
 _HADAMARD: Final = 64  # head sizes that a rotation of quantized caches divides (llama-kv-cache.cpp:325)
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One reservation: the batch that the engine assumes, and how it builds the graph for it."""
-
-    context: Context
-    n_tokens: int
-    n_seqs: int
-    n_outputs: int
-    flash_attn: bool  # as resolved: `context.flash_attn` may still be "auto"
-    embeddings: bool = False
-    fused: frozenset[str] = FUSED
 
 
 def run_dims(model: Model, run: Run) -> dict[str, int]:

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Final, TypeAlias
 
+from .._ggml.ops import Unbuildable as OutsideTemplate
+
 __all__ = ["Expression", "OutsideTemplate", "evaluate", "format_expression", "names", "parse_expression"]
 
 # A number, a name, or an operator with its operands.
@@ -26,13 +28,6 @@ Expression: TypeAlias = "int | str | tuple[str, Expression, Expression]"
 _TOKEN: Final = re.compile(r"\s*(?:(\d+)|([.@$]?[A-Za-z_][\w.]*(?::\d)?)|([-+*/(),]))")
 _FUNCTIONS: Final = frozenset(("min", "max", "pad", "ceil"))
 _RANK: Final = {"+": 1, "-": 1, "*": 2, "/": 2}
-
-
-class OutsideTemplate(Exception):
-    """A model or setting that the template does not cover; the text is the reason.
-
-    Internal: callers fall back to a bound that is never too low.
-    """
 
 
 def evaluate(e: Expression, look_up: Callable[[str], int]) -> int:

@@ -1,0 +1,229 @@
+"""What every builder has at hand: a model's numbers and weights, the batch, and ggml's operations.
+
+In: a `Known` model, a `Run`, a `Placement`. Out: `GraphContext`, whose operations append to one graph.
+Source: `llm_graph_context` (llama-graph.cpp:1460-1512); names of numbers are the engine's (`n_head(il)` is
+`hparams.n_head(il)`, without a layer that of layer 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .._ggml.graph import CACHE, HOST, OUTPUT, WEIGHT, Extents, Tensor, contiguous
+from .._ggml.ops import F32, Ops, Unbuildable
+from .._ggml.types import TensorType
+from .._llama.cparams import cache_streams, cells
+from .._llama.memory import cache_rows
+from .._llama.model import Cache, Home, Layer
+from .._llama.placement import Placement
+from .known import Known
+from .run import Instance, Run
+
+__all__ = ["GraphContext"]
+
+FULL_BATCH = (
+    32  # from so many tokens the engine pins norms only if all layers are on devices (llama-context.cpp:2647)
+)
+
+
+class GraphContext(Ops):
+    """Makes the graph of one reservation of one model. `layers` are those to build, in order."""
+
+    def __init__(self, known: Known, run: Run, placement: Placement, layers: Sequence[int]) -> None:
+        super().__init__()
+        model = known.model
+        self.known, self.model, self.run, self.placement, self.layers = known, model, run, placement, layers
+        self.context = run.context
+        self.n_tokens, self.n_seqs, self.n_outputs = run.n_tokens, run.n_seqs, run.n_outputs
+        self.n_seq_tokens = run.n_tokens // run.n_seqs
+        self.n_embd, self.n_vocab, self.n_expert = model.n_embd, model.n_vocab, model.n_expert
+        self.n_layer = len(known.trunk)
+        self.flash_attn = run.flash_attn
+        on_devices = placement.n_devices > 0 and min(placement.layers) >= 0
+        self._pins_norms = placement.n_devices > 0 and (run.n_tokens < FULL_BATCH or on_devices)
+        self._weights: dict[tuple[str, int], Tensor] = {}
+        self._caches: dict[tuple[int, str], Tensor] = {}
+        self._fused: list[tuple[int, int, str]] = []
+        self._ends: list[int] = []
+
+    # --- numbers
+
+    def hp(self, key: str, default: float = 0, il: int | None = None) -> float:
+        """A number or switch of the header; of an array by layer the layer's, or that of layer 0."""
+        value = self.model.hparams.get(key, default)
+        if isinstance(value, (list, tuple)):
+            at = il or 0
+            value = value[at] if at < len(value) else default
+        if not isinstance(value, (int, float)):
+            raise Unbuildable(f"{self.model.architecture}.{key} is no number")
+        return value
+
+    def n(self, key: str, default: int = 0, il: int | None = None) -> int:
+        """A whole number of the header."""
+        return int(self.hp(key, default, il))
+
+    def layer(self, il: int = 0) -> Layer:
+        """What the model says of a layer."""
+        return self.model.layers[il]
+
+    def n_head(self, il: int = 0) -> int:
+        """Heads of the queries."""
+        return self.model.layers[il].n_head
+
+    def n_head_kv(self, il: int = 0) -> int:
+        """Heads of the keys and values."""
+        return self.model.layers[il].n_head_kv
+
+    def head_k(self, il: int = 0) -> int:
+        """Elements of a key head (n_embd_head_k)."""
+        return self.model.layers[il].head_k
+
+    def head_v(self, il: int = 0) -> int:
+        """Elements of a value head (n_embd_head_v)."""
+        return self.model.layers[il].head_v
+
+    def n_expert_used(self, il: int = 0) -> int:
+        """Experts that a token goes through."""
+        return self.model.layers[il].n_expert_used
+
+    def is_swa(self, il: int) -> bool:
+        """Whether a layer sees a window only."""
+        return self.model.layers[il].is_swa
+
+    def is_recurrent(self, il: int) -> bool:
+        """Whether a layer keeps a state (is_recr)."""
+        return self.model.layers[il].is_recurrent
+
+    def is_last(self, il: int) -> bool:
+        """Whether a layer is the last of the main graph."""
+        return il == self.known.trunk[-1]
+
+    # --- weights
+
+    def w(self, name: str, il: int | None = None) -> Tensor | None:
+        """A weight: of a layer, of all (`il` is the home it was created for), or None where the model has none."""
+        if il is None:
+            homes = self.known.outer.get(name)
+            return None if homes is None else self._weight(next(iter(homes.values())))
+        index = self.known.own[il].get(name)
+        if index is None:
+            index = self.known.outer.get(name, _NO_HOMES).get(il)
+        return None if index is None else self._weight(index)
+
+    def at(self, name: str, home: Home) -> Tensor | None:
+        """A weight outside layers that was created for the input or the output."""
+        index = self.known.outer.get(name, _NO_HOMES).get(home)
+        return None if index is None else self._weight(index)
+
+    def need(self, name: str, il: int | None = None) -> Tensor:
+        """A weight that must be there."""
+        found = self.w(name, il)
+        if found is None:
+            raise Unbuildable(f"the model has no {name if il is None else f'blk.{il}.{name}'}")
+        return found
+
+    def has(self, name: str, il: int | None = None) -> bool:
+        """Whether the model has a weight."""
+        if il is None:
+            return name in self.known.outer
+        return name in self.known.own[il] or il in self.known.outer.get(name, _NO_HOMES)
+
+    def _weight(self, index: int) -> Tensor:
+        device = self.placement.weights[index]
+        tensor = self.model.weights[index].tensor
+        found = self._weights.get((tensor.name, device))
+        if found is None:
+            ne, nb = self.known.shapes[index]
+            home = device if device >= 0 else HOST
+            found = Tensor(tensor.name, "NONE", tensor.type, ne, nb, usage=WEIGHT, home=home)
+            self._weights[tensor.name, device] = self.leaf(found)
+        return found
+
+    # --- memory
+
+    def cache_of(self, il: int, kind: str = "kv") -> Cache:
+        """The cache of this kind that a layer reads: its own, or that of the layer it shares with."""
+        for cache in self._owner(il).caches:
+            if cache.kind == kind:
+                return cache
+        raise Unbuildable(f"layer {il} has no cache {kind}")
+
+    def cache(self, il: int, which: int, kind: str = "kv") -> Tensor:
+        """The K (0) or V (1) tensor of a layer's cache: [width, cells, streams]."""
+        owner = self._owner(il)
+        key = (owner.index, f"{kind}.{which}")
+        if key not in self._caches:
+            cache, c = self.cache_of(il, kind), self.context
+            type_, width = cache_rows(self.model, cache, c)[which]
+            ne = (width, cells(cache, c), cache_streams(cache, c), 1)
+            self._caches[key] = self._memory(f"cache_{kind}_{'kv'[which]}_l{il}", type_, ne, owner.index)
+        return self._caches[key]
+
+    def state(self, il: int, which: int) -> Tensor:
+        """A recurrent state of a layer in f32 (r is 0, s is 1): [elements, sequences]."""
+        key = (il, f"state.{which}")
+        if key not in self._caches:
+            ne = (self.model.layers[il].states[which], self.context.n_seq_max, 1, 1)
+            self._caches[key] = self._memory(f"cache_{'rsp'[which]}_l{il}", F32, ne, il)
+        return self._caches[key]
+
+    def _owner(self, il: int) -> Layer:
+        layer = self.model.layers[il]
+        return layer if layer.shares_kv_with is None else self.model.layers[layer.shares_kv_with]
+
+    def _memory(self, name: str, type_: TensorType, ne: Extents, il: int) -> Tensor:
+        device = self.placement.caches[il]
+        home = device if device >= 0 else HOST
+        return self.leaf(Tensor(name, "NONE", type_, ne, contiguous(type_, ne), usage=CACHE, home=home))
+
+    # --- marks
+
+    def named(self, t: Tensor, name: str) -> Tensor:
+        """Give a node the engine's name, for those who read the graph."""
+        t.name = name
+        return t
+
+    def pin(self, t: Tensor, il: int) -> Tensor:
+        """Keep a node on the device of its layer, where the engine does so ("norm", llama-context.cpp:2646-2656)."""
+        if self._pins_norms:
+            device = self.placement.layers[il]
+            t.pinned = device if device >= 0 else HOST
+        return t
+
+    def on_host(self, t: Tensor) -> Tensor:
+        """Keep a node on the CPU where the caches are there (llama-graph.cpp:2746)."""
+        if self.placement.n_devices and not self.placement.offload_kqv:
+            t.pinned = HOST
+        return t
+
+    def fuses(self, op: str) -> bool:
+        """Whether the engine fuses an operation in this run."""
+        return op in self.run.fused
+
+    def fused(self, t: Tensor, il: int, op: str) -> Tensor:
+        """Remember a fused node: the engine asks whether it runs where its layer is (add_fused_node)."""
+        self._fused.append((t.index, il, op))
+        return t
+
+    def output(self, t: Tensor, name: str) -> Tensor:
+        """Mark a result that is read after the graph has run (llm_graph_result::set_outputs)."""
+        t.flags |= OUTPUT
+        t.name = name
+        return t
+
+    def end_layer(self, t: Tensor) -> Tensor:
+        """Say that a layer ends with `t` ("l_out"): where the next one begins."""
+        self._ends.append(t.index)
+        t.name = "l_out"
+        return t
+
+    def instance(self) -> Instance:
+        """The graph, and where its layers lie in it."""
+        if len(self._ends) != len(self.layers):
+            raise Unbuildable(f"{len(self._ends)} of {len(self.layers)} layers have an end")
+        position = {i: p for p, i in enumerate(self.nodes)}
+        starts = [0, *[position[i] + 1 for i in self._ends]]
+        return Instance(self.graph(), tuple(starts), tuple(self._fused))
+
+
+_NO_HOMES: Mapping[Home | int, int] = {}

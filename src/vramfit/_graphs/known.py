@@ -1,0 +1,110 @@
+"""A model as builders look things up in it, and which of its layers come out alike.
+
+In: a `Model`. Out: `Known`, which every graph of the model starts from. Raises `Unbuildable` where no builder knows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from .._ggml.graph import Extents, contiguous
+from .._ggml.ops import Unbuildable
+from .._llama.model import Home, Layer, Model
+
+__all__ = ["Known", "know"]
+
+_SCALES: Final = (".scale", ".input_scale")
+Homes = Mapping[Home | int, int]  # where a weight was created for: its position in `Model.weights`
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A model, and where its weights are. `own` and `outer` hold positions in `Model.weights`."""
+
+    model: Model
+    trunk: tuple[int, ...]  # the layers of the main graph
+    own: tuple[Mapping[str, int], ...]  # by layer: "attn_q.weight" -> position
+    outer: Mapping[str, Homes]  # weights outside layers, by name and home
+    shapes: Mapping[int, tuple[Extents, Extents]] = field(compare=False, repr=False)  # extents, strides
+    alike: tuple[
+        Hashable, ...
+    ]  # of the trunk: equal for layers that make the same nodes, whatever the reservation
+
+
+def know(model: Model, traits: Callable[[Model, int], Hashable] | None = None) -> Known:
+    """Look everything up once.
+
+    `traits`: what else than its weights, its geometry and the header's arrays tells a builder's layers apart.
+    """
+    trunk = tuple(x.index for x in model.layers if not x.is_nextn)
+    if not trunk:
+        raise Unbuildable("the main graph has no layers")
+    own, outer = _layer_weights(model), _outer_weights(model)
+    shapes = {i: _shape(model, i) for i in range(len(model.weights))}
+    arrays = [
+        (key, x) for key, x in model.hparams.items() if isinstance(x, (list, tuple)) and len(x) >= len(trunk)
+    ]
+    alike = tuple(
+        (_kind(model, model.layers[il], own[il], outer, arrays), traits(model, il) if traits else None)
+        for il in trunk
+    )
+    return Known(model, trunk, own, outer, shapes, alike)
+
+
+def _kind(
+    model: Model,
+    layer: Layer,
+    own: Mapping[str, int],
+    outer: Mapping[str, Homes],
+    arrays: Sequence[tuple[str, Sequence[object]]],
+) -> Hashable:
+    """All that a builder can tell of a layer, but its index: how quantized a weight is makes no other node."""
+    weights = tuple((name, _look(model, i)) for name, i in own.items())
+    shared = tuple(name for name, homes in outer.items() if layer.index in homes)
+    values = tuple(repr(x[layer.index]) for _, x in arrays)
+    return replace(layer, index=0, block=None), weights, shared, values
+
+
+def _look(model: Model, i: int) -> tuple[object, ...]:
+    tensor = model.weights[i].tensor
+    return tensor.shape, "quantized" if tensor.type.is_quantized else tensor.type.name
+
+
+def _shape(model: Model, index: int) -> tuple[Extents, Extents]:
+    tensor = model.weights[index].tensor
+    a, b, c, d = (*tensor.shape, 1, 1, 1, 1)[:4]
+    return (a, b, c, d), contiguous(tensor.type, (a, b, c, d))
+
+
+def _of_layer(name: str) -> bool:
+    """Whether a tensor is named after a layer: some encoders and decoders say so in front of it."""
+    return name.startswith(("blk.", "enc.blk.", "dec.blk."))
+
+
+def _layer_weights(model: Model) -> tuple[Mapping[str, int], ...]:
+    """The weights of each layer: its own, or those of the block that it runs again, with scales of its own."""
+    found: list[dict[str, int]] = [{} for _ in model.layers]
+    for i, weight in enumerate(model.weights):
+        if isinstance(weight.home, int) and weight.home < len(found) and _of_layer(weight.tensor.name):
+            name = weight.tensor.name.replace(
+                f"blk.{weight.home}.", "", 1
+            )  # "dec.blk.3.attn_q" is "dec.attn_q"
+            found[weight.home][name] = i
+    return tuple(
+        found[x.index]
+        if x.block is None
+        else {n: i for n, i in found[x.block].items() if not n.endswith(_SCALES)}
+        | {n: i for n, i in found[x.index].items() if n.endswith(_SCALES)}
+        for x in model.layers
+    )
+
+
+def _outer_weights(model: Model) -> Mapping[str, Homes]:
+    """Weights outside layers. One can have several homes: a tied embedding, RoPE factors."""
+    found: dict[str, dict[Home | int, int]] = {}
+    for i, weight in enumerate(model.weights):
+        if not _of_layer(weight.tensor.name):
+            found.setdefault(weight.tensor.name, {}).setdefault(weight.home, i)
+    return found

@@ -1,0 +1,53 @@
+"""One builder for each architecture: `build(g)` appends the graph of a reservation. Modules are named as in the engine.
+
+To add an architecture, add a module called as the header calls it, with "_" for "-", or its name to `_SAME` where a
+builder serves several. A module may say what tells its layers apart beside weights and header: `traits(g, il)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Final
+
+from ..._llama.model import Model
+from ..context import GraphContext
+
+__all__ = ["Builder", "architectures", "builder_for"]
+
+# Architectures that a builder of another name makes
+_SAME: Final = {
+    "mamba": "mamba2",
+    "starcoder": "gpt2",
+    "jina-bert-v2": "bert",
+    "jina-bert-v3": "bert",
+    "nomic-bert": "bert",
+    "nomic-bert-moe": "bert",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """How the graphs of an architecture are made."""
+
+    build: Callable[[GraphContext], None]
+    traits: Callable[[Model, int], Hashable] | None = None  # what a layer's index alone decides
+    one_sequence: bool = False  # the last reservation is made with one sequence (llama-context.cpp:717)
+
+
+def architectures() -> tuple[str, ...]:
+    """Names of the architectures that have a builder, with "_" for "-"."""
+    return tuple(sorted({x.name for x in iter_modules(__path__)} | {x.replace("-", "_") for x in _SAME}))
+
+
+@cache
+def builder_for(architecture: str) -> Builder | None:
+    """The builder of an architecture, or None."""
+    name = _SAME.get(architecture, architecture.replace("-", "_"))
+    if not name.isidentifier() or name not in {x.name for x in iter_modules(__path__)}:
+        return None
+    module = import_module(f"{__name__}.{name}")
+    return Builder(module.build, getattr(module, "traits", None), getattr(module, "ONE_SEQUENCE", False))

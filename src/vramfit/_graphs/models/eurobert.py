@@ -1,0 +1,22 @@
+"""EuroBERT: Llama without a cache. Source: models/eurobert.cpp."""
+
+from __future__ import annotations
+
+from ..attention import attend, bare_input
+from ..context import GraphContext
+from ..feed_forward import ffn
+from ..parts import embeddings, norm, output_rows, positions, qkv, select
+
+
+def build(g: GraphContext) -> None:
+    """Append the graph."""
+    x = embeddings(g)
+    pos, masks, rows = positions(g), bare_input(g), output_rows(g)
+    for il in g.layers:
+        q, k, v = qkv(g, norm(g, x, "attn_norm", il), il)
+        h = attend(g, masks, g.rope(q, pos), g.rope(k, pos), v, il, bias=False)
+        h, x = select(g, rows, il, h, x)
+        x = g.add(h, x)
+        h = ffn(g, norm(g, x, "ffn_norm", il), il, biases=False)
+        x = g.end_layer(g.add(h, x))
+    g.expand(g.output(norm(g, x, "output_norm"), "result_norm"))

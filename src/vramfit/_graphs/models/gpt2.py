@@ -1,0 +1,24 @@
+"""GPT-2 and StarCoder: learned positions, one matrix for Q, K and V. Source: models/gpt2.cpp, models/starcoder.cpp."""
+
+from __future__ import annotations
+
+from ..attention import attend, kv_input
+from ..context import GraphContext
+from ..feed_forward import ffn
+from ..parts import embeddings, logits, norm, output_rows, positions, qkv, select
+
+
+def build(g: GraphContext) -> None:
+    """Append the graph."""
+    x = embeddings(g)
+    pos, kv, rows = positions(g), kv_input(g), output_rows(g)
+    x = g.add(x, g.get_rows(g.need("position_embd.weight"), pos))
+    for il in g.layers:
+        q, k, v = qkv(g, norm(g, x, "attn_norm", il, "norm"), il)
+        h = attend(g, kv, q, k, v, il)
+        h, x = select(g, rows, il, h, x)
+        x = g.add(h, x)
+        h = ffn(g, norm(g, x, "ffn_norm", il, "norm"), il, act="gelu", gate=None)
+        x = g.end_layer(g.add(h, x))
+    x = g.output(norm(g, x, "output_norm", kind="norm"), "result_norm")
+    g.expand(g.output(logits(g, x, bias=False), "result_output"))

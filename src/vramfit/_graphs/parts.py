@@ -1,0 +1,198 @@
+"""The parts that most architectures share: embeddings, norms, projections, rotation, the output.
+
+In: a `GraphContext` and tensors. Out: the tensor that a part ends with.
+Source: llama-graph.cpp, the functions named beside each part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .._ggml.graph import Tensor, is_contiguous
+from .._ggml.ops import F32, I32
+from .._llama.model import Home
+from .context import GraphContext
+
+__all__ = [
+    "embeddings",
+    "heads",
+    "linear",
+    "logits",
+    "norm",
+    "output_matrix",
+    "output_rows",
+    "positions",
+    "qkv",
+    "rope_factors",
+    "select",
+    "temperature",
+    "wide",
+]
+
+
+def embeddings(g: GraphContext, *, deepstack: int = 0, scale: bool = True) -> Tensor:
+    """The embeddings of the tokens: [n_embd, n_tokens] (build_inp_embd, 2376).
+
+    `deepstack` layers come packed behind each embedding. `scale`: whether a header's embedding_scale applies.
+    """
+    n_input = g.n_embd * (1 + deepstack)
+    tokens = g.input("inp_tokens", I32, g.n_tokens)
+    raw = g.input("inp_embd", F32, n_input, g.n_tokens)
+    matrix = g.at("token_embd.weight", Home.INPUT)
+    x = g.get_rows(matrix if matrix is not None else g.need("token_embd.weight"), tokens)
+    if deepstack:
+        x = g.pad(x, n_input - g.n_embd)
+    g.expand(x)
+    g.expand(raw)
+    if deepstack:
+        x = g.view(x, (g.n_embd, g.n_tokens), x.nb[1:2])
+    if scale and g.hp("embedding_scale"):
+        x = g.scale(x if is_contiguous(x) else g.cont(x))
+    return g.named(g.expand(x), "embd")
+
+
+def positions(g: GraphContext, per_token: int = 1) -> Tensor:
+    """The position of each token; some rotations have four for each (build_inp_pos, 2465)."""
+    return g.input("inp_pos", I32, g.n_tokens * per_token)
+
+
+def temperature(g: GraphContext) -> Tensor:
+    """A factor for the queries of each token (build_inp_attn_scale, 2479)."""
+    return g.input("inp_attn_scale", F32, 1, 1, g.n_tokens)
+
+
+def output_rows(g: GraphContext) -> Tensor:
+    """Which tokens have an output (build_inp_out_ids, 2494)."""
+    return g.input("out_ids", I32, g.n_outputs)
+
+
+def select(g: GraphContext, rows: Tensor, il: int, *tensors: Tensor) -> Sequence[Tensor]:
+    """In the last layer only the rows that have an output; elsewhere the tensors as they are."""
+    return [g.get_rows(t, rows) for t in tensors] if g.is_last(il) else tensors
+
+
+def norm(
+    g: GraphContext,
+    x: Tensor,
+    name: str,
+    il: int | None = None,
+    kind: str = "rms_norm",
+    *,
+    pinned: bool = True,
+    beside: int | None = None,
+) -> Tensor:
+    """A norm with the weight and the bias that the model has for it (build_norm, 1597).
+
+    `kind` is "rms_norm" or "norm". With `pinned` it stays on its layer's device; one that is of no layer, on that of
+    the layer `beside` it.
+    """
+    weight, bias = g.w(f"{name}.weight", il), g.w(f"{name}.bias", il)
+    x = getattr(g, kind)(x)
+    layer = il if beside is None else beside
+    if pinned and layer is not None and (weight is not None or bias is not None):
+        g.pin(x, layer)
+    x.name = "norm"
+    if weight is not None:
+        x = g.mul(x, weight)
+    if bias is not None:
+        x = g.add(x, bias)
+    return g.named(x, name)
+
+
+def linear(
+    g: GraphContext, x: Tensor, name: str, il: int | None = None, *, scale: bool = True, bias: bool = True
+) -> Tensor:
+    """A projection, with its scale and its bias where the model has them (build_lora_mm, 1520)."""
+    x = g.named(g.mul_mat(g.need(f"{name}.weight", il), x), name)
+    if scale:
+        factor = g.w(f"{name}.scale", il)
+        x = x if factor is None else g.named(g.mul(x, factor), name)
+    if bias:
+        more = g.w(f"{name}.bias", il)
+        x = x if more is None else g.named(g.add(x, more), name)
+    return x
+
+
+def wide(g: GraphContext, x: Tensor, head: int, n_head: int) -> Tensor:
+    """Rows cut into heads: [head, n_head, n_tokens]."""
+    return g.reshape(x, head, n_head, g.n_tokens)
+
+
+def qkv(
+    g: GraphContext,
+    x: Tensor,
+    il: int,
+    *,
+    head: int | None = None,
+    n_head: int | None = None,
+    n_head_kv: int | None = None,
+    clamp: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values in heads, from one matrix or from three (build_qkv, 1633-1759).
+
+    `head` is the size of all three (head_v by default), and the heads are layer 0's where none are given.
+    `clamp`: the architecture limits them where its header says so.
+    """
+    size = g.head_v() if head is None else head
+    n_q = g.n_head() if n_head is None else n_head
+    n_kv = g.n_head_kv() if n_head_kv is None else n_head_kv
+    clamps = clamp and g.hp("attention.clamp_kqv") > 0
+    if g.has("attn_qkv.weight", il):
+        return _fused_qkv(g, x, il, size, n_q, n_kv, clamps)
+    found = []
+    for name, n in (("attn_q", n_q), ("attn_k", n_kv), ("attn_v", n_kv)):
+        t = linear(g, x, name, il)
+        found.append((g.clamp(t) if clamps else t, n))
+    q, k, v = (wide(g, t, size, n) for t, n in found)
+    return g.named(q, "Qcur"), g.named(k, "Kcur"), g.named(v, "Vcur")
+
+
+def _fused_qkv(
+    g: GraphContext, x: Tensor, il: int, head: int, n_head: int, n_head_kv: int, clamps: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    x = linear(g, x, "attn_qkv", il)
+    biases = [g.w(f"attn_{c}.bias", il) for c in "qkv"]
+    q, k, v = biases
+    if not g.has("attn_qkv.bias", il) and q is not None and k is not None and v is not None:
+        x = g.add(x, g.concat(g.concat(q, k, 0), v, 0))
+    if clamps:
+        x = g.clamp(x)
+    return heads(g, x, head, (n_head, n_head_kv, n_head_kv))
+
+
+def heads(
+    g: GraphContext, x: Tensor, head: int, counts: tuple[int, int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values as views of one tensor in which they lie side by side."""
+    row, found, at = head * x.type.block_bytes, [], 0
+    for n in counts:
+        found.append(g.view(x, (head, n, g.n_tokens), (row, x.nb[1]), at))
+        at += n * row
+    return g.named(found[0], "Qcur"), g.named(found[1], "Kcur"), g.named(found[2], "Vcur")
+
+
+def rope_factors(g: GraphContext, il: int) -> Tensor | None:
+    """The layer's RoPE factors, where the model has some: for long contexts or short ones (llama-model.cpp:2337)."""
+    found = g.w("rope_freqs.weight", il)
+    if found is not None:
+        return found
+    trained = g.n("rope.scaling.original_context_length", g.model.n_ctx_train)
+    return g.w(f"rope_factors_{'long' if g.context.n_ctx_seq > trained else 'short'}.weight", il)
+
+
+def output_matrix(g: GraphContext) -> Tensor:
+    """The matrix of the logits: its own, or the embedding's, created again for the output."""
+    for name in ("output.weight", "token_embd.weight"):
+        found = g.at(name, Home.OUTPUT)
+        if found is not None:
+            return found
+    return g.need("token_embd.weight")
+
+
+def logits(g: GraphContext, x: Tensor, *, bias: bool = True, scale: bool = True) -> Tensor:
+    """The logits: the output matrix, its scale and its bias where the model has them; not marked as output yet."""
+    x = g.mul_mat(output_matrix(g), x)
+    factor, more = g.w("output.scale"), g.w("output.bias")
+    if scale and factor is not None:
+        x = g.mul(x, factor)
+    return x if more is None or not bias else g.add(x, more)

@@ -1,0 +1,42 @@
+"""What a graph is built for, and what is built: the nouns between the reservations and the builders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from .._ggml.graph import Graph
+from .._llama.cparams import Context
+
+__all__ = ["FUSED", "Instance", "Run"]
+
+# Operations that the engine fuses where every backend concerned can run them (llama-context.cpp:507-582).
+FUSED: Final = frozenset(
+    ("gated_delta_net", "lightning_indexer", "dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One reservation: the batch that the engine assumes, and how it builds the graph for it."""
+
+    context: Context
+    n_tokens: int
+    n_seqs: int
+    n_outputs: int
+    flash_attn: bool  # as scheduling settled it, see `Context.auto_fa`
+    embeddings: bool = False
+    fused: frozenset[str] = FUSED
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A graph, and where its layers begin.
+
+    `starts` are positions in `Graph.nodes`: of the first node of each layer that was built, and last of
+    the epilogue. `fused` names the fused nodes: index of the tensor, its layer, its operation.
+    """
+
+    graph: Graph
+    starts: tuple[int, ...]
+    fused: tuple[tuple[int, int, str], ...]

@@ -67,6 +67,14 @@ def test_auto_covers_both_answers() -> None:
     assert all(z >= max(x, y) for x, y, z in zip(on, off, auto, strict=True))
 
 
+def test_scores_count_for_the_heads_of_an_indexer() -> None:
+    """An indexer with more heads than attention keeps more scores; one with fewer changes nothing."""
+    off = Settings(n_ctx=8192, flash_attn="off")
+    few, same, more = (bound(replace(dense(), n_head_indexer=n), [gpu()], off) for n in (0, 4, 64))
+    assert few == same
+    assert all(a < b for a, b in zip(same, more, strict=True))
+
+
 def test_a_card_without_work_needs_nothing() -> None:
     """A card that gets no layer, while nothing is offloaded to it, has no compute buffer."""
     assert bound(dense(), [gpu(), gpu()], Settings(n_ctx=512, tensor_split=(1, 0)))[1] == 0

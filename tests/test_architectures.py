@@ -619,6 +619,12 @@ def test_the_width_of_wavtokenizer_is_its_features_length() -> None:
     assert model("wavtokenizer-dec").n_embd == 48
 
 
+def test_heads_of_indexers_are_those_of_the_header() -> None:
+    """None without the key; a value of another type is none that the engine would read."""
+    key = "attention.indexer.head_count"
+    assert [model("llama", {key: n} if n else {}).n_head_indexer for n in (None, 7, "x")] == [0, 7, 0]
+
+
 def test_hparams_keep_short_arrays_and_leave_long_ones() -> None:
     found = model("llama", {"some.array": [1, 2], "long.array": [0] * 1025})
     assert found.hparams["some.array"] == (1, 2)

@@ -15,7 +15,7 @@ from small import dense, gpu
 
 from vramfit._base.errors import EngineRefusal
 from vramfit._devices import Gpu
-from vramfit._estimate.bound import compute_bound, pipeline_copies, reserve_tokens
+from vramfit._estimate.bound import compute_bound
 from vramfit._ggml.backends import BACKENDS
 from vramfit._llama.cparams import resolve
 from vramfit._llama.model import Model
@@ -27,7 +27,7 @@ from vramfit._sources.load import read
 def bound(model: Model, gpus: list[Gpu], settings: Settings) -> tuple[int, ...]:
     placement = place(model, gpus, settings)
     rules = [BACKENDS["cuda"]] * placement.n_devices
-    found = compute_bound(model, placement, resolve(model, settings), settings, rules)
+    found = compute_bound(model, placement, resolve(model, settings), rules)
     return (*found.gpus, found.host)
 
 
@@ -67,28 +67,12 @@ def test_auto_covers_both_answers() -> None:
     assert all(z >= max(x, y) for x, y, z in zip(on, off, auto, strict=True))
 
 
-def test_pipeline_parallelism_needs_everything_on_several_cards() -> None:
-    """One card, a layer on the host, the cache on the host or an override turn it off."""
-    model = dense()
-
-    def copies(n: int, **settings: object) -> int:
-        s = Settings(n_ctx=512, **settings)  # type: ignore[arg-type]
-        return pipeline_copies(model, s, [BACKENDS["cuda"]] * n)
-
-    assert copies(2) == 4
-    assert copies(2, n_gpu_layers=5) == 4
-    assert (
-        copies(1)
-        == copies(2, n_gpu_layers=4)
-        == copies(2, offload_kqv=False)
-        == copies(2, cpu_tensors=["x"])
-        == 1
-    )
-
-
-def test_the_reserved_batch_is_a_multiple_of_the_slots() -> None:
-    """Tokens are rounded up to whole sequences."""
-    assert reserve_tokens(resolve(dense(), Settings(n_ctx=4096, n_ubatch=500, n_seq_max=3))) == 501
+def test_scores_count_for_the_heads_of_an_indexer() -> None:
+    """An indexer with more heads than attention keeps more scores; one with fewer changes nothing."""
+    off = Settings(n_ctx=8192, flash_attn="off")
+    few, same, more = (bound(replace(dense(), n_head_indexer=n), [gpu()], off) for n in (0, 4, 64))
+    assert few == same
+    assert all(a < b for a, b in zip(same, more, strict=True))
 
 
 def test_a_card_without_work_needs_nothing() -> None:

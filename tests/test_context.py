@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from small import dense
 
 from vramfit._base.errors import EngineRefusal
-from vramfit._llama.cparams import cells, resolve
+from vramfit._llama.cparams import (
+    cells,
+    context_step,
+    needs_flash_attn,
+    physical_batch,
+    prompt_tokens,
+    resolve,
+    streams,
+    trained_ctx,
+)
 from vramfit._llama.model import Cache, Cells
 from vramfit._llama.params import CACHE_TYPES, Settings
 
@@ -40,6 +49,49 @@ def test_batch_is_clamped_before_padding() -> None:
     assert resolve(dense(), Settings(n_ctx=4096, n_batch=64, n_ubatch=0)).n_ubatch == 64
 
 
+COUNTS = st.builds(
+    Settings,
+    n_ctx=st.integers(1, 100_000),
+    n_batch=st.integers(1, 5000),
+    n_ubatch=st.integers(0, 5000),
+    n_seq_max=st.integers(1, 64),
+    kv_unified=st.booleans(),
+    op_offload=st.booleans(),
+    embeddings=st.booleans(),
+)
+
+
+@given(COUNTS)
+def test_what_is_asked_before_there_is_a_context_is_what_it_gets(settings: Settings) -> None:
+    """Batch, streams, and steps between contexts are those of the context that the settings become."""
+    context = resolve(dense(), settings)
+    assert context.n_ubatch == min(physical_batch(settings), settings.n_ctx)
+    assert context.n_stream == streams(settings)
+    assert context.n_ctx % context_step(settings) == 0
+    trained = resolve(dense(), replace(settings, n_ctx=trained_ctx(dense(), settings)))
+    assert trained.n_ctx_seq == dense().n_ctx_train
+    assert (context.op_offload, context.embeddings) == (settings.op_offload, settings.embeddings)
+
+
+@pytest.mark.parametrize(
+    ("asked", "became"), [("on", (True, False)), ("off", (False, False)), ("auto", (True, True))]
+)
+def test_flash_attention_is_on_or_off_and_says_where_that_is_open(
+    asked: str, became: tuple[bool, bool]
+) -> None:
+    """`auto` is on until the graph is scheduled; the cache is laid out for that."""
+    context = resolve(dense(), Settings(n_ctx=512, flash_attn=asked))  # type: ignore[arg-type]
+    assert (context.flash_attn, context.auto_fa) == became
+    assert context.v_trans is not context.flash_attn
+
+
+def test_the_reserved_prompt_is_a_multiple_of_the_slots() -> None:
+    """Tokens are rounded up to whole sequences, unless all are in one; a short context has no more."""
+    context = resolve(dense(), Settings(n_ctx=4096, n_ubatch=500, n_seq_max=3))
+    assert (prompt_tokens(context), prompt_tokens(context, one_sequence=True)) == (501, 500)
+    assert prompt_tokens(resolve(dense(), Settings(n_ctx=256, n_ubatch=500))) == 256
+
+
 def test_outputs_default_to_the_batch() -> None:
     """n_outputs_max 0, encoders and embeddings keep a logit row for every token of a batch."""
     assert resolve(dense(), Settings(n_ctx=4096, n_outputs_max=3)).n_outputs_max == 3
@@ -53,7 +105,10 @@ def test_outputs_default_to_the_batch() -> None:
 @pytest.mark.parametrize("type_v", [t for t in CACHE_TYPES if t not in ("f16", "f32", "bf16")])
 def test_quantized_v_needs_flash_attention(type_v: str) -> None:
     """`off` is refused, `auto` becomes `on`."""
-    assert resolve(dense(), Settings(n_ctx=512, type_v=type_v)).flash_attn == "on"
+    context = resolve(dense(), Settings(n_ctx=512, type_v=type_v))
+    assert context.flash_attn
+    assert not context.auto_fa
+    assert needs_flash_attn(context.type_v)
     with pytest.raises(EngineRefusal, match="requires flash_attn"):
         resolve(dense(), Settings(n_ctx=512, type_v=type_v, flash_attn="off"))
 
@@ -63,7 +118,7 @@ def test_blocks_must_divide_heads() -> None:
     model = dense(2, n_embd=160)  # heads of 40
     with pytest.raises(EngineRefusal, match="n_embd_head_k=40"):
         resolve(model, Settings(n_ctx=512, type_k="q8_0"))
-    assert resolve(model, Settings(n_ctx=512, type_k="q8_0", flash_attn="off")).flash_attn == "off"
+    assert resolve(model, Settings(n_ctx=512, type_k="q8_0", flash_attn="off")).flash_attn is False
     nextn = replace(model, layers=tuple(replace(x, is_nextn=True) for x in model.layers))
     assert resolve(nextn, Settings(n_ctx=512, type_k="q8_0")).type_k.name == "q8_0"
 

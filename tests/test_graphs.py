@@ -159,7 +159,7 @@ def llama(**changes: object) -> Model:
 def run(model: Model, n_tokens: int = 64, **settings: object) -> Run:
     context = resolve(model, Settings(**{"n_ctx": 4096, "flash_attn": "on", **settings}))  # type: ignore[arg-type]
     n = context.n_seq_max
-    return Run(context, n_tokens, n, min(n_tokens, 4), flash_attn=context.flash_attn == "on")
+    return Run(context, n_tokens, n, min(n_tokens, 4), flash_attn=context.flash_attn)
 
 
 def ops(graph: Graph) -> list[str]:
@@ -458,7 +458,7 @@ def test_templates_give_the_graphs_that_the_engine_reserved(name: str, truth: Pa
     ]
     placement = place(model, gpus, settings)
     n_seqs, n_tokens = context.n_seq_max, min(context.n_ctx, context.n_ubatch)
-    flash = context.flash_attn != "off"
+    flash = context.flash_attn
     prompt = Run(
         context, -(-n_tokens // n_seqs) * n_seqs, n_seqs, min(n_tokens, context.n_outputs_max), flash
     )

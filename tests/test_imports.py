@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -129,3 +132,67 @@ def test_public_names() -> None:
     assert all(name[0].startswith("_") for name in NAMES if name)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         vramfit.nothing  # noqa: B018
+
+
+def test_behind_a_context_nobody_reads_settings() -> None:
+    """What a person asked is read where a placement and a context are made of it, not behind them."""
+    may = {"estimate", "explain"}  # they begin with settings and resolve them
+    asking = {
+        path.stem
+        for name, path in NAMES.items()
+        if room(name) in ("_ggml", "_graphs", "_estimate") and ("_llama", "params") in imports(path)[0]
+    }
+    assert asking <= may
+
+
+@pytest.mark.parametrize(
+    ("rule", "home"),
+    [
+        (r"n_ubatch or |or \w+\.n_batch", "_llama/cparams.py"),
+        (
+            r"1 if (\w+\.)*settings\.kv_unified|if settings\.kv_unified:",
+            "_llama/cparams.py",
+        ),
+        (r"any\(.*tensor_split\b", "_llama/placement.py"),
+        (r"n_ctx or \w+\.n_ctx_train", "_llama/cparams.py"),
+        (r"^(HOST|NONE)\b.* = -", "_ggml/graph.py"),
+        (r"if \w+\.always_split else", "_llama/cparams.py"),
+    ],
+)
+def test_each_rule_stands_once(rule: str, home: str) -> None:
+    """A rule by which settings become something, and a number that means a place, is written in one module."""
+    found = [p.relative_to(SRC).as_posix() for p in MODULES if re.search(rule, p.read_text(), re.MULTILINE)]
+    assert found == [home]
+
+
+CHANGING = r"(list|dict|set|OrderedDict|Learned|Memo)\b"
+GRAPHS = "vramfit._graphs"  # keeps what it has compiled beside the model it was compiled for
+
+
+def test_frozen_values_hold_nothing_that_changes() -> None:
+    """No frozen dataclass starts with a list, a dict or a set of its own."""
+    for name in NAMES:
+        if name == ("__main__",):
+            continue
+        module = import_module(".".join(("vramfit", *name)))
+        for noun in vars(module).values():
+            if not (isinstance(noun, type) and is_dataclass(noun)) or noun.__module__.startswith(GRAPHS):
+                continue
+            if noun.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+                changing = [f.name for f in fields(noun) if re.match(CHANGING, str(f.type))]
+                makers = [f.default_factory for f in fields(noun) if f.default_factory is not MISSING]
+                changing += [
+                    type(x).__name__ for make in makers if isinstance(x := make(), (list, dict, set))
+                ]
+                assert not changing, noun
+
+
+def test_nothing_is_remembered_by_its_address() -> None:
+    """Nobody asks where in memory an object lies: what comes after it may lie there too."""
+    asking = [
+        ".".join(("vramfit", *name))
+        for name, path in NAMES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "id"
+    ]
+    assert all(name.startswith(GRAPHS) for name in asking), asking

@@ -93,7 +93,7 @@ def test_threads_may_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def ask(i: int) -> bool:
         model = MODELS[i % 3]
         at = replace(CONTEXT, n_ctx=256 * (i * 7 % 31))
-        return compute.compute_bytes(model, PLACED, at, Settings(), []) == (model.n_layer, at.n_ctx)
+        return compute.compute_bytes(model, PLACED, at, []) == (model.n_layer, at.n_ctx)
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(ask, range(8000)))
@@ -104,9 +104,9 @@ def test_a_plan_replays_its_answer_once(monkeypatch: pytest.MonkeyPatch) -> None
     asked = []
     worked_out = compute._compute
 
-    def count(model, placement, context, settings, backends):  # type: ignore[no-untyped-def]
+    def count(model, placement, context, backends):  # type: ignore[no-untyped-def]
         asked.append((placement, context))
-        return worked_out(model, placement, context, settings, backends)
+        return worked_out(model, placement, context, backends)
 
     monkeypatch.setattr(compute, "_compute", count)
     for cards in ([gpu()], [gpu(), gpu()]):

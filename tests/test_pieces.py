@@ -47,7 +47,7 @@ def test_pieces_are_what_each_context_gives(
 
     placement = place(model, gpus, at(0))
     try:
-        stretch = Stretch(model, placement, lambda i: resolve(model, at(i)), reach, at(0), rules)
+        stretch = Stretch(model, placement, lambda i: resolve(model, at(i)), reach, rules)
         pieces = list(stretch.pieces())
     except NotStraight:
         assert windowed  # a window ends the growth of its cache
@@ -56,7 +56,7 @@ def test_pieces_are_what_each_context_gives(
     assert pieces[-1].last == reach
     for piece in pieces:
         for i in {piece.first, (piece.first + piece.last) // 2, piece.last}:
-            found = compute_bytes(model, placement, resolve(model, at(i)), at(i), rules)
+            found = compute_bytes(model, placement, resolve(model, at(i)), rules)
             there = tuple(a + b * i for a, b in zip(piece.sizes, piece.slopes, strict=True))
             assert there == (*found.gpus, found.host)
 
@@ -68,7 +68,7 @@ def test_caches_that_stop_growing_are_not_straight() -> None:
     with pytest.raises(NotStraight):
         list(
             Stretch(
-                WINDOWED, placement, lambda i: resolve(WINDOWED, replace(settings, n_ctx=256 * (i + 1))), 20, settings,
+                WINDOWED, placement, lambda i: resolve(WINDOWED, replace(settings, n_ctx=256 * (i + 1))), 20,
                 [backend("cuda")],
             ).pieces()
         )  # fmt: skip

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from small import dense, gpu
 
 from vramfit._base.errors import GpuError, SettingsError
+from vramfit._ggml import graph
+from vramfit._ggml.backends import BACKENDS
 from vramfit._llama.model import Home
 from vramfit._llama.params import Settings
-from vramfit._llama.placement import HOST, devices, place
+from vramfit._llama.placement import HOST, devices, pipeline_copies, place, place_split, split_is_given
 
 
 def engine_split(shares: list[float], n: int) -> list[int]:
@@ -44,6 +46,48 @@ def test_counts_of_layers_are_a_split(counts: list[int]) -> None:
     model = replace(model, layers=model.layers * (sum(counts) - 1))
     placed = place(model, [gpu()] * len(counts), Settings(tensor_split=tuple(map(float, counts))))
     assert [placed.count(i) for i in range(len(counts))] == counts
+
+
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(any),
+    st.integers(0, 3),
+    st.booleans(),
+    st.sampled_from([(), (r"blk\.0\.",)]),
+)
+def test_layers_of_each_card_are_placed_as_the_same_shares(
+    counts: list[int], on_host: int, offload_kqv: bool, cpu_tensors: tuple[str, ...]
+) -> None:
+    """Numbers of layers and `tensor_split` with these numbers give one placement, whatever stays on the host."""
+    model = dense(1)
+    model = replace(model, layers=model.layers * (sum(counts) + on_host - 1))
+    gpus = [gpu()] * len(counts)
+    settings = Settings(n_gpu_layers=sum(counts), offload_kqv=offload_kqv, cpu_tensors=cpu_tensors)
+    shares = replace(settings, tensor_split=tuple(map(float, counts)))
+    assert place_split(model, gpus, settings, counts) == place(model, gpus, shares)
+
+
+def test_shares_of_nothing_are_no_split() -> None:
+    """Shares that are all 0 say as little as none: the engine then splits by free memory."""
+    assert [split_is_given(Settings(tensor_split=x)) for x in ((), (0.0, 0.0), (0.0, 1.0))] == [
+        False,
+        False,
+        True,
+    ]
+    gpus = [gpu(8192), gpu(4096)]
+    assert place(dense(7), gpus, Settings(tensor_split=(0.0, 0.0))) == place(dense(7), gpus, Settings())
+
+
+def test_pipeline_parallelism_needs_everything_on_several_cards() -> None:
+    """One card, a split by nothing, a layer or the cache on the host, or an override turn it off."""
+    model = dense()
+
+    def copies(n: int, **settings: object) -> int:
+        placement = place(model, [gpu()] * n, Settings(n_ctx=512, **settings))  # type: ignore[arg-type]
+        return pipeline_copies(placement, [BACKENDS["cuda"]] * placement.n_devices)
+
+    assert copies(2) == copies(2, n_gpu_layers=5) == copies(2, tensor_split=(1, 0)) == 4
+    off = ({"n_gpu_layers": 4}, {"offload_kqv": False}, {"cpu_tensors": ["x"]}, {"split_mode": "none"})
+    assert {copies(1), *(copies(2, **one) for one in off)} == {1}
 
 
 def test_default_split_follows_free_memory() -> None:
@@ -116,7 +160,7 @@ def test_a_split_of_few_shares_leaves_the_other_cards_empty() -> None:
     assert [placed.count(i) for i in range(3)] == [4, 4, 0]
     assert place(dense(7), [gpu()] * 2, Settings(tensor_split=(3.0, 1.0, 4.0))).count(0) == 6
     assert [placed.n_devices, placed.offload_kqv, placed.caches] == [3, True, placed.layers[:-1]]
-    assert HOST == -1
+    assert HOST == graph.HOST == -1  # the last of the sums by device
 
 
 def test_weights_of_the_input_and_of_the_output() -> None:

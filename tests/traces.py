@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from vramfit._ggml.backends import BACKENDS, Backend
 from vramfit._ggml.graph import (
     CACHE,
-    CPU,
     HOST,
     INPUT,
     NONE,
@@ -36,7 +35,7 @@ from vramfit._ggml.types import BY_NAME, TensorType
 DEVICE = replace(BACKENDS["cuda"], ops=None, conditions={}, graph_optimize=None)
 FOLDER = Path(__file__).parent / "data" / "graphs"
 NAMES = sorted(p.name.removesuffix(".txt.gz") for p in FOLDER.glob("*.txt.gz"))
-_PLACES = {"-": NONE, "host": HOST, "cpu": CPU}
+_PLACES = {"-": NONE, "host": HOST, "cpu": HOST}
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def graphs(draw: st.DrawFn, n_devices: int = 2) -> Graph:
     """A random graph over `n_devices`: inputs, weights here and there, some outputs, some pins."""
     make = Maker()
     known = [make.leaf((draw(st.integers(0, 500)),), flags=INPUT) for _ in range(draw(st.integers(1, 3)))]
-    places = st.sampled_from((*range(n_devices), HOST, CPU))
+    places = st.sampled_from((*range(n_devices), HOST))
     for recipe in draw(st.lists(steps(), min_size=1, max_size=6)):
         known.append(make.weight((64, 64), draw(places)))
         follow(make, known, recipe)

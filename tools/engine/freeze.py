@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator
 from .binding import engine
 from .load import type_id
 from .reserve import Reservation, reservations
-from .trace import CPU, HOST, INPUT, NONE, OUTPUT, Node
+from .trace import HOST, INPUT, NONE, OUTPUT, Node
 
 PASSES = 2  # the third reservation repeats the first
-_PLACES = {NONE: "-", HOST: "host", CPU: "cpu"}
+_PLACES = {NONE: "-", HOST: "host"}
 
 
 def freeze(file: pathlib.Path, truth: pathlib.Path) -> None:

@@ -25,14 +25,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vramfit._ggml.graph import HOST, NONE
+
 from .binding import engine
 from .load import Context, Refused, complaint, load
 
 if TYPE_CHECKING:
     from vramfit._ggml.graph import Graph
 
-# vramfit.graph's numbers for places
-NONE, HOST, CPU = -1, -2, -3
 COMPUTE, WEIGHT, CACHE = 0, 1, 2
 INPUT, OUTPUT = 1, 2  # of flags
 _USAGES = {COMPUTE: "", WEIGHT: " weight", CACHE: " cache"}
@@ -195,7 +195,7 @@ def _node(address: int, f: tuple[Any, ...], at: dict[int, int]) -> Node:
         offset=f[39],
         flags=f[27],
         usage=COMPUTE if not home else WEIGHT if usage == _BUFFER_IS_WEIGHTS else CACHE,
-        home=(NONE, CPU, HOST)[home] if home < 3 else home - 3,
+        home=(NONE, HOST, HOST)[home] if home < 3 else home - 3,  # plain or pinned: the CPU backend owns both
         pinned=(NONE, HOST)[pin] if pin < 2 else pin - 2,
         params=f[11:27],
     )

@@ -79,7 +79,7 @@ def run_of(
     n_outputs = min(n_tokens, wanted if wanted and not is_encoder else context.n_batch)
     embeddings = bool(arguments.get("embeddings", False))
     ops = {t.op for t in dump.tensors}
-    flash = context.flash_attn == "on" or (context.flash_attn == "auto" and "FLASH_ATTN_EXT" in ops)
+    flash = context.flash_attn and (not context.auto_fa or "FLASH_ATTN_EXT" in ops)
     fused = frozenset(x.lower() for x in ops) & FUSED
     run = Run(context, -(-n_tokens // n_seqs) * n_seqs, n_seqs, n_outputs, flash, embeddings, fused)
     if number == 1:

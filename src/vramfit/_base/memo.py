@@ -6,7 +6,6 @@ others by identity, since comparing headers takes as long as asking again, and i
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from threading import Lock
 from typing import Generic, TypeVar
@@ -23,7 +22,7 @@ class Memo(Generic[T]):
     def __init__(self, most: int) -> None:
         self._most = most
         self._lock = Lock()
-        self._found: OrderedDict[tuple[int, Hashable], tuple[ref[object], T]] = OrderedDict()
+        self._found: list[tuple[ref[object], Hashable, T]] = []  # the last one asked for is last
 
     def __len__(self) -> int:
         return len(self._found)
@@ -33,16 +32,14 @@ class Memo(Generic[T]):
 
         It is called without the lock: threads that ask for the same at the same time may each do the work.
         """
-        at = (id(model), key)
         with self._lock:
-            known = self._found.get(at)
-            if known is not None and known[0]() is model:  # else a model that is gone had this address
-                self._found.move_to_end(at)
-                return known[1]
+            for at, (known, its_key, answer) in enumerate(self._found):
+                if known() is model and its_key == key:
+                    self._found.append(self._found.pop(at))
+                    return answer
         answer = work_out()
         with self._lock:
-            self._found[at] = (ref(model), answer)
-            self._found.move_to_end(at)
-            while len(self._found) > self._most:
-                self._found.popitem(last=False)
+            alive = [x for x in self._found if x[0]() is not None]
+            others = [x for x in alive if x[0]() is not model or x[1] != key]
+            self._found = [*others, (ref(model), key, answer)][-self._most :]
         return answer

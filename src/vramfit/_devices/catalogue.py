@@ -8,9 +8,11 @@ checkout, where an editable install finds it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from .._base.errors import GpuError
@@ -53,13 +55,13 @@ class Card:
 class Rules:
     """The rules of the file: how sizes that no one has seen follow from those that someone has."""
 
-    fallback_total: dict[str, Any]
+    fallback_total: Mapping[str, Any]
     fallback_nvidia_smi_fraction: float
-    context: dict[str, Any]
-    apple_limit: dict[str, Any]
-    windows: dict[str, Any]
+    context: Mapping[str, Any]
+    apple_limit: Mapping[str, Any]
+    windows: Mapping[str, Any]
     ecc_share: float
-    cublas_workspace_mib: dict[str, int]
+    cublas_workspace_mib: Mapping[str, int]
 
     def total_mib(self, card: Card) -> int | None:
         """What the engine reports as the card's size under Linux or macOS, at the least.
@@ -141,9 +143,14 @@ def _catalogue() -> tuple[tuple[Card, ...], Rules]:
     known = {f.name for f in fields(Rules)}
     try:
         cards = [_card(entry, gib) for entry in data["cards"] for gib in _sizes(entry)]
-        return tuple(cards), Rules(**{k: v for k, v in data["rules"].items() if k in known})
+        return tuple(cards), Rules(**{k: _unchanging(v) for k, v in data["rules"].items() if k in known})
     except (AttributeError, KeyError, TypeError) as e:
         raise GpuError(f"{path}: faulty ({e}); vramfit.gpus.validate_catalogue() lists every fault") from None
+
+
+def _unchanging(value: Any) -> Any:
+    """A table of the file as nobody can change it."""
+    return MappingProxyType(value) if isinstance(value, dict) else value
 
 
 def _sizes(entry: dict[str, Any]) -> list[int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from .._ggml.types import tensor_type
+from .._llama.cparams import physical_batch
 from .._llama.params import Settings
 from .._planner.plan import Plan
 from .settings import as_run
@@ -28,7 +29,7 @@ def keywords(plan: Plan) -> dict[str, object]:
     found: dict[str, object] = {
         "n_ctx": s.n_ctx,
         "n_batch": s.n_batch,
-        "n_ubatch": s.n_ubatch or s.n_batch,
+        "n_ubatch": physical_batch(s),
         "n_gpu_layers": s.n_gpu_layers,
         "flash_attn": plan.estimate.flash_attn,
         "swa_full": s.swa_full,

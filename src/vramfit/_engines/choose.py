@@ -14,10 +14,10 @@ from .._coerce import AnyGpus, AnyModel, AnySettings, cards, margin, model_of, s
 from .._coerce import max_ctx as limit
 from .._devices import Gpu
 from .._estimate.estimate import estimate
-from .._llama.cparams import CONTEXT_STEP
+from .._llama.cparams import context_step, trained_ctx
 from .._llama.model import Model
 from .._llama.params import Settings
-from .._llama.placement import devices
+from .._llama.placement import devices, split_is_given
 from .._planner.plan import DEFAULT_MARGIN, MAX_CTX, Plan
 from .._planner.plan import plan as solve
 from .._planner.segments import Learned
@@ -57,7 +57,7 @@ def plan_for(
     asked = _Asked(
         model, gpus, chosen, margin(margin_bytes), limit(max_ctx), {} if learned is None else learned
     )
-    if chosen.split == "told" or len(devices(gpus, settings)) < 2 or any(settings.tensor_split):
+    if chosen.split == "told" or len(devices(gpus, settings)) < 2 or split_is_given(settings):
         return _saying(asked.solve(settings), said)
     own = asked.solve(_even(settings, gpus)) if chosen.split == "even" else _ollamas(asked, settings)
     own = _saying(own, said)
@@ -71,7 +71,7 @@ def _loaded(settings: Settings, model: Model, engine: Engine) -> tuple[Settings,
 
     Ollama since 0.30 loads no more than the trained length (llm/llama_server.go).
     """
-    most = model.n_ctx_train * (1 if settings.kv_unified else settings.n_seq_max)
+    most = trained_ctx(model, settings)
     if engine.name != "ollama" or not most or settings.n_ctx <= most:
         return settings, ()
     return replace(settings, n_ctx=most), (
@@ -83,9 +83,9 @@ def _saying(plan: Plan, said: tuple[str, ...]) -> Plan:
     return replace(plan, warnings=(*said, *plan.warnings)) if said else plan
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Asked:
-    """What all plans for one question have in common."""
+    """What all plans for one question have in common, and what was learned on the way."""
 
     model: Model
     gpus: tuple[Gpu, ...]
@@ -120,13 +120,11 @@ def _ollamas(asked: _Asked, settings: Settings) -> Plan:
     one = replace(settings, split_mode="none", main_gpu=ollama.best_card(gpus))
     if settings.n_ctx:
         return asked.solve(one if ollama.takes_one_card(model, gpus, settings.n_ctx) else spread)
-    slots = 1 if settings.kv_unified else settings.n_seq_max
-    below = ollama.largest_on_one_card(model, gpus, CONTEXT_STEP * slots)
+    below = ollama.largest_on_one_card(model, gpus, context_step(settings))
     wide = asked.solve(spread)
     if not below or (wide.fits and wide.n_ctx > below):
         return wide
-    trained = model.n_ctx_train * slots
-    if asked.max_ctx is None and below >= trained:
+    if asked.max_ctx is None and below >= trained_ctx(model, settings):
         return asked.solve(one)
     alone = asked.solve(one, below)
     if alone.limited_by == MAX_CTX and (asked.max_ctx is None or below < asked.max_ctx):

@@ -8,7 +8,9 @@ from typing import Any, Final
 
 from .._base.errors import SettingsError
 from .._coerce import checked_fields, shown
+from .._llama.cparams import physical_batch
 from .._llama.params import MAX_SEQUENCES, Settings
+from .._llama.placement import split_is_given
 from .table import Engine, find
 
 __all__ = ["as_run", "defaults", "engine_settings", "server_settings"]
@@ -41,8 +43,8 @@ def engine_settings(
         raise SettingsError(f"given={shown(given)}: give a mapping of fields of Settings")
     given = checked_fields({**(given or {}), **more}, "given")
     given.pop("defaults", None)
-    split = Settings(tensor_split=given.get("tensor_split", ())).tensor_split
-    if any(split) and "tensor_split" not in chosen.told:
+    split = Settings(tensor_split=given.get("tensor_split", ()))
+    if split_is_given(split) and "tensor_split" not in chosen.told:
         raise SettingsError(f"{chosen.title} cannot be told a tensor_split; leave it out to plan for its own")
     values: dict[str, Any] = {**chosen.defaults, **given}
     if "n_seq_max" in given and "kv_unified" not in given:
@@ -74,7 +76,7 @@ def as_run(settings: Settings, engine: str | Engine) -> Settings:
             raise SettingsError(f"{chosen.title} cannot be told {f.name}={value!r}; it uses {own!r}")
     _check_values(settings, chosen)
     if chosen.one_batch or (settings.embeddings and not chosen.all_outputs):  # server.cpp:150
-        size = min(settings.n_batch, settings.n_ubatch or settings.n_batch)
+        size = physical_batch(settings)
         settings = replace(settings, n_batch=size, n_ubatch=size)
     outputs = 0 if chosen.all_outputs or settings.embeddings else min(settings.n_seq_max, settings.n_batch)
     return replace(settings, n_outputs_max=outputs, n_gpu_layers=max(settings.n_gpu_layers, -1))

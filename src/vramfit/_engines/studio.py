@@ -32,9 +32,8 @@ def words(plan: Plan) -> str:
         "--parallel",
         str(s.n_seq_max),
     ]
-    flash = {"on": "on", "off": "off"}.get(s.flash_attn, "on" if plan.estimate.flash_attn else "off")
     beside = [
-        f"Flash Attention {flash}",
+        f"Flash Attention {'on' if plan.estimate.flash_attn else 'off'}",
         f"K Cache Quantization {s.type_k}",
         f"V Cache Quantization {s.type_v}",
         f"Evaluation Batch Size {s.n_batch}",

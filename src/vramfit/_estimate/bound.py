@@ -1,6 +1,6 @@
 """A compute buffer that is never too low, for models whose graph vramfit does not have.
 
-In: `Model`, `Placement`, `Context`, `Settings`. Out: bytes for each device, larger than what the
+In: `Model`, `Placement`, `Context`, the rules of the backends. Out: bytes for each device, larger than what the
 engine reserves. It adds up what one layer can keep alive at once as if nothing were reused, takes
 the worst layer of a device, and adds what lives through all of them. The terms follow
 `llm_graph_context` (llama-graph.cpp) and the scheduler's copies (ggml-backend.cpp:1009-1390).
@@ -13,18 +13,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NamedTuple
 
-from .._ggml.backends import Backend, Node, pad
+from .._ggml.backends import Backend, Node
 from .._ggml.graph import Extents, contiguous
 from .._ggml.graph import Tensor as GraphTensor
-from .._ggml.sched import copies_of_inputs
 from .._ggml.types import BY_NAME, TensorType
-from .._llama.cparams import CONTEXT_STEP, Context, cells
+from .._llama.cparams import CONTEXT_STEP, Context, cache_streams, cells, prompt_tokens
 from .._llama.memory import DeviceBytes, cache_rows
 from .._llama.model import Home, Layer, Model, Tensor
-from .._llama.params import Settings
-from .._llama.placement import HOST, Placement
+from .._llama.placement import HOST, Placement, pipeline_copies
 
-__all__ = ["bounds", "compute_bound", "pipeline_copies", "reserve_tokens"]
+__all__ = ["bounds", "compute_bound"]
 
 F32: Final = 4
 F16: Final = 2
@@ -36,22 +34,6 @@ SCORE_COPIES: Final = 4  # raw, soft-capped, masked, softmax
 STATE_COPIES: Final = 6  # read, convolved, updated, written, and slack for chunked scans
 RESIDUALS: Final = 8
 ALIGNMENT_SLACK: Final = 16 << 20
-
-
-def reserve_tokens(context: Context) -> int:
-    """Tokens of the reserved prompt batch (llama-context.cpp:613-760): a multiple of the sequences."""
-    return pad(min(context.n_ctx, context.n_ubatch), context.n_seq_max)
-
-
-def pipeline_copies(model: Model, settings: Settings, backends: Sequence[Backend]) -> int:
-    """Copies of each input under these settings: several with pipeline parallelism."""
-    return copies_of_inputs(
-        backends,
-        all_layers=settings.n_gpu_layers < 0 or settings.n_gpu_layers > model.n_layer,
-        split_by_layer=settings.split_mode == "layer",
-        offload_kqv=settings.offload_kqv,
-        overrides=bool(settings.cpu_tensors),
-    )
 
 
 class _Kind(NamedTuple):
@@ -73,9 +55,14 @@ class _Reserve:
     context: Context
     n_tokens: int
 
+    @property
+    def flash_attn(self) -> bool:
+        """Whether flash attention is sure to be on; while that is open, what is larger counts."""
+        return self.context.flash_attn and not self.context.auto_fa
+
     def is_plain(self, layer: Layer) -> bool:
         """Whether attention runs where the layer is, over K and V as they lie there, without scores."""
-        if self.context.flash_attn != "on" or not all(c.kind == "kv" and c.has_v for c in layer.caches):
+        if not self.flash_attn or not all(c.kind == "kv" and c.has_v for c in layer.caches):
             return False
         if not layer.head_k or not layer.head_v or not layer.n_head_kv:
             return True
@@ -99,28 +86,29 @@ def _tensor(type_: TensorType, ne: Extents, op: str = "NONE") -> GraphTensor:
 
 
 def compute_bound(
-    model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
+    model: Model, placement: Placement, context: Context, backends: Sequence[Backend]
 ) -> DeviceBytes:
     """Bytes that no reservation of this context exceeds, for each device and the host."""
-    return bounds(model, placement, settings, backends)(context)
+    return bounds(model, placement, backends)(context)
 
 
 def bounds(
-    model: Model, placement: Placement, settings: Settings, backends: Sequence[Backend]
+    model: Model, placement: Placement, backends: Sequence[Backend]
 ) -> Callable[[Context], DeviceBytes]:
     """`compute_bound` of a placed model for many contexts: what they share is counted once."""
     tensors = _tensors_by_layer(model)
     kinds = _kinds(model, placement, tensors)
-    on_host = _host_weights(model, placement) if settings.op_offload else 0
+    host_weights = _host_weights(model, placement)
     encoded = model.n_ctx_train if model.is_encoder and model.has_cache else 0
-    copies = pipeline_copies(model, settings, backends)
+    copies = pipeline_copies(placement, backends)
     reserve = partial(_Reserve, model, tuple(backends), encoded, tuple(kinds))
 
     def bound(context: Context) -> DeviceBytes:
-        r = reserve(context, reserve_tokens(context))
+        r = reserve(context, prompt_tokens(context))
+        on_host = host_weights if context.op_offload else 0
         peaks = [(_layer(r, kind), kind.devices) for kind in kinds]
         output = _output(r, tensors[model.n_layer])
-        shared = copies * (_inputs(r) + _position_biases(r)) + _crossing(r, settings) + ALIGNMENT_SLACK
+        shared = copies * (_inputs(r) + _position_biases(r)) + _crossing(r, placement) + ALIGNMENT_SLACK
         gpus = []
         for device in range(placement.n_devices):
             # with weights on the host any card may be handed the work of any layer
@@ -144,7 +132,7 @@ def _kinds(model: Model, placement: Placement, tensors: Sequence[Sequence[Tensor
 
 def _inputs(r: _Reserve) -> int:
     """Token rows, residual streams and one mask for each kind of cache."""
-    width = F16 if r.context.flash_attn == "on" else F32
+    width = F16 if r.flash_attn else F32
     kinds = {(c.kind, cells(c, r.context)) for kind in r.kinds for c in kind.layer.caches}
     rows = r.n_encoded + (sum(n for _, n in kinds) if r.model.has_cache else r.n_tokens)
     masks = rows * r.n_tokens * width * 2
@@ -168,19 +156,17 @@ def _scores(r: _Reserve, layer: Layer) -> int:
         return r.n_tokens * r.n_tokens * max(1, layer.n_head)
     if r.is_plain(layer) and not r.n_encoded:
         return 0
-    hparams = r.model.hparams
-    counts = [n for key in hparams if key.endswith("head_count") and isinstance(n := hparams[key], int)]
-    heads = max(1, layer.n_head, *counts)
+    heads = max(1, layer.n_head, r.model.n_head_indexer)
     return (r.n_encoded + sum(cells(c, r.context) for c in layer.caches)) * r.n_tokens * heads
 
 
-def _crossing(r: _Reserve, settings: Settings) -> int:
+def _crossing(r: _Reserve, placement: Placement) -> int:
     """What attention reads on another device than where it lies: caches and queries, layer by layer.
 
     That is so for caches kept on the host, and for heads that a card has no kernel for. With several
     copies nothing of it is freed, and copies of different sizes leave gaps: all of them are counted.
     """
-    if settings.offload_kqv and r.model.has_cache and all(r.is_plain(kind.layer) for kind in r.kinds):
+    if placement.offload_kqv and r.model.has_cache and all(r.is_plain(kind.layer) for kind in r.kinds):
         return 0
     queries = caches = 0
     for layer, _, devices in r.kinds:
@@ -208,7 +194,7 @@ def _product(layer: Layer, tensor: Tensor) -> int:
 def _cast(r: _Reserve, layer: Layer) -> Iterable[int]:
     """Copies of the cache of one layer: f16 for flash attention, f32 where it is made contiguous."""
     for cache in layer.caches:
-        streams = r.context.n_seq_max if cache.always_split else r.context.n_stream
+        streams = cache_streams(cache, r.context)
         for _, width in cache_rows(r.model, cache, r.context):
             yield width * cells(cache, r.context) * streams * F32
 

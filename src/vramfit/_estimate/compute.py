@@ -1,13 +1,13 @@
 """Compute buffers of a placed model.
 
-In: `Model`, `Placement`, `Context`, `Settings`, the rules of the backends. Out: `Compute`: bytes for
+In: `Model`, `Placement`, `Context`, the rules of the backends. Out: `Compute`: bytes for
 each device, and whether they are what the engine reserves or a bound that is never too low.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from .._base.memo import Memo
@@ -15,7 +15,6 @@ from .._ggml.backends import Backend
 from .._graphs import OutsideTemplate
 from .._llama.cparams import Context
 from .._llama.model import Model
-from .._llama.params import Settings
 from .._llama.placement import Placement
 from .bound import compute_bound
 from .reserve import Reservation, reserve_context
@@ -36,33 +35,26 @@ class Compute:
 
 
 def compute_bytes(
-    model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
+    model: Model, placement: Placement, context: Context, backends: Sequence[Backend]
 ) -> Compute:
     """The compute buffers that the engine reserves when the context starts.
 
     Exact where the architecture has a template that covers the model, and the rules of every backend
     were checked against the engine; else a bound. The last answers are remembered: a plan asks for its own again.
     """
-    rest = replace(
-        settings, n_ctx=0, tensor_split=(), main_gpu=0
-    )  # these are in the placement and the context
-    key = (placement, context, rest, tuple(backends))
-    return _RECENT.get(model, key, lambda: _compute(model, placement, context, settings, backends))
+    key = (placement, context, tuple(backends))
+    return _RECENT.get(model, key, lambda: _compute(model, placement, context, backends))
 
 
 _RECENT: Final[Memo[Compute]] = Memo(8)
 
 
-def _compute(
-    model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
-) -> Compute:
+def _compute(model: Model, placement: Placement, context: Context, backends: Sequence[Backend]) -> Compute:
     try:
-        found = reserve_context(model, placement, context, settings, backends)
+        found = reserve_context(model, placement, context, backends)
     except OutsideTemplate as reason:
-        bound = compute_bound(model, placement, context, settings, backends)
-        return Compute(
-            bound.gpus, bound.host, False, context.flash_attn != "off", note=str(reason), replayed=False
-        )
+        bound = compute_bound(model, placement, context, backends)
+        return Compute(bound.gpus, bound.host, False, context.flash_attn, note=str(reason), replayed=False)
     note = _unproved(backends, found)
     return Compute(found.needs[:-1], found.needs[-1], not note, found.flash_attn, note)
 

@@ -20,7 +20,6 @@ from .._ggml.sched import Schedule
 from .._graphs import Instance, Run
 from .._llama.cparams import Context
 from .._llama.model import Model
-from .._llama.params import Settings
 from .._llama.placement import Placement
 from .affine import Line, Number, Span, line
 from .reserve import Case, Needs, needs_of_all, prepare_case, reservations
@@ -54,15 +53,13 @@ class Stretch:
         placement: Placement,
         context: Callable[[int], Context],
         reach: int,
-        settings: Settings,
         backends: Sequence[Backend],
     ) -> None:
-        self._case = prepare_case(model, placement, settings, backends)
+        ends = [context(i) for i in (0, 1, reach)]
+        self._case = prepare_case(model, placement, ends[0], backends)
         self._span = Span(0, reach)
         self._reach = reach
-        self._runs = tuple(
-            zip(*(reservations(self._case, context(i), settings) for i in (0, 1, reach)), strict=True)
-        )
+        self._runs = tuple(zip(*(reservations(self._case, each) for each in ends), strict=True))
         self._sheets: dict[tuple[int, bool], _Sheet] = {}
 
     def pieces(self) -> Iterator[Piece]:

@@ -93,7 +93,7 @@ def assemble(
     """An `Estimate` for a placement that is already known (the solver tries many)."""
     used = devices(gpus, settings)
     rules = [backend(gpus[i].backend, gpus[i].compute_capability) for i in used]
-    compute = compute_bytes(model, placement, context, settings, rules)
+    compute = compute_bytes(model, placement, context, rules)
     weights = weight_bytes(model, placement, rules, HOST_BACKEND)
     caches = context_bytes(model, placement, context, rules, HOST_BACKEND)
     at = {index: device for device, index in enumerate(used)}

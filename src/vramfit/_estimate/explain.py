@@ -17,7 +17,7 @@ from .._devices import Gpu
 from .._ggml.backends import HOST_BACKEND, Backend, backend
 from .._ggml.galloc import Live, fullest
 from .._graphs import OutsideTemplate
-from .._llama.cparams import Context, cells, resolve
+from .._llama.cparams import Context, cache_streams, cells, resolve
 from .._llama.memory import cache_rows, layer_context_bytes, weight_size
 from .._llama.model import Home, Layer, Model, Weight
 from .._llama.params import Settings
@@ -57,7 +57,7 @@ def explain(model: Model, gpus: Sequence[Gpu], settings: Settings) -> tuple[Expl
     rules = [backend(gpus[i].backend, gpus[i].compute_capability) for i in used]
     places = [(found.gpus[i], at, rules[at]) for at, i in enumerate(used)]
     places.append((found.host, HOST, HOST_BACKEND))
-    live = _live(model, found, context, settings, rules, [device.compute for device, *_ in places])
+    live = _live(model, found, context, rules, [device.compute for device, *_ in places])
     return tuple(
         Explanation(
             device,
@@ -120,7 +120,7 @@ def _context(model: Model, found: Estimate, context: Context, at: int, rules: Ba
 def _formulas(model: Model, layer: Layer, context: Context) -> Iterable[str]:
     for cache in layer.caches:
         rows = " + ".join(f"{width} {kind.name}" for kind, width in cache_rows(model, cache, context))
-        streams = context.n_seq_max if cache.always_split else context.n_stream
+        streams = cache_streams(cache, context)
         yield f"{cache.kind}: ({rows}) x {cells(cache, context):,} cells" + (
             f" x {streams} slots" if streams > 1 else ""
         )
@@ -135,13 +135,12 @@ def _live(
     model: Model,
     found: Estimate,
     context: Context,
-    settings: Settings,
     rules: Sequence[Backend],
     figures: Sequence[int],
 ) -> dict[int, tuple[Term, ...]]:
     """Terms of each compute buffer, by device; empty where there is only a bound."""
     try:
-        scheduled = plans(model, found.placement, context, settings, rules)
+        scheduled = plans(model, found.placement, context, rules)
     except OutsideTemplate:
         return {}
     places = [*range(len(rules)), HOST]

@@ -1,6 +1,6 @@
 """The reservations of a context's start, replayed on the graph of an architecture's template.
 
-In: `Model`, `Placement`, `Context`, `Settings`, the rules of the backends. Out: bytes of each device's
+In: `Model`, `Placement`, `Context`, the rules of the backends. Out: bytes of each device's
 compute buffer, to the byte. `OutsideTemplate` where the template does not cover the model.
 Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `resolve_fused_ops` (505-582).
 """
@@ -8,7 +8,7 @@ Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `resolve_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 from weakref import proxy
 
@@ -17,12 +17,10 @@ from .._ggml.backends import Backend
 from .._ggml.galloc import allocate, held
 from .._ggml.sched import Schedule, node_of, schedule
 from .._graphs import Instance, Known, OutsideTemplate, Prepared, Run, build, one_sequence, prepared_for
-from .._llama.cparams import Context
+from .._llama.cparams import Context, prompt_tokens
 from .._llama.model import Model
-from .._llama.params import Settings
-from .._llama.placement import HOST, Placement
-from .bound import pipeline_copies
-from .layer_runs import Collapsed, collapse, layer_kinds
+from .._llama.placement import HOST, Placement, pipeline_copies
+from .layer_runs import collapse, layer_kinds
 from .periodicity import walk_repeats
 
 __all__ = [
@@ -54,39 +52,43 @@ class Reservation:
     sure: bool = True
 
 
-@dataclass(frozen=True, slots=True)
 class Case:
-    """A placed model under settings, ready to be built at any batch."""
+    """A placed model, ready to be built at any batch.
 
-    prepared: Prepared | Known
-    placement: Placement
-    backends: tuple[Backend, ...]
-    n_copies: int
-    op_offload: bool
-    layers: Collapsed
-    built: dict[Run, Instance] = field(
-        default_factory=dict, compare=False
-    )  # of the layers that stand for all
+    It keeps the graphs that it has built, since probes and reservations ask for the same ones, and lives no
+    longer than the question that it was made for.
+    """
+
+    def __init__(
+        self, model: Model, placement: Placement, backends: Sequence[Backend], *, op_offload: bool
+    ) -> None:
+        self.prepared = _matched(model)
+        self.placement = placement
+        self.backends = tuple(backends)
+        self.n_copies = pipeline_copies(placement, backends)
+        self.layers = collapse(_kinds(self.prepared, placement), 2)
+        self._op_offload = op_offload
+        self._built: dict[Run, Instance] = {}  # of the layers that stand for all
 
     def instance(self, run: Run, *, whole: bool = False) -> Instance:
         """The graph of a reservation: of the layers that stand for all, or of all."""
         if whole:
             return build(self.prepared, run, self.placement)
-        if run not in self.built:
-            self.built[run] = build(self.prepared, run, self.placement, self.layers.kept)
-        return self.built[run]
+        if run not in self._built:
+            self._built[run] = build(self.prepared, run, self.placement, self.layers.kept)
+        return self._built[run]
 
     def schedule(self, instance: Instance) -> Schedule:
         """The graph over the backends."""
-        return schedule(instance.graph, self.backends, n_copies=self.n_copies, op_offload=self.op_offload)
+        return schedule(instance.graph, self.backends, n_copies=self.n_copies, op_offload=self._op_offload)
 
 
 def reserve_context(
-    model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
+    model: Model, placement: Placement, context: Context, backends: Sequence[Backend]
 ) -> Reservation:
     """What the engine reserves when it creates this context. Raises `OutsideTemplate`."""
-    case = prepare_case(model, placement, settings, backends)
-    prompt, step, last = reservations(case, context, settings)
+    case = prepare_case(model, placement, context, backends)
+    prompt, step, last = reservations(case, context)
     made = [_needs(case, run) for run in dict.fromkeys((prompt, step, last))]
     return Reservation(held([x.needs for x in made]), prompt.flash_attn, all(x.sure for x in made))
 
@@ -102,19 +104,16 @@ def _check_heads(model: Model, context: Context) -> None:
 
 
 def plans(
-    model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
+    model: Model, placement: Placement, context: Context, backends: Sequence[Backend]
 ) -> list[Schedule]:
     """The schedules of the reservations, all layers built: for explaining, not for speed."""
-    case = prepare_case(model, placement, settings, backends)
-    return [case.schedule(case.instance(run, whole=True)) for run in reservations(case, context, settings)]
+    case = prepare_case(model, placement, context, backends)
+    return [case.schedule(case.instance(run, whole=True)) for run in reservations(case, context)]
 
 
-def prepare_case(model: Model, placement: Placement, settings: Settings, backends: Sequence[Backend]) -> Case:
-    """The model matched to its template. Raises `OutsideTemplate`."""
-    prepared = _matched(model)
-    n_copies = pipeline_copies(model, settings, backends)
-    kinds = _kinds(prepared, placement)
-    return Case(prepared, placement, tuple(backends), n_copies, settings.op_offload, collapse(kinds, 2))
+def prepare_case(model: Model, placement: Placement, context: Context, backends: Sequence[Backend]) -> Case:
+    """The model matched to its template, for contexts of all lengths. Raises `OutsideTemplate`."""
+    return Case(model, placement, backends, op_offload=context.op_offload)
 
 
 def _kinds(prepared: Prepared | Known, placement: Placement) -> list[tuple[object, ...]]:
@@ -137,18 +136,18 @@ def _matched(model: Model) -> Prepared | Known:
 _MATCHED: Final[Memo[Prepared | Known]] = Memo(8)
 
 
-def reservations(case: Case, context: Context, settings: Settings) -> tuple[Run, Run, Run]:
+def reservations(case: Case, context: Context) -> tuple[Run, Run, Run]:
     """The three reservations: a prompt, a step of every slot, a prompt again. Raises `OutsideTemplate`."""
     _check_heads(case.prepared.model, context)
     n_seqs = context.n_seq_max
-    n_tokens = min(context.n_ctx, context.n_ubatch)
-    n_outputs = min(n_tokens, context.n_outputs_max)
     step = Run(
         context, n_seqs, n_seqs, n_seqs,
-        flash_attn=context.flash_attn != "off", embeddings=settings.embeddings,
+        flash_attn=context.flash_attn, embeddings=context.embeddings,
     )  # fmt: skip
-    step = _resolve(case, step, auto=context.flash_attn == "auto")
-    prompt = replace(step, n_tokens=-(-n_tokens // n_seqs) * n_seqs, n_outputs=n_outputs)
+    step = _resolve(case, step, auto=context.auto_fa)
+    n_tokens = prompt_tokens(context, one_sequence=True)
+    n_outputs = min(n_tokens, context.n_outputs_max)
+    prompt = replace(step, n_tokens=prompt_tokens(context), n_outputs=n_outputs)
     alone = one_sequence(case.prepared.model.architecture)
     return prompt, step, replace(prompt, n_tokens=n_tokens, n_seqs=1) if alone else prompt
 

@@ -334,8 +334,8 @@ def reserve(plans: Sequence[Schedule]) -> tuple[int, ...]:
 
     A plan that is given again (contexts reserve for a prompt twice) is walked once.
     """
-    walked = {id(plan): allocate(plan) for plan in plans}
-    return held([walked[id(plan)] for plan in plans])
+    walked = {plan: allocate(plan) for plan in dict.fromkeys(plans)}
+    return held([walked[plan] for plan in plans])
 
 
 def held(needs: Sequence[Sequence[tuple[int, ...]]]) -> tuple[int, ...]:

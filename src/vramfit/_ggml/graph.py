@@ -19,7 +19,6 @@ from .types import TensorType
 __all__ = [
     "CACHE",
     "COMPUTE",
-    "CPU",
     "HOST",
     "INPUT",
     "NONE",
@@ -47,10 +46,9 @@ COMPUTE: Final = 0  # no buffer yet: the allocator places it
 WEIGHT: Final = 1  # attracts the operations that read it
 CACHE: Final = 2  # KV cache, recurrent state: placed, but no weight
 
-# Tensor.home and Tensor.pinned: an index into the devices, or one of these
-NONE: Final = -1
-HOST: Final = -2  # home: the pinned host buffer of the first device; pinned: the CPU backend
-CPU: Final = -3  # home: plain host memory
+# Where something is: an index into the devices, or one of these
+HOST: Final = -1  # host memory, pinned or not, and the CPU backend, to which all of it belongs
+NONE: Final = -2  # nowhere yet; also no tensor, where a tensor is asked for
 
 # Operations that compute nothing: another look at the data of a source (ggml-backend.cpp:757)
 VIEW_OPS: Final = frozenset({"VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"})
@@ -74,7 +72,7 @@ class Tensor:
     offset: int = 0  # bytes into it (view_offs)
     flags: int = 0  # INPUT, OUTPUT
     usage: int = COMPUTE
-    home: int = NONE  # where the buffer of a leaf is: device index, HOST or CPU; NONE: not placed yet
+    home: int = NONE  # where the buffer of a leaf is: device index or HOST; NONE: not placed yet
     pinned: int = NONE  # the backend the caller chose for a node: device index or HOST
     params: tuple[int, ...] = ()  # the first words of op_params, as far as a rule of a backend reads them
     index: int = NONE  # its position in `Graph.tensors`, where `ops` made it

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .backends import HOST_BACKEND, Backend, Node, SplitGraph
-from .graph import INPUT, NONE, OUTPUT, VIEW_OPS, WEIGHT, Graph, Tensor
+from .graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, WEIGHT, Graph, Tensor
 
 __all__ = ["PIPELINE_COPIES", "Schedule", "Split", "copies_of_inputs", "node_of", "schedule"]
 
@@ -119,7 +119,7 @@ def _assign(graph: Graph, backends: tuple[Backend, ...], home: list[int], op_off
 def _homes(graph: Graph, cpu: int) -> list[int]:
     """Backend that owns the buffer of each tensor, or of the root it views; NONE without a buffer."""
     tensors = graph.tensors
-    own = [t.home if t.home >= NONE else cpu for t in tensors]
+    own = [cpu if t.home == HOST else t.home for t in tensors]
     return [own[i] if t.view == NONE else own[t.view] for i, t in enumerate(tensors)]
 
 
@@ -173,7 +173,7 @@ def _first_choice(
     """Pass 1 (921-985): the caller's choice, the buffer it writes to, or its weights; else unset."""
     cpu = len(backends) - 1
     if t.pinned != NONE:
-        return t.pinned if t.pinned >= 0 else cpu
+        return cpu if t.pinned == HOST else t.pinned
     bad = refused.get(i, ())
     if home[i] != NONE:
         return home[i] if home[i] not in bad else _UNSET

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final, NamedTuple
 
-from .._ggml.graph import CACHE, COMPUTE, CPU, HOST, INPUT, NONE, WEIGHT, Extents, Graph, Tensor, contiguous
+from .._ggml.graph import CACHE, COMPUTE, HOST, INPUT, NONE, WEIGHT, Extents, Graph, Tensor, contiguous
 from .._ggml.types import BY_NAME, TensorType
 from .._llama.model import Home, Layer, Model
 from .._llama.placement import Placement
@@ -415,4 +415,4 @@ def _extents(ne: Sequence[int]) -> Extents:
 
 
 def _home(device: int) -> int:
-    return device if device >= 0 else CPU
+    return device if device >= 0 else HOST

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 
-from .._ggml.graph import CACHE, CPU, HOST, NONE, OUTPUT, WEIGHT, Extents, Tensor, contiguous
+from .._ggml.graph import CACHE, HOST, NONE, OUTPUT, WEIGHT, Extents, Tensor, contiguous
 from .._ggml.ops import F32, Ops, Unbuildable
 from .._ggml.types import TensorType
-from .._llama.cparams import cells
+from .._llama.cparams import cache_streams, cells
 from .._llama.memory import cache_rows
 from .._llama.model import Cache, Home, Layer
 from .._llama.placement import Placement
@@ -146,7 +146,7 @@ class GraphContext(Ops):
         found = self._weights.get((tensor.name, device))
         if found is None:
             ne, nb = self.known.shapes[index]
-            home = device if device >= 0 else CPU
+            home = device
             found = Tensor(tensor.name, "NONE", tensor.type, ne, nb, usage=WEIGHT, home=home)
             self._weights[tensor.name, device] = self.leaf(found)
         return found
@@ -167,7 +167,7 @@ class GraphContext(Ops):
         if key not in self._caches:
             cache, c = self.cache_of(il, kind), self.context
             type_, width = cache_rows(self.model, cache, c)[which]
-            ne = (width, cells(cache, c), c.n_seq_max if cache.always_split else c.n_stream, 1)
+            ne = (width, cells(cache, c), cache_streams(cache, c), 1)
             self._caches[key] = self._memory(f"cache_{kind}_{'kv'[which]}_l{il}", type_, ne, owner.index)
         return self._caches[key]
 
@@ -186,7 +186,7 @@ class GraphContext(Ops):
 
     def _memory(self, name: str, type_: TensorType, ne: Extents, il: int) -> Tensor:
         device = self.placement.caches[il]
-        home = device if device >= 0 else CPU
+        home = device
         return self.leaf(Tensor(name, "NONE", type_, ne, contiguous(type_, ne), usage=CACHE, home=home))
 
     # --- marks
@@ -200,7 +200,7 @@ class GraphContext(Ops):
         """Keep a node on the device of its layer, where the engine does so ("norm", llama-context.cpp:2646-2656)."""
         if self._pins_norms:
             device = self.placement.layers[il]
-            t.pinned = device if device >= 0 else HOST
+            t.pinned = device
         return t
 
     def on_host(self, t: Tensor) -> Tensor:

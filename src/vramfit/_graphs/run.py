@@ -24,7 +24,7 @@ class Run:
     n_tokens: int
     n_seqs: int
     n_outputs: int
-    flash_attn: bool  # as resolved: `context.flash_attn` may still be "auto"
+    flash_attn: bool  # as scheduling settled it, see `Context.auto_fa`
     embeddings: bool = False
     fused: frozenset[str] = FUSED
 

@@ -1,7 +1,8 @@
 """What the engine makes of the settings for one model: padded, clamped, resolved, or refused.
 
 In: `Model` and `Settings`. Out: a `Context`, or `EngineRefusal` with the engine's own reason. Counts may
-as well be int64 arrays of one shape: the arithmetic is the same, point by point.
+as well be int64 arrays of one shape: the arithmetic is the same, point by point. Whoever must know a
+resolved count before there is a context asks the functions here; nobody else interprets `Settings`.
 Source: the constructor of `llama_context` (llama-context.cpp:225-311) and
 `llama_init_from_model` (llama-context.cpp:3798-3880).
 """
@@ -15,16 +16,36 @@ from .._base.errors import EngineRefusal
 from .._ggml.backends import pad
 from .._ggml.types import TensorType, tensor_type
 from .model import Cache, Cells, Model
-from .params import Settings
+from .params import FlashAttn, Settings
 
-__all__ = ["CONTEXT_STEP", "Context", "cells", "least", "resolve", "resolve_counts"]
+__all__ = [
+    "CONTEXT_STEP",
+    "Context",
+    "cache_streams",
+    "cells",
+    "context_step",
+    "least",
+    "needs_flash_attn",
+    "physical_batch",
+    "prompt_tokens",
+    "resolve",
+    "resolve_counts",
+    "streams",
+    "trained_ctx",
+    "wanted_ctx",
+]
 
 CONTEXT_STEP: Final = 256  # llama-context.cpp:288: n_ctx is padded to a multiple of this
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The engine's context parameters (cparams) after it has resolved them."""
+    """The engine's context parameters (cparams) after it has resolved them.
+
+    Flash attention is on or off here, but under `auto_fa` that is settled only when the graph is scheduled:
+    what was found then is in the `Run` of a reservation and in the results, never in a context. Caches keep
+    the layout that they were made with before.
+    """
 
     n_ctx: int  # cells of all streams together
     n_ctx_seq: int  # cells of one stream: the longest a sequence can get
@@ -33,33 +54,40 @@ class Context:
     n_batch: int
     n_ubatch: int
     n_outputs_max: int
-    flash_attn: str  # "on", "off", or "auto" while it depends on the placement
+    flash_attn: bool
+    auto_fa: bool  # on only where every layer's attention runs on the device of that layer
     type_k: TensorType
     type_v: TensorType
     kv_unified: bool
     swa_full: bool
+    op_offload: bool
+    embeddings: bool
 
     @property
     def v_trans(self) -> bool:
         """Whether V is stored transposed, which gives every layer the widest V row."""
-        return self.flash_attn == "off"
+        return not self.flash_attn
 
 
 def resolve(model: Model, settings: Settings) -> Context:
     """The context that the engine creates. Raises `EngineRefusal` where it would not."""
-    wanted = settings.n_ctx or model.n_ctx_train
+    wanted = wanted_ctx(model, settings)
     if not wanted:
         raise EngineRefusal("n_ctx and the trained context length cannot both be zero; set n_ctx")
-    return resolve_counts(model, settings, wanted, settings.n_seq_max, settings.n_ubatch or settings.n_batch)
+    return resolve_counts(model, settings, wanted)
 
 
-def resolve_counts(model: Model, settings: Settings, n_ctx: int, n_seq_max: int, n_ubatch: int) -> Context:
+def resolve_counts(
+    model: Model, settings: Settings, n_ctx: int, n_seq_max: int | None = None, n_ubatch: int | None = None
+) -> Context:
     """`resolve` for counts above 0 that take the place of those in `settings`; ints or int64 arrays."""
+    n_seq_max = settings.n_seq_max if n_seq_max is None else n_seq_max
+    n_ubatch = physical_batch(settings) if n_ubatch is None else n_ubatch
     type_k, type_v = tensor_type(settings.type_k), tensor_type(settings.type_v)
     flash_attn = _flash_attn(model, settings, type_k, type_v)
     wanted, n_ctx = n_ctx, pad(n_ctx, CONTEXT_STEP)
-    n_ctx_seq = n_ctx if settings.kv_unified else pad(n_ctx // n_seq_max, CONTEXT_STEP)
-    n_stream = 1 if settings.kv_unified else n_seq_max
+    n_stream = streams(settings, n_seq_max)
+    n_ctx_seq = n_ctx if settings.kv_unified else pad(n_ctx // n_stream, CONTEXT_STEP)
     n_batch = least(wanted, settings.n_batch) if model.is_causal else settings.n_batch
     n_ubatch = least(n_batch, n_ubatch)
     all_outputs = settings.n_outputs_max == 0 or model.is_encoder or settings.embeddings
@@ -71,12 +99,45 @@ def resolve_counts(model: Model, settings: Settings, n_ctx: int, n_seq_max: int,
         n_batch=n_batch,
         n_ubatch=n_ubatch,
         n_outputs_max=n_batch if all_outputs else settings.n_outputs_max,
-        flash_attn=flash_attn,
+        flash_attn=flash_attn != "off",
+        auto_fa=flash_attn == "auto",
         type_k=type_k,
         type_v=type_v,
         kv_unified=settings.kv_unified,
         swa_full=settings.swa_full,
+        op_offload=settings.op_offload,
+        embeddings=settings.embeddings,
     )
+
+
+def wanted_ctx(model: Model, settings: Settings) -> int:
+    """The context asked for before padding, in tokens of all slots; 0 where neither settings nor header say."""
+    return settings.n_ctx or model.n_ctx_train
+
+
+def physical_batch(settings: Settings) -> int:
+    """Tokens that are computed at once, at most: 0 means the logical batch, which is also the limit."""
+    return min(settings.n_batch, settings.n_ubatch or settings.n_batch)
+
+
+def streams(settings: Settings, n_seq_max: int | None = None) -> int:
+    """Among how many slots the context is divided: all, or one where they share a cache.
+
+    `n_seq_max` takes the place of that in `settings`: an int or an int64 array.
+    """
+    if settings.kv_unified:
+        return 1
+    return settings.n_seq_max if n_seq_max is None else n_seq_max
+
+
+def context_step(settings: Settings) -> int:
+    """Tokens of all slots between one context and the next that the engine tells apart."""
+    return CONTEXT_STEP * streams(settings)
+
+
+def trained_ctx(model: Model, settings: Settings) -> int:
+    """Tokens of all slots when each has the trained context; 0 where the header does not say."""
+    return model.n_ctx_train * streams(settings)
 
 
 def least(a: int, b: int) -> int:
@@ -84,14 +145,19 @@ def least(a: int, b: int) -> int:
     return b + (a - b) * (a < b)
 
 
-def _flash_attn(model: Model, settings: Settings, type_k: TensorType, type_v: TensorType) -> str:
+def needs_flash_attn(type_v: TensorType) -> bool:
+    """Whether a V cache of this type can be read by flash attention alone (llama-context.cpp:3864-3880)."""
+    return type_v.is_quantized
+
+
+def _flash_attn(model: Model, settings: Settings, type_k: TensorType, type_v: TensorType) -> FlashAttn:
     flash_attn = settings.flash_attn if model.flash_attn else "off"
     if model.same_kv_type and type_k is not type_v:
         raise EngineRefusal(
             f"model does not support different K ({type_k.name}) and V ({type_v.name}) cache types;"
             " set both to the same type"
         )
-    if type_v.is_quantized and flash_attn != "on":
+    if needs_flash_attn(type_v) and flash_attn != "on":
         if flash_attn == "off":
             raise EngineRefusal(
                 f"quantized V cache ({type_v.name}) requires flash_attn to be enabled;"
@@ -115,6 +181,19 @@ def _check_blocks(model: Model, which: str, kind: TensorType) -> None:
                 f"{which} cache type {kind.name} with block size {kind.block} does not divide"
                 f" n_embd_head_{which.lower()}={head} of layer {layer.index}; use an f16 cache"
             )
+
+
+def prompt_tokens(context: Context, *, one_sequence: bool = False) -> int:
+    """Tokens of the prompt that buffers are reserved for: as many in each sequence, or all in one.
+
+    Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `graph_reserve` after it.
+    """
+    return pad(least(context.n_ctx, context.n_ubatch), 1 if one_sequence else context.n_seq_max)
+
+
+def cache_streams(cache: Cache, context: Context) -> int:
+    """How many streams of cells `cache` has."""
+    return context.n_seq_max if cache.always_split else context.n_stream
 
 
 def cells(cache: Cache, context: Context) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from .._ggml.backends import Backend, pad
 from .._ggml.types import BY_NAME, TensorType
-from .cparams import Context, cells
+from .cparams import Context, cache_streams, cells
 from .model import Cache, Home, Layer, Model, Weight
 from .placement import HOST, Placement
 
@@ -99,7 +99,7 @@ def _tensors(
     model: Model, caches: Sequence[Cache], states: Sequence[int], context: Context
 ) -> Iterable[_Tensor]:
     for cache in caches:
-        n_stream = context.n_seq_max if cache.always_split else context.n_stream
+        n_stream = cache_streams(cache, context)
         for kind, width in cache_rows(model, cache, context):
             yield kind, (width, cells(cache, context), n_stream)
     for elements in states:

@@ -10,11 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
+from types import MappingProxyType
+from typing import Final
 
 from .._base.shown import Shown
 from .._ggml.types import TensorType
 
 __all__ = ["Cache", "Cells", "Home", "Layer", "Model", "Rope", "Tensor", "Weight"]
+
+_NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 
 
 class Home(Enum):
@@ -136,6 +140,7 @@ class Model(_Weakly, Shown):
     n_embd: int
     n_vocab: int
     n_expert: int = 0
+    n_head_indexer: int = 0  # heads of the indexers that choose what attention reads; 0 without
     file_type: str = ""  # general.file_type by name ("Q4_K_M"), "" when absent
     rope: Rope = field(default_factory=Rope)
     v_width_max: int = 0  # widest V row of all layers: what every layer gets without flash attention
@@ -146,7 +151,9 @@ class Model(_Weakly, Shown):
     same_kv_type: bool = False  # the engine wants type_k == type_v
     flash_attn: bool = True  # False where the engine turns flash attention off (grok)
     assumed: str | None = None  # the architecture that `assume=` put in place of the header's
-    hparams: Mapping[str, object] = field(default_factory=dict)  # "<architecture>.*" without the prefix
+    hparams: Mapping[str, object] = field(
+        default_factory=lambda: _NOTHING
+    )  # "<architecture>.*" without the prefix
     source: str = ""  # the reference it was read from, for messages
     unknown_tensors: tuple[str, ...] = ()  # tensors that the engine has no use for, and refuses the file for
 

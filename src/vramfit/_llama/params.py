@@ -10,13 +10,13 @@ import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Final
+from typing import Final, Literal, get_args
 
 from .._base.errors import SettingsError, shown
 from .._base.units import parse_count
 from .._ggml.types import BY_NAME
 
-__all__ = ["CACHE_TYPES", "DENSE", "EXPERTS", "MAX_SEQUENCES", "MAX_TOKENS", "Settings"]
+__all__ = ["CACHE_TYPES", "DENSE", "EXPERTS", "MAX_SEQUENCES", "MAX_TOKENS", "FlashAttn", "Settings"]
 
 CACHE_TYPES: Final = (
     "f32",
@@ -29,7 +29,8 @@ CACHE_TYPES: Final = (
     "q5_0",
     "q5_1",
 )  # common/arg.cpp
-FLASH_ATTN: Final = ("on", "off", "auto")
+FlashAttn = Literal["on", "off", "auto"]  # what is asked; what it became is a bool, in `cparams.Context`
+FLASH_ATTN: Final[tuple[FlashAttn, ...]] = get_args(FlashAttn)
 SPLIT_MODES: Final = ("layer", "none")
 EXPERTS: Final = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # what --cpu-moe keeps on the host, common.h:1196
 DENSE: Final = r"\.ffn_(up|down|gate)\."  # what --n-cpu-ffn keeps on the host, common.h:1200
@@ -54,7 +55,7 @@ class Settings:
     n_seq_max: int = 1  # slots
     kv_unified: bool = False  # one cache for all slots
     n_outputs_max: int = 0  # logits kept a batch; 0: n_batch
-    flash_attn: str = "auto"
+    flash_attn: FlashAttn = "auto"
     type_k: str = "f16"
     type_v: str = "f16"
     offload_kqv: bool = True

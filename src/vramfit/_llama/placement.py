@@ -14,18 +14,17 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final
 
 from .._base.errors import GpuError, SettingsError
 from .._devices import Gpu
-from .._ggml.backends import backend
+from .._ggml.backends import Backend, backend
+from .._ggml.graph import HOST
+from .._ggml.sched import copies_of_inputs
 from .loader import can_use
 from .model import Home, Model, Weight
 from .params import MAX_DEVICES, Settings
 
-__all__ = ["HOST", "Placement", "devices", "place"]
-
-HOST: Final = -1  # "device" of whatever stays in host memory
+__all__ = ["HOST", "Placement", "devices", "pipeline_copies", "place", "place_split", "split_is_given"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,7 @@ class Placement:
     weights: tuple[int, ...]  # one for each of `model.weights`
     caches: tuple[int, ...]  # one a layer: its KV cache and recurrent state
     offload_kqv: bool = True  # whether caches follow their layers
+    overrides: bool = False  # whether tensors were told to stay on the host by name
 
     @property
     def output(self) -> int:
@@ -67,7 +67,41 @@ def devices(gpus: Sequence[Gpu], settings: Settings) -> tuple[int, ...]:
 def place(model: Model, gpus: Sequence[Gpu], settings: Settings) -> Placement:
     """Place every part of `model` on the cards in use (see `devices`) or on the host."""
     used = [gpus[i] for i in devices(gpus, settings)]
-    layers = _layers(model.n_layer, used, settings)
+    return _placed(model, used, settings, _layers(model.n_layer, used, settings))
+
+
+def place_split(model: Model, gpus: Sequence[Gpu], settings: Settings, counts: Sequence[int]) -> Placement:
+    """Place `model` with so many layers on each card in use; the first ones, which no card has, on the host.
+
+    That is what `place` does where `settings` have these numbers as their `tensor_split` and their sum as
+    `n_gpu_layers`.
+    """
+    used = [gpus[i] for i in devices(gpus, settings)]
+    on_gpu = [device for device, count in enumerate(counts) for _ in range(count)]
+    return _placed(model, used, settings, (HOST,) * (model.n_layer + 1 - len(on_gpu)) + tuple(on_gpu))
+
+
+def pipeline_copies(placement: Placement, backends: Sequence[Backend]) -> int:
+    """Copies of each input that the scheduler keeps for a placed model: several with pipeline parallelism.
+
+    The engine also asks for the split by layers; any other leaves a single device (llama-context.cpp:430-455).
+    """
+    return copies_of_inputs(
+        backends,
+        all_layers=HOST not in placement.layers,
+        split_by_layer=True,
+        offload_kqv=placement.offload_kqv,
+        overrides=placement.overrides,
+    )
+
+
+def split_is_given(settings: Settings) -> bool:
+    """Whether `tensor_split` says anything: shares that are all 0 leave the split to the engine."""
+    return any(settings.tensor_split)
+
+
+def _placed(model: Model, used: Sequence[Gpu], settings: Settings, layers: tuple[int, ...]) -> Placement:
+    """The placement that follows from that of the layers, on the cards in use."""
     patterns = [re.compile(p) for p in settings.cpu_tensors]
     rules = [backend(g.backend, g.compute_capability) for g in used]
     wanted = [_weight(w, layers, patterns) for w in model.weights]
@@ -76,7 +110,7 @@ def place(model: Model, gpus: Sequence[Gpu], settings: Settings) -> Placement:
         for w, at in zip(model.weights, wanted, strict=True)
     )
     caches = layers[:-1] if settings.offload_kqv else (HOST,) * model.n_layer
-    return Placement(len(used), layers, weights, caches, settings.offload_kqv)
+    return Placement(len(used), layers, weights, caches, settings.offload_kqv, bool(patterns))
 
 
 def _layers(n_layer: int, gpus: Sequence[Gpu], settings: Settings) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from .._estimate.estimate import estimate
 from .._llama.cparams import CONTEXT_STEP
 from .._llama.model import Model
 from .._llama.params import MAX_TOKENS, Settings
-from .._llama.placement import devices
+from .._llama.placement import devices, split_is_given
 from .._planner.plan import DEFAULT_MARGIN, Plan
 from .._planner.segments import Learned
 from .._sources import Resolved, resolve
@@ -106,15 +106,15 @@ def fix(findings: Sequence[Finding]) -> Modelfile:
     return file
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Asked:
-    """What all contexts of one file have in common."""
+    """What all contexts of one file have in common, and what was learned on the way."""
 
     file: Modelfile
     model: Model
     gpus: tuple[Gpu, ...]
     engine: str
-    given: dict[str, Any]
+    given: Mapping[str, Any]
     margin: int
     learned: Learned = field(default_factory=dict)
 
@@ -226,7 +226,8 @@ def _verdict(asked: _Asked, plan: Plan) -> tuple[Verdict, tuple[str, ...]]:
 
     An engine that fits models by itself moves layers away, unless it was told how many; else memory runs out.
     """
-    told = plan.settings.n_gpu_layers >= 0 or any(asked.given.get("tensor_split", ()))
+    split = Settings(tensor_split=asked.given.get("tensor_split", ()))
+    told = plan.settings.n_gpu_layers >= 0 or split_is_given(split)
     if asked.engine == "ollama-before-0.30" and not told and asked.gpus:
         return _by_old_layout(plan)
     if plan.fits:

@@ -1,6 +1,6 @@
 """Whether two ways to store a cache make the same compute buffers, told without walking the allocator.
 
-In: a placed model under settings. Out: all that the allocator sees of its graphs, to be compared. The type of a cache
+In: a placed model and a context. Out: all that the allocator sees of its graphs, to be compared. The type of a cache
 decides which nodes there are, where attention runs, what its kernel sets aside, and how large copies of the cache
 are where some are made. Most types agree in all of it.
 """
@@ -16,22 +16,19 @@ from .._ggml.sched import Schedule
 from .._graphs import build
 from .._llama.cparams import Context
 from .._llama.model import Model
-from .._llama.params import Settings
 from .._llama.placement import Placement
 
 __all__ = ["likeness"]
 
 
-def likeness(
-    model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
-) -> Hashable:
+def likeness(model: Model, placement: Placement, context: Context, backends: Sequence[Backend]) -> Hashable:
     """Equal where the allocator would do the same, step by step, for each reservation. Raises `OutsideTemplate`.
 
     Where settings that differ in nothing but cache types agree at one context, they do at all: a type counts by
     conditions and by sizes for each cell, and neither depends on how many cells there are.
     """
-    case = prepare_case(model, placement, settings, backends)
-    runs = dict.fromkeys(reservations(case, context, settings))
+    case = prepare_case(model, placement, context, backends)
+    runs = dict.fromkeys(reservations(case, context))
     layers = _one_of_each(case)
     instances = [build(case.prepared, run, placement, layers) for run in runs]
     return tuple((run.flash_attn, _seen(case.schedule(x))) for run, x in zip(runs, instances, strict=True))

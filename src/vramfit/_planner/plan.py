@@ -18,10 +18,10 @@ from .._coerce import AnyGpus, AnyModel, AnySettings, cards, margin, model_of, s
 from .._coerce import max_ctx as limit
 from .._devices import Gpu, assumed
 from .._estimate.estimate import DeviceEstimate, Estimate, estimate
-from .._llama.cparams import CONTEXT_STEP
+from .._llama.cparams import context_step, physical_batch, trained_ctx
 from .._llama.model import Model
 from .._llama.params import Settings
-from .._llama.placement import devices, place
+from .._llama.placement import devices, place, split_is_given
 from .search import Chains, Split, largest, least_short
 from .segments import Learned, Segments
 from .warnings import context_warnings, margin_warning, settings_warnings, wired_warnings
@@ -91,7 +91,8 @@ def plan(
     if learned is not None and not isinstance(learned, dict):
         raise SettingsError(f"learned={shown(learned)}: give a dict, or None")
     said = settings_warnings(model, settings)
-    settings = replace(settings, n_ubatch=min(settings.n_ubatch, settings.n_batch))
+    if settings.n_ubatch > settings.n_batch:  # as `said` says
+        settings = replace(settings, n_ubatch=physical_batch(settings))
     candidates = _contexts(model, settings, max_ctx)
     question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
     found = _answer(question, candidates)
@@ -140,17 +141,16 @@ def _contexts(model: Model, settings: Settings, max_ctx: int | None) -> range:
     """The contexts to choose from, in tokens of all slots together."""
     if settings.n_ctx:
         return range(settings.n_ctx, settings.n_ctx + 1)
-    streams = 1 if settings.kv_unified else settings.n_seq_max
-    step = CONTEXT_STEP * streams
+    step = context_step(settings)
     if max_ctx is None and not model.n_ctx_train:
         raise SettingsError("the header names no trained context; set max_ctx or n_ctx")
-    most = model.n_ctx_train * streams if max_ctx is None else max_ctx
+    most = trained_ctx(model, settings) if max_ctx is None else max_ctx
     return range(step, max(step, most // step * step) + 1, step)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Question:
-    """What stays the same while contexts and splits are tried."""
+    """What stays the same while contexts and splits are tried, and what was learned on the way."""
 
     model: Model
     gpus: Sequence[Gpu]
@@ -166,7 +166,7 @@ class _Question:
     @property
     def split_is_free(self) -> bool:
         """Whether there is a split to choose."""
-        return len(self.used) > 1 and not any(self.settings.tensor_split)
+        return len(self.used) > 1 and not split_is_given(self.settings)
 
     def segments(self) -> Segments:
         """Bytes of runs of layers on the cards in use."""
@@ -179,7 +179,7 @@ class _Question:
 
     def given_split(self) -> Split | None:
         """Layers on each card in use where the caller fixed the split."""
-        if not any(self.settings.tensor_split):
+        if not split_is_given(self.settings):
             return None
         placement = place(self.model, self.gpus, self.settings)
         return tuple(map(placement.count, range(placement.n_devices)))

@@ -21,7 +21,6 @@ from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 from .._devices import Gpu
-from .._estimate.bound import pipeline_copies
 from .._estimate.compute import compute_bytes
 from .._estimate.context_ranges import NotStraight, Piece, Stretch
 from .._estimate.layer_runs import collapse, layer_kinds
@@ -33,7 +32,7 @@ from .._llama.cparams import CONTEXT_STEP, Context, cells, resolve
 from .._llama.memory import layer_context_bytes, weight_size
 from .._llama.model import Home, Model, Weight
 from .._llama.params import Settings
-from .._llama.placement import HOST, Placement, place
+from .._llama.placement import HOST, Placement, pipeline_copies, place, place_split
 from .likeness import likeness
 
 __all__ = ["Learned", "Segments"]
@@ -106,7 +105,7 @@ Learned = dict[
 class _Tables:
     """Prefix sums of one backend: `weights[i]` is what layers before i take, shared tensors left out."""
 
-    weights: list[int]
+    weights: tuple[int, ...]
     shared: tuple[tuple[int, tuple[int, ...]], ...]  # bytes of a tensor, the layers that use it
 
 
@@ -176,18 +175,16 @@ class Segments:
     def _piles_up(self) -> bool:
         """Whether each layer of a card adds to its buffer: copies for parts that run elsewhere, in a pipeline."""
         try:
-            if pipeline_copies(self._model, self._settings, self._rules) == 1:
+            model, placement, context, rules = self._evenly((self._settings.type_k, self._settings.type_v))
+            if pipeline_copies(placement, rules) == 1:
                 return False
-            model, placement, context, settings, rules = self._evenly(
-                (self._settings.type_k, self._settings.type_v)
-            )
-            case = prepare_case(model, placement, settings, rules)
-            prompt = reservations(case, context, settings)[0]
+            case = prepare_case(model, placement, context, rules)
+            prompt = reservations(case, context)[0]
             return len(case.schedule(case.instance(prompt)).splits) > len(rules) + _ENDS
         except OutsideTemplate:
             return False
 
-    def _evenly(self, types: CacheTypes) -> tuple[Model, Placement, Context, Settings, Sequence[Backend]]:
+    def _evenly(self, types: CacheTypes) -> tuple[Model, Placement, Context, Sequence[Backend]]:
         """The layers spread over all cards, at a context that shows what depends on settings."""
         n_ctx = pad(max(_LIKENED, self._settings.n_batch), CONTEXT_STEP) * self._settings.n_seq_max
         settings = replace(
@@ -198,7 +195,7 @@ class Segments:
             tensor_split=(1.0,) * len(self._gpus),
         )
         placement = place(self._model, self._gpus, settings)
-        return self._model, placement, resolve(self._model, settings), settings, self._rules
+        return self._model, placement, resolve(self._model, settings), self._rules
 
     def fixed(self, device: int, start: int, end: int, n_ctx: int) -> int:
         """Weights and context of layers [start, end) on card `device` (index in use), in bytes."""
@@ -279,8 +276,8 @@ class Segments:
 
     def learn(self, counts: Sequence[int], n_ctx: int) -> tuple[int, ...]:
         """Bytes on each card when it has so many layers: exact as `compute` is. Remembered."""
-        settings, placement, context = self._split(counts, n_ctx)
-        found = compute_bytes(self._model, placement, context, settings, self._rules)
+        placement, context = self._split(counts, n_ctx)
+        found = compute_bytes(self._model, placement, context, self._rules)
         self.never_falls = not found.replayed
         totals = []
         start = self.first
@@ -300,12 +297,12 @@ class Segments:
         contexts = self._even(contexts)
         if self._uneven or len(contexts) < _FEW or n_ctx not in contexts:
             return False
-        settings, placement, _ = self._split(counts, contexts[0])
+        placement, _ = self._split(counts, contexts[0])
         at, reach = contexts.index(n_ctx), len(contexts) - 1
         pieces: list[Piece] = []
         try:
             stretch = Stretch(
-                self._model, placement, lambda i: self._context(contexts[i]), reach, settings, self._rules
+                self._model, placement, lambda i: self._context(contexts[i]), reach, self._rules
             )
             while (
                 not pieces
@@ -343,13 +340,13 @@ class Segments:
 
     def learn_floors(self, counts: Sequence[int], n_ctx: int) -> None:
         """Learn the floors of the segments of a split. The last reservation counts: every buffer holds it."""
-        settings, placement, context = self._split(counts, n_ctx)
+        placement, context = self._split(counts, n_ctx)
         try:
-            case = prepare_case(self._model, placement, settings, self._rules)
-            last = reservations(case, context, settings)[-1]
+            case = prepare_case(self._model, placement, context, self._rules)
+            last = reservations(case, context)[-1]
             floors: Sequence[int] = most_alive(case.schedule(case.instance(last)))
         except OutsideTemplate:  # the size is a formula that never falls
-            floors = compute_bytes(self._model, placement, context, settings, self._rules).gpus
+            floors = compute_bytes(self._model, placement, context, self._rules).gpus
         start = self.first
         for device, count in enumerate(counts):
             place, kinds, known = self._where(device, start, start + count)
@@ -357,9 +354,8 @@ class Segments:
             _remember(known.floors, n_ctx, floors[device])
             start += count
 
-    def _split(self, counts: Sequence[int], n_ctx: int) -> tuple[Settings, Placement, Context]:
-        settings = replace(self._settings, tensor_split=tuple(map(float, counts)), n_ctx=n_ctx)
-        return settings, place(self._model, self._gpus, settings), self._context(n_ctx)
+    def _split(self, counts: Sequence[int], n_ctx: int) -> tuple[Placement, Context]:
+        return place_split(self._model, self._gpus, self._settings, counts), self._context(n_ctx)
 
     def _known(self, device: int, start: int, end: int) -> _Known:
         return self._where(device, start, end)[2]
@@ -419,7 +415,7 @@ def _tables(model: Model, placement: Placement, rules: Backend) -> _Tables:
         else:
             each[index] += n
     shared = tuple((size[name], tuple(sorted(at))) for name, at in users.items())
-    return _Tables(list(accumulate(each, initial=0)), shared)
+    return _Tables(tuple(accumulate(each, initial=0)), shared)
 
 
 def _index(weight: Weight, model: Model) -> int:

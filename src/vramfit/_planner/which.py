@@ -16,7 +16,7 @@ from .._base.errors import GpuError, SettingsError
 from .._base.shown import Shown
 from .._coerce import AnyGpus, AnyModel, AnySettings, cards, count, margin, model_of, settings_of
 from .._devices import Gpu, all_gpus, select_gpus
-from .._llama.cparams import resolve
+from .._llama.cparams import resolve, wanted_ctx
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import place
@@ -116,7 +116,7 @@ def which(
     if settings.tensor_split or settings.main_gpu:
         raise SettingsError("tensor_split and main_gpu are for cards that are known; leave them out")
     n_ctx = resolve(model, settings).n_ctx
-    settings = replace(settings, n_ctx=settings.n_ctx or model.n_ctx_train)
+    settings = replace(settings, n_ctx=wanted_ctx(model, settings))
     singles: list[Carrier] = []
     pairs: list[Carrier] = []
     choice = (

@@ -119,8 +119,7 @@ class Traits:
 def traits(model: Model, imatrix: bool) -> Traits:
     """The traits of `model` (llama-hparams.cpp:99-108, llama-quant.cpp:927-941)."""
     architecture = _ARCHITECTURES.get(model.architecture, _PLAIN)
-    n_head = _first(model.hparams.get("attention.head_count"), 0)
-    n_head_kv = _first(model.hparams.get("attention.head_count_kv"), n_head)
+    n_head, n_head_kv = model.layers[0].n_head, model.layers[0].n_head_kv
     n_main = sum(not layer.is_nextn for layer in model.layers)
     categories = [category(t.name) for t in model.tensors]
     return Traits(
@@ -133,12 +132,6 @@ def traits(model: Model, imatrix: bool) -> Traits:
         is_tied=Category.OUTPUT not in categories,
         imatrix=imatrix,
     )
-
-
-def _first(value: object, default: int) -> int:
-    """A count that the header gives once or per layer: its value for layer 0."""
-    values = value if isinstance(value, (tuple, list)) else (value,)
-    return values[0] if values and isinstance(values[0], int) else default
 
 
 # Parts of names of matrices that are never quantized (llama-quant.cpp:296-380): norms, expert

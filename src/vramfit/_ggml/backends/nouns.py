@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from ..graph import NONE, Extents, Tensor, n_bytes
 from ..types import TensorType
 
 __all__ = ["Backend", "Keep", "Node", "SplitGraph", "pad"]
+
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 def pad(n: int, step: int) -> int:
@@ -82,10 +85,12 @@ class Backend:
     exact: bool = False  # whether the rules were checked against what the engine allocates
     row_padding: int = 0  # elements: a quantized tensor's last row is padded to a multiple of it
     ops: frozenset[str] | None = None  # the operations that it knows; None: all
-    conditions: Mapping[str, Predicate] = field(default_factory=dict)  # of operations run in some cases only
+    conditions: Mapping[str, Predicate] = field(
+        default_factory=lambda: _NOTHING
+    )  # of operations run in some cases only
     own_memory_only: bool = False  # runs nothing that has a source in another device's memory
     scratch: Mapping[str, Scratch] = field(
-        default_factory=dict
+        default_factory=lambda: _NOTHING
     )  # operations that need more than their result
     may_be: tuple[Backend, ...] = ()  # the kinds of card that one of no known capability can be
     graph_optimize: Callable[[SplitGraph, Keep], None] | None = None

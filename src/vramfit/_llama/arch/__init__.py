@@ -103,6 +103,7 @@ def _model(
         n_embd=g.n_embd,
         n_vocab=identity.vocabulary(meta, by_name, arch.is_draft),
         n_expert=g.n_expert,
+        n_head_indexer=layers.indexer_heads(meta),
         file_type=identity.file_type(meta.pairs),
         rope=identity.rope(meta, g.head_k[0], by_name),
         v_width_max=max(size * heads for size, heads in zip(g.head_v, g.n_head_kv, strict=True)),

@@ -14,7 +14,7 @@ from .geometry import Geometry
 from .metadata import U32_MAX, Metadata
 from .table import Architecture, Indexer, Memory, Recurrent, State
 
-__all__ = ["layers"]
+__all__ = ["indexer_heads", "layers"]
 
 CSA, HCA = 4, 128  # tokens a compressed key stands for (llama-kv-cache-dsv4.h)
 INDEXER_TYPES: Final = "attention.indexer.types"
@@ -126,6 +126,12 @@ def _main_cache(g: Geometry, il: int) -> Cache:
         window=g.window if g.is_swa[il] else 0,
         has_v=not g.is_mla,
     )
+
+
+def indexer_heads(meta: Metadata) -> int:
+    """Heads of the indexers, 0 where the header has none; what the engine would not read does not count."""
+    found = meta.raw("attention.indexer.head_count")
+    return found if isinstance(found, int) else 0
 
 
 def _indexed(arch: Architecture, meta: Metadata, g: Geometry) -> tuple[bool, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
+from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn
 
 from ..._base.errors import ModelError
@@ -18,6 +19,7 @@ __all__ = ["MAX_LAYERS", "U32_MAX", "Kept", "Metadata"]
 
 MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS (llama-hparams.h:10)
 U32_MAX: Final = 2**32 - 1
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _COUNTS: Final = ("u32", "i32", "bool")  # elements that the engine reads as numbers of layers
 LONGEST_KEPT: Final = 1024  # elements of an array, or characters of a string, that a model keeps
 MOST_DECODED: Final = 64  # arrays that stay decoded
@@ -31,7 +33,7 @@ class Metadata:
     prefix: str
     source: str
     types: Mapping[str, str] = field(
-        default_factory=dict
+        default_factory=lambda: _NOTHING
     )  # of the values; one that is not in it is not checked
 
     def raw(self, key: str) -> Value | None:

@@ -14,7 +14,7 @@ from ..._estimate.context_ranges import NotStraight
 from ..._estimate.layer_runs import collapse, layer_kinds
 from ..._ggml.backends import Backend
 from ..._graphs import OutsideTemplate
-from ..._llama.cparams import resolve
+from ..._llama.cparams import Context, resolve
 from ..._llama.model import Home, Model
 from ..._llama.params import Settings
 from ..._llama.placement import HOST, Placement
@@ -185,19 +185,21 @@ class Curves:
 def _ways(model: Model, placement: Placement, rules: Sequence[Backend], settings: Settings) -> Ways:
     """How the curve of a placed model can be learned."""
     without_flash = False
-    of_context = bounds(model, placement, settings, rules)
+    of_context = bounds(model, placement, rules)
+
+    def context(n_ctx: int) -> Context:
+        return resolve(model, replace(settings, n_ctx=n_ctx))
 
     def replay(n_ctx: int) -> tuple[Figures, bool]:
         nonlocal without_flash
-        at = replace(settings, n_ctx=n_ctx)
-        found = compute_bytes(model, placement, resolve(model, at), at, rules)
+        found = compute_bytes(model, placement, context(n_ctx), rules)
         without_flash |= not (found.replayed and found.flash_attn)
         return (*found.gpus, found.host), found.exact
 
     def bound(n_ctx: int) -> Figures:
-        # "auto" asks for kernels by the sizes of heads, not by cells: all contexts answer alike
-        flash_attn = settings.flash_attn if without_flash else "on"
-        found = of_context(resolve(model, replace(settings, n_ctx=n_ctx, flash_attn=flash_attn)))
+        # what scheduling settles hangs on the sizes of heads, not on cells: all contexts answer alike
+        at = context(n_ctx)
+        found = of_context(at if without_flash else replace(at, auto_fa=False))
         return (*found.gpus, found.host)
 
     exact = all(rule.exact for rule in rules)

@@ -13,6 +13,7 @@ import numpy as np
 from ..._base.errors import SettingsError
 from ..._coerce import cards, shown, words
 from ..._devices import Gpu
+from ..._llama.cparams import physical_batch, wanted_ctx
 from ..._llama.model import Model
 from ..._llama.params import Settings
 from ..._quant import file_type
@@ -83,8 +84,8 @@ def make_grid(
         file_types=names,
         cache_types=pairs,
         n_seq_max=_counts(settings, "n_seq_max", n_seq_max, settings.n_seq_max),
-        n_ubatch=_counts(settings, "n_ubatch", n_ubatch, settings.n_ubatch or settings.n_batch),
-        n_ctx=_counts(settings, "n_ctx", n_ctx, settings.n_ctx or model.n_ctx_train),
+        n_ubatch=_counts(settings, "n_ubatch", n_ubatch, physical_batch(settings)),
+        n_ctx=_counts(settings, "n_ctx", n_ctx, wanted_ctx(model, settings)),
     )
     if found.n_points > MAX_POINTS:
         raise SettingsError(f"{found.n_points:,} points: a sweep takes {MAX_POINTS:,}; do it in parts")

@@ -72,7 +72,7 @@ def _made(model: Model, settings: Settings, contexts: Array) -> Context:
     """What the engine makes of all contexts."""
     # an array where a count is asked for: the arithmetic behind it is made for both
     wanted = cast(int, contexts)
-    return resolve_counts(model, settings, wanted, settings.n_seq_max, settings.n_ubatch or settings.n_batch)
+    return resolve_counts(model, settings, wanted)
 
 
 def along(
@@ -89,7 +89,7 @@ def along(
     def context(i: int) -> Context:
         return resolve(model, replace(settings, n_ctx=first + i * step))
 
-    stretch = Stretch(model, placement, context, int(points[-1]), settings, rules)
+    stretch = Stretch(model, placement, context, int(points[-1]), rules)
 
     def learned(at: int) -> Array:
         piece = stretch.piece(int(points[at]))

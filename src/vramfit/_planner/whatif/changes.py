@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import Final
 
 from ..._ggml.types import tensor_type
-from ..._llama.cparams import resolve
+from ..._llama.cparams import needs_flash_attn, physical_batch, resolve
 from ..._llama.model import Home, Model, Tensor
 from ..._llama.params import EXPERTS, Settings
 
 __all__ = [
-    "SMALLEST_UBATCH", "cache_pairs", "expert_tensors", "flags", "host_layers", "one_slot", "slots_of", "ubatches", "with_experts",
+    "SMALLEST_UBATCH", "cache_pairs", "expert_tensors", "flags", "host_layers", "one_slot", "ubatches", "with_experts",
     "with_pair",
 ]  # fmt: skip
 
@@ -73,22 +73,17 @@ def _no_wider(name: str) -> Sequence[str]:
 
 def with_pair(settings: Settings, pair: tuple[str, str]) -> Settings:
     """`settings` with these cache types, and with flash attention where a quantized V needs it."""
-    needs = tensor_type(pair[1]).is_quantized and settings.flash_attn == "off"
+    needs = needs_flash_attn(tensor_type(pair[1])) and settings.flash_attn == "off"
     flash_attn = "on" if needs else settings.flash_attn
     return replace(settings, type_k=pair[0], type_v=pair[1], flash_attn=flash_attn)
 
 
 def ubatches(settings: Settings) -> tuple[int, ...]:
     """Physical batches: the one asked about, its half, and so on down to 64."""
-    sizes = [settings.n_ubatch or settings.n_batch]
+    sizes = [physical_batch(settings)]
     while sizes[-1] // 2 >= SMALLEST_UBATCH:
         sizes.append(sizes[-1] // 2)
     return tuple(sizes)
-
-
-def slots_of(settings: Settings) -> int:
-    """Among how many slots the context is divided."""
-    return 1 if settings.kv_unified else settings.n_seq_max
 
 
 def one_slot(model: Model, settings: Settings) -> Settings:

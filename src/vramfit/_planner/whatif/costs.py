@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..._base.units import format_bytes
+from ..._llama.cparams import physical_batch
 from ..._llama.placement import devices
 from ..plan import Plan
 from ..quality import MODEL, cache_measure
@@ -28,8 +29,9 @@ def _quality(asked: Plan, found: Plan) -> Iterable[str]:
 
 def _batches(asked: Plan, found: Plan) -> Iterable[str]:
     before, after = asked.settings, found.settings
-    if after.n_ubatch and after.n_ubatch < (before.n_ubatch or before.n_batch):
-        yield f"slower prompts: {after.n_ubatch} tokens at once, not {before.n_ubatch or before.n_batch}"
+    few, many = physical_batch(after), physical_batch(before)
+    if few < many:
+        yield f"slower prompts: {few} tokens at once, not {many}"
     if after.n_seq_max < before.n_seq_max:
         yield f"one sequence at a time, not {before.n_seq_max}"
 

@@ -8,6 +8,7 @@ from typing import Final, Literal
 from ..._base.errors import SettingsError, shown
 from ..._base.shown import Shown
 from ..._ggml.types import tensor_type
+from ..._llama.cparams import physical_batch
 from ..._llama.params import Settings
 from ..plan import Plan
 from ..quality import Measure
@@ -95,7 +96,7 @@ def by_preference(row: Alternative, prefer: Prefer) -> tuple[float, ...]:
     """A sorting key: what fits first, then what is to be kept, the dearest thing first."""
     s = row.plan.settings
     width = (-cache_bits(s), -tensor_type(s.type_k).row_bytes(256))
-    slots, batch, context = -s.n_seq_max, -(s.n_ubatch or s.n_batch), -row.n_ctx
+    slots, batch, context = -s.n_seq_max, -physical_batch(s), -row.n_ctx
     order: dict[Prefer, tuple[float, ...]] = {
         "speed": (row.host_bytes, slots, batch, *width, context),
         "quality": (*width, row.host_bytes, slots, batch, context),

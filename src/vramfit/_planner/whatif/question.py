@@ -12,13 +12,13 @@ from typing import Final
 from ..._base.errors import EngineRefusal, SettingsError
 from ..._coerce import AnyGpus, AnyModel, AnySettings, bandwidth, call, cards, margin, model_of, settings_of
 from ..._coerce import max_ctx as limit
-from ..._llama.cparams import CONTEXT_STEP
+from ..._llama.cparams import CONTEXT_STEP, streams
 from ..._llama.model import Model
 from ..._llama.params import Settings
 from ..plan import Plan, carries, plan
 from ..quality import cache_measure
 from ..segments import Learned
-from .changes import flags, slots_of
+from .changes import flags
 from .costs import costs, extra_host_read, tokens_per_second
 from .nouns import Alternative
 
@@ -50,7 +50,7 @@ class Question:
         """The context asked about, or the largest that may be answered."""
         if self.settings.n_ctx:
             return self.asked.estimate.n_ctx_seq
-        slots = slots_of(self.settings)
+        slots = streams(self.settings)
         most = self.model.n_ctx_train if self.max_ctx is None else self.max_ctx // slots
         return max(CONTEXT_STEP, most // CONTEXT_STEP * CONTEXT_STEP)
 
@@ -69,7 +69,7 @@ class Question:
         """The plan for other settings; None where the engine refuses them or cannot be told."""
         max_ctx = self.max_ctx
         if max_ctx is not None:
-            max_ctx = max(1, max_ctx * slots_of(settings) // slots_of(self.settings))
+            max_ctx = max(1, max_ctx * streams(settings) // streams(self.settings))
         try:
             return self.planner(settings, max_ctx)
         except (EngineRefusal, SettingsError):  # as asked was neither: it is the change that cannot be
@@ -77,7 +77,7 @@ class Question:
 
     def carries(self, settings: Settings, n_ctx: int) -> bool:
         """Whether `n_ctx` tokens a slot fit with other settings."""
-        settings = replace(settings, n_ctx=n_ctx * slots_of(settings))
+        settings = replace(settings, n_ctx=n_ctx * streams(settings))
         if self.checker is None:
             found = self.answer(settings)
             return found is not None and found.fits

@@ -18,7 +18,7 @@ from .._ggml.galloc import allocate, held
 from .._ggml.sched import Schedule, node_of, schedule
 from .._graphs import Instance, OutsideTemplate, Prepared, Run, build, prepare, template_for
 from .._llama.cparams import Context
-from .._llama.model import Model
+from .._llama.model import Home, Model
 from .._llama.params import Settings
 from .._llama.placement import HOST, Placement
 from .bound import pipeline_copies
@@ -29,6 +29,7 @@ __all__ = [
     "Case",
     "Needs",
     "Reservation",
+    "is_sure",
     "needs_of_all",
     "plans",
     "prepare_case",
@@ -64,21 +65,18 @@ class Case:
     backends: tuple[Backend, ...]
     n_copies: int
     op_offload: bool
-    layers: Collapsed
-    built: dict[Run, Instance] = field(
-        default_factory=dict, compare=False
-    )  # of the layers that stand for all
+    ladder: tuple[Collapsed, ...]  # which layers stand for all: few, more, and last all themselves
+    made: dict[tuple[Run, int], tuple[Instance, Schedule]] = field(default_factory=dict, compare=False)
 
-    def instance(self, run: Run, *, whole: bool = False) -> Instance:
-        """The graph of a reservation: of the layers that stand for all, or of all."""
-        if whole:
-            return build(self.prepared, run, self.placement)
-        if run not in self.built:
-            self.built[run] = build(self.prepared, run, self.placement, self.layers.kept)
-        return self.built[run]
+    def graph(self, run: Run, step: int = 0) -> tuple[Instance, Schedule]:
+        """The graph of a reservation, of the layers of one step of the ladder, and the same over the backends."""
+        if (run, step) not in self.made:
+            instance = build(self.prepared, run, self.placement, self.ladder[step].kept)
+            self.made[run, step] = instance, self.schedule(instance)
+        return self.made[run, step]
 
     def schedule(self, instance: Instance) -> Schedule:
-        """The graph over the backends."""
+        """A graph over the backends."""
         return schedule(instance.graph, self.backends, n_copies=self.n_copies, op_offload=self.op_offload)
 
 
@@ -107,7 +105,7 @@ def plans(
 ) -> list[Schedule]:
     """The schedules of the reservations, all layers built: for explaining, not for speed."""
     case = prepare_case(model, placement, settings, backends)
-    return [case.schedule(case.instance(run, whole=True)) for run in reservations(case, context, settings)]
+    return [case.graph(run, -1)[1] for run in reservations(case, context, settings)]
 
 
 def prepare_case(model: Model, placement: Placement, settings: Settings, backends: Sequence[Backend]) -> Case:
@@ -115,9 +113,18 @@ def prepare_case(model: Model, placement: Placement, settings: Settings, backend
     prepared, probed = _matched(model)
     n_copies = pipeline_copies(model, settings, backends)
     kinds = _kinds(prepared, placement)
+    everything = Collapsed(tuple(range(len(kinds))), ())
+    few = collapse(kinds, 3 if _copies_from_host(model, placement) else 2)
+    ladder = dict.fromkeys((few, collapse(kinds, 3), everything))
     return Case(
-        prepared, probed, placement, tuple(backends), n_copies, settings.op_offload, collapse(kinds, 2)
+        prepared, probed, placement, tuple(backends), n_copies, settings.op_offload, tuple(ladder)
     )
+
+
+def _copies_from_host(model: Model, placement: Placement) -> bool:
+    """Whether layers on cards need what is on the host: then often not the second but the third brings nothing new."""
+    weights = zip(model.weights, placement.weights, strict=True)
+    return not placement.offload_kqv or any(at == HOST and w.home is not Home.INPUT for w, at in weights)
 
 
 def _kinds(prepared: Prepared, placement: Placement) -> list[tuple[object, ...]]:
@@ -173,12 +180,12 @@ def _resolve(case: Case, step: Run, *, auto: bool) -> Run:
 
 
 def _at_home(case: Case, run: Run, op: str) -> bool:
-    instance = case.instance(run)
+    instance, plan = case.graph(run)
     here = [(tensor, layer) for tensor, layer, name in instance.fused if name == op]
     if not here:
         return True
     cpu = len(case.backends)
-    on = dict(case.schedule(instance).nodes)
+    on = dict(plan.nodes)
     layers = case.placement.layers
     return all(on[tensor] == (cpu if layers[layer] == HOST else layers[layer]) for tensor, layer in here)
 
@@ -191,16 +198,14 @@ class _Made(NamedTuple):
 
 
 def _needs(case: Case, run: Run) -> _Made:
-    """One reservation: of the collapsed graph if that is proven to be enough."""
-    instance = case.instance(run)
-    plan = case.schedule(instance)
-    found = needs_of_all(case, instance, plan)
-    if found is None:
-        found = allocate(case.schedule(case.instance(run, whole=True)))
-    return _Made(found, _is_sure(plan))
+    """One reservation: of as few layers as are proven to be enough."""
+    step = 0
+    while (needs := needs_of_all(case, step, *case.graph(run, step))) is None:
+        step += 1
+    return _Made(needs, is_sure(case.graph(run)[1]))
 
 
-def _is_sure(plan: Schedule) -> bool:
+def is_sure(plan: Schedule) -> bool:
     """Whether the cards whose kind is not known would all take the same."""
     if not any(b.may_be for b in plan.backends):
         return True
@@ -211,9 +216,12 @@ def _is_sure(plan: Schedule) -> bool:
     )
 
 
-def needs_of_all(case: Case, instance: Instance, plan: Schedule) -> Needs | None:
-    """Chunks of each backend for all layers, from those that stand for them; None where that is not proven."""
-    cuts = case.layers.cuts
+def needs_of_all(case: Case, step: int, instance: Instance, plan: Schedule) -> Needs | None:
+    """Chunks of each backend for all layers, from those of a step of the ladder; None where that is not proven.
+
+    The last step, which is all layers, needs no proof.
+    """
+    cuts = case.ladder[step].cuts
     if not cuts:
         return allocate(plan)
     starts = instance.starts

@@ -17,6 +17,7 @@ from itertools import accumulate
 from typing import Final
 
 from .._base.errors import GpuError, SettingsError
+from .._base.memo import Memo
 from .._devices import Gpu
 from .._ggml.backends import backend
 from .loader import can_use
@@ -68,9 +69,9 @@ def place(model: Model, gpus: Sequence[Gpu], settings: Settings) -> Placement:
     """Place every part of `model` on the cards in use (see `devices`) or on the host."""
     used = [gpus[i] for i in devices(gpus, settings)]
     layers = _layers(model.n_layer, used, settings)
-    patterns = [re.compile(p) for p in settings.cpu_tensors]
+    kept = _kept_back(model, settings.cpu_tensors)
     rules = [backend(g.backend, g.compute_capability) for g in used]
-    wanted = [_weight(w, layers, patterns) for w in model.weights]
+    wanted = [HOST if i in kept else _weight(w, layers) for i, w in enumerate(model.weights)]
     weights = tuple(
         at if at == HOST or can_use(w, rules[at]) else HOST
         for w, at in zip(model.weights, wanted, strict=True)
@@ -110,9 +111,21 @@ def _f32(x: float) -> float:
     return float(struct.unpack("f", struct.pack("f", x))[0])
 
 
-def _weight(weight: Weight, layers: tuple[int, ...], patterns: Sequence[re.Pattern[str]]) -> int:
-    if any(p.search(weight.tensor.name) for p in patterns):
-        return HOST
+def _kept_back(model: Model, patterns: tuple[str, ...]) -> frozenset[int]:
+    """Positions of the weights that a pattern keeps on the host; remembered, since a plan places many times."""
+
+    def search() -> frozenset[int]:
+        searches = [re.compile(p).search for p in patterns]
+        names = (w.tensor.name for w in model.weights)
+        return frozenset(i for i, name in enumerate(names) if any(found(name) for found in searches))
+
+    return _KEPT_BACK.get(model, patterns, search) if patterns else frozenset()
+
+
+_KEPT_BACK: Final[Memo[frozenset[int]]] = Memo(64)
+
+
+def _weight(weight: Weight, layers: tuple[int, ...]) -> int:
     if weight.home is Home.INPUT:
         return HOST
     return layers[-1] if weight.home is Home.OUTPUT else layers[weight.home]

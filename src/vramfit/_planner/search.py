@@ -7,7 +7,7 @@ them at least, so that the answer is that of trying every split at every context
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,6 +19,8 @@ Split = tuple[int, ...]  # layers on each card in use
 Compute = Callable[[int, int, int, int], int]  # device, start, end, context -> bytes
 
 _CLIMBS: Final = 12  # guesses at most; proof does without them
+_OWN: Final = 2  # splits whose own floors are learned before those of short runs are
+_SHORT: Final = 4  # layers
 _STEP: Final = 1 << 20  # bytes to which the least shortfall is found
 
 
@@ -105,19 +107,33 @@ def largest(chains: Chains, candidates: range) -> tuple[int, Split] | None:
 
 
 def _climb(chains: Chains, candidates: range) -> tuple[int, Split | None]:
-    """Position of a context that fits, seldom far below the largest, and its split; -1 if none was found."""
+    """Position of a context that fits, seldom far below the largest, and its split; -1 if none was found.
+
+    What is probable may come from other settings. Where nothing fits by that, a split is replayed that would
+    without compute buffers.
+    """
     best, found = -1, None
-    probably = chains.segments.probably
+    learned = len(candidates) == 1
     for _ in range(_CLIMBS):
-        at = last_where(
-            lambda at: chains.find(probably, candidates[at]) is not None, best, len(candidates) - 1
-        )
-        split = chains.find(probably, candidates[at]) if at > best else None
+        at, split = _furthest(chains, chains.segments.probably, candidates, best)
+        if split is None and not learned:
+            at, split = _furthest(chains, _nothing, candidates, best)
         if split is None:
             break
+        learned = True
         if chains.fits(split, candidates[at]):
             best, found = at, split
     return best, found
+
+
+def _furthest(chains: Chains, compute: Compute, candidates: range, best: int) -> tuple[int, Split | None]:
+    """The last position above `best` that fits if compute buffers are so, and its split; `best` and None for none."""
+    at = last_where(lambda at: chains.find(compute, candidates[at]) is not None, best, len(candidates) - 1)
+    return at, chains.find(compute, candidates[at]) if at > best else None
+
+
+def _nothing(device: int, start: int, end: int, n_ctx: int) -> int:
+    return 0
 
 
 def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | None]:
@@ -129,6 +145,7 @@ def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | N
     """
     segments = chains.segments
     at = len(candidates) - 1
+    floored = 0
 
     def may_fit(position: int) -> bool:
         def least(device: int, start: int, end: int, n_ctx: int) -> int:
@@ -143,10 +160,22 @@ def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | N
         elif segments.holds(split, candidates[at], chains.room):
             return at, split
         elif not segments.has_floors(split, candidates[best + 1]):
-            segments.learn_floors(split, candidates[best + 1])
+            for chosen in _short(split) if floored == _OWN else (split,):
+                segments.learn_floors(chosen, candidates[best + 1])
+            floored += 1
         else:
             _learn(chains, split, candidates[best + 1 :], candidates[at])
     return best, None
+
+
+def _short(split: Split) -> Iterator[Split]:
+    """Splits with few layers on one card each: their floors hold for all longer runs of the same layers."""
+    for device, count in enumerate(split):
+        if count > _SHORT:
+            other = device + 1 if device + 1 < len(split) else device - 1
+            moved = list(split)
+            moved[device], moved[other] = _SHORT, moved[other] + count - _SHORT
+            yield tuple(moved)
 
 
 def _learn(chains: Chains, split: Split, contexts: range, n_ctx: int) -> None:

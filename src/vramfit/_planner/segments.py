@@ -17,12 +17,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Final, NamedTuple
 
 from .._devices import Gpu
 from .._estimate.bound import pipeline_copies
-from .._estimate.compute import compute_bytes
+from .._estimate.compute import Compute, compute_bytes
 from .._estimate.context_ranges import NotStraight, Piece, Stretch
 from .._estimate.layer_runs import collapse, layer_kinds
 from .._estimate.reserve import prepare_case, reservations
@@ -39,6 +39,7 @@ from .likeness import likeness
 __all__ = ["Learned", "Segments"]
 
 _FEW: Final = 4  # contexts that are replayed one by one
+_BELOW: Final = 8  # part of the contexts below the one asked for that are learned with it
 _MORE: Final = 4  # stretches that are learned beyond what is asked for: the next question may be about them
 _ENDS: Final = 3  # splits of a graph beside one for each card
 _LIKENED: Final = 4096  # tokens at least at which cache types are compared
@@ -84,6 +85,15 @@ class _Known:
             found += (line.size(contexts[0]), line.size(last))
             contexts = contexts[(last - contexts[0]) // contexts.step + 1 :]
         return min(found, default=None)
+
+
+@dataclass(slots=True)
+class _Along:
+    """A split along contexts, and how often it was learned there."""
+
+    contexts: range
+    stretch: Stretch
+    asked: int = 0
 
 
 CacheTypes = tuple[str, str]
@@ -133,6 +143,7 @@ class Segments:
         self._caches: dict[tuple[int, Backend], list[int]] = {}
         self._contexts: dict[int, Context] = {}
         self._cached = {cache for layer in model.layers for cache in layer.caches}
+        self._stretches: dict[tuple[tuple[int, ...], range], _Along] = {}
         self._uneven = False  # whether sizes were found to grow in steps of their own
         self._places: dict[tuple[int, int, int], tuple[Place, Kinds, _Known]] = {}
         self._learned = {} if learned is None else learned
@@ -150,8 +161,9 @@ class Segments:
         self._learned_at: dict[Place, dict[Kinds, _Known]]
         kept = (question, self._alike(question))
         if kept not in self._learned:
-            self._learned[kept] = ({}, {}, self._piles_up())
-        self._known_at, self._learned_at, self._counts = self._learned[kept]
+            self._learned[kept] = ({}, {}, {}, self._piles_up())
+        self._replayed: dict[tuple[Sequence[int], int], Compute]
+        self._known_at, self._learned_at, self._replayed, self._counts = self._learned[kept]
 
         self._usual: dict[Place, int] = self._learned.setdefault(tuple(self._rules), {})
 
@@ -183,7 +195,7 @@ class Segments:
             )
             case = prepare_case(model, placement, settings, rules)
             prompt = reservations(case, context, settings)[0]
-            return len(case.schedule(case.instance(prompt)).splits) > len(rules) + _ENDS
+            return len(case.graph(prompt)[1].splits) > len(rules) + _ENDS
         except OutsideTemplate:
             return False
 
@@ -218,6 +230,14 @@ class Segments:
         """A compute buffer that the segment needs at least: its size if that is known, else its best floor."""
         size = self._known(device, start, end).size(n_ctx)
         return self.floor(device, start, end, n_ctx) if size is None else size
+
+    def at_least_each(self, counts: Sequence[int], n_ctx: int) -> list[int]:
+        """Bytes that each card of a split takes at least, from what is known."""
+        ends = list(accumulate(counts, initial=self.first))
+        return [
+            self.fixed(i, start, end, n_ctx) + self.at_least(i, start, end, n_ctx)
+            for i, (start, end) in enumerate(pairwise(ends))
+        ]
 
     def least(self, device: int, start: int, end: int, contexts: range) -> int:
         """A compute buffer that the segment needs at least at any of these contexts: never falls as they get fewer."""
@@ -267,20 +287,19 @@ class Segments:
         settings that were asked about before.
         """
         place, _, known = self._where(device, start, end)
-        if start == end:
-            return 0
         size = known.size(n_ctx)
         if size is not None:
             return size
         if known.sizes:
             return _on_line(known.sizes, n_ctx)
+        if start == end:
+            return 0
         alike = (_on_line(k.sizes, n_ctx) for k in self._learned_at.get(place, {}).values() if k.sizes)
         return max(alike, default=self._usual.get(place, 0))
 
     def learn(self, counts: Sequence[int], n_ctx: int) -> tuple[int, ...]:
         """Bytes on each card when it has so many layers: exact as `compute` is. Remembered."""
-        settings, placement, context = self._split(counts, n_ctx)
-        found = compute_bytes(self._model, placement, context, settings, self._rules)
+        found = self.compute(counts, n_ctx)
         self.never_falls = not found.replayed
         totals = []
         start = self.first
@@ -295,24 +314,34 @@ class Segments:
             start += count
         return tuple(totals)
 
+    def compute(self, counts: Sequence[int], n_ctx: int) -> Compute:
+        """The compute buffers of a split, remembered: those of other cache types where they are the same."""
+        key = (tuple(counts), n_ctx)
+        if key not in self._replayed:
+            settings, placement, context = self._split(counts, n_ctx)
+            self._replayed[key] = compute_bytes(self._model, placement, context, settings, self._rules)
+        return self._replayed[key]
+
     def learn_lines(self, counts: Sequence[int], contexts: range, n_ctx: int) -> bool:
-        """Learn the sizes of the segments of a split at many of these contexts; whether `n_ctx` is among them."""
-        contexts = self._even(contexts)
-        if self._uneven or len(contexts) < _FEW or n_ctx not in contexts:
+        """Learn the sizes of the segments of a split at many of these contexts; whether `n_ctx` is among them.
+
+        From some way below `n_ctx` on, and from further below each time: pieces are the shorter the smaller the context.
+        """
+        found = self._stretch(tuple(counts), contexts)
+        if found is None or n_ctx not in found.contexts:
             return False
-        settings, placement, _ = self._split(counts, contexts[0])
+        contexts, stretch = found.contexts, found.stretch
         at, reach = contexts.index(n_ctx), len(contexts) - 1
+        start = max(0, at - (at << found.asked) // _BELOW)
+        found.asked += 1
         pieces: list[Piece] = []
         try:
-            stretch = Stretch(
-                self._model, placement, lambda i: self._context(contexts[i]), reach, settings, self._rules
-            )
             while (
                 not pieces
                 or pieces[-1].last < min(at, reach)
                 or (len(pieces) < _MORE and pieces[-1].last < reach)
             ):
-                pieces.append(stretch.piece(pieces[-1].last + 1 if pieces else 0))
+                pieces.append(stretch.piece(pieces[-1].last + 1 if pieces else start))
         except (NotStraight, OutsideTemplate):
             self._uneven = True
             return False
@@ -324,6 +353,25 @@ class Segments:
                 lines.append(_Line(contexts[p.first : p.last + 1], size, p.slopes[device]))
             start += count
         return True
+
+    def _stretch(self, counts: tuple[int, ...], contexts: range) -> _Along | None:
+        """The last of these contexts, as far as a split can be learned along them; remembered."""
+        key = (counts, contexts)
+        if key not in self._stretches and not self._uneven:
+            even = self._even(contexts)
+            if len(even) < _FEW:
+                return None
+            settings, placement, _ = self._split(counts, even[0])
+            reach = len(even) - 1
+            try:
+                stretch = Stretch(
+                    self._model, placement, lambda i: self._context(even[i]), reach, settings, self._rules
+                )
+            except (NotStraight, OutsideTemplate):
+                self._uneven = True
+                return None
+            self._stretches[key] = _Along(even, stretch)
+        return self._stretches.get(key)
 
     def _even(self, contexts: range) -> range:
         """The last of these contexts, as many as have equal steps in all that a cache holds of them."""
@@ -347,7 +395,7 @@ class Segments:
         try:
             case = prepare_case(self._model, placement, settings, self._rules)
             last = reservations(case, context, settings)[-1]
-            floors: Sequence[int] = most_alive(case.schedule(case.instance(last)))
+            floors: Sequence[int] = most_alive(case.graph(last)[1])
         except OutsideTemplate:  # the size is a formula that never falls
             floors = compute_bytes(self._model, placement, context, settings, self._rules).gpus
         start = self.first

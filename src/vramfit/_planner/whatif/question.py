@@ -15,7 +15,7 @@ from ..._coerce import max_ctx as limit
 from ..._llama.cparams import CONTEXT_STEP
 from ..._llama.model import Model
 from ..._llama.params import Settings
-from ..plan import Plan, carries, plan
+from ..plan import Plan, carries, may_carry, plan
 from ..quality import cache_measure
 from ..segments import Learned
 from .changes import flags, slots_of
@@ -39,6 +39,7 @@ class Question:
     planner: Planner
     host_bandwidth_gbs: float | None = None
     checker: Checker | None = None
+    guesser: Checker | None = None
 
     @property
     def model(self) -> Model:
@@ -86,6 +87,14 @@ class Question:
         except (EngineRefusal, SettingsError):
             return False
 
+    def may_carry(self, settings: Settings, n_ctx: int) -> bool:
+        """A guess at what `carries` says, much cheaper; no where nobody guesses."""
+        try:
+            at = replace(settings, n_ctx=n_ctx * slots_of(settings))
+            return self.guesser is not None and self.guesser(at)
+        except (EngineRefusal, SettingsError):
+            return False
+
     def alternative(self, kind: str, settings: Settings) -> Alternative | None:
         """The same question with other settings, answered; None where it cannot be."""
         found = self.answer(settings)
@@ -127,5 +136,9 @@ def question(
     def fits(settings: Settings) -> bool:
         return carries(described, on, settings, margin_bytes=left, learned=learned)
 
-    chosen, checker = (planner, None) if planner else (solve, fits)
-    return Question(chosen(asked, most), asked, most, chosen, host_bandwidth_gbs, checker)
+    def may_fit(settings: Settings) -> bool:
+        return may_carry(described, on, settings, margin_bytes=left, learned=learned)
+
+    if planner:
+        return Question(planner(asked, most), asked, most, planner, host_bandwidth_gbs)
+    return Question(solve(asked, most), asked, most, solve, host_bandwidth_gbs, fits, may_fit)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._ggml.backends import Backend
-from .._ggml.galloc import Walk, allocate, held
+from .._ggml.galloc import Walk, held
 from .._ggml.graph import Tensor
 from .._ggml.sched import Schedule
 from .._graphs import Instance, Run

@@ -116,9 +116,7 @@ def prepare_case(model: Model, placement: Placement, settings: Settings, backend
     everything = Collapsed(tuple(range(len(kinds))), ())
     few = collapse(kinds, 3 if _copies_from_host(model, placement) else 2)
     ladder = dict.fromkeys((few, collapse(kinds, 3), everything))
-    return Case(
-        prepared, probed, placement, tuple(backends), n_copies, settings.op_offload, tuple(ladder)
-    )
+    return Case(prepared, probed, placement, tuple(backends), n_copies, settings.op_offload, tuple(ladder))
 
 
 def _copies_from_host(model: Model, placement: Placement) -> bool:

@@ -19,7 +19,7 @@ from typing import Final
 from .._base.errors import GpuError, SettingsError
 from .._base.memo import Memo
 from .._devices import Gpu
-from .._ggml.backends import backend
+from .._ggml.backends import Backend, backend
 from .loader import can_use
 from .model import Home, Model, Weight
 from .params import MAX_DEVICES, Settings
@@ -72,10 +72,10 @@ def place(model: Model, gpus: Sequence[Gpu], settings: Settings) -> Placement:
     kept = _kept_back(model, settings.cpu_tensors)
     rules = [backend(g.backend, g.compute_capability) for g in used]
     wanted = [HOST if i in kept else _weight(w, layers) for i, w in enumerate(model.weights)]
-    weights = tuple(
-        at if at == HOST or can_use(w, rules[at]) else HOST
-        for w, at in zip(model.weights, wanted, strict=True)
-    )
+    useless = [_useless(model, b) for b in rules]
+    if any(useless):
+        wanted = [HOST if at != HOST and i in useless[at] else at for i, at in enumerate(wanted)]
+    weights = tuple(wanted)
     caches = layers[:-1] if settings.offload_kqv else (HOST,) * model.n_layer
     return Placement(len(used), layers, weights, caches, settings.offload_kqv)
 
@@ -123,6 +123,18 @@ def _kept_back(model: Model, patterns: tuple[str, ...]) -> frozenset[int]:
 
 
 _KEPT_BACK: Final[Memo[frozenset[int]]] = Memo(64)
+
+
+def _useless(model: Model, rules: Backend) -> frozenset[int]:
+    """Positions of the weights that a device cannot use; remembered."""
+
+    def search() -> frozenset[int]:
+        return frozenset(i for i, w in enumerate(model.weights) if not can_use(w, rules))
+
+    return _USELESS.get(model, rules, search)
+
+
+_USELESS: Final[Memo[frozenset[int]]] = Memo(16)
 
 
 def _weight(weight: Weight, layers: tuple[int, ...]) -> int:

@@ -137,14 +137,24 @@ def carries(
 
 
 def may_carry(
-    model: Model, gpus: Sequence[Gpu], settings: Settings, *, margin_bytes: int, learned: Learned
+    model: Model,
+    gpus: Sequence[Gpu],
+    settings: Settings,
+    *,
+    margin_bytes: int,
+    learned: Learned,
+    less: float = 0,
 ) -> bool:
-    """A guess at what `carries` would say: compute buffers are as they were under other settings."""
+    """A guess at what `carries` would say: compute buffers are as under other settings, or by a part `less`."""
     q = _Question(model, gpus, settings, margin_bytes, learned)
     if not q.used:
         return True
     segments = q.segments()
-    return Chains(segments, q.room(), q.given_split()).find(segments.probably, settings.n_ctx) is not None
+
+    def hoped(device: int, start: int, end: int, n_ctx: int) -> int:
+        return int(segments.probably(device, start, end, n_ctx) * (1 - less))
+
+    return Chains(segments, q.room(), q.given_split()).find(hoped, settings.n_ctx) is not None
 
 
 def _contexts(model: Model, settings: Settings, max_ctx: int | None) -> range:

@@ -21,6 +21,8 @@ Compute = Callable[[int, int, int, int], int]  # device, start, end, context -> 
 _CLIMBS: Final = 12  # guesses at most; proof does without them
 _OWN: Final = 2  # splits whose own floors are learned before those of short runs are
 _SHORT: Final = 4  # layers
+_FEW: Final = 5  # contexts that are replayed one by one
+_ABOVE: Final = 8  # part of a context by which another is tried for floors
 _STEP: Final = 1 << 20  # bytes to which the least shortfall is found
 
 
@@ -46,11 +48,17 @@ class Chains:
             last_card = device == len(self.room) - 1
             further: dict[int, Split] = {}
             for end in (last,) if last_card else self._ends(device, first, last):
+                if starts and end >= starts[0] and not self._has_room(device, starts[0], end, n_ctx):
+                    break  # nor for more layers
                 start = self._start(compute, device, starts, end, n_ctx)
                 if start is not None:
                     further[end] = (*reached[start], end - start)
             reached = further
         return reached.get(last)
+
+    def _has_room(self, device: int, start: int, end: int, n_ctx: int) -> bool:
+        """Whether weights and cache of a segment leave the card's room: those of no longer one do if not."""
+        return self.segments.fixed(device, start, end, n_ctx) <= max(self.room[device], 0)
 
     def _ends(self, device: int, first: int, last: int) -> Sequence[int]:
         if self.only is None:
@@ -163,9 +171,26 @@ def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | N
             for chosen in _short(split) if floored == _OWN else (split,):
                 segments.learn_floors(chosen, candidates[best + 1])
             floored += 1
+        elif (higher := _without_floors(chains, split, candidates, best + 1, at)) is not None:
+            segments.learn_floors(split, candidates[higher])
         else:
             _learn(chains, split, candidates[best + 1 :], candidates[at])
     return best, None
+
+
+def _without_floors(chains: Chains, split: Split, candidates: range, low: int, at: int) -> int | None:
+    """Where between two positions floors of a split may rule out most of what lies above; None if they are known there.
+
+    A buffer is not much larger than its floor, so that is not far above the largest context that fits.
+    """
+    if at - low < _FEW:
+        return None
+    step = max(1, low // _ABOVE)
+    middle = low + min(step, at - low) // 2
+    steps = (low + (step << i) for i in range((at - low).bit_length()))
+    further = [position for position in steps if position < at]
+    unknown = (p for p in (*further, middle) if not chains.segments.has_floors(split, candidates[p]))
+    return next(unknown, None)
 
 
 def _short(split: Split) -> Iterator[Split]:
@@ -181,7 +206,11 @@ def _short(split: Split) -> Iterator[Split]:
 def _learn(chains: Chains, split: Split, contexts: range, n_ctx: int) -> None:
     """Learn how much a split takes at `n_ctx`, and at as many of the contexts around it as come with it."""
     segments = chains.segments
-    if not segments.never_falls and segments.learn_lines(split, contexts, n_ctx):
+    if (
+        not segments.never_falls
+        and n_ctx not in contexts[:_FEW]
+        and segments.learn_lines(split, contexts, n_ctx)
+    ):
         return
     segments.learn(split, n_ctx)
     if segments.never_falls:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any, Final, NamedTuple
 
+from .._base.memo import Memo
 from .._devices import Gpu
 from .._estimate.bound import pipeline_copies
 from .._estimate.compute import Compute, compute_bytes
@@ -30,7 +31,7 @@ from .._ggml.backends import Backend, backend, pad
 from .._ggml.galloc import most_alive
 from .._graphs import OutsideTemplate
 from .._llama.cparams import CONTEXT_STEP, Context, cells, resolve
-from .._llama.memory import layer_context_bytes, weight_size
+from .._llama.memory import layer_context_bytes, weight_sizes
 from .._llama.model import Home, Model, Weight
 from .._llama.params import Settings
 from .._llama.placement import HOST, Placement, place
@@ -138,14 +139,15 @@ class Segments:
         placement = place(model, gpus, settings)
         self.last = model.n_layer + 1
         self.first = placement.layers.count(HOST)
-        self._kinds = layer_kinds(model, [w == HOST for w in placement.weights])
-        self._tables = {rules: _tables(model, placement, rules) for rules in self._rules}
+        on_host = tuple([w == HOST for w in placement.weights])
+        self._kinds = _KINDS.get(model, on_host, lambda: layer_kinds(model, on_host))
+        self._tables = {rules: _remembered(model, on_host, rules) for rules in self._rules}
         self._caches: dict[tuple[int, Backend], list[int]] = {}
         self._contexts: dict[int, Context] = {}
         self._cached = {cache for layer in model.layers for cache in layer.caches}
         self._stretches: dict[tuple[tuple[int, ...], range], _Along] = {}
         self._uneven = False  # whether sizes were found to grow in steps of their own
-        self._places: dict[tuple[int, int, int], tuple[Place, Kinds, _Known]] = {}
+        self._alikes: dict[tuple[Place, int], int] = {}  # guesses since something was learned last
         self._learned = {} if learned is None else learned
         self.never_falls = False  # whether what was learned last was a formula, not a replay
         copied = (
@@ -161,9 +163,11 @@ class Segments:
         self._learned_at: dict[Place, dict[Kinds, _Known]]
         kept = (question, self._alike(question))
         if kept not in self._learned:
-            self._learned[kept] = ({}, {}, {}, self._piles_up())
+            self._learned[kept] = ({}, {}, {}, {}, self._piles_up())
         self._replayed: dict[tuple[Sequence[int], int], Compute]
-        self._known_at, self._learned_at, self._replayed, self._counts = self._learned[kept]
+        self._known_at, self._learned_at, self._replayed, places, self._counts = self._learned[kept]
+        self._places: dict[tuple[int, int, int], tuple[Place, Kinds, _Known]]
+        self._places = places.setdefault(self._kinds, {})
 
         self._usual: dict[Place, int] = self._learned.setdefault(tuple(self._rules), {})
 
@@ -294,13 +298,17 @@ class Segments:
             return _on_line(known.sizes, n_ctx)
         if start == end:
             return 0
-        alike = (_on_line(k.sizes, n_ctx) for k in self._learned_at.get(place, {}).values() if k.sizes)
-        return max(alike, default=self._usual.get(place, 0))
+        if (place, n_ctx) not in self._alikes:
+            alike = (_on_line(k.sizes, n_ctx) for k in self._learned_at.get(place, {}).values() if k.sizes)
+            usual = self._usual.get(place) or max(self._usual.values(), default=0)
+            self._alikes[place, n_ctx] = max(alike, default=usual)
+        return self._alikes[place, n_ctx]
 
     def learn(self, counts: Sequence[int], n_ctx: int) -> tuple[int, ...]:
         """Bytes on each card when it has so many layers: exact as `compute` is. Remembered."""
         found = self.compute(counts, n_ctx)
         self.never_falls = not found.replayed
+        self._alikes.clear()
         totals = []
         start = self.first
         for device, (count, compute) in enumerate(zip(counts, found.gpus, strict=True)):
@@ -451,15 +459,23 @@ class Segments:
         return sizes
 
 
-def _tables(model: Model, placement: Placement, rules: Backend) -> _Tables:
+# of a model and of which weights are on the host: a plan of each alternative asks for them
+_KINDS: Final[Memo[tuple[int, ...]]] = Memo(16)
+_TABLES: Final[Memo[_Tables]] = Memo(16)
+
+
+def _remembered(model: Model, on_host: tuple[bool, ...], rules: Backend) -> _Tables:
+    return _TABLES.get(model, (on_host, rules), lambda: _tables(model, on_host, rules))
+
+
+def _tables(model: Model, on_host: Sequence[bool], rules: Backend) -> _Tables:
     repeated = {w.tensor.name for w in model.weights if w.duplicate}
     each = [0] * (model.n_layer + 1)
     users: dict[str, set[int]] = {}
     size: dict[str, int] = {}
-    for weight, device in zip(model.weights, placement.weights, strict=True):
-        if device == HOST:
+    for weight, n, is_there in zip(model.weights, weight_sizes(model, rules), on_host, strict=True):
+        if is_there:
             continue
-        n = weight_size(weight, rules)
         index = _index(weight, model)
         if weight.tensor.name in repeated:
             users.setdefault(weight.tensor.name, set()).add(index)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Final
 
 from ..._llama.model import Model
 from ..._llama.params import Settings
@@ -17,6 +18,11 @@ from .changes import expert_tensors, host_layers, with_experts
 from .question import Question
 
 __all__ = ["experts_levels", "fewest_experts", "first_that_fits", "host_levels", "most_layers"]
+
+
+_DOUBT: Final = (
+    1 / 32
+)  # part of a compute buffer by which one may be less than that of almost the same layers
 
 
 def first_that_fits(q: Question, levels: Sequence[Settings], n_ctx: int) -> int | None:
@@ -102,6 +108,6 @@ def _single_tensors(q: Question, at: int, n_ctx: int) -> Settings | None:
     choices = [c for n in range(1, len(stacks)) for c in combinations(stacks, n)]
     for chosen in sorted(choices, key=lambda c: sum(t.n_bytes for t in c)):
         settings = with_experts(q.settings, spared, [t.name for t in chosen])
-        if q.carries(settings, n_ctx):
+        if (q.guesser is None or q.may_carry(settings, n_ctx, _DOUBT)) and q.carries(settings, n_ctx):
             return settings
     return None

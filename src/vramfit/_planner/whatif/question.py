@@ -39,7 +39,9 @@ class Question:
     planner: Planner
     host_bandwidth_gbs: float | None = None
     checker: Checker | None = None
-    guesser: Checker | None = None
+    guesser: Callable[[Settings, float], bool] | None = (
+        None  # settings, how much too hopeful -> whether it may
+    )
 
     @property
     def model(self) -> Model:
@@ -87,11 +89,11 @@ class Question:
         except (EngineRefusal, SettingsError):
             return False
 
-    def may_carry(self, settings: Settings, n_ctx: int) -> bool:
-        """A guess at what `carries` says, much cheaper; no where nobody guesses."""
+    def may_carry(self, settings: Settings, n_ctx: int, less: float = 0) -> bool:
+        """A guess at what `carries` says, much cheaper; compute buffers may be by a part `less`. No, if none guesses."""
         try:
             at = replace(settings, n_ctx=n_ctx * slots_of(settings))
-            return self.guesser is not None and self.guesser(at)
+            return self.guesser is not None and self.guesser(at, less)
         except (EngineRefusal, SettingsError):
             return False
 
@@ -136,8 +138,8 @@ def question(
     def fits(settings: Settings) -> bool:
         return carries(described, on, settings, margin_bytes=left, learned=learned)
 
-    def may_fit(settings: Settings) -> bool:
-        return may_carry(described, on, settings, margin_bytes=left, learned=learned)
+    def may_fit(settings: Settings, less: float) -> bool:
+        return may_carry(described, on, settings, margin_bytes=left, learned=learned, less=less)
 
     if planner:
         return Question(planner(asked, most), asked, most, planner, host_bandwidth_gbs)

@@ -23,7 +23,7 @@ from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import Placement
 from .affine import Line, Number, Span, line
-from .reserve import Case, Needs, needs_of_all, prepare_case, reservations
+from .reserve import Case, Needs, is_sure, needs_of_all, prepare_case, reservations
 
 __all__ = ["NotStraight", "Piece", "Stretch"]
 
@@ -65,6 +65,12 @@ class Stretch:
         )
         self._sheets: dict[tuple[int, int], _Sheet] = {}
         self._steps = [0] * len(self._runs)  # of the ladder: where the proof held last
+
+    @property
+    def is_sure(self) -> bool | None:
+        """Whether cards whose kind is not known would all take the same at all contexts; None where it depends."""
+        found = {is_sure(self._case.graph(run)[1]) for runs in self._runs for run in runs}
+        return found.pop() if len(found) == 1 else None
 
     def pieces(self) -> Iterator[Piece]:
         """The buffers at all contexts, in order."""

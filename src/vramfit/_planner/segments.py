@@ -41,6 +41,8 @@ __all__ = ["Learned", "Segments"]
 
 _FEW: Final = 4  # contexts that are replayed one by one
 _BELOW: Final = 8  # part of the contexts below the one asked for that are learned with it
+_OFTEN: Final = 5  # times from which a split is learned along contexts, which takes as long as four replays
+_NEAR: Final = 16  # part of the contexts below the one asked for that are learned with it then
 _MORE: Final = 4  # stretches that are learned beyond what is asked for: the next question may be about them
 _ENDS: Final = 3  # splits of a graph beside one for each card
 _LIKENED: Final = 4096  # tokens at least at which cache types are compared
@@ -95,6 +97,16 @@ class _Along:
     contexts: range
     stretch: Stretch
     asked: int = 0
+
+
+@dataclass(slots=True)
+class _Often:
+    """A split that is asked about at many contexts, and what was learned along them once it was worth it."""
+
+    asked: int = 0
+    along: _Along | None = None
+    pieces: list[Piece] = field(default_factory=list)
+    failed: bool = False
 
 
 CacheTypes = tuple[str, str]
@@ -163,9 +175,14 @@ class Segments:
         self._learned_at: dict[Place, dict[Kinds, _Known]]
         kept = (question, self._alike(question))
         if kept not in self._learned:
-            self._learned[kept] = ({}, {}, {}, {}, self._piles_up())
+            self._learned[kept] = ({}, {}, {}, {}, {}, self._piles_up())
         self._replayed: dict[tuple[Sequence[int], int], Compute]
-        self._known_at, self._learned_at, self._replayed, places, self._counts = self._learned[kept]
+        self._often: dict[tuple[int, ...], _Often]
+        self._known_at, self._learned_at, self._replayed, self._often, places, self._counts = self._learned[
+            kept
+        ]
+        step = CONTEXT_STEP * (1 if settings.kv_unified else settings.n_seq_max)
+        self._all = range(step, max(model.n_ctx_train, _LIKENED) * step // CONTEXT_STEP + 1, step)
         self._places: dict[tuple[int, int, int], tuple[Place, Kinds, _Known]]
         self._places = places.setdefault(self._kinds, {})
 
@@ -326,9 +343,58 @@ class Segments:
         """The compute buffers of a split, remembered: those of other cache types where they are the same."""
         key = (tuple(counts), n_ctx)
         if key not in self._replayed:
-            settings, placement, context = self._split(counts, n_ctx)
-            self._replayed[key] = compute_bytes(self._model, placement, context, settings, self._rules)
+            self._replayed[key] = self._from_lines(key[0], n_ctx) or self._compute(counts, n_ctx)
         return self._replayed[key]
+
+    def _compute(self, counts: Sequence[int], n_ctx: int) -> Compute:
+        settings, placement, context = self._split(counts, n_ctx)
+        return compute_bytes(self._model, placement, context, settings, self._rules)
+
+    def _from_lines(self, counts: tuple[int, ...], n_ctx: int) -> Compute | None:
+        """The compute buffers of a split that was asked about often, from a straight line; None where there is none."""
+        often = self._often.setdefault(counts, _Often())
+        often.asked += 1
+        if often.asked < _OFTEN or often.failed or n_ctx not in self._all:
+            return None
+        before = next(x for (of, _), x in self._replayed.items() if of == counts)
+        try:
+            along = often.along = often.along or self._along(counts, self._all)
+            if n_ctx not in along.contexts or not before.replayed or along.stretch.is_sure is None:
+                return None
+            at = along.contexts.index(n_ctx)
+            piece = next((p for p in often.pieces if p.first <= at <= p.last), None)
+            if piece is None:
+                pieces = _pieces(along.stretch, at - at // _NEAR, at)
+                often.pieces += pieces
+                self._draw(counts, along.contexts, pieces)
+                piece = pieces[-1]
+        except (NotStraight, OutsideTemplate):
+            often.failed = True
+            return None
+        *gpus, host = (size + at * slope for size, slope in zip(piece.sizes, piece.slopes, strict=True))
+        return replace(before, gpus=tuple(gpus), host=host)
+
+    def _along(self, counts: tuple[int, ...], contexts: range) -> _Along:
+        """The last of these contexts, as far as a split can be learned along them. Raises as `Stretch` does."""
+        even = self._even(contexts)
+        if len(even) < _FEW:
+            raise NotStraight
+        settings, placement, _ = self._split(counts, even[0])
+        reach = len(even) - 1
+        return _Along(
+            even,
+            Stretch(self._model, placement, lambda i: self._context(even[i]), reach, settings, self._rules),
+        )
+
+    def _draw(self, counts: Sequence[int], contexts: range, pieces: Sequence[Piece]) -> None:
+        """Remember the lines of each segment of a split."""
+        start = self.first
+        for device, count in enumerate(counts):
+            lines = self._known(device, start, start + count).lines
+            for p in pieces:
+                size = p.sizes[device] + p.first * p.slopes[device]
+                lines.append(_Line(contexts[p.first : p.last + 1], size, p.slopes[device]))
+            start += count
 
     def learn_lines(self, counts: Sequence[int], contexts: range, n_ctx: int) -> bool:
         """Learn the sizes of the segments of a split at many of these contexts; whether `n_ctx` is among them.
@@ -342,43 +408,24 @@ class Segments:
         at, reach = contexts.index(n_ctx), len(contexts) - 1
         start = max(0, at - (at << found.asked) // _BELOW)
         found.asked += 1
-        pieces: list[Piece] = []
         try:
-            while (
-                not pieces
-                or pieces[-1].last < min(at, reach)
-                or (len(pieces) < _MORE and pieces[-1].last < reach)
-            ):
-                pieces.append(stretch.piece(pieces[-1].last + 1 if pieces else start))
+            pieces = _pieces(stretch, start, at)
+            while len(pieces) < _MORE and pieces[-1].last < reach:
+                pieces.append(stretch.piece(pieces[-1].last + 1))
         except (NotStraight, OutsideTemplate):
             self._uneven = True
             return False
-        start = self.first
-        for device, count in enumerate(counts):
-            lines = self._known(device, start, start + count).lines
-            for p in pieces:
-                size = p.sizes[device] + p.first * p.slopes[device]
-                lines.append(_Line(contexts[p.first : p.last + 1], size, p.slopes[device]))
-            start += count
+        self._draw(counts, contexts, pieces)
         return True
 
     def _stretch(self, counts: tuple[int, ...], contexts: range) -> _Along | None:
         """The last of these contexts, as far as a split can be learned along them; remembered."""
         key = (counts, contexts)
         if key not in self._stretches and not self._uneven:
-            even = self._even(contexts)
-            if len(even) < _FEW:
-                return None
-            settings, placement, _ = self._split(counts, even[0])
-            reach = len(even) - 1
             try:
-                stretch = Stretch(
-                    self._model, placement, lambda i: self._context(even[i]), reach, settings, self._rules
-                )
+                self._stretches[key] = self._along(counts, contexts)
             except (NotStraight, OutsideTemplate):
                 self._uneven = True
-                return None
-            self._stretches[key] = _Along(even, stretch)
         return self._stretches.get(key)
 
     def _even(self, contexts: range) -> range:
@@ -488,6 +535,14 @@ def _tables(model: Model, on_host: Sequence[bool], rules: Backend) -> _Tables:
 
 def _index(weight: Weight, model: Model) -> int:
     return model.n_layer if isinstance(weight.home, Home) else weight.home
+
+
+def _pieces(stretch: Stretch, start: int, at: int) -> list[Piece]:
+    """The pieces from one position on until another is within the last of them."""
+    pieces = [stretch.piece(start)]
+    while pieces[-1].last < at:
+        pieces.append(stretch.piece(pieces[-1].last + 1))
+    return pieces
 
 
 def _remember(points: Points, n_ctx: int, size: int) -> None:

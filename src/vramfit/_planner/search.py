@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from .._base.progress import Bar
 from .segments import Segments
 
 __all__ = ["Chains", "Split", "largest", "last_where", "least_short"]
@@ -105,16 +106,17 @@ def largest(chains: Chains, candidates: range) -> tuple[int, Split] | None:
     replayed as a whole. Were that to say more than its segments did, they are known better now: once for each
     context and split at most.
     """
-    while True:
-        best, split = _climb(chains, candidates)
-        at, better = _above(chains, candidates, best)
-        if better is not None:
-            best, split = at, better
-        if split is None or chains.short(split, candidates[best]) <= 0:
-            return None if split is None else (candidates[best], split)
+    with Bar("plan") as bar:
+        while True:
+            best, split = _climb(chains, candidates, bar)
+            at, better = _above(chains, candidates, best, bar)
+            if better is not None:
+                best, split = at, better
+            if split is None or chains.short(split, candidates[best]) <= 0:
+                return None if split is None else (candidates[best], split)
 
 
-def _climb(chains: Chains, candidates: range) -> tuple[int, Split | None]:
+def _climb(chains: Chains, candidates: range, bar: Bar) -> tuple[int, Split | None]:
     """Position of a context that fits, seldom far below the largest, and its split; -1 if none was found.
 
     What is probable may come from other settings. Where nothing fits by that, a split is replayed that would
@@ -123,6 +125,7 @@ def _climb(chains: Chains, candidates: range) -> tuple[int, Split | None]:
     best, found = -1, None
     learned = len(candidates) == 1
     for _ in range(_CLIMBS):
+        bar.advance()
         at, split = _furthest(chains, chains.segments.probably, candidates, best)
         if split is None and not learned:
             at, split = _furthest(chains, _nothing, candidates, best)
@@ -144,7 +147,7 @@ def _nothing(device: int, start: int, end: int, n_ctx: int) -> int:
     return 0
 
 
-def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | None]:
+def _above(chains: Chains, candidates: range, best: int, bar: Bar) -> tuple[int, Split | None]:
     """The largest position above `best` that fits, and its split; or `best` and None.
 
     From the top down: lower bounds, which never fall as the context grows, leave out all but a few
@@ -162,6 +165,7 @@ def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | N
         return chains.find(least, candidates[position]) is not None
 
     while (at := last_where(may_fit, best, at)) > best:
+        bar.advance()
         split = chains.find(segments.at_least, candidates[at])
         if split is None:
             at -= 1
@@ -238,11 +242,17 @@ def least_short(chains: Chains, n_ctx: int) -> Split:
     of a split, or replayed one, that no round before did. There are finitely many: so it ends, whatever the
     replays say.
     """
+    with Bar("plan") as bar:
+        return _least_short(chains, n_ctx, bar)
+
+
+def _least_short(chains: Chains, n_ctx: int, bar: Bar) -> Split:
     segments = chains.segments
     best: Split = (segments.last - segments.first, *[0] * (len(chains.room) - 1))
     most = chains.short(best, n_ctx)
     tried, floored = {best}, {best}
     while True:
+        bar.advance()
 
         def with_less(steps: int, most: int = most) -> Split | None:
             return chains.widened(most - steps * _STEP).find(segments.at_least, n_ctx)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ..._base.progress import Bar
 from ..._coerce import AnyGpus, AnyModel, AnySettings
 from ..._llama.params import Settings
 from ..plan import DEFAULT_MARGIN
@@ -68,7 +69,14 @@ def best(
     then does not fit. Everything else is as in `trades`.
     """
     order = checked(prefer)
-    q = question(model, gpus, settings, margin_bytes, max_ctx, host_bandwidth_gbs, planner)
+    with Bar(f"what {prefer} gives up") as bar:
+        q = question(
+            model, gpus, settings, margin_bytes, max_ctx, host_bandwidth_gbs, planner, advance=bar.advance
+        )
+        return _best(q, order)
+
+
+def _best(q: Question, order: Prefer) -> Alternative:
     goal = _goal(q, order)
     as_asked = q.described("as asked", q.settings, q.asked)
     if q.reached >= goal or not any(g.total for g in q.asked.estimate.gpus):

@@ -124,8 +124,9 @@ def question(
     max_ctx: int | str | None,
     host_bandwidth_gbs: float | None,
     planner: Planner | None,
+    advance: Callable[[], None] = lambda: None,
 ) -> Question:
-    """The question, answered as asked. Raises what `plan` raises."""
+    """The question, answered as asked; `advance` is called before each plan. Raises what `plan` raises."""
     described, on, left = model_of(model), cards(gpus), margin(margin_bytes)
     asked, most = settings_of(settings), limit(max_ctx)
     host_bandwidth_gbs = bandwidth("host_bandwidth_gbs", host_bandwidth_gbs)
@@ -133,14 +134,21 @@ def question(
     learned: Learned = {}
 
     def solve(settings: Settings, max_ctx: int | None) -> Plan:
+        advance()
         return plan(described, on, settings, margin_bytes=left, max_ctx=max_ctx, learned=learned)
 
     def fits(settings: Settings) -> bool:
+        advance()
         return carries(described, on, settings, margin_bytes=left, learned=learned)
 
     def may_fit(settings: Settings, less: float) -> bool:
         return may_carry(described, on, settings, margin_bytes=left, learned=learned, less=less)
 
+    def told(settings: Settings, max_ctx: int | None) -> Plan:
+        assert planner is not None
+        advance()
+        return planner(settings, max_ctx)
+
     if planner:
-        return Question(planner(asked, most), asked, most, planner, host_bandwidth_gbs)
+        return Question(told(asked, most), asked, most, told, host_bandwidth_gbs)
     return Question(solve(asked, most), asked, most, solve, host_bandwidth_gbs, fits, may_fit)

@@ -114,8 +114,10 @@ def prepare_case(model: Model, placement: Placement, settings: Settings, backend
     n_copies = pipeline_copies(model, settings, backends)
     kinds = _kinds(prepared, placement)
     everything = Collapsed(tuple(range(len(kinds))), ())
-    few = collapse(kinds, 3 if _copies_from_host(model, placement) else 2)
-    ladder = dict.fromkeys((few, collapse(kinds, 3), everything))
+    few, more = collapse(kinds, 2), collapse(kinds, 3)
+    if more.cuts and _copies_from_host(model, placement):
+        few = more
+    ladder = dict.fromkeys(x for x in (few, more, everything) if x.cuts or x is everything)
     return Case(prepared, probed, placement, tuple(backends), n_copies, settings.op_offload, tuple(ladder))
 
 

@@ -7,7 +7,7 @@ giving up more never takes more memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -85,12 +85,22 @@ def _best(q: Question, order: Prefer) -> Alternative:
     on_cards = _least(q, [ladders[name] for name in _ON_CARDS[order]], goal)
     if on_cards is not None and on_cards.n_ctx >= goal:
         return on_cards
-    found = [
-        _least(q, [host if name == "host" else ladders[name] for name in _WITH_HOST[order]], goal, short=True)
-        for host in _hosts(q)
-    ]
+    found = [_with_host(q, ladders, order, goal, host) for host in _hosts(q)]
+    if order == "context" and not any(row is not None and row.n_ctx >= goal for row in found):
+        # all of all carries no more, but on the way there something may: what is read from the host is copied to the cards
+        others: tuple[Prefer, ...] = ("speed", "quality")
+        found += [_with_host(q, ladders, x, _goal(q, x), host) for x in others for host in _hosts(q)]
     reaching = [row for row in found if row is not None and row.n_ctx > q.reached]
     return min(reaching, key=lambda row: by_preference(row, order), default=as_asked)
+
+
+def _with_host(
+    q: Question, ladders: Mapping[str, _Ladder], order: Prefer, goal: int, host: _Ladder
+) -> Alternative | None:
+    """As little as will do, the host among it; a smaller context where the goal is out of reach."""
+    return _least(
+        q, [host if name == "host" else ladders[name] for name in _WITH_HOST[order]], goal, short=True
+    )
 
 
 def _goal(q: Question, prefer: Prefer) -> int:

@@ -101,6 +101,14 @@ def test_each_preference_is_best_at_what_it_prefers(model: Model, mib: list[int]
     assert all(found["context"].n_ctx >= row.n_ctx for row in reaching)
 
 
+@pytest.mark.parametrize("slots", [1, 3])
+def test_the_longest_context_may_lie_on_the_way_to_the_host(slots: int) -> None:
+    """Where all on the host carries less than a part of it, for the copies of weights, "context" still has most."""
+    asked = replace(ON, n_seq_max=slots)
+    found = {p: best(EXPERT, cards([62, 100]), asked, prefer=p, margin_bytes=MARGIN) for p in PREFERENCES}
+    assert found["context"].n_ctx == max(row.n_ctx for row in found.values()) > 768
+
+
 @pytest.mark.parametrize("mib", [130, 150, 190])
 def test_no_combination_leaves_the_host_less(mib: int) -> None:
     """Every combination of layers, batch and cache types, tried one by one: if one carries the context without the

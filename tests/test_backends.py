@@ -223,3 +223,20 @@ def test_a_head_that_is_no_multiple_of_the_block_is_padded_rounded_down() -> Non
     """A view of one head of a quantized cache: 80 of 512 elements, the rest 432 of 18 bytes for 32."""
     assert BACKENDS["cuda"].padding_bytes(BY_NAME["iq4_nl"], 80) == 432 * 18 // 32
     assert BACKENDS["cuda"].padding_bytes(BY_NAME["iq4_nl"], 512) == 0
+
+
+@pytest.mark.parametrize("b", BACKENDS.values(), ids=BACKENDS)
+@pytest.mark.parametrize("op", ["MUL_MAT", "MUL_MAT_ID", "GET_ROWS"])
+def test_no_rule_tells_k_quants_apart(b: Backend, op: str) -> None:
+    """Layers whose weights differ in their K-quants alone count as repeats: what reads a weight runs, and takes, alike."""
+    inputs = [leaf((512, 8)), leaf((2, 8), BY_NAME["i32"])] if op == "MUL_MAT_ID" else [leaf((512, 8))]
+    shape = (64, 2, 8) if op == "MUL_MAT_ID" else (64, 8)
+    rows = leaf((8,), BY_NAME["i32"])
+    seen = set()
+    for kind in BY_NAME.values():
+        if kind.use == "K":
+            weight = leaf((512, 64, 4) if op == "MUL_MAT_ID" else (512, 64), kind)
+            asked = node(op, shape, [weight, rows] if op == "GET_ROWS" else [weight, *inputs])
+            seen.add((runs(b, asked), b.node_bytes(asked)))
+    assert len(seen) == 1
+    assert {kind.name for kind in BY_NAME.values() if kind.use == "K"} == {f"q{n}_K" for n in range(2, 7)}

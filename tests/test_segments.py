@@ -103,7 +103,8 @@ def test_lines_are_what_each_context_takes() -> None:
         segments, alone = (Segments(model, [gpu()] * 2, Settings(flash_attn="off")) for _ in range(2))
         split = (24, model.n_layer - 23)
         assert not segments.learn_lines(split, contexts, first - 256)
-        assert segments.learn_lines(split, contexts, 1 << 14)
+        while not segments.holds(split, first, [1 << 40] * 2):  # each time from further below on
+            assert segments.learn_lines(split, contexts, 1 << 14)
         for n_ctx in (first, first + 256, 4096, 1 << 14, contexts[-1]):
             totals = alone.learn(split, n_ctx)
             assert segments.holds(split, n_ctx, totals)
@@ -113,6 +114,24 @@ def test_lines_are_what_each_context_takes() -> None:
         assert segments.least(0, 0, 24, contexts[20:60]) == min(sizes)
         assert not segments.holds(split, first - 256, [1 << 40] * 2)
         assert segments.least(0, 0, 24, contexts[:60]) == segments.floor(0, 0, 24, contexts[0])
+
+
+def test_what_is_asked_often_is_learned_along_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A split asked about at many contexts is replayed at a few, and to the byte what replays say at all of them."""
+    settings = Settings(flash_attn="on", n_ubatch=64, n_outputs_max=1)
+    asked = [256 * n for n in (30, 90, 31, 89, 60, 61, 88, 120, 7)]
+    often, split = Segments(REPLAYED[0], [gpu()] * 2, settings), (20, 29)
+    replays: list[int] = []
+    real = Segments._compute
+    monkeypatch.setattr(
+        Segments, "_compute", lambda self, counts, at: replays.append(at) or real(self, counts, at)
+    )
+    found = [often.compute(split, n_ctx) for n_ctx in asked]
+    assert len(replays) == 4
+    for n_ctx, compute in zip(asked, found, strict=True):
+        assert compute == Segments(REPLAYED[0], [gpu()] * 2, settings).compute(split, n_ctx)
+        sizes = often.learn(split, n_ctx)
+        assert often.holds(split, n_ctx, sizes)
 
 
 @given(st.sampled_from(MODELS), SPLITS, st.integers(1, 40), st.integers(0, 40), st.booleans())

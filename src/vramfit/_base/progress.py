@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
@@ -15,10 +16,22 @@ __all__ = ["Bar"]
 PATIENCE: Final = 0.7  # seconds before a person wonders
 
 
-class Bar:
-    """`with Bar("sweep", 100) as bar`, then `bar.advance()` at most so many times."""
+class _Open(threading.local):
+    """Whether a bar is open in this thread."""
 
-    def __init__(self, what: str, total: int) -> None:
+    yes = False
+
+
+_OPEN: Final = _Open()
+
+
+class Bar:
+    """`with Bar("sweep", 100) as bar`, then `bar.advance()` at most so many times; without a number it only moves.
+
+    A bar within another shows nothing: what a person waits for is the outer one.
+    """
+
+    def __init__(self, what: str, total: int | None = None) -> None:
         self._what = what
         self._total = total
         self._done = 0
@@ -26,6 +39,9 @@ class Bar:
         self._shown: Progress | None = None
 
     def __enter__(self) -> Bar:
+        self._outermost, _OPEN.yes = not _OPEN.yes, True
+        if not self._outermost:
+            self._from = float("inf")
         return self
 
     def advance(self) -> None:
@@ -39,6 +55,8 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._outermost:
+            _OPEN.yes = False
         if self._shown is not None:
             self._shown.stop()
 

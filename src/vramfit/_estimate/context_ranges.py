@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._ggml.backends import Backend
-from .._ggml.galloc import Walk, allocate, held
+from .._ggml.galloc import Walk, held
 from .._ggml.graph import Tensor
 from .._ggml.sched import Schedule
 from .._graphs import Instance, Run
@@ -22,7 +22,7 @@ from .._llama.cparams import Context
 from .._llama.model import Model
 from .._llama.placement import Placement
 from .affine import Line, Number, Span, line
-from .reserve import Case, Needs, needs_of_all, prepare_case, reservations
+from .reserve import Case, Needs, is_sure, needs_of_all, prepare_case, reservations
 
 __all__ = ["NotStraight", "Piece", "Stretch"]
 
@@ -60,7 +60,14 @@ class Stretch:
         self._span = Span(0, reach)
         self._reach = reach
         self._runs = tuple(zip(*(reservations(self._case, each) for each in ends), strict=True))
-        self._sheets: dict[tuple[int, bool], _Sheet] = {}
+        self._sheets: dict[tuple[int, int], _Sheet] = {}
+        self._steps = [0] * len(self._runs)  # of the ladder: where the proof held last
+
+    @property
+    def is_sure(self) -> bool | None:
+        """Whether cards whose kind is not known would all take the same at all contexts; None where it depends."""
+        found = {is_sure(self._case.graph(run)[1]) for runs in self._runs for run in runs}
+        return found.pop() if len(found) == 1 else None
 
     def pieces(self) -> Iterator[Piece]:
         """The buffers at all contexts, in order."""
@@ -87,26 +94,27 @@ class Stretch:
         )
 
     def _needs(self, i: int) -> Needs:
-        """Chunks of each backend for one reservation; of all layers where fewer do not prove enough."""
-        if (i, True) not in self._sheets:
-            sheet = self._sheet(i, whole=False)
-            found = needs_of_all(self._case, sheet.instance, sheet.plan)
+        """Chunks of each backend for one reservation, from as few layers as are proven to be enough."""
+        last = self._span.last
+        while True:
+            sheet = self._sheet(i, self._steps[i])
+            found = needs_of_all(self._case, self._steps[i], sheet.instance, sheet.plan)
             if found is not None:
                 return found
-        return allocate(self._sheet(i, whole=True).plan)
+            self._steps[i] += 1
+            self._span.last = last  # what failed to be a proof decided nothing
 
-    def _sheet(self, i: int, *, whole: bool) -> _Sheet:
-        if (i, whole) not in self._sheets:
-            self._sheets[i, whole] = _Sheet(self._case, self._runs[i], self._reach, self._span, whole)
-        return self._sheets[i, whole]
+    def _sheet(self, i: int, step: int) -> _Sheet:
+        if (i, step) not in self._sheets:
+            self._sheets[i, step] = _Sheet(self._case, self._runs[i], self._reach, self._span, step)
+        return self._sheets[i, step]
 
 
 class _Sheet:
     """One reservation at all contexts: its schedule, with lines for the numbers that grow."""
 
-    def __init__(self, case: Case, runs: Sequence[Run], reach: int, span: Span, whole: bool) -> None:
-        instances = [case.instance(run, whole=whole) for run in runs]
-        plans = [case.schedule(x) for x in instances]
+    def __init__(self, case: Case, runs: Sequence[Run], reach: int, span: Span, step: int) -> None:
+        instances, plans = zip(*(case.graph(run, step) for run in runs), strict=True)
         _check(instances, plans)
         self._reach, self._span = reach, span
         self._looks = [Walk(plan) for plan in plans]

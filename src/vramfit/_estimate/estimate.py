@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from .._base.shown import Shown
 from .._coerce import AnyGpus, AnyModel, AnySettings, cards, model_of, settings_of
 from .._devices import Gpu, told_apart
-from .._ggml.backends import HOST_BACKEND, backend
+from .._ggml.backends import HOST_BACKEND, Backend, backend
 from .._llama.cparams import Context, resolve
 from .._llama.memory import context_bytes, weight_bytes
 from .._llama.model import Model
@@ -84,16 +84,25 @@ def estimate(model: AnyModel, gpus: AnyGpus, settings: AnySettings = None) -> Es
     model, gpus, settings = model_of(model), cards(gpus), settings_of(settings)
     context = resolve(model, settings)
     placement = place(model, gpus, settings)
-    return assemble(model, gpus, settings, context, placement)
+    rules = _rules(gpus, settings)
+    compute = compute_bytes(model, placement, context, rules)
+    return assemble(model, gpus, settings, context, placement, compute)
+
+
+def _rules(gpus: Sequence[Gpu], settings: Settings) -> list[Backend]:
+    return [backend(gpus[i].backend, gpus[i].compute_capability) for i in devices(gpus, settings)]
 
 
 def assemble(
-    model: Model, gpus: Sequence[Gpu], settings: Settings, context: Context, placement: Placement
+    model: Model,
+    gpus: Sequence[Gpu],
+    settings: Settings,
+    context: Context,
+    placement: Placement,
+    compute: Compute,
 ) -> Estimate:
-    """An `Estimate` for a placement that is already known (the solver tries many)."""
-    used = devices(gpus, settings)
-    rules = [backend(gpus[i].backend, gpus[i].compute_capability) for i in used]
-    compute = compute_bytes(model, placement, context, rules)
+    """An `Estimate` of a placement whose compute buffers are known (the solver tries many)."""
+    used, rules = devices(gpus, settings), _rules(gpus, settings)
     weights = weight_bytes(model, placement, rules, HOST_BACKEND)
     caches = context_bytes(model, placement, context, rules, HOST_BACKEND)
     at = {index: device for device, index in enumerate(used)}

@@ -7,7 +7,7 @@ Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `resolve_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 from weakref import proxy
@@ -18,15 +18,16 @@ from .._ggml.galloc import allocate, held
 from .._ggml.sched import Schedule, node_of, schedule
 from .._graphs import Instance, Known, OutsideTemplate, Prepared, Run, build, one_sequence, prepared_for
 from .._llama.cparams import Context, prompt_tokens
-from .._llama.model import Model
+from .._llama.model import Home, Model
 from .._llama.placement import HOST, Placement, pipeline_copies
-from .layer_runs import collapse, layer_kinds
+from .layer_runs import Collapsed, collapse, layer_kinds
 from .periodicity import walk_repeats
 
 __all__ = [
     "Case",
     "Needs",
     "Reservation",
+    "is_sure",
     "needs_of_all",
     "plans",
     "prepare_case",
@@ -56,7 +57,8 @@ class Case:
     """A placed model, ready to be built at any batch.
 
     It keeps the graphs that it has built, since probes and reservations ask for the same ones, and lives no
-    longer than the question that it was made for.
+    longer than the question that it was made for. Steps of `ladder` say which layers stand for all: few, more, and
+    last all themselves.
     """
 
     def __init__(
@@ -66,20 +68,19 @@ class Case:
         self.placement = placement
         self.backends = tuple(backends)
         self.n_copies = pipeline_copies(placement, backends)
-        self.layers = collapse(_kinds(self.prepared, placement), 2)
+        self.ladder = _ladder(model, placement, _kinds(self.prepared, placement))
         self._op_offload = op_offload
-        self._built: dict[Run, Instance] = {}  # of the layers that stand for all
+        self._made: dict[tuple[Run, int], tuple[Instance, Schedule]] = {}
 
-    def instance(self, run: Run, *, whole: bool = False) -> Instance:
-        """The graph of a reservation: of the layers that stand for all, or of all."""
-        if whole:
-            return build(self.prepared, run, self.placement)
-        if run not in self._built:
-            self._built[run] = build(self.prepared, run, self.placement, self.layers.kept)
-        return self._built[run]
+    def graph(self, run: Run, step: int = 0) -> tuple[Instance, Schedule]:
+        """The graph of a reservation, of the layers of one step of the ladder, and the same over the backends."""
+        if (run, step) not in self._made:
+            instance = build(self.prepared, run, self.placement, self.ladder[step].kept)
+            self._made[run, step] = instance, self.schedule(instance)
+        return self._made[run, step]
 
     def schedule(self, instance: Instance) -> Schedule:
-        """The graph over the backends."""
+        """A graph over the backends."""
         return schedule(instance.graph, self.backends, n_copies=self.n_copies, op_offload=self._op_offload)
 
 
@@ -108,12 +109,27 @@ def plans(
 ) -> list[Schedule]:
     """The schedules of the reservations, all layers built: for explaining, not for speed."""
     case = prepare_case(model, placement, context, backends)
-    return [case.schedule(case.instance(run, whole=True)) for run in reservations(case, context)]
+    return [case.graph(run, -1)[1] for run in reservations(case, context)]
 
 
 def prepare_case(model: Model, placement: Placement, context: Context, backends: Sequence[Backend]) -> Case:
     """The model matched to its template, for contexts of all lengths. Raises `OutsideTemplate`."""
     return Case(model, placement, backends, op_offload=context.op_offload)
+
+
+def _ladder(model: Model, placement: Placement, kinds: Sequence[Hashable]) -> tuple[Collapsed, ...]:
+    """Which layers stand for all: few, more where that may prove more, and all themselves."""
+    everything = Collapsed(tuple(range(len(kinds))), ())
+    few, more = collapse(kinds, 2), collapse(kinds, 3)
+    if more.cuts and _copies_from_host(model, placement):
+        few = more
+    return tuple(dict.fromkeys(x for x in (few, more, everything) if x.cuts or x is everything))
+
+
+def _copies_from_host(model: Model, placement: Placement) -> bool:
+    """Whether layers on cards need what is on the host: then often not the second but the third brings nothing new."""
+    weights = zip(model.weights, placement.weights, strict=True)
+    return not placement.offload_kqv or any(at == HOST and w.home is not Home.INPUT for w, at in weights)
 
 
 def _kinds(prepared: Prepared | Known, placement: Placement) -> list[tuple[object, ...]]:
@@ -163,12 +179,12 @@ def _resolve(case: Case, step: Run, *, auto: bool) -> Run:
 
 
 def _at_home(case: Case, run: Run, op: str) -> bool:
-    instance = case.instance(run)
+    instance, plan = case.graph(run)
     here = [(tensor, layer) for tensor, layer, name in instance.fused if name == op]
     if not here:
         return True
     cpu = len(case.backends)
-    on = dict(case.schedule(instance).nodes)
+    on = dict(plan.nodes)
     layers = case.placement.layers
     return all(on[tensor] == (cpu if layers[layer] == HOST else layers[layer]) for tensor, layer in here)
 
@@ -181,16 +197,14 @@ class _Made(NamedTuple):
 
 
 def _needs(case: Case, run: Run) -> _Made:
-    """One reservation: of the collapsed graph if that is proven to be enough."""
-    instance = case.instance(run)
-    plan = case.schedule(instance)
-    found = needs_of_all(case, instance, plan)
-    if found is None:
-        found = allocate(case.schedule(case.instance(run, whole=True)))
-    return _Made(found, _is_sure(plan))
+    """One reservation: of as few layers as are proven to be enough."""
+    step = 0
+    while (needs := needs_of_all(case, step, *case.graph(run, step))) is None:
+        step += 1
+    return _Made(needs, is_sure(case.graph(run)[1]))
 
 
-def _is_sure(plan: Schedule) -> bool:
+def is_sure(plan: Schedule) -> bool:
     """Whether the cards whose kind is not known would all take the same."""
     if not any(b.may_be for b in plan.backends):
         return True
@@ -201,9 +215,12 @@ def _is_sure(plan: Schedule) -> bool:
     )
 
 
-def needs_of_all(case: Case, instance: Instance, plan: Schedule) -> Needs | None:
-    """Chunks of each backend for all layers, from those that stand for them; None where that is not proven."""
-    cuts = case.layers.cuts
+def needs_of_all(case: Case, step: int, instance: Instance, plan: Schedule) -> Needs | None:
+    """Chunks of each backend for all layers, from those of a step of the ladder; None where that is not proven.
+
+    The last step, which is all layers, needs no proof.
+    """
+    cuts = case.ladder[step].cuts
     if not cuts:
         return allocate(plan)
     starts = instance.starts

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from .._base.errors import EngineRefusal
 from .backends import HOST_BACKEND, Backend, Node, SplitGraph
 from .graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, WEIGHT, Graph, Tensor
 
@@ -253,7 +254,16 @@ def _follow(graph: Graph, on: list[int], refused: dict[int, frozenset[int]], n_b
                 on[s] = on[view] if view != NONE else on[i]
         if on[i] == _UNSET:
             bad = refused.get(i, ())
-            on[i] = next(b for b in range(n_backends) if b not in bad)
+            on[i] = next((b for b in range(n_backends) if b not in bad), _UNSET)
+            if on[i] == _UNSET:  # GGML_ASSERT, 1294
+                raise EngineRefusal(
+                    f"{t.name}: no device, nor the host, runs {t.op} on {_said(t, tensors)}; the engine aborts"
+                )
+
+
+def _said(t: Tensor, tensors: Sequence[Tensor]) -> str:
+    """The sources of a node, as a message names them."""
+    return " and ".join(tensors[s].type.name for s in t.src[:2])
 
 
 # --- pass 5 and the copy of the graph

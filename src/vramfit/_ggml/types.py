@@ -13,6 +13,8 @@ from .._base.errors import ModelError
 
 __all__ = ["BY_ID", "BY_NAME", "TensorType", "tensor_type"]
 
+_K_QUANTS: Final = frozenset(("q2_K", "q3_K", "q4_K", "q5_K", "q6_K"))
+
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
@@ -27,6 +29,11 @@ class TensorType:
     def is_quantized(self) -> bool:
         """Whether elements share a block (ggml_is_quantized)."""
         return self.block > 1
+
+    @property
+    def use(self) -> str:
+        """What operations tell it by: all take the K-quants (q2_K to q6_K) where they take one, others by name."""
+        return "K" if self.name in _K_QUANTS else self.name
 
     def row_bytes(self, n: int) -> int:
         """Bytes of a row of `n` elements (ggml_row_size); `n` must be a multiple of the block."""

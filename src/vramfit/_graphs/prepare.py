@@ -85,7 +85,7 @@ def prepare(template: Template, model: Model) -> Prepared:
 def _layout_of(model: Model, layer: Layer, own: dict[str, int], asks: Sequence[str]) -> object:
     """What the extents of a layer's tensors depend on, the reservation apart."""
     tensors = tuple(
-        (n, model.weights[i].tensor.type.id, model.weights[i].tensor.shape) for n, i in own.items()
+        (n, model.weights[i].tensor.type.use, model.weights[i].tensor.shape) for n, i in own.items()
     )
     numbers = tuple(header_number(model, layer, x[1:]) for x in asks)
     return replace(layer, index=0), tensors, numbers, n_bank(model, layer), n_bank(model, layer, before=True)

@@ -11,14 +11,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from .._base.memo import Memo
 from .._ggml.backends import Backend, pad
 from .._ggml.types import BY_NAME, TensorType
 from .cparams import Context, cache_streams, cells
 from .model import Cache, Home, Layer, Model, Weight
 from .placement import HOST, Placement
 
-__all__ = ["DeviceBytes", "cache_rows", "context_bytes", "layer_context_bytes", "weight_bytes", "weight_size"]
+__all__ = [
+    "DeviceBytes",
+    "cache_rows",
+    "context_bytes",
+    "layer_context_bytes",
+    "weight_bytes",
+    "weight_size",
+    "weight_sizes",
+]
 
 _F32 = BY_NAME["f32"]
 _Tensor = tuple[TensorType, tuple[int, ...]]  # type and shape
@@ -48,14 +58,15 @@ def weight_bytes(
     """
     seen: set[tuple[str, int, bool]] = set()
     sums = [0] * (placement.n_devices + 1)  # the last is HOST
-    for weight, device in zip(model.weights, placement.weights, strict=True):
+    sizes = {b: weight_sizes(model, b) for b in (*backends, host)}
+    for i, (weight, device) in enumerate(zip(model.weights, placement.weights, strict=True)):
         matrix = not placement.n_devices and weight.home is not Home.INPUT
         repacked = matrix and host.repacks(weight.tensor.type, weight.tensor.shape)
         key = (weight.tensor.name, device, repacked)
         if weight.duplicate and key in seen:
             continue
         seen.add(key)
-        sums[device] += weight_size(weight, _rules(device, backends, host))
+        sums[device] += sizes[_rules(device, backends, host)][i]
     return DeviceBytes(tuple(sums[:-1]), sums[HOST])
 
 
@@ -108,6 +119,14 @@ def _tensors(
 
 def _rules(device: int, backends: Sequence[Backend], host: Backend) -> Backend:
     return host if device == HOST else backends[device]
+
+
+def weight_sizes(model: Model, rules: Backend) -> tuple[int, ...]:
+    """Bytes that each of `model.weights` takes in a buffer; remembered, since a plan asks many times."""
+    return _SIZES.get(model, rules, lambda: tuple([weight_size(w, rules) for w in model.weights]))
+
+
+_SIZES: Final[Memo[tuple[int, ...]]] = Memo(16)
 
 
 def weight_size(weight: Weight, rules: Backend) -> int:

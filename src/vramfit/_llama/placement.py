@@ -14,8 +14,10 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Final
 
 from .._base.errors import GpuError, SettingsError
+from .._base.memo import Memo
 from .._devices import Gpu
 from .._ggml.backends import Backend, backend
 from .._ggml.graph import HOST
@@ -102,15 +104,15 @@ def split_is_given(settings: Settings) -> bool:
 
 def _placed(model: Model, used: Sequence[Gpu], settings: Settings, layers: tuple[int, ...]) -> Placement:
     """The placement that follows from that of the layers, on the cards in use."""
-    patterns = [re.compile(p) for p in settings.cpu_tensors]
+    kept = _kept_back(model, settings.cpu_tensors)
     rules = [backend(g.backend, g.compute_capability) for g in used]
-    wanted = [_weight(w, layers, patterns) for w in model.weights]
-    weights = tuple(
-        at if at == HOST or can_use(w, rules[at]) else HOST
-        for w, at in zip(model.weights, wanted, strict=True)
-    )
+    wanted = [HOST if i in kept else _weight(w, layers) for i, w in enumerate(model.weights)]
+    useless = [_useless(model, b) for b in rules]
+    if any(useless):
+        wanted = [HOST if at != HOST and i in useless[at] else at for i, at in enumerate(wanted)]
+    weights = tuple(wanted)
     caches = layers[:-1] if settings.offload_kqv else (HOST,) * model.n_layer
-    return Placement(len(used), layers, weights, caches, settings.offload_kqv, bool(patterns))
+    return Placement(len(used), layers, weights, caches, settings.offload_kqv, bool(settings.cpu_tensors))
 
 
 def _layers(n_layer: int, gpus: Sequence[Gpu], settings: Settings) -> tuple[int, ...]:
@@ -144,9 +146,33 @@ def _f32(x: float) -> float:
     return float(struct.unpack("f", struct.pack("f", x))[0])
 
 
-def _weight(weight: Weight, layers: tuple[int, ...], patterns: Sequence[re.Pattern[str]]) -> int:
-    if any(p.search(weight.tensor.name) for p in patterns):
-        return HOST
+def _kept_back(model: Model, patterns: tuple[str, ...]) -> frozenset[int]:
+    """Positions of the weights that a pattern keeps on the host; remembered, since a plan places many times."""
+
+    def search() -> frozenset[int]:
+        searches = [re.compile(p).search for p in patterns]
+        names = (w.tensor.name for w in model.weights)
+        return frozenset(i for i, name in enumerate(names) if any(found(name) for found in searches))
+
+    return _KEPT_BACK.get(model, patterns, search) if patterns else frozenset()
+
+
+_KEPT_BACK: Final[Memo[frozenset[int]]] = Memo(64)
+
+
+def _useless(model: Model, rules: Backend) -> frozenset[int]:
+    """Positions of the weights that a device cannot use; remembered."""
+
+    def search() -> frozenset[int]:
+        return frozenset(i for i, w in enumerate(model.weights) if not can_use(w, rules))
+
+    return _USELESS.get(model, rules, search)
+
+
+_USELESS: Final[Memo[frozenset[int]]] = Memo(16)
+
+
+def _weight(weight: Weight, layers: tuple[int, ...]) -> int:
     if weight.home is Home.INPUT:
         return HOST
     return layers[-1] if weight.home is Home.OUTPUT else layers[weight.home]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from .._estimate.reserve import Case, prepare_case, reservations
+from .._estimate.reserve import Case, is_sure, prepare_case, reservations
 from .._ggml.backends import Backend
 from .._ggml.galloc import Walk
 from .._ggml.sched import Schedule
@@ -31,7 +31,8 @@ def likeness(model: Model, placement: Placement, context: Context, backends: Seq
     runs = dict.fromkeys(reservations(case, context))
     layers = _one_of_each(case)
     instances = [build(case.prepared, run, placement, layers) for run in runs]
-    return tuple((run.flash_attn, _seen(case.schedule(x))) for run, x in zip(runs, instances, strict=True))
+    plans = map(case.schedule, instances)
+    return tuple((run.flash_attn, is_sure(x), _seen(x)) for run, x in zip(runs, plans, strict=True))
 
 
 def _one_of_each(case: Case) -> list[int]:

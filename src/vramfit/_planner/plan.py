@@ -17,8 +17,8 @@ from .._base.shown import Drawn
 from .._coerce import AnyGpus, AnyModel, AnySettings, cards, margin, model_of, settings_of, shown
 from .._coerce import max_ctx as limit
 from .._devices import Gpu, assumed
-from .._estimate.estimate import DeviceEstimate, Estimate, estimate
-from .._llama.cparams import context_step, physical_batch, trained_ctx
+from .._estimate.estimate import DeviceEstimate, Estimate, assemble, estimate
+from .._llama.cparams import context_step, physical_batch, resolve, trained_ctx
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
@@ -26,7 +26,7 @@ from .search import Chains, Split, largest, least_short
 from .segments import Learned, Segments
 from .warnings import context_warnings, margin_warning, settings_warnings, wired_warnings
 
-__all__ = ["DEFAULT_MARGIN", "Plan", "carries", "plan"]
+__all__ = ["DEFAULT_MARGIN", "Plan", "carries", "may_carry", "plan"]
 
 DEFAULT_MARGIN: Final = 1 << 30  # what llama.cpp's --fit-target leaves on each device
 REQUEST: Final = "the context asked for"  # what `limited_by` may say beside the name of a card
@@ -99,7 +99,7 @@ def plan(
     fits = found is not None
     n_ctx, split = found or (candidates[0], _least_short(question, candidates[0]))
     chosen = _with(question, n_ctx, split)
-    result = estimate(model, gpus, chosen)
+    result = _estimate(question, chosen)
     shortest = _shortest(result)
     short = 0 if fits or shortest is None else margin_bytes - shortest.left
     limited_by = (
@@ -137,6 +137,27 @@ def carries(
     return _answer(question, _contexts(model, settings, None)) is not None
 
 
+def may_carry(
+    model: Model,
+    gpus: Sequence[Gpu],
+    settings: Settings,
+    *,
+    margin_bytes: int,
+    learned: Learned,
+    less: float = 0,
+) -> bool:
+    """A guess at what `carries` would say: compute buffers are as under other settings, or by a part `less`."""
+    q = _Question(model, gpus, settings, margin_bytes, learned)
+    if not q.used:
+        return True
+    segments = q.segments()
+
+    def hoped(device: int, start: int, end: int, n_ctx: int) -> int:
+        return int(segments.probably(device, start, end, n_ctx) * (1 - less))
+
+    return Chains(segments, q.room(), q.given_split()).find(hoped, settings.n_ctx) is not None
+
+
 def _contexts(model: Model, settings: Settings, max_ctx: int | None) -> range:
     """The contexts to choose from, in tokens of all slots together."""
     if settings.n_ctx:
@@ -157,6 +178,7 @@ class _Question:
     settings: Settings
     margin: int
     learned: Learned
+    known: Segments | None = None  # once they were asked for
 
     @property
     def used(self) -> tuple[int, ...]:
@@ -170,8 +192,11 @@ class _Question:
 
     def segments(self) -> Segments:
         """Bytes of runs of layers on the cards in use."""
-        settings = replace(self.settings, main_gpu=0)  # indexes count the cards in use
-        return Segments(self.model, [self.gpus[i] for i in self.used], settings, self.learned)
+        if self.known is None:
+            settings = replace(self.settings, main_gpu=0)  # indexes count the cards in use
+            used = [self.gpus[i] for i in self.used]
+            self.known = Segments(self.model, used, settings, self.learned)
+        return self.known
 
     def room(self) -> list[int]:
         """Bytes that may be taken on each card in use."""
@@ -197,6 +222,16 @@ def _with(q: _Question, n_ctx: int, split: Split | None) -> Settings:
     if split is None or not q.split_is_free:
         return replace(q.settings, n_ctx=n_ctx)
     return replace(q.settings, n_ctx=n_ctx, tensor_split=tuple(map(float, split)))
+
+
+def _estimate(q: _Question, chosen: Settings) -> Estimate:
+    """What `estimate` says of the settings chosen; compute buffers are those that the search replayed."""
+    if not q.used:
+        return estimate(q.model, q.gpus, chosen)
+    placement = place(q.model, q.gpus, chosen)
+    counts = tuple(map(placement.count, range(placement.n_devices)))
+    compute = q.segments().compute(counts, chosen.n_ctx)
+    return assemble(q.model, q.gpus, chosen, resolve(q.model, chosen), placement, compute)
 
 
 def _least_short(q: _Question, n_ctx: int) -> Split | None:
@@ -226,9 +261,15 @@ def _full(q: _Question, result: Estimate, n_ctx: int) -> int:
     if len(q.used) == 1:
         return q.used[0]
     split = [result.gpus[i].layers for i in q.used]
-    sizes = q.segments().learn(split, n_ctx)
-    spare = [(room - size, i) for room, size, i in zip(q.room(), sizes, q.used, strict=True) if size]
-    return min(spare)[1]
+    at_least = min(_spare(q, q.segments().at_least_each(split, n_ctx)), default=(0, 0))
+    if at_least[0] < 0:
+        return at_least[1]
+    return min(_spare(q, q.segments().learn(split, n_ctx)))[1]
+
+
+def _spare(q: _Question, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """What is left on each card that is used when they take this much, with its index."""
+    return [(room - size, i) for room, size, i in zip(q.room(), sizes, q.used, strict=True) if size]
 
 
 def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:

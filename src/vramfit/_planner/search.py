@@ -7,10 +7,11 @@ them at least, so that the answer is that of trying every split at every context
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from .._base.progress import Bar
 from .segments import Segments
 
 __all__ = ["Chains", "Split", "largest", "last_where", "least_short"]
@@ -19,6 +20,10 @@ Split = tuple[int, ...]  # layers on each card in use
 Compute = Callable[[int, int, int, int], int]  # device, start, end, context -> bytes
 
 _CLIMBS: Final = 12  # guesses at most; proof does without them
+_OWN: Final = 2  # splits whose own floors are learned before those of short runs are
+_SHORT: Final = 4  # layers
+_FEW: Final = 5  # contexts that are replayed one by one
+_ABOVE: Final = 8  # part of a context by which another is tried for floors
 _STEP: Final = 1 << 20  # bytes to which the least shortfall is found
 
 
@@ -44,11 +49,17 @@ class Chains:
             last_card = device == len(self.room) - 1
             further: dict[int, Split] = {}
             for end in (last,) if last_card else self._ends(device, first, last):
+                if starts and end >= starts[0] and not self._has_room(device, starts[0], end, n_ctx):
+                    break  # nor for more layers
                 start = self._start(compute, device, starts, end, n_ctx)
                 if start is not None:
                     further[end] = (*reached[start], end - start)
             reached = further
         return reached.get(last)
+
+    def _has_room(self, device: int, start: int, end: int, n_ctx: int) -> bool:
+        """Whether weights and cache of a segment leave the card's room: those of no longer one do if not."""
+        return self.segments.fixed(device, start, end, n_ctx) <= max(self.room[device], 0)
 
     def _ends(self, device: int, first: int, last: int) -> Sequence[int]:
         if self.only is None:
@@ -95,32 +106,48 @@ def largest(chains: Chains, candidates: range) -> tuple[int, Split] | None:
     replayed as a whole. Were that to say more than its segments did, they are known better now: once for each
     context and split at most.
     """
-    while True:
-        best, split = _climb(chains, candidates)
-        at, better = _above(chains, candidates, best)
-        if better is not None:
-            best, split = at, better
-        if split is None or chains.short(split, candidates[best]) <= 0:
-            return None if split is None else (candidates[best], split)
+    with Bar("plan") as bar:
+        while True:
+            best, split = _climb(chains, candidates, bar)
+            at, better = _above(chains, candidates, best, bar)
+            if better is not None:
+                best, split = at, better
+            if split is None or chains.short(split, candidates[best]) <= 0:
+                return None if split is None else (candidates[best], split)
 
 
-def _climb(chains: Chains, candidates: range) -> tuple[int, Split | None]:
-    """Position of a context that fits, seldom far below the largest, and its split; -1 if none was found."""
+def _climb(chains: Chains, candidates: range, bar: Bar) -> tuple[int, Split | None]:
+    """Position of a context that fits, seldom far below the largest, and its split; -1 if none was found.
+
+    What is probable may come from other settings. Where nothing fits by that, a split is replayed that would
+    without compute buffers.
+    """
     best, found = -1, None
-    probably = chains.segments.probably
+    learned = len(candidates) == 1
     for _ in range(_CLIMBS):
-        at = last_where(
-            lambda at: chains.find(probably, candidates[at]) is not None, best, len(candidates) - 1
-        )
-        split = chains.find(probably, candidates[at]) if at > best else None
+        bar.advance()
+        at, split = _furthest(chains, chains.segments.probably, candidates, best)
+        if split is None and not learned:
+            at, split = _furthest(chains, _nothing, candidates, best)
         if split is None:
             break
+        learned = True
         if chains.fits(split, candidates[at]):
             best, found = at, split
     return best, found
 
 
-def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | None]:
+def _furthest(chains: Chains, compute: Compute, candidates: range, best: int) -> tuple[int, Split | None]:
+    """The last position above `best` that fits if compute buffers are so, and its split; `best` and None for none."""
+    at = last_where(lambda at: chains.find(compute, candidates[at]) is not None, best, len(candidates) - 1)
+    return at, chains.find(compute, candidates[at]) if at > best else None
+
+
+def _nothing(device: int, start: int, end: int, n_ctx: int) -> int:
+    return 0
+
+
+def _above(chains: Chains, candidates: range, best: int, bar: Bar) -> tuple[int, Split | None]:
     """The largest position above `best` that fits, and its split; or `best` and None.
 
     From the top down: lower bounds, which never fall as the context grows, leave out all but a few
@@ -129,6 +156,7 @@ def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | N
     """
     segments = chains.segments
     at = len(candidates) - 1
+    floored = 0
 
     def may_fit(position: int) -> bool:
         def least(device: int, start: int, end: int, n_ctx: int) -> int:
@@ -137,22 +165,56 @@ def _above(chains: Chains, candidates: range, best: int) -> tuple[int, Split | N
         return chains.find(least, candidates[position]) is not None
 
     while (at := last_where(may_fit, best, at)) > best:
+        bar.advance()
         split = chains.find(segments.at_least, candidates[at])
         if split is None:
             at -= 1
         elif segments.holds(split, candidates[at], chains.room):
             return at, split
         elif not segments.has_floors(split, candidates[best + 1]):
-            segments.learn_floors(split, candidates[best + 1])
+            for chosen in _short(split) if floored == _OWN else (split,):
+                segments.learn_floors(chosen, candidates[best + 1])
+            floored += 1
+        elif (higher := _without_floors(chains, split, candidates, best + 1, at)) is not None:
+            segments.learn_floors(split, candidates[higher])
         else:
             _learn(chains, split, candidates[best + 1 :], candidates[at])
     return best, None
 
 
+def _without_floors(chains: Chains, split: Split, candidates: range, low: int, at: int) -> int | None:
+    """Where between two positions floors of a split may rule out most of what lies above; None if they are known there.
+
+    A buffer is not much larger than its floor, so that is not far above the largest context that fits.
+    """
+    if at - low < _FEW:
+        return None
+    step = max(1, low // _ABOVE)
+    middle = low + min(step, at - low) // 2
+    steps = (low + (step << i) for i in range((at - low).bit_length()))
+    further = [position for position in steps if position < at]
+    unknown = (p for p in (*further, middle) if not chains.segments.has_floors(split, candidates[p]))
+    return next(unknown, None)
+
+
+def _short(split: Split) -> Iterator[Split]:
+    """Splits with few layers on one card each: their floors hold for all longer runs of the same layers."""
+    for device, count in enumerate(split):
+        if count > _SHORT:
+            other = device + 1 if device + 1 < len(split) else device - 1
+            moved = list(split)
+            moved[device], moved[other] = _SHORT, moved[other] + count - _SHORT
+            yield tuple(moved)
+
+
 def _learn(chains: Chains, split: Split, contexts: range, n_ctx: int) -> None:
     """Learn how much a split takes at `n_ctx`, and at as many of the contexts around it as come with it."""
     segments = chains.segments
-    if not segments.never_falls and segments.learn_lines(split, contexts, n_ctx):
+    if (
+        not segments.never_falls
+        and n_ctx not in contexts[:_FEW]
+        and segments.learn_lines(split, contexts, n_ctx)
+    ):
         return
     segments.learn(split, n_ctx)
     if segments.never_falls:
@@ -180,11 +242,17 @@ def least_short(chains: Chains, n_ctx: int) -> Split:
     of a split, or replayed one, that no round before did. There are finitely many: so it ends, whatever the
     replays say.
     """
+    with Bar("plan") as bar:
+        return _least_short(chains, n_ctx, bar)
+
+
+def _least_short(chains: Chains, n_ctx: int, bar: Bar) -> Split:
     segments = chains.segments
     best: Split = (segments.last - segments.first, *[0] * (len(chains.room) - 1))
     most = chains.short(best, n_ctx)
     tried, floored = {best}, {best}
     while True:
+        bar.advance()
 
         def with_less(steps: int, most: int = most) -> Split | None:
             return chains.widened(most - steps * _STEP).find(segments.at_least, n_ctx)

@@ -17,19 +17,20 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Final, NamedTuple
 
+from .._base.memo import Memo
 from .._devices import Gpu
-from .._estimate.compute import compute_bytes
+from .._estimate.compute import Compute, compute_bytes
 from .._estimate.context_ranges import NotStraight, Piece, Stretch
 from .._estimate.layer_runs import collapse, layer_kinds
 from .._estimate.reserve import prepare_case, reservations
 from .._ggml.backends import Backend, backend, pad
 from .._ggml.galloc import most_alive
 from .._graphs import OutsideTemplate
-from .._llama.cparams import CONTEXT_STEP, Context, cells, resolve
-from .._llama.memory import layer_context_bytes, weight_size
+from .._llama.cparams import CONTEXT_STEP, Context, cells, context_step, resolve, streams, trained_ctx
+from .._llama.memory import layer_context_bytes, weight_sizes
 from .._llama.model import Home, Model, Weight
 from .._llama.params import Settings
 from .._llama.placement import HOST, Placement, pipeline_copies, place, place_split
@@ -38,6 +39,9 @@ from .likeness import likeness
 __all__ = ["Learned", "Segments"]
 
 _FEW: Final = 4  # contexts that are replayed one by one
+_BELOW: Final = 8  # part of the contexts below the one asked for that are learned with it
+_OFTEN: Final = 5  # times from which a split is learned along contexts, which takes as long as four replays
+_NEAR: Final = 16  # part of the contexts below the one asked for that are learned with it then
 _MORE: Final = 4  # stretches that are learned beyond what is asked for: the next question may be about them
 _ENDS: Final = 3  # splits of a graph beside one for each card
 _LIKENED: Final = 4096  # tokens at least at which cache types are compared
@@ -85,6 +89,25 @@ class _Known:
         return min(found, default=None)
 
 
+@dataclass(slots=True)
+class _Along:
+    """A split along contexts, and how often it was learned there."""
+
+    contexts: range
+    stretch: Stretch
+    asked: int = 0
+
+
+@dataclass(slots=True)
+class _Often:
+    """A split that is asked about at many contexts, and what was learned along them once it was worth it."""
+
+    asked: int = 0
+    along: _Along | None = None
+    pieces: list[Piece] = field(default_factory=list)
+    failed: bool = False
+
+
 CacheTypes = tuple[str, str]
 
 
@@ -127,13 +150,15 @@ class Segments:
         placement = place(model, gpus, settings)
         self.last = model.n_layer + 1
         self.first = placement.layers.count(HOST)
-        self._kinds = layer_kinds(model, [w == HOST for w in placement.weights])
-        self._tables = {rules: _tables(model, placement, rules) for rules in self._rules}
+        on_host = tuple([w == HOST for w in placement.weights])
+        self._kinds = _KINDS.get(model, on_host, lambda: layer_kinds(model, on_host))
+        self._tables = {rules: _remembered(model, on_host, rules) for rules in self._rules}
         self._caches: dict[tuple[int, Backend], list[int]] = {}
         self._contexts: dict[int, Context] = {}
         self._cached = {cache for layer in model.layers for cache in layer.caches}
+        self._stretches: dict[tuple[tuple[int, ...], range], _Along] = {}
         self._uneven = False  # whether sizes were found to grow in steps of their own
-        self._places: dict[tuple[int, int, int], tuple[Place, Kinds, _Known]] = {}
+        self._alikes: dict[tuple[Place, int], int] = {}  # guesses since something was learned last
         self._learned = {} if learned is None else learned
         self.never_falls = False  # whether what was learned last was a formula, not a replay
         copied = (
@@ -149,8 +174,16 @@ class Segments:
         self._learned_at: dict[Place, dict[Kinds, _Known]]
         kept = (question, self._alike(question))
         if kept not in self._learned:
-            self._learned[kept] = ({}, {}, self._piles_up())
-        self._known_at, self._learned_at, self._counts = self._learned[kept]
+            self._learned[kept] = ({}, {}, {}, {}, {}, self._piles_up())
+        self._replayed: dict[tuple[Sequence[int], int], Compute]
+        self._often: dict[tuple[int, ...], _Often]
+        self._known_at, self._learned_at, self._replayed, self._often, places, self._counts = self._learned[
+            kept
+        ]
+        step = context_step(settings)
+        self._all = range(step, max(trained_ctx(model, settings), _LIKENED * streams(settings)) + 1, step)
+        self._places: dict[tuple[int, int, int], tuple[Place, Kinds, _Known]]
+        self._places = places.setdefault(self._kinds, {})
 
         self._usual: dict[Place, int] = self._learned.setdefault(tuple(self._rules), {})
 
@@ -180,7 +213,7 @@ class Segments:
                 return False
             case = prepare_case(model, placement, context, rules)
             prompt = reservations(case, context)[0]
-            return len(case.schedule(case.instance(prompt)).splits) > len(rules) + _ENDS
+            return len(case.graph(prompt)[1].splits) > len(rules) + _ENDS
         except OutsideTemplate:
             return False
 
@@ -215,6 +248,14 @@ class Segments:
         """A compute buffer that the segment needs at least: its size if that is known, else its best floor."""
         size = self._known(device, start, end).size(n_ctx)
         return self.floor(device, start, end, n_ctx) if size is None else size
+
+    def at_least_each(self, counts: Sequence[int], n_ctx: int) -> list[int]:
+        """Bytes that each card of a split takes at least, from what is known."""
+        ends = list(accumulate(counts, initial=self.first))
+        return [
+            self.fixed(i, start, end, n_ctx) + self.at_least(i, start, end, n_ctx)
+            for i, (start, end) in enumerate(pairwise(ends))
+        ]
 
     def least(self, device: int, start: int, end: int, contexts: range) -> int:
         """A compute buffer that the segment needs at least at any of these contexts: never falls as they get fewer."""
@@ -264,21 +305,24 @@ class Segments:
         settings that were asked about before.
         """
         place, _, known = self._where(device, start, end)
-        if start == end:
-            return 0
         size = known.size(n_ctx)
         if size is not None:
             return size
         if known.sizes:
             return _on_line(known.sizes, n_ctx)
-        alike = (_on_line(k.sizes, n_ctx) for k in self._learned_at.get(place, {}).values() if k.sizes)
-        return max(alike, default=self._usual.get(place, 0))
+        if start == end:
+            return 0
+        if (place, n_ctx) not in self._alikes:
+            alike = (_on_line(k.sizes, n_ctx) for k in self._learned_at.get(place, {}).values() if k.sizes)
+            usual = self._usual.get(place) or max(self._usual.values(), default=0)
+            self._alikes[place, n_ctx] = max(alike, default=usual)
+        return self._alikes[place, n_ctx]
 
     def learn(self, counts: Sequence[int], n_ctx: int) -> tuple[int, ...]:
         """Bytes on each card when it has so many layers: exact as `compute` is. Remembered."""
-        placement, context = self._split(counts, n_ctx)
-        found = compute_bytes(self._model, placement, context, self._rules)
+        found = self.compute(counts, n_ctx)
         self.never_falls = not found.replayed
+        self._alikes.clear()
         totals = []
         start = self.first
         for device, (count, compute) in enumerate(zip(counts, found.gpus, strict=True)):
@@ -292,27 +336,55 @@ class Segments:
             start += count
         return tuple(totals)
 
-    def learn_lines(self, counts: Sequence[int], contexts: range, n_ctx: int) -> bool:
-        """Learn the sizes of the segments of a split at many of these contexts; whether `n_ctx` is among them."""
-        contexts = self._even(contexts)
-        if self._uneven or len(contexts) < _FEW or n_ctx not in contexts:
-            return False
-        placement, _ = self._split(counts, contexts[0])
-        at, reach = contexts.index(n_ctx), len(contexts) - 1
-        pieces: list[Piece] = []
+    def compute(self, counts: Sequence[int], n_ctx: int) -> Compute:
+        """The compute buffers of a split, remembered: those of other cache types where they are the same."""
+        key = (tuple(counts), n_ctx)
+        if key not in self._replayed:
+            self._replayed[key] = self._from_lines(key[0], n_ctx) or self._compute(counts, n_ctx)
+        return self._replayed[key]
+
+    def _compute(self, counts: Sequence[int], n_ctx: int) -> Compute:
+        placement, context = self._split(counts, n_ctx)
+        return compute_bytes(self._model, placement, context, self._rules)
+
+    def _from_lines(self, counts: tuple[int, ...], n_ctx: int) -> Compute | None:
+        """The compute buffers of a split that was asked about often, from a straight line; None where there is none."""
+        often = self._often.setdefault(counts, _Often())
+        often.asked += 1
+        if often.asked < _OFTEN or often.failed or n_ctx not in self._all:
+            return None
+        before = next(x for (of, _), x in self._replayed.items() if of == counts)
         try:
-            stretch = Stretch(
-                self._model, placement, lambda i: self._context(contexts[i]), reach, self._rules
-            )
-            while (
-                not pieces
-                or pieces[-1].last < min(at, reach)
-                or (len(pieces) < _MORE and pieces[-1].last < reach)
-            ):
-                pieces.append(stretch.piece(pieces[-1].last + 1 if pieces else 0))
+            along = often.along = often.along or self._along(counts, self._all)
+            if n_ctx not in along.contexts or not before.replayed or along.stretch.is_sure is None:
+                return None
+            at = along.contexts.index(n_ctx)
+            piece = next((p for p in often.pieces if p.first <= at <= p.last), None)
+            if piece is None:
+                pieces = _pieces(along.stretch, at - at // _NEAR, at)
+                often.pieces += pieces
+                self._draw(counts, along.contexts, pieces)
+                piece = pieces[-1]
         except (NotStraight, OutsideTemplate):
-            self._uneven = True
-            return False
+            often.failed = True
+            return None
+        *gpus, host = (size + at * slope for size, slope in zip(piece.sizes, piece.slopes, strict=True))
+        return replace(before, gpus=tuple(gpus), host=host)
+
+    def _along(self, counts: tuple[int, ...], contexts: range) -> _Along:
+        """The last of these contexts, as far as a split can be learned along them. Raises as `Stretch` does."""
+        even = self._even(contexts)
+        if len(even) < _FEW:
+            raise NotStraight
+        placement, _ = self._split(counts, even[0])
+        reach = len(even) - 1
+        return _Along(
+            even,
+            Stretch(self._model, placement, lambda i: self._context(even[i]), reach, self._rules),
+        )
+
+    def _draw(self, counts: Sequence[int], contexts: range, pieces: Sequence[Piece]) -> None:
+        """Remember the lines of each segment of a split."""
         start = self.first
         for device, count in enumerate(counts):
             lines = self._known(device, start, start + count).lines
@@ -320,7 +392,38 @@ class Segments:
                 size = p.sizes[device] + p.first * p.slopes[device]
                 lines.append(_Line(contexts[p.first : p.last + 1], size, p.slopes[device]))
             start += count
+
+    def learn_lines(self, counts: Sequence[int], contexts: range, n_ctx: int) -> bool:
+        """Learn the sizes of the segments of a split at many of these contexts; whether `n_ctx` is among them.
+
+        From some way below `n_ctx` on, and from further below each time: pieces are the shorter the smaller the context.
+        """
+        found = self._stretch(tuple(counts), contexts)
+        if found is None or n_ctx not in found.contexts:
+            return False
+        contexts, stretch = found.contexts, found.stretch
+        at, reach = contexts.index(n_ctx), len(contexts) - 1
+        start = max(0, at - (at << found.asked) // _BELOW)
+        found.asked += 1
+        try:
+            pieces = _pieces(stretch, start, at)
+            while len(pieces) < _MORE and pieces[-1].last < reach:
+                pieces.append(stretch.piece(pieces[-1].last + 1))
+        except (NotStraight, OutsideTemplate):
+            self._uneven = True
+            return False
+        self._draw(counts, contexts, pieces)
         return True
+
+    def _stretch(self, counts: tuple[int, ...], contexts: range) -> _Along | None:
+        """The last of these contexts, as far as a split can be learned along them; remembered."""
+        key = (counts, contexts)
+        if key not in self._stretches and not self._uneven:
+            try:
+                self._stretches[key] = self._along(counts, contexts)
+            except (NotStraight, OutsideTemplate):
+                self._uneven = True
+        return self._stretches.get(key)
 
     def _even(self, contexts: range) -> range:
         """The last of these contexts, as many as have equal steps in all that a cache holds of them."""
@@ -344,7 +447,7 @@ class Segments:
         try:
             case = prepare_case(self._model, placement, context, self._rules)
             last = reservations(case, context)[-1]
-            floors: Sequence[int] = most_alive(case.schedule(case.instance(last)))
+            floors: Sequence[int] = most_alive(case.graph(last)[1])
         except OutsideTemplate:  # the size is a formula that never falls
             floors = compute_bytes(self._model, placement, context, self._rules).gpus
         start = self.first
@@ -399,15 +502,23 @@ class Segments:
         return sizes
 
 
-def _tables(model: Model, placement: Placement, rules: Backend) -> _Tables:
+# of a model and of which weights are on the host: a plan of each alternative asks for them
+_KINDS: Final[Memo[tuple[int, ...]]] = Memo(16)
+_TABLES: Final[Memo[_Tables]] = Memo(16)
+
+
+def _remembered(model: Model, on_host: tuple[bool, ...], rules: Backend) -> _Tables:
+    return _TABLES.get(model, (on_host, rules), lambda: _tables(model, on_host, rules))
+
+
+def _tables(model: Model, on_host: Sequence[bool], rules: Backend) -> _Tables:
     repeated = {w.tensor.name for w in model.weights if w.duplicate}
     each = [0] * (model.n_layer + 1)
     users: dict[str, set[int]] = {}
     size: dict[str, int] = {}
-    for weight, device in zip(model.weights, placement.weights, strict=True):
-        if device == HOST:
+    for weight, n, is_there in zip(model.weights, weight_sizes(model, rules), on_host, strict=True):
+        if is_there:
             continue
-        n = weight_size(weight, rules)
         index = _index(weight, model)
         if weight.tensor.name in repeated:
             users.setdefault(weight.tensor.name, set()).add(index)
@@ -420,6 +531,14 @@ def _tables(model: Model, placement: Placement, rules: Backend) -> _Tables:
 
 def _index(weight: Weight, model: Model) -> int:
     return model.n_layer if isinstance(weight.home, Home) else weight.home
+
+
+def _pieces(stretch: Stretch, start: int, at: int) -> list[Piece]:
+    """The pieces from one position on until another is within the last of them."""
+    pieces = [stretch.piece(start)]
+    while pieces[-1].last < at:
+        pieces.append(stretch.piece(pieces[-1].last + 1))
+    return pieces
 
 
 def _remember(points: Points, n_ctx: int, size: int) -> None:

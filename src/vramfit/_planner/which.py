@@ -13,6 +13,7 @@ from itertools import groupby, product
 from typing import Final, Literal, get_args
 
 from .._base.errors import GpuError, SettingsError
+from .._base.progress import Bar
 from .._base.shown import Shown
 from .._coerce import AnyGpus, AnyModel, AnySettings, cards, count, margin, model_of, settings_of
 from .._devices import Gpu, all_gpus, select_gpus
@@ -127,14 +128,15 @@ def which(
         else cards(gpus, most=MAX_CHOICES)
     )
     speed = _Speed.of(model, settings, choice, margin_bytes)
-    for sizes in _by_backend(choice):
-        one = _Cards(model, settings, margin_bytes, sizes[-1][0], 1)
-        at = _first_enough(one, sizes)
-        singles += [c for group in sizes[at:] for c in _carriers(speed, group)]
-        own = [[g for g in group if not g.built_in] for group in sizes[:at]]
-        if max_cards > 1 and settings.split_mode != "none" and any(own):
-            two = _Cards(model, settings, margin_bytes, sizes[-1][0], 2)
-            pairs += [c for pair in _pairs(two, [x for x in own if x]) for c in _carriers(speed, *pair)]
+    with Bar("which") as bar:
+        for sizes in _by_backend(choice):
+            one = _Cards(model, settings, margin_bytes, sizes[-1][0], 1, bar)
+            at = _first_enough(one, sizes)
+            singles += [c for group in sizes[at:] for c in _carriers(speed, group)]
+            own = [[g for g in group if not g.built_in] for group in sizes[:at]]
+            if max_cards > 1 and settings.split_mode != "none" and any(own):
+                two = _Cards(model, settings, margin_bytes, sizes[-1][0], 2, bar)
+                pairs += [c for pair in _pairs(two, [x for x in own if x]) for c in _carriers(speed, *pair)]
     return Shortlist(model, n_ctx, settings, margin_bytes, _sorted(singles, sort), _sorted(pairs, sort), sort)
 
 
@@ -210,13 +212,17 @@ def _sorted(carriers: Iterable[Carrier], sort: Sort) -> tuple[Carrier, ...]:
 class _Cards:
     """A number of cards of one backend: whether the context fits on them, by the search that `plan` makes."""
 
-    def __init__(self, model: Model, settings: Settings, margin: int, example: Gpu, count: int) -> None:
+    def __init__(
+        self, model: Model, settings: Settings, margin: int, example: Gpu, count: int, bar: Bar
+    ) -> None:
+        self._bar = bar
         self._segments = Segments(model, [example] * count, settings)
         self._candidates = range(settings.n_ctx, settings.n_ctx + 1)
         self._margin = margin
 
     def carry(self, *gpus: Gpu) -> bool:
         """Whether the context fits on these cards, in this order."""
+        self._bar.advance()
         room = [g.free - self._margin for g in gpus]
         return largest(Chains(self._segments, room), self._candidates) is not None
 

@@ -6,9 +6,10 @@ less on the host was tried and does not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Final
 
 from ..._llama.model import Model
 from ..._llama.params import Settings
@@ -19,12 +20,43 @@ from .question import Question
 __all__ = ["experts_levels", "fewest_experts", "first_that_fits", "host_levels", "most_layers"]
 
 
+_DOUBT: Final = (
+    1 / 32
+)  # part of a compute buffer by which one may be less than that of almost the same layers
+
+
 def first_that_fits(q: Question, levels: Sequence[Settings], n_ctx: int) -> int | None:
-    """The first of `levels`, each of which leaves more room than those before, that carries `n_ctx`."""
+    """The first of `levels`, each of which leaves more room than those before, that carries `n_ctx`.
+
+    A guess comes first; from there the steps double until the answer lies between two of them.
+    """
     end = len(levels) - 1
     if end < 0 or not q.carries(levels[end], n_ctx):
         return None
-    return end - last_where(lambda spared: q.carries(levels[end - spared], n_ctx), 0, end)
+    known = {0: True}  # by how many levels were spared
+
+    def carries(spared: int) -> bool:
+        if spared not in known:
+            known[spared] = q.carries(levels[end - spared], n_ctx)
+        return known[spared]
+
+    low, high = 0, end
+    if q.guesser is not None:
+        guess = last_where(lambda spared: q.may_carry(levels[end - spared], n_ctx), 0, end)
+        low, high = _around(carries, guess, end)
+    return end - last_where(carries, low, high)
+
+
+def _around(holds: Callable[[int], bool], guess: int, end: int) -> tuple[int, int]:
+    """A position up to `end` where `holds`, and one behind which it does not: steps from a guess on double."""
+    step = 1
+    if holds(guess):
+        while guess < end and holds(min(guess + step, end)):
+            guess, step = min(guess + step, end), 2 * step
+        return guess, min(guess + step, end)
+    while not holds(max(guess - step, 0)):
+        guess, step = max(guess - step, 0), 2 * step
+    return max(guess - step, 0), guess
 
 
 def experts_levels(model: Model, settings: Settings) -> list[Settings]:
@@ -76,6 +108,6 @@ def _single_tensors(q: Question, at: int, n_ctx: int) -> Settings | None:
     choices = [c for n in range(1, len(stacks)) for c in combinations(stacks, n)]
     for chosen in sorted(choices, key=lambda c: sum(t.n_bytes for t in c)):
         settings = with_experts(q.settings, spared, [t.name for t in chosen])
-        if q.carries(settings, n_ctx):
+        if (q.guesser is None or q.may_carry(settings, n_ctx, _DOUBT)) and q.carries(settings, n_ctx):
             return settings
     return None

@@ -7,10 +7,11 @@ giving up more never takes more memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ..._base.progress import Bar
 from ..._coerce import AnyGpus, AnyModel, AnySettings
 from ..._llama.params import Settings
 from ..plan import DEFAULT_MARGIN
@@ -68,7 +69,14 @@ def best(
     then does not fit. Everything else is as in `trades`.
     """
     order = checked(prefer)
-    q = question(model, gpus, settings, margin_bytes, max_ctx, host_bandwidth_gbs, planner)
+    with Bar(f"what {prefer} gives up") as bar:
+        q = question(
+            model, gpus, settings, margin_bytes, max_ctx, host_bandwidth_gbs, planner, advance=bar.advance
+        )
+        return _best(q, order)
+
+
+def _best(q: Question, order: Prefer) -> Alternative:
     goal = _goal(q, order)
     as_asked = q.described("as asked", q.settings, q.asked)
     if q.reached >= goal or not any(g.total for g in q.asked.estimate.gpus):
@@ -77,12 +85,22 @@ def best(
     on_cards = _least(q, [ladders[name] for name in _ON_CARDS[order]], goal)
     if on_cards is not None and on_cards.n_ctx >= goal:
         return on_cards
-    found = [
-        _least(q, [host if name == "host" else ladders[name] for name in _WITH_HOST[order]], goal, short=True)
-        for host in _hosts(q)
-    ]
+    found = [_with_host(q, ladders, order, goal, host) for host in _hosts(q)]
+    if order == "context" and not any(row is not None and row.n_ctx >= goal for row in found):
+        # all of all carries no more, but on the way there something may: what is read from the host is copied to the cards
+        others: tuple[Prefer, ...] = ("speed", "quality")
+        found += [_with_host(q, ladders, x, _goal(q, x), host) for x in others for host in _hosts(q)]
     reaching = [row for row in found if row is not None and row.n_ctx > q.reached]
     return min(reaching, key=lambda row: by_preference(row, order), default=as_asked)
+
+
+def _with_host(
+    q: Question, ladders: Mapping[str, _Ladder], order: Prefer, goal: int, host: _Ladder
+) -> Alternative | None:
+    """As little as will do, the host among it; a smaller context where the goal is out of reach."""
+    return _least(
+        q, [host if name == "host" else ladders[name] for name in _WITH_HOST[order]], goal, short=True
+    )
 
 
 def _goal(q: Question, prefer: Prefer) -> int:

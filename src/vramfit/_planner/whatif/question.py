@@ -15,7 +15,7 @@ from ..._coerce import max_ctx as limit
 from ..._llama.cparams import CONTEXT_STEP, streams
 from ..._llama.model import Model
 from ..._llama.params import Settings
-from ..plan import Plan, carries, plan
+from ..plan import Plan, carries, may_carry, plan
 from ..quality import cache_measure
 from ..segments import Learned
 from .changes import flags
@@ -39,6 +39,9 @@ class Question:
     planner: Planner
     host_bandwidth_gbs: float | None = None
     checker: Checker | None = None
+    guesser: Callable[[Settings, float], bool] | None = (
+        None  # settings, how much too hopeful -> whether it may
+    )
 
     @property
     def model(self) -> Model:
@@ -86,6 +89,14 @@ class Question:
         except (EngineRefusal, SettingsError):
             return False
 
+    def may_carry(self, settings: Settings, n_ctx: int, less: float = 0) -> bool:
+        """A guess at what `carries` says, much cheaper; compute buffers may be by a part `less`. No, if none guesses."""
+        try:
+            at = replace(settings, n_ctx=n_ctx * streams(settings))
+            return self.guesser is not None and self.guesser(at, less)
+        except (EngineRefusal, SettingsError):
+            return False
+
     def alternative(self, kind: str, settings: Settings) -> Alternative | None:
         """The same question with other settings, answered; None where it cannot be."""
         found = self.answer(settings)
@@ -113,8 +124,9 @@ def question(
     max_ctx: int | str | None,
     host_bandwidth_gbs: float | None,
     planner: Planner | None,
+    advance: Callable[[], None] = lambda: None,
 ) -> Question:
-    """The question, answered as asked. Raises what `plan` raises."""
+    """The question, answered as asked; `advance` is called before each plan. Raises what `plan` raises."""
     described, on, left = model_of(model), cards(gpus), margin(margin_bytes)
     asked, most = settings_of(settings), limit(max_ctx)
     host_bandwidth_gbs = bandwidth("host_bandwidth_gbs", host_bandwidth_gbs)
@@ -122,10 +134,21 @@ def question(
     learned: Learned = {}
 
     def solve(settings: Settings, max_ctx: int | None) -> Plan:
+        advance()
         return plan(described, on, settings, margin_bytes=left, max_ctx=max_ctx, learned=learned)
 
     def fits(settings: Settings) -> bool:
+        advance()
         return carries(described, on, settings, margin_bytes=left, learned=learned)
 
-    chosen, checker = (planner, None) if planner else (solve, fits)
-    return Question(chosen(asked, most), asked, most, chosen, host_bandwidth_gbs, checker)
+    def may_fit(settings: Settings, less: float) -> bool:
+        return may_carry(described, on, settings, margin_bytes=left, learned=learned, less=less)
+
+    def told(settings: Settings, max_ctx: int | None) -> Plan:
+        assert planner is not None
+        advance()
+        return planner(settings, max_ctx)
+
+    if planner:
+        return Question(told(asked, most), asked, most, told, host_bandwidth_gbs)
+    return Question(solve(asked, most), asked, most, solve, host_bandwidth_gbs, fits, may_fit)

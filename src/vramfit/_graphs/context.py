@@ -146,8 +146,7 @@ class GraphContext(Ops):
         found = self._weights.get((tensor.name, device))
         if found is None:
             ne, nb = self.known.shapes[index]
-            home = device
-            found = Tensor(tensor.name, "NONE", tensor.type, ne, nb, usage=WEIGHT, home=home)
+            found = Tensor(tensor.name, "NONE", tensor.type, ne, nb, usage=WEIGHT, home=device)
             self._weights[tensor.name, device] = self.leaf(found)
         return found
 
@@ -185,8 +184,7 @@ class GraphContext(Ops):
         return layer if layer.shares_kv_with is None else self.model.layers[layer.shares_kv_with]
 
     def _memory(self, name: str, type_: TensorType, ne: Extents, il: int) -> Tensor:
-        device = self.placement.caches[il]
-        home = device
+        home = self.placement.caches[il]
         return self.leaf(Tensor(name, "NONE", type_, ne, contiguous(type_, ne), usage=CACHE, home=home))
 
     # --- marks
@@ -199,8 +197,7 @@ class GraphContext(Ops):
     def pin(self, t: Tensor, il: int) -> Tensor:
         """Keep a node on the device of its layer, where the engine does so ("norm", llama-context.cpp:2646-2656)."""
         if self._pins_norms:
-            device = self.placement.layers[il]
-            t.pinned = device
+            t.pinned = self.placement.layers[il]
         return t
 
     def on_host(self, t: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from .options import (
     warned,
 )
 from .pictures import picture_options, write_pictures
-from .screen import look
+from .screen import look, show_error
 from .trades import Asked, trade_options
 from .which import which
 
@@ -48,7 +48,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except VramfitError as e:
-            click.echo(f"vramfit: {e}", err=True)
+            show_error(str(e))
             sys.exit(EXIT_ERROR)
 
 

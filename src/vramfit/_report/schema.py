@@ -157,7 +157,7 @@ class FindingJson(_Frozen):
     file: Text
     line: Optional[int]  # noqa: UP045
     num_ctx: int
-    verdict: Literal["fits", "spills", "crashes"]
+    verdict: Literal["fits", "spills", "depends", "crashes"]
     card: Text
     shortfall: int
     best: int

@@ -117,7 +117,7 @@ def plan(
     if as_json:
         from .._report.alternatives import plan_json  # the text of a plan starts without it
 
-        ignored = (*line().ignored, *line().host, *line().other)
+        ignored = line().passed_over
         click.echo(
             plan_json(result, engine, prefer=prefer, changed=chosen, alternatives=found, ignored=ignored)
         )

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .._base.errors import ModelfileError
+from .._base.given import call
 from .._base.units import format_bytes
 from .._devices import Gpu
 from .._engines import engine_settings, find, old_layout, plan_for
@@ -67,6 +68,10 @@ class Finding:
     def fits(self) -> bool:
         """Whether the context is safe as it is."""
         return self.verdict is Verdict.FITS
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same object as one of `findings` of the command's --json, as plain dicts, lists, numbers and words."""
+        return cast("dict[str, Any]", call("dict", self))
 
 
 def check(

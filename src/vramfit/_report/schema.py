@@ -287,6 +287,7 @@ class ComparisonJson(_Frozen):
     warnings: list[str]
     choices: list[ChoiceJson]
     settings: dict[str, Any]
+    ignored: list[str] = []
 
 
 class CarrierJson(_Frozen):
@@ -314,6 +315,7 @@ class ShortlistJson(_Frozen):
     sort: str
     carriers: list[CarrierJson]
     settings: dict[str, Any]
+    ignored: list[str] = []
 
 
 class SweepJson(_Frozen):

@@ -43,6 +43,16 @@ class Line:
     uncounted: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
+    def passed_over(self) -> tuple[str, ...]:
+        """The flags that change no figure."""
+        return (*self.ignored, *self.host, *self.other)
+
+    @property
+    def extends(self) -> bool:
+        """Whether the line says itself how far the model's positions are stretched."""
+        return any(name.startswith(("--rope-scal", "--rope-freq", "--yarn")) for name in self.ignored)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was passed over, in sentences."""
         said = (

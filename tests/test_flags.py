@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from test_engines import any_settings
@@ -261,3 +263,44 @@ def test_any_words_are_a_line_or_an_error(words: list[str]) -> None:
         engine_settings("llama-server", read(words).given)
     except SettingsError:
         return
+
+
+MODEL = str(ROOT / "examples/qwen2.5-14b-instruct-1m-q8_0.gguf")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("plan", "--gpus", "3090ti", "-c", "4096"),
+        ("compare", "--gpus", "3090ti", "--file-types", "Q8_0", "--cache-types", "f16", "-c", "4096"),
+        ("which", "--gpus", "3090ti", "-c", "4096"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_is_passed_over_is_in_the_json(command: tuple[str, ...]) -> None:
+    """Flags that change no figure are listed wherever they may be typed."""
+    name, *options = command
+    found = CliRunner().invoke(main, [name, MODEL, *options, "--jinja", "-t", "8", "--json"])
+    assert json.loads(found.output)["ignored"] == ["--jinja", "-t"]
+
+
+def test_a_line_that_scales_positions_is_not_told_to() -> None:
+    """Where the line stretches positions itself, no advice says how; that nobody measured it still is."""
+    asked = ["plan", MODEL, "--gpus", "8x80GiB", "-c", "2000000", "-np", "1"]
+    plain = CliRunner().invoke(main, asked).output
+    scaled = CliRunner().invoke(main, [*asked, "--rope-scaling", "yarn", "--rope-scale", "2"]).output
+    assert "--rope-scaling yarn --rope-scale" in plain
+    assert "Warning" in scaled
+    assert "--rope-scaling yarn" not in scaled
+    assert "is for a test to say" in " ".join(scaled.split())
+
+
+@pytest.mark.parametrize(
+    "pasted", ["ollama run x", "A=1 ollama serve", "/usr/bin/python3 -m x", "docker run -it y"]
+)
+def test_lines_of_other_engines_are_refused_with_what_to_do(pasted: str) -> None:
+    """A pasted line of another program is no list of model names."""
+    found = CliRunner().invoke(main, ["plan", "--gpus", "3090ti", "--", *pasted.split()])
+    assert found.exit_code == 2
+    assert "give a command line of llama-server" in found.output
+    assert "--engine" in found.output or "container" in found.output

@@ -179,3 +179,16 @@ def test_what_is_piped_is_plain() -> None:
     assert max(map(len, piped(COLUMNS="60").splitlines())) <= 60
     assert squeezed(piped(FORCE_COLOR="1", COLUMNS="200")) == squeezed(plain)
     assert piped(FORCE_COLOR="1").startswith("\x1b[1m")
+
+
+@pytest.mark.parametrize(
+    ("variables", "coloured"),
+    [({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False), ({}, False)],
+)
+def test_errors_stand_out_where_colour_does(variables: dict[str, str], coloured: bool) -> None:
+    """The first words of an error are red and bold on a screen, plain in a pipe and under NO_COLOR."""
+    known = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
+    command = [sys.executable, "-m", "vramfit", "inspect", "nowhere.gguf"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**known, **variables}, check=False)
+    assert done.stderr.endswith("nowhere.gguf: no such file\n")
+    assert done.stderr.startswith("\x1b[1;31mvramfit:\x1b[0m " if coloured else "vramfit: ")

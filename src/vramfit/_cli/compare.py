@@ -9,7 +9,7 @@ import click
 
 from .cards import cards, cards_option
 from .models import Choice, model_options
-from .options import EXIT_DOES_NOT_FIT, Command, settings_options, show_notes, size, to_settings, tokens
+from .options import EXIT_DOES_NOT_FIT, Command, line, settings_options, show_notes, size, to_settings, tokens
 from .pictures import picture_options, write_pictures
 from .screen import look
 
@@ -88,7 +88,11 @@ def compare(
         host_bandwidth_gbs=host_bandwidth,
     )
     write_pictures(result, plot, html)
-    click.echo(comparison_json(result) if as_json else comparison_text(result, look(), everything=everything))
+    click.echo(
+        comparison_json(result, line().passed_over)
+        if as_json
+        else comparison_text(result, look(), everything=everything)
+    )
     if not as_json:
         show_notes(warnings=True)
     if not result.fits:

@@ -26,7 +26,7 @@ from .options import (
     warned,
 )
 from .pictures import picture_options, write_pictures
-from .screen import look
+from .screen import look, show_error
 from .trades import Asked, trade_options
 from .which import which
 
@@ -48,7 +48,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except VramfitError as e:
-            click.echo(f"vramfit: {e}", err=True)
+            show_error(str(e))
             sys.exit(EXIT_ERROR)
 
 
@@ -117,7 +117,7 @@ def plan(
     if as_json:
         from .._report.alternatives import plan_json  # the text of a plan starts without it
 
-        ignored = (*line().ignored, *line().host, *line().other)
+        ignored = line().passed_over
         click.echo(
             plan_json(result, engine, prefer=prefer, changed=chosen, alternatives=found, ignored=ignored)
         )

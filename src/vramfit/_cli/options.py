@@ -186,8 +186,20 @@ def to_settings(options: dict[str, Any], engine: str | None = None, model: Model
 
 
 def warned(plan: Plan) -> Plan:
-    """`plan` with a warning for each flag that was typed and is not counted."""
-    return replace(plan, warnings=(*line().warnings, *plan.warnings))
+    """`plan` with a warning for each flag that was typed and is not counted.
+
+    Without the advice how to extend the context, where the line says that itself.
+    """
+    from .._planner.warnings import context_warnings
+
+    advice = context_warnings(plan.model, plan.estimate.n_ctx_seq) if line().extends else ()
+    said = [text for text in plan.warnings if text not in advice]
+    if advice:
+        said.append(
+            f"{plan.estimate.n_ctx_seq:,} tokens a slot are more than the model was made for: how well it reads them"
+            " with the scaling of this line is for a test to say"
+        )
+    return replace(plan, warnings=(*line().warnings, *said))
 
 
 def show_notes(*, warnings: bool = False) -> None:

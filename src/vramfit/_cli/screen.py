@@ -10,7 +10,7 @@ import click
 
 from .._report.look import PLAIN, Look
 
-__all__ = ["look"]
+__all__ = ["look", "show_error"]
 
 NARROWEST: Final = 20  # cells; less is no screen to read on
 
@@ -29,3 +29,16 @@ def look() -> Look:
     color = console.color_system is not None and not console.no_color
     click.get_current_context().color = color  # else click takes colours out by rules of its own
     return Look(max(NARROWEST, console.width), color)
+
+
+def show_error(message: str) -> None:
+    """Write an error on standard error; its first words stand out on a screen that shows colours."""
+    name = "vramfit:"
+    if sys.stderr.isatty() or os.environ.get("FORCE_COLOR"):
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if console.color_system is not None and not console.no_color:
+            click.echo(f"{Look(color=True).paint(name, 'bad')} {message}", err=True, color=True)
+            return
+    click.echo(f"{name} {message}", err=True)

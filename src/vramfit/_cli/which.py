@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .models import Choice, model_options
-from .options import EXIT_DOES_NOT_FIT, Command, settings_options, show_notes, size, to_settings
+from .options import EXIT_DOES_NOT_FIT, Command, line, settings_options, show_notes, size, to_settings
 from .screen import look
 
 if TYPE_CHECKING:
@@ -66,7 +66,11 @@ def which(
     found = find(
         model.read(), to_settings(options), max_cards=max_cards, margin_bytes=margin, gpus=gpus, sort=sort
     )
-    click.echo(shortlist_json(found) if as_json else shortlist_text(found, look(), everything=everything))
+    click.echo(
+        shortlist_json(found, line().passed_over)
+        if as_json
+        else shortlist_text(found, look(), everything=everything)
+    )
     if not as_json:
         show_notes(warnings=True)
     if not found.fits:

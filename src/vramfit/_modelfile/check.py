@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .._base.errors import ModelfileError
+from .._base.given import call
 from .._base.units import format_bytes
 from .._devices import Gpu
 from .._engines import engine_settings, find, old_layout, plan_for
@@ -38,6 +39,7 @@ class Verdict(Enum):
 
     FITS = "fits"
     SPILLS = "spills"  # the engine moves layers to the host: it runs, many times slower
+    DEPENDS = "depends"  # on the version: some of those that are meant hold it, others run out of memory
     CRASHES = "crashes"  # the engine runs out of memory, at the start or with the first long prompt
 
 
@@ -66,6 +68,10 @@ class Finding:
     def fits(self) -> bool:
         """Whether the context is safe as it is."""
         return self.verdict is Verdict.FITS
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same object as one of `findings` of the command's --json, as plain dicts, lists, numbers and words."""
+        return cast("dict[str, Any]", call("dict", self))
 
 
 def check(
@@ -254,13 +260,16 @@ def _by_old_layout(plan: Plan) -> tuple[Verdict, tuple[str, ...]]:
             f"Ollama 0.11 to 0.29 leave {found.n_host} of {n_layers} layers to the host ({split} on the cards): slow, but it runs",
         )
     left = format_bytes(min(g.left for g in loaded.gpus if g.total)) if any(found.counts) else "nothing"
+    verdict = Verdict.CRASHES
     if found.full and loaded.fits:
+        safe = all(g.left >= plan.margin_bytes for g in loaded.gpus if g.total)
+        verdict = Verdict.DEPENDS if safe else verdict
         said = (
             f"which leaves {left} on the fullest card; by free memory, as older ones split, it does not fit"
         )
     else:
         said = f"which is {left.removeprefix('-')} more than the fullest card has"
-    return Verdict.CRASHES, (f"Ollama 0.11 to 0.29 put {split} of {n_layers} layers on the cards, {said}",)
+    return verdict, (f"Ollama 0.11 to 0.29 put {split} of {n_layers} layers on the cards, {said}",)
 
 
 def _largest(asked: _Asked, below: int) -> int:

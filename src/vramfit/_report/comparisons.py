@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -144,9 +145,9 @@ def notes(comparison: Comparison) -> list[str]:
     return found + [printable(f"Refused: {r}.") for r in refusals]
 
 
-def comparison_json(comparison: Comparison) -> str:
-    """The JSON object of `vramfit compare --json` (see docs/json.md)."""
-    return json_text(comparison_as_schema(comparison).model_dump())
+def comparison_json(comparison: Comparison, ignored: Sequence[str] = ()) -> str:
+    """The JSON object of `vramfit compare --json` (see docs/json.md); `ignored` are flags that size nothing."""
+    return json_text(comparison_as_schema(comparison).model_dump() | {"ignored": list(ignored)})
 
 
 def comparison_as_schema(comparison: Comparison) -> ComparisonJson:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._estimate.estimate import Estimate
 from .._llama.model import Model
+from .._modelfile import Finding
 from .._planner.compare import Comparison
 from .._planner.plan import Plan
 from .._planner.whatif import Alternative, Alternatives
@@ -14,6 +15,7 @@ from .._planner.which import Shortlist
 from .alternatives import alternative_as_schema, alternatives_as_schema
 from .comparisons import comparison_as_schema
 from .describe import model_as_schema
+from .modelfiles import finding_as_schema
 from .plans import estimate_as_schema, plan_as_schema
 from .shortlist import shortlist_as_schema
 
@@ -30,6 +32,7 @@ _SCHEMAS: Final[dict[type, Callable[[Any], BaseModel]]] = {
     Alternative: alternative_as_schema,
     Shortlist: shortlist_as_schema,
     Model: model_as_schema,
+    Finding: finding_as_schema,
 }
 
 

@@ -15,7 +15,7 @@ from .tables import render_table
 if TYPE_CHECKING:
     from .schema import FindingJson
 
-__all__ = ["Written", "findings_json", "findings_text", "written_text"]
+__all__ = ["Written", "finding_as_schema", "findings_json", "findings_text", "written_text"]
 
 Written: TypeAlias = tuple[
     Modelfile, Sequence[Finding], str
@@ -74,7 +74,7 @@ def findings_json(findings: Sequence[Finding], errors: Sequence[str], written: S
 
     found = ModelfilesJson(
         fits=bool(findings) and all(f.fits for f in findings),
-        findings=[_as_schema(f) for f in findings],
+        findings=[finding_as_schema(f) for f in findings],
         errors=list(errors),
         written=[
             WrittenJson(file=file.name, backup=backup, changes=_changes(file, here))
@@ -84,7 +84,8 @@ def findings_json(findings: Sequence[Finding], errors: Sequence[str], written: S
     return json_text(found.model_dump())
 
 
-def _as_schema(finding: Finding) -> FindingJson:
+def finding_as_schema(finding: Finding) -> FindingJson:
+    """The pydantic object of one finding."""
     from .plans import plan_as_schema
     from .schema import FindingJson
 

@@ -157,7 +157,7 @@ class FindingJson(_Frozen):
     file: Text
     line: Optional[int]  # noqa: UP045
     num_ctx: int
-    verdict: Literal["fits", "spills", "crashes"]
+    verdict: Literal["fits", "spills", "depends", "crashes"]
     card: Text
     shortfall: int
     best: int
@@ -287,6 +287,7 @@ class ComparisonJson(_Frozen):
     warnings: list[str]
     choices: list[ChoiceJson]
     settings: dict[str, Any]
+    ignored: list[str] = []
 
 
 class CarrierJson(_Frozen):
@@ -314,6 +315,7 @@ class ShortlistJson(_Frozen):
     sort: str
     carriers: list[CarrierJson]
     settings: dict[str, Any]
+    ignored: list[str] = []
 
 
 class SweepJson(_Frozen):

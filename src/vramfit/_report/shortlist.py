@@ -100,9 +100,9 @@ def _alike(names: Sequence[str]) -> str:
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def shortlist_json(found: Shortlist) -> str:
-    """The JSON object of `vramfit which --json` (see docs/json.md)."""
-    return json_text(shortlist_as_schema(found).model_dump())
+def shortlist_json(found: Shortlist, ignored: Sequence[str] = ()) -> str:
+    """The JSON object of `vramfit which --json` (see docs/json.md); `ignored` are flags that size nothing."""
+    return json_text(shortlist_as_schema(found).model_dump() | {"ignored": list(ignored)})
 
 
 def shortlist_as_schema(found: Shortlist) -> ShortlistJson:

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import dropwhile
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, Final
@@ -42,6 +43,16 @@ class Line:
     uncounted: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
+    def passed_over(self) -> tuple[str, ...]:
+        """The flags that change no figure."""
+        return (*self.ignored, *self.host, *self.other)
+
+    @property
+    def extends(self) -> bool:
+        """Whether the line says itself how far the model's positions are stretched."""
+        return any(name.startswith(("--rope-scal", "--rope-freq", "--yarn")) for name in self.ignored)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was passed over, in sentences."""
         said = (
@@ -66,8 +77,12 @@ def split_text(text: str) -> list[str]:
 
 
 def is_command(words: Sequence[str]) -> bool:
-    """Whether `words` are a program's command line rather than names: one of them is a flag or a variable."""
-    return any(find(word) or by_variable(word.partition("=")[0]) for word in words)
+    """Whether `words` are a program's command line rather than names: one of them is a flag or a variable, or it
+    begins with a program of another engine."""
+    if any(find(word) or by_variable(word.partition("=")[0]) for word in words):
+        return True
+    rest = [*dropwhile(_ASSIGNED.fullmatch, words)]
+    return len(rest) > 1 and _other_program(rest[0]) is not None
 
 
 def read(words: Iterable[str]) -> Line:
@@ -85,11 +100,27 @@ def read(words: Iterable[str]) -> Line:
         at += 1
     if at < len(words) and not words[at].startswith("-"):
         program, at = PurePath(words[at]).name, at + 1
-        if program.startswith(("ollama", "lms", "python", "docker", "podman")):
-            raise SettingsError(f"{program}: give a command line of llama-server")
+        if (other := _other_program(program)) is not None:
+            raise SettingsError(f"{program}: give a command line of llama-server{other}")
     while at < len(words):
         at = made.take(words, at)
     return made.line()
+
+
+# Programs whose command lines people paste, and what to do instead.
+_OTHERS: Final = {
+    "ollama": ", or name the model and say --engine ollama",
+    "lms": ", or name the model and say --engine lm-studio",
+    "python": ", or name the model and say --engine llama-cpp-python",
+    "docker": ": that which runs in the container",
+    "podman": ": that which runs in the container",
+}
+
+
+def _other_program(word: str) -> str | None:
+    """What to do instead of pasting a line that begins so; None where it is none that is known."""
+    name = PurePath(word).name
+    return next((said for known, said in _OTHERS.items() if name.startswith(known)), None)
 
 
 def take(words: Sequence[str], at: int) -> tuple[Flag, bool, int, str | None] | None:

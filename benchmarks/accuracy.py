@@ -55,7 +55,7 @@ def figures(
     found: vramfit.Estimate, row: dict[str, Any]
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """Weights, context and compute of each device, the host last: ours and the engine's."""
-    ours = [(d.model, d.context, d.compute) for d in (*found.gpus, found.host)]
+    ours: list[tuple[int, ...]] = [(d.model, d.context, d.compute) for d in (*found.gpus, found.host)]
     return ours, [(d["model"], d["context"], d["compute"]) for d in (*row["gpus"], row["host"])]
 
 

@@ -88,7 +88,8 @@ def header(
 
 
 def model(arch: str, changes: Mapping[str, Any] | None = None, **more: Any) -> Model:
-    rules, base = TABLE[arch], {}
+    rules = TABLE[arch]
+    base: dict[str, Any] = {}
     n_head_kv = 2 if rules.mla is Mla.NEVER else 1  # latent attention keeps one head
     if rules.recurrent in (Recurrent.HEADLESS, Recurrent.IDLE):
         base = {**HEADLESS, "attention.head_count_kv": [0, 0, 0, n_head_kv] * 2}

@@ -147,14 +147,14 @@ def test_wrong_types_are_our_errors(data: st.DataObject) -> None:
         (lambda: vramfit.plan(MODEL, CARDS, max_ctx=math.inf), "max_ctx=inf"),  # type: ignore[arg-type]
         (lambda: vramfit.requantize(MODEL, 5), "file_type='5'"),
         (lambda: vramfit.requantize(MODEL, None), "file_type=None"),  # type: ignore[arg-type]
-        (lambda: vramfit.sweep(MODEL, CARDS, n_ctx=[[1], [2, 3]]), "n_ctx="),  # type: ignore[arg-type]
+        (lambda: vramfit.sweep(MODEL, CARDS, n_ctx=[[1], [2, 3]]), "n_ctx="),  # type: ignore[list-item]
         (lambda: vramfit.engine_settings(7), "engine 7"),  # type: ignore[arg-type]
         (lambda: vramfit.engine_settings("ollama", 7), "given=7"),  # type: ignore[arg-type]
         (lambda: vramfit.best(MODEL, CARDS, prefer=Hostile()), "give one of speed"),  # type: ignore[arg-type]
         (lambda: vramfit.compare(MODEL, CARDS, host_bandwidth_gbs=0), "host_bandwidth_gbs=0"),
         (lambda: Gpu("x", 5, compute_capability="new"), "compute_capability='new'"),
-        (lambda: Settings(tensor_split=[1e300]), "1e.300"),
-        (lambda: Settings(cpu_tensors=[b"x"]), "give a string"),
+        (lambda: Settings(tensor_split=[1e300]), "1e.300"),  # type: ignore[arg-type]
+        (lambda: Settings(cpu_tensors=[b"x"]), "give a string"),  # type: ignore[arg-type]
     ],
 )  # fmt: skip
 def test_errors_name_argument_value_and_what_is_expected(call: Any, message: str) -> None:

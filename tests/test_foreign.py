@@ -284,7 +284,7 @@ def model_file(text: str, *, tensor: str = "blk.0.attn_norm.weight", arch: str =
         raw.key("general.architecture", "str", raw.string(arch)),
         raw.key("general.name", "str", raw.string(text)),
         raw.key(f"{arch}.hidden_activation", "str", raw.string(text)),
-        *(raw.key(f"{arch}.{name}", "u32", u32(n)) for name, n in numbers.items()),
+        *(raw.key(f"{arch}.{name}", "u32", u32(n)) for name, n in numbers.items()),  # type: ignore[no-untyped-call]
     ]
     embedding = raw.tensor("token_embd.weight", (64, 8), 0, 0)
     return raw.file(keys, [embedding, raw.tensor(tensor, (64,), 0, 64 * 8 * 4)])

@@ -1,5 +1,7 @@
 """The header reader: what `gguf.GGUFWriter` writes comes back, and nothing else gets through."""
 
+# mypy: disable-error-code="union-attr,arg-type"
+
 from __future__ import annotations
 
 import lzma
@@ -180,7 +182,7 @@ def test_a_header_is_a_value() -> None:
     with pytest.raises(TypeError):
         one.metadata["flag"] = False  # type: ignore[index]
     with pytest.raises(TypeError):
-        two.metadata["numbers"].body[0] = 1  # type: ignore[union-attr]
+        two.metadata["numbers"].body[0] = 1
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -429,7 +431,7 @@ def test_a_model_costs_its_header_and_little_more(case: str, tmp_path: Path) -> 
         "attention.head_count",
     )
     path = tmp_path / "m.gguf"
-    keys = [raw.key("general.architecture", "str", raw.string("llama")), *COSTLY[case]()]
+    keys = [raw.key("general.architecture", "str", raw.string("llama")), *COSTLY[case]()]  # type: ignore[no-untyped-call]
     keys += [raw.key(f"llama.{name}", "u32", U32(1)) for name in names]
     path.write_bytes(raw.file(keys, [raw.tensor("token_embd.weight", (1, 1))]))
     size = path.stat().st_size
@@ -452,7 +454,7 @@ def test_long_strings_lie_where_they_are() -> None:
         value = header.parse(raw.file([raw.key("a", "str", raw.string(text))])).metadata["a"]
         assert isinstance(value, kind)
         assert str(value) == text
-    assert len(value) == limit + 1  # type: ignore[arg-type]
+    assert len(value) == limit + 1
     for bad in (b"x" * limit + b"\xff", b"x" * limit + "é".encode()[:1]):
         with pytest.raises(InvalidHeader, match="key 'a' is no UTF-8"):
             header.parse(raw.file([raw.key("a", "str", raw.string(bad))]))

@@ -200,7 +200,8 @@ def test_a_comparison_keeps_the_rest_folded() -> None:
 
 
 def device(sizes: Sequence[int], free: int) -> DeviceEstimate:
-    return DeviceEstimate("card", *sizes, layers=1, free_bytes=free, total_bytes=free)
+    model, context, compute = sizes
+    return DeviceEstimate("card", model, context, compute, layers=1, free_bytes=free, total_bytes=free)
 
 
 @given(

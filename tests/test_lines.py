@@ -21,7 +21,7 @@ def best_fit(sizes: list[Number], need: Number) -> tuple[int, Number]:
         if size >= need and (best < 0 or size < sizes[best]):
             best = i
     if best < 0:
-        return -1, max(sizes) + 3  # type: ignore[type-var]
+        return -1, max(sizes) + 3
     if sizes[best] == need:
         return best, 0
     return best, sizes[best] - need

@@ -76,7 +76,7 @@ def test_a_model_at_an_old_address_is_another() -> None:
 def test_no_model_is_kept_alive() -> None:
     """Reading a header and asking about it leaves nothing of the model behind, graph or no graph."""
     for read_one in (lambda: read(EXAMPLE), lambda: dense(2)):
-        model = read_one()
+        model = read_one()  # type: ignore[no-untyped-call]
         assert estimate(model, [gpu()], Settings(n_ctx=512)) == estimate(model, [gpu()], Settings(n_ctx=512))
         gone = ref(model)
         del model
@@ -93,7 +93,7 @@ def test_threads_may_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def ask(i: int) -> bool:
         model = MODELS[i % 3]
         at = replace(CONTEXT, n_ctx=256 * (i * 7 % 31))
-        return compute.compute_bytes(model, PLACED, at, Settings(), []) == (model.n_layer, at.n_ctx)
+        return compute.compute_bytes(model, PLACED, at, Settings(), []) == (model.n_layer, at.n_ctx)  # type: ignore[comparison-overlap]
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(ask, range(8000)))

@@ -116,7 +116,7 @@ def test_the_second_store_is_asked_too(alone: Path, monkeypatch: pytest.MonkeyPa
     assert name_of("m") == "b"
 
 
-GOOD = {"mediaType": LAYER + "model", "digest": "sha256:" + "a" * 64, "size": 1}
+GOOD: dict[str, Any] = {"mediaType": LAYER + "model", "digest": "sha256:" + "a" * 64, "size": 1}
 MANIFESTS: dict[str, tuple[Any, str]] = {
     "a path in a digest": ({"layers": [{**GOOD, "digest": "sha256:../../../../etc/passwd"}]}, "no sha256 digest; not followed"),
     "a path behind a digest": ({"layers": [{**GOOD, "digest": GOOD["digest"] + "/../x"}]}, "no sha256 digest"),

@@ -11,6 +11,7 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 import gguf_bytes as raw
 import pytest
@@ -20,6 +21,7 @@ from servers import Handler, Served, Server, running
 
 from vramfit import _sources as source
 from vramfit._base.errors import HeaderError, InvalidHeader, SourceError, VramfitError
+from vramfit._gguf import Array
 from vramfit._gguf.limits import MAX_HEADER_BYTES
 from vramfit._sources import client, web
 
@@ -70,7 +72,7 @@ def test_costs(server: Server, clients: list[client.Client], n_strings: int) -> 
     """At most three requests, and the header with 64 KiB more; twice the header where that is over 2 MiB."""
     url = put(server, header(n_strings), size=FAR)
     found = source.read_header(url)
-    assert len(found.metadata["a"]) == n_strings
+    assert len(cast("Array", found.metadata["a"])) == n_strings
     assert len(server.log) <= 3
     allowed = 64 << 10 if found.header_bytes < 2 << 20 else found.header_bytes
     heads = 400 * len(server.log)
@@ -121,7 +123,7 @@ def test_real_headers(server: Server, path: Path) -> None:
     "behaviour", [{"chunked": True}, {"length": -1}, {"content_type": "text/html"}], ids=str
 )
 @pytest.mark.parametrize("ranges", [True, False])
-def test_harmless_ways(server: Server, behaviour: dict[str, object], ranges: bool) -> None:
+def test_harmless_ways(server: Server, behaviour: dict[str, Any], ranges: bool) -> None:
     """Chunked answers, answers without a length, wrong types: the header is read all the same."""
     body = header(10_000)
     assert source.read_header(put(server, body, ranges=ranges, **behaviour)).header_bytes == len(body)
@@ -186,7 +188,7 @@ MISBEHAVIOURS: dict[str, tuple[dict[str, object], str]] = {
 def test_misbehaviours(server: Server, fault: str) -> None:
     """Each is refused, in our words, naming the reference; it costs neither long nor many requests."""
     behaviour, message = MISBEHAVIOURS[fault]
-    options = {"body": header(), **behaviour}
+    options: dict[str, Any] = {"body": header(), **behaviour}
     body = options.pop("body")
     assert isinstance(body, bytes)
     url = put(server, body, **options)
@@ -503,7 +505,7 @@ def test_an_old_look_is_confirmed(server: Server, monkeypatch: pytest.MonkeyPatc
     assert [r.headers.get("if-none-match") for r in server.log] == [None, '"1"']
     assert server.sent == sent
     put(server, header(5), etag='"2"')
-    assert len(source.read_header(url).metadata["a"]) == 5
+    assert len(cast("Array", source.read_header(url).metadata["a"])) == 5
 
 
 def test_a_damaged_entry_is_read_anew(server: Server, alone: Path) -> None:
@@ -511,7 +513,7 @@ def test_a_damaged_entry_is_read_anew(server: Server, alone: Path) -> None:
     source.read_header(url)
     (entry,) = (p for p in (alone / "vramfit" / "v1").iterdir() if len(p.name) == 64)
     entry.write_bytes(entry.read_bytes()[:-1] + b"x")
-    assert len(source.read_header(url).metadata["a"]) == 1
+    assert len(cast("Array", source.read_header(url).metadata["a"])) == 1
     assert len(server.log) == 2
 
 

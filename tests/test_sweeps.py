@@ -105,7 +105,7 @@ def test_every_point_is_an_estimate(
         for name, device in devices:
             assert row[f"{name}_model"] == device.model
             assert row[f"{name}_context"] == device.context
-            assert row[f"{name}_compute"] >= device.compute
+            assert int(row[f"{name}_compute"]) >= device.compute
             if replays is None or row["exact"]:
                 assert row[f"{name}_compute"] == device.compute
         assert not row["exact"] or one.exact
@@ -139,7 +139,7 @@ def test_stretches_of_contexts_are_estimates(
     found = sweep(model, cards, settings, n_ctx=first + step * np.arange(n), replays=replays)
     for row in list(found)[:: max(n // 8, 1)]:
         one = estimate(model, cards, replace(settings, n_ctx=int(row["n_ctx"])))
-        sizes = [row["gpu0_compute"], row["gpu1_compute"], row["host_compute"]]
+        sizes = [int(row[f"{name}_compute"]) for name in ("gpu0", "gpu1", "host")]
         truth = [one.gpus[0].compute, one.gpus[1].compute, one.host.compute]
         assert sizes == truth if row["exact"] else all(a >= b for a, b in zip(sizes, truth, strict=True))
         assert row["exact"] or replays is not None

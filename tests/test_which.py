@@ -53,7 +53,7 @@ def test_it_lists_what_a_plan_for_each_would_find(mib: list[int]) -> None:
     """A card is listed exactly if it carries the context, a pair exactly if it does and neither card alone."""
     cards = catalogue(mib)
     alone = {g.name for g in cards if carry(g)}
-    wanted = {(name,) for name in alone}
+    wanted: set[tuple[str, ...]] = {(name,) for name in alone}
     for a, b in combinations_with_replacement(cards, 2):
         if not alone & {a.name, b.name} and (carry(a, b) or carry(b, a)):
             wanted.add(tuple(sorted((a.name, b.name))))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conftest import examples
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu
 
@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 GEMMA = read(EXAMPLES / "gemma-3-12b-q4_k_m.gguf")
 
 
-@hypothesis_settings(max_examples=15)
+@examples(6)
 @given(st.integers(256, 30_000), st.integers(1, 3), st.sampled_from([-1, 20]), st.sampled_from(["on", "off"]))
 def test_terms_add_up_to_the_figures(n_ctx: int, n: int, n_gpu_layers: int, flash: str) -> None:
     """Weights, context and compute of every device equal the sum of their terms, for a graph and for a bound."""

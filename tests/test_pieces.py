@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, examples
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import gpu
 
@@ -32,7 +31,7 @@ SETTINGS = st.builds(
 )
 
 
-@hypothesis_settings(max_examples=15)
+@examples(6)
 @given(st.booleans(), SETTINGS, st.integers(1, 60), st.integers(2, 40))
 def test_pieces_are_what_each_context_gives(
     windowed: bool, settings: Settings, first: int, reach: int

@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import gguf_bytes as raw
 import pytest
-from hypothesis import HealthCheck, given, settings
+from conftest import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from servers import Handler, Served, Server, running
 
@@ -539,7 +540,7 @@ def _outcome(reference: str | Path) -> object:
 
 
 @pytest.mark.usefixtures("quick")
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(16, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_bytes_from_any_server(server: Server, data: st.DataObject) -> None:
     """Whatever a server sends, and however, gives a `Header` or a `VramfitError`."""

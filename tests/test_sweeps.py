@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from conftest import ROOT
+from conftest import ROOT, examples
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu, with_states
 
@@ -81,7 +80,7 @@ def at(found: Sweep, row: dict[str, Any], settings: Settings) -> Estimate:
     return estimate(model, found.gpu_sets[i], replace(settings, **{name: row[name] for name in names}))
 
 
-@hypothesis_settings(max_examples=20)
+@examples(8)
 @given(
     MODELS,
     st.builds(Settings, flash_attn=st.sampled_from(["on", "auto"]), n_gpu_layers=st.sampled_from([-1, 3])),
@@ -114,7 +113,7 @@ def test_every_point_is_an_estimate(
             assert row["left"] == min((g.left for g in one.gpus), default=0)
 
 
-@hypothesis_settings(max_examples=15)
+@examples(6)
 @given(
     st.sampled_from(["qwen2.5-14b-instruct-1m-q8_0.gguf", "gemma-3-12b-q4_k_m.gguf"]),
     st.builds(

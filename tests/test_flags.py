@@ -19,8 +19,8 @@ from test_engines import any_settings
 from vramfit._base.errors import SettingsError
 from vramfit._cli import main
 from vramfit._cli.options import line, to_settings
-from vramfit._engines import as_run, engine_settings
 from vramfit._engines.server import arguments
+from vramfit._engines.settings import as_run, engine_settings
 from vramfit._llama.flags import Does, Flag, Line, by_variable, find, flags, is_command, read, split_text
 from vramfit._llama.flags import engine as facts
 from vramfit._llama.params import DENSE, EXPERTS, Settings

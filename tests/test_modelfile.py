@@ -514,7 +514,8 @@ def test_a_write_that_fails_leaves_all_as_it_was(folder: Path, monkeypatch: pyte
 def test_a_modelfile_that_was_printed_can_be_checked() -> None:
     """The Modelfile of a plan for Ollama passes its own check on the same cards."""
     import vramfit
-    from vramfit._engines import engine_settings, plan_for
+    from vramfit._engines.choose import plan_for
+    from vramfit._engines.settings import engine_settings
 
     model = vramfit.read(QWEN)
     planned = plan_for(model, CARDS, engine_settings("ollama", {"flash_attn": "on"}), "ollama")

@@ -12,11 +12,11 @@ import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any, Final, TypeAlias, cast
 
 from ._base import given
 from ._base.errors import GpuError, ModelError, SettingsError, shown
+from ._base.matches import get_close_matches
 from ._base.units import parse_count, parse_size
 from ._devices import MAX_GPUS, Gpu, parse_gpus
 from ._llama.model import Model

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable
-from html import escape
 from math import isfinite
 from typing import Final
 
@@ -36,6 +35,8 @@ def _escaped(c: str) -> str:
 
 def html_text(text: str) -> str:
     """`text` for the inside of an element or of a quoted attribute."""
+    from html import escape  # only pages need it, with its thousand names of characters
+
     return escape(printable(text))
 
 

@@ -51,7 +51,7 @@ def solved(
         from .._planner.plan import plan
 
         return plan(model, gpus, settings, margin_bytes=margin, max_ctx=max_ctx)
-    from .._engines import plan_for
+    from .._engines.choose import plan_for
 
     return plan_for(model, gpus, settings, engine, margin_bytes=margin, max_ctx=max_ctx)
 
@@ -65,6 +65,6 @@ def show_commands(plan: Plan, engine: str | None, client: str | None) -> None:
         if engine.startswith("ollama"):
             click.echo(f"\nModelfile:\n\n{plan.modelfile(engine).rstrip()}")
     if client is not None:
-        from .._engines import client_config
+        from .._engines.clients import client_config
 
         click.echo(f"\n{client}:\n\n{client_config(plan, client)}")

@@ -169,7 +169,7 @@ def to_settings(options: dict[str, Any], engine: str | None = None, model: Model
     Takes the values of `settings_options` out of `options`. A context asked for as the trained one is that of `model`.
     Raises `SettingsError` for what the engine cannot be told.
     """
-    from .._engines import engine_settings
+    from .._engines.settings import engine_settings
 
     outputs = options.pop("n_outputs_max")
     given = dict(line().given)

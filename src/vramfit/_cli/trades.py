@@ -98,7 +98,7 @@ class Asked:
         """The engine's, where one was named."""
         if self.engine is None:
             return None
-        from .._engines import plan_for
+        from .._engines.choose import plan_for
 
         engine = self.engine
         learned: Learned = {}

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Final
 
 from .._base.errors import SettingsError, shown
+from .._base.matches import get_close_matches
 from .._llama.params import CACHE_TYPES, Settings
 
 __all__ = ["ENGINES", "Engine", "find"]

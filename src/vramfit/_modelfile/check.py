@@ -16,8 +16,11 @@ from typing import Any
 from .._base.errors import ModelfileError
 from .._base.units import format_bytes
 from .._devices import Gpu
-from .._engines import engine_settings, find, old_layout, plan_for
+from .._engines import old_layout
+from .._engines.choose import plan_for
 from .._engines.ollama import auto_batches, default_context
+from .._engines.settings import engine_settings
+from .._engines.table import find
 from .._estimate.estimate import estimate
 from .._llama.cparams import CONTEXT_STEP
 from .._llama.model import Model

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import Final
 
 from .._base.errors import ModelfileError
+from .._base.matches import get_close_matches
 from .grammar import Command, Modelfile
 
 __all__ = ["check_names", "number", "whole"]

@@ -7,10 +7,10 @@ numbers, `llama_ftype_get_default_type` (llama-quant.cpp:881-924) for the type t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Final
 
 from .._base.errors import SettingsError, shown
+from .._base.matches import get_close_matches
 from .._ggml.types import BY_NAME, TensorType
 
 __all__ = ["FILE_TYPES", "FileType", "file_type"]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 
 from ..._base.errors import ModelError, UnknownArchitecture
+from ..._base.matches import get_close_matches
 from ..._gguf import Header, Value
 from ..model import Model, Tensor
 from . import agreement, geometry, identity, layers, weights

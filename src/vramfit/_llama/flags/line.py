@@ -9,12 +9,12 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, Final
 
 from ..._base.errors import SettingsError
+from ..._base.matches import get_close_matches
 from .table import Does, Flag, by_variable, find, flags
 from .values import LARGEST, is_switch, value_of
 

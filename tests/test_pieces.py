@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, examples
 from hypothesis import given
 from hypothesis import strategies as st
-from small import gpu
+from small import gpu, shortened
 
 from vramfit._estimate.compute import compute_bytes
 from vramfit._estimate.context_ranges import NotStraight, Stretch
@@ -20,13 +20,14 @@ from vramfit._sources.load import read
 
 EXAMPLES = ROOT / "examples"
 PLAIN, WINDOWED = (
-    read(EXAMPLES / name) for name in ("qwen2.5-14b-instruct-1m-q8_0.gguf", "gemma-3-12b-q4_k_m.gguf")
+    shortened(read(EXAMPLES / name), 8)
+    for name in ("qwen2.5-14b-instruct-1m-q8_0.gguf", "gemma-3-12b-q4_k_m.gguf")
 )
 SETTINGS = st.builds(
     Settings,
     flash_attn=st.sampled_from(["on", "off"]),
     n_ubatch=st.sampled_from([32, 512]),
-    n_gpu_layers=st.sampled_from([-1, 30]),
+    n_gpu_layers=st.sampled_from([-1, 5]),
     tensor_split=st.sampled_from([(3.0, 4.0), (1.0, 5.0)]),
 )
 

@@ -29,6 +29,7 @@ def pytest_runtest_setup() -> None:
     """No width and no colour of the terminal that runs the tests, nor of what a worker's readline makes up."""
     for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR"):
         os.environ.pop(name, None)
+        os.unsetenv(name)  # what readline sets, Python does not know
 
 
 @pytest.fixture(scope="session")

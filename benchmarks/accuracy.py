@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy.py FOLDER [--worst N] [--all] [--match REGEX]
 
-FOLDER holds `rows-*.jsonl.gz` (see docs/engine.md) and the headers that they name. Prints, for each file of rows,
+FOLDER holds `rows-*.jsonl.gz` (see docs/internals/engine.md) and the headers that they name. Prints, for each file of rows,
 runs whose figures are all exact, host included, runs that call themselves exact and are not, and devices whose
 total is below the engine's; then the models that are not exact throughout, with the reason.
 """

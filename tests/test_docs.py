@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import vramfit
 from vramfit._cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +114,19 @@ def test_every_command_is_in_the_documents() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     for name in main.commands:
         assert f"vramfit {name}" in text, name
+
+
+def test_the_api_page_lists_every_public_name() -> None:
+    """Each name has one row, and no row names what is not there."""
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/reference/api.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(vramfit.__all__)
+
+
+def test_the_index_lists_every_page() -> None:
+    """A page that no index leads to is not found."""
+    index = ROOT / "docs/README.md"
+    listed = {(index.parent / target).resolve() for target in LINK.findall(index.read_text())}
+    assert listed == set((ROOT / "docs").rglob("*.md")) - {index}
 
 
 def test_help_examples_parse(monkeypatch: pytest.MonkeyPatch) -> None:

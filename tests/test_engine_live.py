@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))  # the tools are no part of the distribution
 from tools.engine.binding import is_available  # noqa: E402
 
 if not is_available():
-    pytest.skip("the engine is not installed here (docs/engine.md)", allow_module_level=True)
+    pytest.skip("the engine is not installed here (docs/internals/engine.md)", allow_module_level=True)
 
 from tools.engine.errors import EngineError  # noqa: E402
 from tools.engine.load import Refused, load  # noqa: E402

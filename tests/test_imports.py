@@ -15,7 +15,7 @@ import vramfit
 
 SRC = Path(vramfit.__file__).parent
 
-# From the ground up, as docs/design.md draws it: a room imports only rooms of floors below its own.
+# From the ground up, as docs/internals/design.md draws it: a room imports only rooms of floors below its own.
 FLOORS = [
     ["_base"], ["_ggml"], ["_gguf", "_devices"], ["_llama"], ["_coerce", "_graphs"],
     ["_estimate", "_quant", "_sources"], ["_planner"], ["_engines"], ["_modelfile"], ["_report"], ["_cli"],

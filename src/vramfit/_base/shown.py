@@ -28,7 +28,7 @@ class Shown:
         return cast(str, call("html", self))
 
     def to_dict(self) -> dict[str, Any]:
-        """The same object as the command's --json, as plain dicts, lists, numbers and words (see docs/json.md)."""
+        """The same object as the command's --json, as plain dicts, lists, numbers and words (see docs/reference/json.md)."""
         return cast("dict[str, Any]", call("dict", self))
 
 

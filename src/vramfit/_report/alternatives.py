@@ -199,7 +199,7 @@ def plan_json(
     alternatives: Alternatives | None = None,
     ignored: Sequence[str] = (),
 ) -> str:
-    """The JSON object of `vramfit plan --json` (see docs/json.md); of an engine, with what to run there.
+    """The JSON object of `vramfit plan --json` (see docs/reference/json.md); of an engine, with what to run there.
 
     `changed` is what `prefer` made of the settings, `ignored` the flags that were typed and size nothing.
     """

@@ -76,7 +76,7 @@ def _bandwidth(gpu: Gpu) -> str:
 
 
 def gpus_json(name: str | None) -> str:
-    """An array with all cards, or with those called `name` (see docs/json.md)."""
+    """An array with all cards, or with those called `name` (see docs/reference/json.md)."""
     from .schema import GpuJson
 
     cards = all_gpus() if name is None else tuple(map(from_card, versions(name)))

@@ -145,7 +145,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def comparison_json(comparison: Comparison) -> str:
-    """The JSON object of `vramfit compare --json` (see docs/json.md)."""
+    """The JSON object of `vramfit compare --json` (see docs/reference/json.md)."""
     return json_text(comparison_as_schema(comparison).model_dump())
 
 

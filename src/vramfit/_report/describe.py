@@ -167,7 +167,7 @@ def types_table(model: Model) -> tuple[list[str], list[list[str]]]:
 
 
 def model_json(model: Model, resolved: Resolved | None = None) -> str:
-    """The JSON object of `vramfit inspect --json` (see docs/json.md), with what `resolved` says comes along."""
+    """The JSON object of `vramfit inspect --json` (see docs/reference/json.md), with what `resolved` says comes along."""
     return json_text(model_as_schema(model, resolved).model_dump())
 
 

@@ -69,7 +69,7 @@ def _changes(file: Modelfile, findings: Sequence[Finding]) -> list[str]:
 
 
 def findings_json(findings: Sequence[Finding], errors: Sequence[str], written: Sequence[Written] = ()) -> str:
-    """The JSON object of `vramfit modelfile check --json` (see docs/json.md)."""
+    """The JSON object of `vramfit modelfile check --json` (see docs/reference/json.md)."""
     from .schema import ModelfilesJson, WrittenJson
 
     found = ModelfilesJson(

@@ -101,7 +101,7 @@ def _alike(names: Sequence[str]) -> str:
 
 
 def shortlist_json(found: Shortlist) -> str:
-    """The JSON object of `vramfit which --json` (see docs/json.md)."""
+    """The JSON object of `vramfit which --json` (see docs/reference/json.md)."""
     return json_text(shortlist_as_schema(found).model_dump())
 
 

@@ -1,6 +1,6 @@
 """What people write to name a model → one of the nouns in `names`. Pure: nothing is opened.
 
-Every tool has its own way; `docs/references.md` shows all that are understood. Most say by a prefix where
+Every tool has its own way; `docs/users/models.md` shows all that are understood. Most say by a prefix where
 the model is. What does not (`qwen2.5-coder:32b`, `user/repo:Q8_0`) becomes `Anywhere`: the stores of this
 machine are asked first, then the one remote place that such a name belongs to.
 """

@@ -70,11 +70,9 @@ def requantize(
     tensor type or a malformed pattern. Source: `llama_tensor_get_type` (llama-quant.cpp:717-773).
     """
     model = model_of(model)
-    number = isinstance(file_type, int) and not isinstance(file_type, bool)
-    kind = find_file_type(str(file_type) if number else word("file_type", file_type))
     keep_split, dry_run = flag("keep_split", keep_split), flag("dry_run", dry_run)
     request = _Request(
-        file_type=kind,
+        file_type=_file_type(file_type),
         imatrix=flag("imatrix", imatrix),
         output=_optional("output_tensor_type", output_tensor_type),
         token_embedding=_optional("token_embedding_type", token_embedding_type),
@@ -82,15 +80,25 @@ def requantize(
         pure=flag("pure", pure),
         leave_output_tensor=flag("leave_output_tensor", leave_output_tensor),
     )
-    if kind.copies:
+    if request.file_type.copies:
         return model
-    tensors = _retyped(model, request, keep_split)
-    renewed = tuple(tensors[t.name] for t in model.tensors)
-    weights = tuple(replace(w, tensor=tensors.get(w.tensor.name, w.tensor)) for w in model.weights)
-    result = replace(model, tensors=renewed, weights=weights, file_type=kind.name)
+    result = _with_tensors(model, _retyped(model, request, keep_split), request.file_type)
     if not (dry_run or imatrix):
         _refuse_without_imatrix(result)
     return result
+
+
+def _file_type(file_type: str | int) -> FileType:
+    """Find a file type by its name or its number."""
+    number = isinstance(file_type, int) and not isinstance(file_type, bool)
+    return find_file_type(str(file_type) if number else word("file_type", file_type))
+
+
+def _with_tensors(model: Model, tensors: dict[str, Tensor], kind: FileType) -> Model:
+    """`model` with these tensors, by name, in place of its own."""
+    renewed = tuple(tensors[t.name] for t in model.tensors)
+    weights = tuple(replace(w, tensor=tensors.get(w.tensor.name, w.tensor)) for w in model.weights)
+    return replace(model, tensors=renewed, weights=weights, file_type=kind.name)
 
 
 def _retyped(model: Model, request: _Request, keep_split: bool) -> dict[str, Tensor]:

@@ -239,7 +239,7 @@ def test_what_cannot_be_read_is_named(text: str, message: str) -> None:
 
 
 def test_variables_and_commands() -> None:
-    """Variables and their negations name flags; a name alone is no command."""
+    """Variables and their negations name flags; a name alone is not a command."""
     swa = find("--swa_full")
     assert swa is not None
     assert by_variable("LLAMA_ARG_SWA_FULL") == swa

@@ -83,7 +83,7 @@ def test_nothing_to_draw_is_an_error() -> None:
     for result in cases:
         with pytest.raises(SettingsError):
             result.plot()
-    with pytest.raises(TypeError, match="int is no result"):
+    with pytest.raises(TypeError, match="int is not a result"):
         draw(3)
 
 

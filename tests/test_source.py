@@ -180,7 +180,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("what", FOREIGN)
 def test_foreign_files(tmp_path: Path, what: str) -> None:
-    """What is no GGUF is named for what it is, whether a file or bytes."""
+    """What is not GGUF is named for what it is, whether a file or bytes."""
     path = tmp_path / "model.gguf"
     path.write_bytes(FOREIGN[what])
     with pytest.raises(SourceError, match=f"model.gguf: .*{what}"):

@@ -147,7 +147,7 @@ def test_what_cannot_be_asked_for(alone: Path, sleeps: list[float], url: str) ->
     with pytest.raises(SourceError) as caught:
         Client(QUICK).get(url, "m", {})
     assert str(caught.value).startswith("m: http://")
-    assert str(caught.value).endswith(" is no URL that can be asked for")
+    assert str(caught.value).endswith(" is not a URL that can be asked for")
     assert not sleeps
 
 

@@ -128,7 +128,7 @@ MANIFESTS: dict[str, tuple[Any, str]] = {
     "a negative size": ({"layers": [{**GOOD, "size": -1}]}, "no sha256 digest"),
     "no layers": ({}, "no sound list of layers"),
     "layers without end": ({"layers": [GOOD] * 2000}, "no sound list of layers"),
-    "a list": ([], "is no JSON object"),
+    "a list": ([], "is not a JSON object"),
     "a cloud model": ({"layers": []}, "has no weights: it runs in the cloud"),
     "safetensors": ({"layers": [{**GOOD, "mediaType": LAYER + "tensor"}]}, "is made of safetensors"),
 }  # fmt: skip
@@ -148,14 +148,14 @@ def test_manifests_that_lie(store: Path, fault: str) -> None:
 def test_manifests_that_are_none(store: Path, text: str) -> None:
     path = put(store, "registry.ollama.ai/library/m/latest", model=body())
     path.write_text(text)
-    with pytest.raises(SourceError, match=r"^m: .*(is no JSON|it is damaged)"):
+    with pytest.raises(SourceError, match=r"^m: .*(is not JSON|it is damaged)"):
         source.read_header("m")
 
 
 def test_parameters_that_are_none(store: Path) -> None:
     put(store, "registry.ollama.ai/library/m/latest", model=body(), params=b"num_ctx=1")
     assert name_of("m") == "m"
-    with pytest.raises(SourceError, match="m: its list of parameters is no JSON"):
+    with pytest.raises(SourceError, match="m: its list of parameters is not JSON"):
         source.resolve("m")
 
 

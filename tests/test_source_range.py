@@ -18,7 +18,7 @@ from vramfit._sources.origin import Missing, Unauthorized
 from vramfit._sources.web import RangeStream
 
 URL = "https://host/m.gguf"
-NOT_FOLLOWED = "which is no web address; not followed"
+NOT_FOLLOWED = "which is not a web address; not followed"
 
 
 @dataclass
@@ -445,7 +445,7 @@ def test_origins() -> None:
     assert web.origin_of("http://host/") == ("http", "host", 80)
     assert web.origin_of("http://host:8080/") == ("http", "host", 8080)
     assert web.origin_of("ftp:///") == ("ftp", "", None)
-    with pytest.raises(SourceError, match=r"^http://host:x/: is no URL: its port is no number"):
+    with pytest.raises(SourceError, match=r"^http://host:x/: is not a URL: its port is not a number"):
         web.origin_of("http://host:x/?secret")
 
 

@@ -161,9 +161,9 @@ MISBEHAVIOURS: dict[str, tuple[dict[str, object], str]] = {
     "busy": ({"fail": [429] * 9}, r"too many requests from here \(429\); try again later"),
     "busy for long": ({"fail": [429], "retry_after": "3600"}, "asks to wait 3600 s"),
     "a status nobody knows": ({"fail": [299]}, "answers 299"),
-    "redirect to a file": ({"redirect": "file:///etc/passwd"}, "redirected to 'file:///etc/passwd', which is no web"),
-    "redirect to another scheme": ({"redirect": "ftp://127.0.0.1/m"}, "which is no web address; not followed"),
-    "redirect to nowhere": ({"redirect": "gopher:"}, "which is no web address"),
+    "redirect to a file": ({"redirect": "file:///etc/passwd"}, "redirected to 'file:///etc/passwd', which is not a web"),
+    "redirect to another scheme": ({"redirect": "ftp://127.0.0.1/m"}, "which is not a web address; not followed"),
+    "redirect to nowhere": ({"redirect": "gopher:"}, "which is not a web address"),
     "redirect in a circle": ({"redirect": "/m.gguf"}, "more than 5 redirects"),
     "packed": ({"encoding": "gzip"}, "sends it encoded as 'gzip', though asked not to; not unpacked"),
     "a bomb": ({"encoding": "br", "endless": True}, "encoded as 'br'"),
@@ -350,7 +350,7 @@ def test_https_is_not_left_for_http() -> None:
         web.redirected("https://example.com/m.gguf", "http://example.com/m.gguf?sig=1", "m")
     assert web.redirected("http://a.com/b/c", "../d?e", "m") == "http://a.com/d?e"
     for location in ("", "http://[::1/", "javascript:1", "//"):
-        with pytest.raises(SourceError, match="which is no web address"):
+        with pytest.raises(SourceError, match="which is not a web address"):
             web.redirected("data:,", location, "m")
 
 

@@ -96,7 +96,7 @@ def test_equal_cards_are_one_carrier() -> None:
 
 
 def test_memory_of_the_system_is_not_paired() -> None:
-    """Two machines are no pair, and a single card was asked for when `max_cards` is 1."""
+    """Two machines are not a pair, and a single card was asked for when `max_cards` is 1."""
     small = catalogue([400])
     assert which(MODEL, ASKED, margin_bytes=MARGIN, gpus=small).pairs
     shared = [replace(g, unified=True) for g in small]

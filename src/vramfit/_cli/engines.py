@@ -1,4 +1,4 @@
-"""Which engine a plan is for, and what to run there: `--engine` and `--client`."""
+"""Choose the engine that a plan is for, and print what to run there: `--engine` and `--client`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def solved(
     margin: int,
     max_ctx: int | None,
 ) -> Plan:
-    """The plan: of the engine where one was named, else with the settings as they are."""
+    """Plan: for the engine where one was named, else with the settings as they are."""
     if engine is None:
         from .._planner.plan import plan
 
@@ -57,7 +57,7 @@ def solved(
 
 
 def show_commands(plan: Plan, engine: str | None, client: str | None) -> None:
-    """What to run in the engine, and what to write for the client."""
+    """Print what to run in the engine, and what to write for the client."""
     if not plan.fits:
         return
     if engine is not None:

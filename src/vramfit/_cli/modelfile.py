@@ -1,4 +1,4 @@
-"""`vramfit modelfile check`: folders and files, read here, judged in `modelfile`, mended on request."""
+"""`vramfit modelfile check`: reads folders and files, judges them with `_modelfile`, mends them on request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OLLAMA: Final = ("ollama", "ollama-before-0.30")
 
 @click.group()
 def modelfile() -> None:
-    """Ollama's Modelfiles: check their contexts, and mend them.
+    """Check the contexts of Ollama's Modelfiles, and mend them.
 
     \b
     vramfit modelfile check Modelfile --gpus 3090ti,3060
@@ -66,9 +66,9 @@ def check(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Does every num_ctx fit on the cards? Says which card is short, by how much, and what would fit.
+    """Check every num_ctx against the cards: which card is short, by how much, and what would fit.
 
-    Of a folder, files called Modelfile, Modelfile.* or *.modelfile are read. FROM is a path, or a name as
+    In a folder, checks files named Modelfile, Modelfile.* or *.modelfile. FROM is a path, or a name as
     Ollama knows it. The server's settings are options, as in -fa on -ctk q8_0 -ctv q8_0.
 
     \b
@@ -138,7 +138,7 @@ def _show(result: _Checked, as_json: bool) -> None:
 
 
 def _each(paths: Sequence[str], errors: list[str]) -> Iterator[str]:
-    """The files named, and the Modelfiles of the folders named; a folder without one is an error."""
+    """List the files named, and the Modelfiles of the folders named; a folder without one is an error."""
     from . import files
 
     for path in paths:
@@ -152,6 +152,6 @@ def _each(paths: Sequence[str], errors: list[str]) -> Iterator[str]:
             continue
         if not inside:
             errors.append(
-                f"{path}: no Modelfile in it; files called Modelfile, Modelfile.* or *.modelfile are read"
+                f"{path}: no Modelfile in it; only files named Modelfile, Modelfile.* or *.modelfile are read"
             )
         yield from inside

@@ -1,4 +1,4 @@
-"""From a name to the model that it means: the stores of this machine first, then the one remote place."""
+"""Find the model that a name means: in the stores of this machine first, then in the one remote place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .session import Session
 
 
 def locate(name: names.Name, text: str, session: Session) -> Located:
-    """The model that `name` means; `text` is what messages call it."""
+    """Find the model that `name` means; `text` is what messages call it."""
     if session.revision:
         name = _at_revision(name, text, session.revision)
     if isinstance(name, names.PathName):
@@ -58,7 +58,7 @@ def _hub(name: names.HubName, text: str, session: Session) -> Located:
 
 
 def _pulled_from_hub(name: names.HubName, text: str) -> Located | None:
-    """A repository that Ollama pulled: it keeps it under the Hub's host name."""
+    """Find a repository that Ollama pulled: it keeps it under the Hub's host name."""
     if name.filename or name.revision:
         return None
     user, _, repo = name.repo.partition("/")
@@ -127,7 +127,7 @@ def _not_in_lmstudio(text: str) -> Located:
 
 
 def _url(url: str, session: Session) -> File:
-    """The file at a URL; the shards beside it have the same address but for the last part."""
+    """Make the file at a URL; the shards beside it have the same address but for the last part."""
     parts = urlsplit(url)
     folder, _, filename = parts.path.rpartition("/")
     address = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))

@@ -1,4 +1,4 @@
-"""Models of Ollama: its store on this machine, and the registries that it pulls from.
+"""Find models of Ollama: in its store on this machine, and in the registries that it pulls from.
 
 Both hold a manifest, a list of layers by digest (Ollama, manifest/paths.go): the model is one of them, its
 projector, parameters and template are others.
@@ -30,7 +30,7 @@ _LAYER: Final = "application/vnd.ollama.image."  # before the kind of a layer, s
 
 
 def stores() -> Iterator[Path]:
-    """The folders where Ollama may keep models on this machine, the most likely first."""
+    """List the folders where Ollama may keep models on this machine, the most likely first."""
     chosen = os.environ.get("OLLAMA_MODELS")
     if chosen:
         yield Path(os.path.expanduser(chosen))
@@ -41,7 +41,7 @@ def stores() -> Iterator[Path]:
 
 
 def in_stores(name: OllamaName, text: str) -> Located | None:
-    """The model `name` in a store of this machine, None when no store has it."""
+    """Find the model `name` in a store of this machine; None when no store has it."""
     for store in stores():
         manifest = _manifest_path(store, name)
         if manifest is not None:
@@ -50,7 +50,7 @@ def in_stores(name: OllamaName, text: str) -> Located | None:
 
 
 def _manifest_path(store: Path, name: OllamaName) -> Path | None:
-    """Where the manifest of `name` is; the parts of a name are the same in either case."""
+    """Find the manifest of `name`; the parts of a name are the same in either case."""
     folder = store / "manifests"
     for part in (name.host, name.namespace, name.model, name.tag):
         exact = folder / part
@@ -182,7 +182,7 @@ def _model(layers: list[Layer], text: str) -> Layer:
         if _first(layers, "tensor")
         else "has no weights: it runs in the cloud"
     )
-    raise SourceError(f"{text}: {why}, so there is no GGUF header to read")
+    raise SourceError(f"{text}: {why}, so there is not GGUF header to read")
 
 
 def _first(layers: list[Layer], kind: str) -> Layer | None:
@@ -190,7 +190,7 @@ def _first(layers: list[Layer], kind: str) -> Layer | None:
 
 
 def _others(layers: list[Layer], model: Layer) -> Iterator[tuple[str, Layer]]:
-    """The kind of each layer that goes with the model, and the layer."""
+    """List the kind of each layer that goes with the model, and the layer."""
     for layer in layers:
         if layer is not model and layer.media_type.startswith(_LAYER):
             yield layer.media_type.removeprefix(_LAYER), layer

@@ -149,7 +149,7 @@ def _interval(arch: Architecture, meta: Metadata, g: Geometry) -> tuple[bool, ..
         return tuple(map(bool, meta.per_layer("attention.recurrent_layers", g.n_layer)))
     interval = meta.number("full_attention_interval", arch.interval)
     if interval == 0:
-        meta.fail("full_attention_interval", "= 0 is no interval")
+        meta.fail("full_attention_interval", "= 0 is not an interval")
     return tuple(il < g.n_trunk and (il + 1) % interval != 0 for il in range(g.n_layer))
 
 

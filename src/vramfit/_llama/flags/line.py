@@ -62,7 +62,7 @@ def split_text(text: str) -> list[str]:
     try:
         return shlex.split(text.replace("\\\r\n", " ").replace("\\\n", " "))
     except ValueError as e:
-        raise SettingsError(f"{text[:200]!r} is no command line: {e}") from None
+        raise SettingsError(f"{text[:200]!r} is not a command line: {e}") from None
 
 
 def is_command(words: Sequence[str]) -> bool:

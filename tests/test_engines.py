@@ -168,7 +168,7 @@ def test_shares_have_the_engines_limit() -> None:
         ("llama-server -c many", "not a number"),
         ("llama-server -ot exps=CUDA0", "only the host"),
         ("llama-server -ncmoe x", "number of layers"),
-        ("llama-server -m 'x", "no command line"),
+        ("llama-server -m 'x", "not a command line"),
     ],
 )
 def test_malformed_commands(text: str, message: str) -> None:

@@ -388,7 +388,7 @@ def test_every_context_of_a_file_is_judged_and_mended() -> None:
         ("FROM hf://user/repo", "Ollama takes a file"),
         ("FROM -", "FROM -: Ollama takes a file"),
         ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctxx 1", "line 2: Ollama knows no parameter 'num_ctxx'; did you mean num_ctx"),
-        ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 4_096", "no whole number"),
+        ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 4_096", "not a whole number"),
         ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx -1", "give 0 to"),
         ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_batch many", "num_batch 'many'"),
     ],

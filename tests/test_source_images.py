@@ -171,7 +171,7 @@ REFUSED = {
     "a list of images": ({"manifests": []}, "is a list of images; name one of them by its digest"),
     "no model": ({"layers": []}, "holds no GGUF file but nothing"),
     "an archive": ({"layers": [{"mediaType": TAR, "digest": "sha256:" + "a" * 64, "size": 1}]}, "made of archives"),
-    "a path": ({"layers": [{"mediaType": GGUF, "digest": "sha256:../../m", "size": 1}]}, "no sha256 digest; not followed"),
+    "a path": ({"layers": [{"mediaType": GGUF, "digest": "sha256:../../m", "size": 1}]}, "not a sha256 digest; not followed"),
     "a list": ([], "is not a JSON object"),
 }  # fmt: skip
 

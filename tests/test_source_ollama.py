@@ -118,14 +118,14 @@ def test_the_second_store_is_asked_too(alone: Path, monkeypatch: pytest.MonkeyPa
 
 GOOD: dict[str, Any] = {"mediaType": LAYER + "model", "digest": "sha256:" + "a" * 64, "size": 1}
 MANIFESTS: dict[str, tuple[Any, str]] = {
-    "a path in a digest": ({"layers": [{**GOOD, "digest": "sha256:../../../../etc/passwd"}]}, "no sha256 digest; not followed"),
-    "a path behind a digest": ({"layers": [{**GOOD, "digest": GOOD["digest"] + "/../x"}]}, "no sha256 digest"),
-    "a line behind a digest": ({"layers": [{**GOOD, "digest": GOOD["digest"] + "\n"}]}, "no sha256 digest"),
-    "a short digest": ({"layers": [{**GOOD, "digest": "sha256:abc"}]}, "no sha256 digest"),
-    "another digest": ({"layers": [{**GOOD, "digest": "md5:" + "a" * 64}]}, "no sha256 digest"),
-    "a number for a digest": ({"layers": [{**GOOD, "digest": 7}]}, "no sha256 digest"),
-    "a layer that is a list": ({"layers": [[]]}, "no sha256 digest"),
-    "a negative size": ({"layers": [{**GOOD, "size": -1}]}, "no sha256 digest"),
+    "a path in a digest": ({"layers": [{**GOOD, "digest": "sha256:../../../../etc/passwd"}]}, "not a sha256 digest; not followed"),
+    "a path behind a digest": ({"layers": [{**GOOD, "digest": GOOD["digest"] + "/../x"}]}, "not a sha256 digest"),
+    "a line behind a digest": ({"layers": [{**GOOD, "digest": GOOD["digest"] + "\n"}]}, "not a sha256 digest"),
+    "a short digest": ({"layers": [{**GOOD, "digest": "sha256:abc"}]}, "not a sha256 digest"),
+    "another digest": ({"layers": [{**GOOD, "digest": "md5:" + "a" * 64}]}, "not a sha256 digest"),
+    "a number for a digest": ({"layers": [{**GOOD, "digest": 7}]}, "not a sha256 digest"),
+    "a layer that is a list": ({"layers": [[]]}, "not a sha256 digest"),
+    "a negative size": ({"layers": [{**GOOD, "size": -1}]}, "not a sha256 digest"),
     "no layers": ({}, "no sound list of layers"),
     "layers without end": ({"layers": [GOOD] * 2000}, "no sound list of layers"),
     "a list": ([], "is not a JSON object"),

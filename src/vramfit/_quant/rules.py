@@ -136,7 +136,7 @@ def traits(model: Model, imatrix: bool) -> Traits:
 
 
 def _first(value: object, default: int) -> int:
-    """Read a count that the header gives once or per layer: its value for layer 0."""
+    """A count that the header gives once or per layer: its value for layer 0."""
     values = value if isinstance(value, (tuple, list)) else (value,)
     return values[0] if values and isinstance(values[0], int) else default
 

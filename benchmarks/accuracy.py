@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy.py FOLDER [--worst N] [--all] [--match REGEX]
 
-FOLDER holds `rows-*.jsonl.gz` (see docs/engine.md) and the headers that they name. Prints, for each file of rows,
+FOLDER holds `rows-*.jsonl.gz` (see docs/internals/engine.md) and the headers that they name. Prints, for each file of rows,
 runs whose figures are all exact, host included, runs that call themselves exact and are not, and devices whose
 total is below the engine's; then the models that are not exact throughout, with the reason.
 """
@@ -55,7 +55,7 @@ def figures(
     found: vramfit.Estimate, row: dict[str, Any]
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """Weights, context and compute of each device, the host last: ours and the engine's."""
-    ours = [(d.model, d.context, d.compute) for d in (*found.gpus, found.host)]
+    ours: list[tuple[int, ...]] = [(d.model, d.context, d.compute) for d in (*found.gpus, found.host)]
     return ours, [(d["model"], d["context"], d["compute"]) for d in (*row["gpus"], row["host"])]
 
 

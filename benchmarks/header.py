@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import lzma
 import struct
-import sys
 import tempfile
 import time
 import tracemalloc
@@ -99,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

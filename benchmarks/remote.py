@@ -92,8 +92,8 @@ class Counter:
 
         self.clients: list[client.Client] = []
         self.sockets: list[Any] = []
-        client.Client.__init__ = made  # type: ignore[method-assign]
-        client._GuardedReader.close = closed  # type: ignore[method-assign]
+        client.Client.__init__ = made  # type: ignore[assignment, method-assign]
+        client._GuardedReader.close = closed  # type: ignore[assignment, method-assign]
 
     def reset(self) -> None:
         self.clients.clear()

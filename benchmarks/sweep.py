@@ -12,6 +12,7 @@ import sys
 import time
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ import vramfit
 from vramfit._planner.sweep import curves
 
 HEADER = Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf"
-AXES: dict[str, object] = {
+AXES: dict[str, Any] = {
     "n_seq_max": [1, 2, 4, 8],
     "n_ubatch": [256, 512],
     "type_k": ["f16", "q8_0"],
@@ -44,14 +45,14 @@ def learning(model: vramfit.Model) -> float:
     spent, count = 0.0, 0
     real = curves.learn
 
-    def timed(*args):
+    def timed(*args: Any) -> Any:
         nonlocal spent, count
         start = time.process_time()
         found = real(*args)
         spent, count = spent + time.process_time() - start, count + 1
         return found
 
-    curves.learn = timed
+    curves.learn = timed  # type: ignore[assignment]
     try:
         run(model, 10_000)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -12,16 +13,23 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 TRUTH = SHARED / "engine-truth"
 
-settings.register_profile(
-    "vramfit", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("vramfit")
+COMMON: Final[dict[str, Any]] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("everyday", max_examples=20, **COMMON)
+settings.register_profile("thorough", max_examples=50, **COMMON)  # as .ci/run asks for
+settings.load_profile("everyday")
+
+
+def examples(everyday: int, **options: Any) -> settings:
+    """Settings for a costly law: so many examples every day, and as the profiles go more in a thorough run."""
+    assert settings.default is not None
+    return settings(max_examples=everyday * settings.default.max_examples // 20, **options)
 
 
 def pytest_runtest_setup() -> None:
     """No width and no colour of the terminal that runs the tests, nor of what a worker's readline makes up."""
     for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR"):
         os.environ.pop(name, None)
+        os.unsetenv(name)  # what readline sets, Python does not know
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,18 @@ def dense(
     )  # fmt: skip
 
 
+def shortened(model: Model, n_layer: int) -> Model:
+    """A published model with its first layers alone: its graphs, in a fraction of the time."""
+
+    def stays(weight: Weight) -> bool:
+        return not isinstance(weight.home, int) or weight.home < n_layer
+
+    weights = tuple(filter(stays, model.weights))
+    names = {w.tensor.name for w in weights}
+    tensors = tuple(t for t in model.tensors if t.name in names)
+    return replace(model, weights=weights, tensors=tensors, layers=model.layers[:n_layer])
+
+
 def with_states(model: Model, *states: int) -> Model:
     """`model` with every layer recurrent instead of attending."""
     layers = tuple(replace(x, caches=(), states=states, is_recurrent=True) for x in model.layers)

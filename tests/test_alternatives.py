@@ -7,14 +7,14 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
+from conftest import examples
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu, mixture
 
 from vramfit._base.errors import SettingsError
 from vramfit._devices import Gpu
-from vramfit._engines import plan_for
+from vramfit._engines.choose import plan_for
 from vramfit._engines.server import parse_command
 from vramfit._estimate.estimate import estimate
 from vramfit._llama.flags import read, split_text
@@ -52,7 +52,7 @@ def leaves_the_margin(model: Model, gpus: list[Gpu], settings: Settings) -> bool
     return all(g.left >= MARGIN for g in estimate(model, gpus, settings).gpus if g.total)
 
 
-@hypothesis_settings(max_examples=25)
+@examples(10)
 @given(MODELS, CARDS, SETTINGS)
 def test_what_is_said_to_fit_passes_the_estimate(model: Model, mib: list[int], settings: Settings) -> None:
     """Every alternative's own settings, estimated, leave the margin exactly where it says that it fits."""
@@ -60,7 +60,7 @@ def test_what_is_said_to_fit_passes_the_estimate(model: Model, mib: list[int], s
         assert row.fits == leaves_the_margin(model, cards(mib), row.plan.settings)
 
 
-@hypothesis_settings(max_examples=25)
+@examples(10)
 @given(MODELS, CARDS, SETTINGS)
 def test_an_alternative_is_the_plan_of_its_settings(model: Model, mib: list[int], settings: Settings) -> None:
     """No alternative promises more, or less, than `plan` finds for the settings that it names."""
@@ -74,7 +74,7 @@ def test_an_alternative_is_the_plan_of_its_settings(model: Model, mib: list[int]
         assert row.before == (found.asked.estimate.n_ctx_seq if found.asked.fits else 0)
 
 
-@hypothesis_settings(max_examples=25)
+@examples(10)
 @given(MODELS, CARDS, SETTINGS, st.sampled_from(PREFERENCES))
 def test_the_best_fits_and_is_never_less_than_as_asked(
     model: Model, mib: list[int], settings: Settings, prefer: str
@@ -87,7 +87,7 @@ def test_the_best_fits_and_is_never_less_than_as_asked(
     assert found.n_ctx >= (asked.estimate.n_ctx_seq if asked.fits else 0)
 
 
-@hypothesis_settings(max_examples=25)
+@examples(10)
 @given(MODELS, CARDS, SETTINGS)
 def test_each_preference_is_best_at_what_it_prefers(model: Model, mib: list[int], settings: Settings) -> None:
     """Of the three, none leaves the host less to read than "speed", none has a wider cache than "quality",
@@ -134,7 +134,7 @@ def test_no_combination_leaves_the_host_less(mib: int) -> None:
     assert kept(found.plan.settings) == max(carrying)
 
 
-@hypothesis_settings(max_examples=25)
+@examples(10)
 @given(MODELS, CARDS, SETTINGS, st.sampled_from(PREFERENCES))
 def test_rows_are_in_the_order_of_the_preference(
     model: Model, mib: list[int], settings: Settings, prefer: str

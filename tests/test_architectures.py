@@ -88,7 +88,8 @@ def header(
 
 
 def model(arch: str, changes: Mapping[str, Any] | None = None, **more: Any) -> Model:
-    rules, base = TABLE[arch], {}
+    rules = TABLE[arch]
+    base: dict[str, Any] = {}
     n_head_kv = 2 if rules.mla is Mla.NEVER else 1  # latent attention keeps one head
     if rules.recurrent in (Recurrent.HEADLESS, Recurrent.IDLE):
         base = {**HEADLESS, "attention.head_count_kv": [0, 0, 0, n_head_kv] * 2}
@@ -651,8 +652,8 @@ def test_what_a_model_keeps_of_its_header_travels() -> None:
         ({"block_count": None}, r"file.gguf: llama.block_count is missing"),
         ({"block_count": 0}, "block_count = 0 is not between 1 and 512"),
         ({"block_count": 513}, "block_count = 513 is not between"),
-        ({"block_count": "many"}, "block_count = 'many' is no whole number"),
-        ({"block_count": True}, "block_count = True is no whole number"),
+        ({"block_count": "many"}, "block_count = 'many' is not a whole number"),
+        ({"block_count": True}, "block_count = True is not a whole number"),
         ({"block_count": -1}, "= -1 is not between 0"),
         ({"block_count": 1 << 40}, "is not between 0"),
         ({"nextn_predict_layers": 9}, "nextn_predict_layers = 9 is more"),
@@ -662,9 +663,9 @@ def test_what_a_model_keeps_of_its_header_travels() -> None:
         ({"attention.head_count": [4] * 7}, "head_count has 7 elements where 8"),
         ({"attention.head_count_kv": [2] * 513}, "has 513 elements"),
         ({"attention.head_count_kv": [-1] * 8}, "head_count_kv = -1"),
-        ({"attention.key_length": 16.0}, "key_length = 16.0 is no whole number"),
+        ({"attention.key_length": 16.0}, "key_length = 16.0 is not a whole number"),
         ({"attention.key_length": 1 << 31}, "more than the engine counts"),
-        ({"attention.causal": 1}, "causal = 1 is no truth value"),
+        ({"attention.causal": 1}, "causal = 1 is not a truth value"),
         ({"expert_count": 1025, "expert_used_count": 2}, "at most 1024"),
         ({"expert_count": 4, "expert_used_count": 5}, "= 5 is more than expert_count = 4"),
         ({"expert_count": 4}, "expert_used_count is missing or 0"),
@@ -690,9 +691,9 @@ def test_what_a_model_keeps_of_its_header_travels() -> None:
         ({"attention.head_count": [4, 0, 4, 4, 4, 4, 4, 4]}, r"\(layer 1\) does not divide .* = 0"),
         ({"rope.dimension_count": 8}, "rope.dimension_count = 8 is not attention.key_length = 16"),
         ({"rope.scaling.type": "magic"}, "'magic' is none of"),
-        ({"rope.scaling.type": 1}, "type = 1 is no string"),
-        ({"rope.scaling.factor": "x"}, "factor = 'x' is no finite number"),
-        ({"rope.scaling.factor": float("nan")}, "is no finite number"),
+        ({"rope.scaling.type": 1}, "type = 1 is not a string"),
+        ({"rope.scaling.factor": "x"}, "factor = 'x' is not a finite number"),
+        ({"rope.scaling.factor": float("nan")}, "is not a finite number"),
     ],
 )
 def test_impossible_metadata_names_file_key_and_value(changes: dict[str, Any], message: str) -> None:
@@ -705,7 +706,7 @@ def test_impossible_metadata_names_file_key_and_value(changes: dict[str, Any], m
     [
         ("mamba", {"ssm.inner_size": None}, "ssm.inner_size is missing"),
         ("mamba", {"ssm.inner_size": 1 << 31}, "more than the engine counts"),
-        ("qwen3next", {"full_attention_interval": 0}, "= 0 is no interval"),
+        ("qwen3next", {"full_attention_interval": 0}, "= 0 is not an interval"),
         ("nanbeige", {"num_loops": 0}, "num_loops = 0 makes 0 layers"),
         ("nanbeige", {"num_loops": 65}, "makes 520 layers"),
         ("hrm_text", {"hrm.l_cycles": 0}, "block_count = 8 is not 2 turns of 0"),

@@ -121,7 +121,7 @@ def test_heads_of_metal_and_vulkan() -> None:
     ],
 )
 def test_what_the_other_backends_are(
-    name: str, sizes: tuple[int, ...], manners: tuple[bool, ...], ops: set[str]
+    name: str, sizes: tuple[int, ...], manners: tuple[bool, ...], ops: frozenset[str]
 ) -> None:
     """Alignment, row padding, largest buffer, batch to offload; exact, own memory alone, asynchronous, pinned host."""
     b = backend(name)

@@ -7,6 +7,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -53,7 +54,12 @@ def test_it_never_falls(n_ctx: int, more: int, n_ubatch: int, flash: bool) -> No
     """More context, a larger batch and more kept outputs never lower it."""
     base = Settings(n_ctx=n_ctx, n_ubatch=n_ubatch, flash_attn="on" if flash else "off", n_outputs_max=1)
     size = bound(dense(), [gpu()], base)
-    for larger in ({"n_ctx": n_ctx + more}, {"n_ubatch": n_ubatch * 2}, {"n_outputs_max": 64}):
+    changes: tuple[dict[str, Any], ...] = (
+        {"n_ctx": n_ctx + more},
+        {"n_ubatch": n_ubatch * 2},
+        {"n_outputs_max": 64},
+    )
+    for larger in changes:
         assert all(
             a <= b for a, b in zip(size, bound(dense(), [gpu()], replace(base, **larger)), strict=True)
         )

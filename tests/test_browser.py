@@ -51,7 +51,8 @@ def screenshot(text: str, folder: Path, *flags: str) -> np.ndarray:
     """Pixels of a page, rows × columns × RGB from 0 to 255."""
     picture = folder / "page.png"
     chromium(text, folder, f"--screenshot={picture}", *flags)
-    return (imread(picture)[:, :, :3] * 255).round().astype(int)
+    pixels: np.ndarray = (imread(picture)[:, :, :3] * 255).round().astype(int)
+    return pixels
 
 
 def share(pixels: np.ndarray, color: str) -> float:

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from vramfit._cli import main
 from vramfit._cli.options import to_settings
-from vramfit._engines import server_settings
+from vramfit._engines.settings import server_settings
 from vramfit._llama.params import EXPERTS, Settings
 
 QWEN = str(Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf")

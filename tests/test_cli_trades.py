@@ -45,7 +45,7 @@ def test_alternatives_are_shown_where_asked() -> None:
 def test_nothing_to_gain_is_said() -> None:
     """Where the context is the longest anyway, and where no single change is enough, one line says so."""
     longest = run("plan", QWEN, "--gpus", "24GiB", *ON, "--max-ctx", "4096", "--alternatives")
-    assert "No single change carries more context: it is limited by max_ctx." in longest.output
+    assert "No single change allows more context: it is limited by max_ctx." in longest.output
     hopeless = run("plan", QWEN, "--gpus", "1GiB", "--ctx", "1000000", "-fa", "off")
     assert hopeless.exit_code == 3
     assert "No single change makes it fit" in hopeless.output
@@ -102,7 +102,7 @@ def test_explain_ends_with_what_buys_most() -> None:
         assert last.startswith("Most context for one change: -ctk q4_0 -ctv q4_0 (")
         assert "; -ub " in last
     longest = run("plan", QWEN, "--gpus", "24GiB", *ON, "--max-ctx", "1024", "--explain").output
-    assert longest.splitlines()[-1].startswith("No single change carries more context")
+    assert longest.splitlines()[-1].startswith("No single change allows more context")
     host = run("plan", QWEN, "--gpus", "3060-12gb", *ON, "--explain").output.splitlines()[-1]
     assert "a token read by the host" in host
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from conftest import examples
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu
 
@@ -21,7 +20,7 @@ import vramfit
 from vramfit._base.errors import shown
 from vramfit._cli import main
 from vramfit._devices import Gpu
-from vramfit._engines import plan_for
+from vramfit._engines.choose import plan_for
 from vramfit._llama.params import Settings
 
 MODEL = dense()
@@ -74,9 +73,6 @@ RIGHT: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-EXAMPLES_TRIED = int(os.environ.get("COERCE_EXAMPLES", "150"))
-
-
 class Hostile:
     """An object whose repr raises."""
 
@@ -110,7 +106,7 @@ def test_every_public_function_is_here() -> None:
     assert functions - {"detect_gpus"} <= set(RIGHT)
 
 
-@hypothesis_settings(max_examples=EXAMPLES_TRIED, deadline=10_000)
+@examples(60, deadline=10_000)
 @given(st.data())
 def test_wrong_types_are_our_errors(data: st.DataObject) -> None:
     """Whatever is given for one argument of any public function is taken, or is a VramfitError of one line."""
@@ -147,14 +143,14 @@ def test_wrong_types_are_our_errors(data: st.DataObject) -> None:
         (lambda: vramfit.plan(MODEL, CARDS, max_ctx=math.inf), "max_ctx=inf"),  # type: ignore[arg-type]
         (lambda: vramfit.requantize(MODEL, 5), "file_type='5'"),
         (lambda: vramfit.requantize(MODEL, None), "file_type=None"),  # type: ignore[arg-type]
-        (lambda: vramfit.sweep(MODEL, CARDS, n_ctx=[[1], [2, 3]]), "n_ctx="),  # type: ignore[arg-type]
+        (lambda: vramfit.sweep(MODEL, CARDS, n_ctx=[[1], [2, 3]]), "n_ctx="),  # type: ignore[list-item]
         (lambda: vramfit.engine_settings(7), "engine 7"),  # type: ignore[arg-type]
         (lambda: vramfit.engine_settings("ollama", 7), "given=7"),  # type: ignore[arg-type]
         (lambda: vramfit.best(MODEL, CARDS, prefer=Hostile()), "give one of speed"),  # type: ignore[arg-type]
         (lambda: vramfit.compare(MODEL, CARDS, host_bandwidth_gbs=0), "host_bandwidth_gbs=0"),
         (lambda: Gpu("x", 5, compute_capability="new"), "compute_capability='new'"),
-        (lambda: Settings(tensor_split=[1e300]), "1e.300"),
-        (lambda: Settings(cpu_tensors=[b"x"]), "give a string"),
+        (lambda: Settings(tensor_split=[1e300]), "1e.300"),  # type: ignore[arg-type]
+        (lambda: Settings(cpu_tensors=[b"x"]), "give a string"),  # type: ignore[arg-type]
     ],
 )  # fmt: skip
 def test_errors_name_argument_value_and_what_is_expected(call: Any, message: str) -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from conftest import examples
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu
 
@@ -24,7 +24,7 @@ ON = Settings(flash_attn="on", n_outputs_max=1, n_ubatch=64)
 MARGIN = 8 << 20
 
 
-@hypothesis_settings(max_examples=10)
+@examples(4)
 @given(st.lists(st.integers(60, 400), min_size=1, max_size=2))
 def test_each_choice_is_a_plan(mib: list[int]) -> None:
     """Context and size of a choice are those of planning the requantized model alone."""

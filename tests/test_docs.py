@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+import vramfit
 from vramfit._cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +26,10 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def blocks(page: Path, language: str) -> Iterator[str]:
@@ -40,7 +46,7 @@ def sessions(body: str) -> Iterator[tuple[str, str]]:
         yield "\n".join(lines[:n]).replace("\\\n", ""), "\n".join(lines[n:])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_python_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page shows in Python does what it shows."""
     monkeypatch.chdir(ROOT)
@@ -55,15 +61,33 @@ def test_python_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             exec(compile(body, f"{page.name}[{i}]", "exec"), namespace)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_console_blocks_run(page: Path, tmp_path: Path) -> None:
-    """What a page shows of the command line is what the command line prints."""
+PLAIN = {"COLUMNS": "", "FORCE_COLOR": ""}
+SHELL = re.compile(r"[|&;<>$`(]")  # what needs a shell
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_console_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a page shows of the command line is what the command line prints, asked in this process."""
+    monkeypatch.chdir(ROOT)
+    for body in blocks(page, "console"):
+        for command, expected in sessions(body):
+            if command.startswith("vramfit ") and not SHELL.search(command):
+                done = CliRunner().invoke(main, shlex.split(command)[1:], env=PLAIN)
+                assert done.exit_code in (0, 3), f"{page.name}: {command}\nprinted:\n{done.output}"
+                assert doctest.OutputChecker().check_output(expected, done.output, FLAGS), (
+                    f"{page.name}: {command}\nprinted:\n{done.output}"
+                )
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_console_blocks_run_in_a_shell(page: Path) -> None:
+    """What a page shows of the command line is what a shell prints."""
     bin_dir = Path(sys.executable).parent
     env = {
         **os.environ,
         "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
-        "COLUMNS": "",
-        "FORCE_COLOR": "",
+        **PLAIN,
     }
     for body in blocks(page, "console"):
         for command, expected in sessions(body):
@@ -78,7 +102,7 @@ def test_console_blocks_run(page: Path, tmp_path: Path) -> None:
             )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     """A relative link names a file that is there."""
     for target in LINK.findall(page.read_text()):
@@ -90,6 +114,19 @@ def test_every_command_is_in_the_documents() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     for name in main.commands:
         assert f"vramfit {name}" in text, name
+
+
+def test_the_api_page_lists_every_public_name() -> None:
+    """Each name has one row, and no row names what is not there."""
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/reference/api.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(vramfit.__all__)
+
+
+def test_the_index_lists_every_page() -> None:
+    """A page that no index leads to is not found."""
+    index = ROOT / "docs/README.md"
+    listed = {(index.parent / target).resolve() for target in LINK.findall(index.read_text())}
+    assert listed == set((ROOT / "docs").rglob("*.md")) - {index}
 
 
 def test_help_examples_parse(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """The tool that drives the engine, where the engine is installed."""
 
+# mypy: disallow-untyped-defs=False
+
 from __future__ import annotations
 
 import gzip
@@ -19,9 +21,10 @@ sys.path.insert(0, str(ROOT))  # the tools are no part of the distribution
 from tools.engine.binding import is_available  # noqa: E402
 
 if not is_available():
-    pytest.skip("the engine is not installed here (docs/engine.md)", allow_module_level=True)
+    pytest.skip("the engine is not installed here (docs/internals/engine.md)", allow_module_level=True)
 
-from tools.engine.load import EngineError, Refused, load  # noqa: E402
+from tools.engine.errors import EngineError  # noqa: E402
+from tools.engine.load import Refused, load  # noqa: E402
 from tools.engine.measure import measure, measure_all  # noqa: E402
 from tools.engine.metadata import Dims  # noqa: E402
 from tools.engine.models import ARCHITECTURES, make_model  # noqa: E402

@@ -21,18 +21,8 @@ from vramfit._base.errors import SettingsError
 from vramfit._cli import engines as options
 from vramfit._cli import main
 from vramfit._devices import Gpu
-from vramfit._engines import (
-    CLIENTS,
-    ENGINES,
-    as_run,
-    client_config,
-    command,
-    defaults,
-    engine_settings,
-    find,
-    parse_command,
-    plan_for,
-)
+from vramfit._engines.choose import plan_for
+from vramfit._engines.clients import CLIENTS, client_config
 from vramfit._engines.ollama import (
     auto_batch,
     best_card,
@@ -42,7 +32,10 @@ from vramfit._engines.ollama import (
     predicted,
     takes_one_card,
 )
-from vramfit._engines.server import arguments, model_flags, shares
+from vramfit._engines.server import arguments, model_flags, parse_command, shares
+from vramfit._engines.settings import as_run, defaults, engine_settings
+from vramfit._engines.table import ENGINES, find
+from vramfit._engines.told import command
 from vramfit._llama.model import Model
 from vramfit._llama.params import CACHE_TYPES, EXPERTS, Settings
 from vramfit._planner.plan import Plan, plan
@@ -175,7 +168,7 @@ def test_shares_have_the_engines_limit() -> None:
         ("llama-server -c many", "not a number"),
         ("llama-server -ot exps=CUDA0", "only the host"),
         ("llama-server -ncmoe x", "number of layers"),
-        ("llama-server -m 'x", "no command line"),
+        ("llama-server -m 'x", "not a command line"),
     ],
 )
 def test_malformed_commands(text: str, message: str) -> None:

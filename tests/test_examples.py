@@ -10,6 +10,9 @@ import sys
 import warnings
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.oracle
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

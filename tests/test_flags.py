@@ -21,8 +21,8 @@ from test_engines import any_settings
 from vramfit._base.errors import SettingsError
 from vramfit._cli import main
 from vramfit._cli.options import line, to_settings
-from vramfit._engines import as_run, engine_settings
 from vramfit._engines.server import arguments
+from vramfit._engines.settings import as_run, engine_settings
 from vramfit._llama.flags import Does, Flag, Line, by_variable, find, flags, is_command, read, split_text
 from vramfit._llama.flags import engine as facts
 from vramfit._llama.params import DENSE, EXPERTS, Settings
@@ -241,7 +241,7 @@ def test_what_cannot_be_read_is_named(text: str, message: str) -> None:
 
 
 def test_variables_and_commands() -> None:
-    """Variables and their negations name flags; a name alone is no command."""
+    """Variables and their negations name flags; a name alone is not a command."""
     swa = find("--swa_full")
     assert swa is not None
     assert by_variable("LLAMA_ARG_SWA_FULL") == swa

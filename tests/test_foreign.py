@@ -18,14 +18,15 @@ import gguf_bytes as raw
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from hypothesis import HealthCheck, example, given, settings
+from conftest import examples
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 from small import gpu
 
 from vramfit._base.errors import SettingsError, SourceError, Truncated
 from vramfit._base.foreign import json_text, modelfile_value, printable, shell, shell_line, yaml_text
 from vramfit._cli import main
-from vramfit._engines import CLIENTS, client_config
+from vramfit._engines.clients import CLIENTS, client_config
 from vramfit._engines.ollama import environment
 from vramfit._engines.table import find
 from vramfit._llama.params import Settings
@@ -91,7 +92,7 @@ def test_yaml_is_printable_and_lossless(text: str) -> None:
     assert yaml.safe_load(f"a: {yaml_text(text)}\nb: 1") == {"a": text, "b": 1}
 
 
-@settings(max_examples=25)
+@examples(10)
 @given(st.lists(UNDECODED.map(lambda x: x.replace("\x00", "")), min_size=1, max_size=8))
 def test_words_of_a_shell_come_back_from_one(words: list[str]) -> None:
     """A shell reads the line as these words, whatever bytes they stand for."""
@@ -163,7 +164,7 @@ def server_words(found: Plan) -> list[bytes]:
     return shell_words(line)
 
 
-@settings(max_examples=15)
+@examples(6)
 @given(UNDECODED.map(lambda x: x.replace("\x00", "").replace("/", "")))
 @example("x\nSYSTEM owned\n")
 def test_commands_hold_the_path_and_nothing_more(text: str) -> None:
@@ -185,7 +186,7 @@ def test_commands_hold_the_path_and_nothing_more(text: str) -> None:
     assert shell_words(lines[-1])[2] == os.fsencode(text or ".gguf")
 
 
-@settings(max_examples=25)
+@examples(10)
 @given(UNDECODED)
 @example("x\nSYSTEM owned\n")
 @example("x\nPARAMETER num_ctx 1\n")
@@ -206,7 +207,7 @@ def test_a_modelfile_holds_the_path_and_nothing_more(text: str) -> None:
     assert emitted.count("\n") == plain.modelfile("ollama").count("\n")
 
 
-@settings(max_examples=10)
+@examples(4)
 @given(
     st.lists(st.sampled_from([x for x in PIECES if "," not in x and "\x00" not in x]), max_size=3).map(
         "".join
@@ -284,7 +285,7 @@ def model_file(text: str, *, tensor: str = "blk.0.attn_norm.weight", arch: str =
         raw.key("general.architecture", "str", raw.string(arch)),
         raw.key("general.name", "str", raw.string(text)),
         raw.key(f"{arch}.hidden_activation", "str", raw.string(text)),
-        *(raw.key(f"{arch}.{name}", "u32", u32(n)) for name, n in numbers.items()),
+        *(raw.key(f"{arch}.{name}", "u32", u32(n)) for name, n in numbers.items()),  # type: ignore[no-untyped-call]
     ]
     embedding = raw.tensor("token_embd.weight", (64, 8), 0, 0)
     return raw.file(keys, [embedding, raw.tensor(tensor, (64,), 0, 64 * 8 * 4)])
@@ -311,7 +312,7 @@ COMMANDS = (
 )
 
 
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @given(text=UNDECODED.map(lambda x: x.replace("/", "").replace("\x00", "")[:40]))
 @example(text="\x1b]0;owned\x07\n\u202e\u009b\udcff")
@@ -343,7 +344,7 @@ def test_no_command_prints_what_a_terminal_obeys(tmp_path: Path, command: tuple[
         assert lines[0] == lines[1]
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=UNDECODED.map(lambda x: x.replace("/", "").replace("\x00", "")[:40]), arch=HOSTILE)
 @example(text="\x1b[31m\n", arch="\x1b[31m\n")
 def test_no_error_prints_what_a_terminal_obeys(tmp_path: Path, text: str, arch: str) -> None:

@@ -37,7 +37,9 @@ def test_rows_add_up(kind: ggml.TensorType, a: int, b: int) -> None:
 @given(TYPES.filter(lambda t: t.block > 1), st.integers(0, 1 << 40))
 def test_a_row_is_whole_blocks(kind: ggml.TensorType, n: int) -> None:
     """A row that ends inside a block is refused."""
-    with pytest.raises(ModelError, match=f"{kind.name} elements is no multiple of its block of {kind.block}"):
+    with pytest.raises(
+        ModelError, match=f"{kind.name} elements is not a multiple of its block of {kind.block}"
+    ):
         kind.row_bytes(n * kind.block + 1)
 
 

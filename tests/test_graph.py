@@ -19,7 +19,9 @@ UNQUANTIZED = st.sampled_from([BY_NAME[n] for n in ("f32", "f16", "i32", "i64")]
 def test_bytes_reach_to_the_last_element(kind, ne, order) -> None:  # type: ignore[no-untyped-def]
     """A tensor takes the bytes up to the end of its farthest element, in any order of dimensions."""
     nb = contiguous(kind, ne)
-    t = Tensor("t", "PERMUTE", kind, tuple(ne[d] for d in order), tuple(nb[d] for d in order))
+    a, b, c, d = order
+    shape, strides = ((x[a], x[b], x[c], x[d]) for x in (ne, nb))
+    t = Tensor("t", "PERMUTE", kind, shape, strides)
     ends = [
         sum(i * b for i, b in zip(at, t.nb, strict=True)) + kind.block_bytes
         for at in product(*(range(n) for n in t.ne))

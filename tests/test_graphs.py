@@ -329,7 +329,7 @@ def test_a_shape_that_does_not_come_out_even_is_outside() -> None:
     from vramfit._graphs.build import layout
 
     with pytest.raises(OutsideTemplate, match="do not fill"):
-        layout(line, F32, [shape(8)], {}.__getitem__)
+        layout(line, F32, [shape(8)], dict[str, int]().__getitem__)
 
 
 # --- what published models have and small ones have not

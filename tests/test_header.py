@@ -1,5 +1,7 @@
 """The header reader: what `gguf.GGUFWriter` writes comes back, and nothing else gets through."""
 
+# mypy: disable-error-code="union-attr,arg-type"
+
 from __future__ import annotations
 
 import lzma
@@ -180,7 +182,7 @@ def test_a_header_is_a_value() -> None:
     with pytest.raises(TypeError):
         one.metadata["flag"] = False  # type: ignore[index]
     with pytest.raises(TypeError):
-        two.metadata["numbers"].body[0] = 1  # type: ignore[union-attr]
+        two.metadata["numbers"].body[0] = 1
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -270,7 +272,7 @@ REFUSED = {
     "too many tensors": (raw.file(n_tensors=limits.MAX_TENSORS + 1), "number of tensors.*131,072"),
     "empty key": (raw.file([raw.key("", "u32", U32(1))]), "key 0 is empty"),
     "key too long": (raw.file([raw.key("k" * 65536, "u32", U32(1))]), "key 0 is 65,536 bytes"),
-    "key no UTF-8": (raw.file([raw.key(b"\xff", "u32", U32(1))]), "key 0 is no UTF-8"),
+    "key no UTF-8": (raw.file([raw.key(b"\xff", "u32", U32(1))]), "key 0 is not UTF-8"),
     "key twice": (raw.file([ONE, ONE]), "key 'a' appears twice"),
     "unknown value type": (raw.file([raw.key("a", 13, U32(1))]), "'a' has value type 13"),
     "negative value type": (raw.file([raw.key("a", -1, U32(1))]), "'a' has value type -1"),
@@ -281,7 +283,7 @@ REFUSED = {
     "string beyond us": (raw.file([raw.key("a", "str", struct.pack("<Q", 2**30))]), "268,435,456"),
     "array beyond us": (raw.file([raw.key("a", "arr", raw.array("u64", 2**25, b""))]), "268,435,456"),
     "strings beyond us": (raw.file([raw.key("a", "arr", raw.array("str", 2**25, b""))]), "268,435,456"),
-    "value no UTF-8": (raw.file([raw.key("a", "str", raw.string(b"\xff"))]), "'a' is no UTF-8"),
+    "value no UTF-8": (raw.file([raw.key("a", "str", raw.string(b"\xff"))]), "'a' is not UTF-8"),
     "last string too long": (
         raw.file([raw.key("a", "arr", raw.array("str", 1, struct.pack("<Q", 2**64 - 1)))]),
         "string 0 of the array is 18,446,744,073,709,551,615 bytes",
@@ -298,7 +300,7 @@ REFUSED = {
     "alignment 48": (raw.file([raw.key("general.alignment", "u32", U32(48))]), "is 48; it must be a power"),
     "split.count of another type": (raw.file([raw.key("split.count", "u32", U32(2))]), "must be u16"),
     "tensor name too long": (raw.file((), [raw.tensor("t" * 64, (8,))]), "name of tensor 0 is 64 bytes"),
-    "tensor name no UTF-8": (raw.file((), [raw.tensor(b"\xff", (8,))]), "name of tensor 0 is no UTF-8"),
+    "tensor name no UTF-8": (raw.file((), [raw.tensor(b"\xff", (8,))]), "name of tensor 0 is not UTF-8"),
     "tensor twice": (raw.file((), [F32, raw.tensor("t", (8,), 0, 32)]), "tensor 't' appears twice"),
     "five dimensions": (raw.file((), [raw.tensor("t", (1, 1, 1, 1, 1))]), "5 dimensions"),
     "negative extent": (raw.file((), [raw.tensor("t", (8, -1))]), r"shape \(8, -1\)"),
@@ -429,7 +431,7 @@ def test_a_model_costs_its_header_and_little_more(case: str, tmp_path: Path) -> 
         "attention.head_count",
     )
     path = tmp_path / "m.gguf"
-    keys = [raw.key("general.architecture", "str", raw.string("llama")), *COSTLY[case]()]
+    keys = [raw.key("general.architecture", "str", raw.string("llama")), *COSTLY[case]()]  # type: ignore[no-untyped-call]
     keys += [raw.key(f"llama.{name}", "u32", U32(1)) for name in names]
     path.write_bytes(raw.file(keys, [raw.tensor("token_embd.weight", (1, 1))]))
     size = path.stat().st_size
@@ -452,9 +454,9 @@ def test_long_strings_lie_where_they_are() -> None:
         value = header.parse(raw.file([raw.key("a", "str", raw.string(text))])).metadata["a"]
         assert isinstance(value, kind)
         assert str(value) == text
-    assert len(value) == limit + 1  # type: ignore[arg-type]
+    assert len(value) == limit + 1
     for bad in (b"x" * limit + b"\xff", b"x" * limit + "é".encode()[:1]):
-        with pytest.raises(InvalidHeader, match="key 'a' is no UTF-8"):
+        with pytest.raises(InvalidHeader, match="key 'a' is not UTF-8"):
             header.parse(raw.file([raw.key("a", "str", raw.string(bad))]))
 
 

@@ -138,7 +138,7 @@ def test_pages_say_what_matters() -> None:
     assert not re.search('class="[^"]*bad', good)
     assert 'class="answer bad"' in bad
     assert '<td class="bad"' in bad
-    assert "Outside every buffer" in fragment(plan(MODEL, parse_gpus("3060"), ON))
+    assert "Not counted above" in fragment(plan(MODEL, parse_gpus("3060"), ON))
     assert "ring" in compared
     assert "Llama 3 8B and not of this model" in compared
     assert '<p class="answer bad">Nothing fits.</p>' in nothing
@@ -171,9 +171,9 @@ def test_results_print_as_the_commands_do() -> None:
 
 def test_only_results_are_shown() -> None:
     """Anything else is a mistake of the caller's program."""
-    with pytest.raises(TypeError, match="int is no result"):
+    with pytest.raises(TypeError, match="int is not a result"):
         text(3)
-    with pytest.raises(TypeError, match="int is no result"):
+    with pytest.raises(TypeError, match="int is not a result"):
         page(3)
 
 
@@ -200,7 +200,8 @@ def test_a_comparison_keeps_the_rest_folded() -> None:
 
 
 def device(sizes: Sequence[int], free: int) -> DeviceEstimate:
-    return DeviceEstimate("card", *sizes, layers=1, free_bytes=free, total_bytes=free)
+    model, context, compute = sizes
+    return DeviceEstimate("card", model, context, compute, layers=1, free_bytes=free, total_bytes=free)
 
 
 @given(

@@ -18,7 +18,7 @@ import vramfit
 
 SRC = Path(vramfit.__file__).parent
 
-# From the ground up, as docs/design.md draws it: a room imports only rooms of floors below its own.
+# From the ground up, as docs/internals/design.md draws it: a room imports only rooms of floors below its own.
 FLOORS = [
     ["_base"], ["_ggml"], ["_gguf", "_devices"], ["_llama"], ["_coerce", "_graphs"],
     ["_estimate", "_quant", "_sources"], ["_planner"], ["_engines"], ["_modelfile"], ["_report"], ["_cli"],
@@ -122,6 +122,31 @@ def test_importing_is_light() -> None:
     """`import vramfit` and the command line load none of the heavy libraries."""
     code = f"import sys, vramfit, vramfit._cli; print([m for m in {HEAVY!r} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+PLANNED = """
+import contextlib, io, sys
+from vramfit._cli import main
+with contextlib.redirect_stdout(io.StringIO()):
+    main(["plan", "examples/qwen2.5-14b-instruct-1m-q8_0.gguf", "--gpus", "3090ti"], standalone_mode=False)
+print(*sys.modules)
+"""
+# What a plan that is printed as text never needs: other questions, other outputs, other places, and what these import.
+UNASKED = [
+    "vramfit._modelfile", "vramfit._quant", "vramfit._engines.ollama", "vramfit._engines.choose",
+    "vramfit._planner.compare", "vramfit._planner.which", "vramfit._planner.sweep", "vramfit._planner.whatif",
+    "vramfit._report.html", "vramfit._report.schema", "vramfit._report.plots", "vramfit._report.alternatives",
+    "vramfit._sources.grammar", "vramfit._sources.lookup", "vramfit._sources.client", "vramfit._cli.files",
+    "rich", "difflib", "email", "html", "http", "logging", "shutil", "socket", "ssl", "subprocess", "tempfile",
+]  # fmt: skip
+
+
+def test_a_plan_imports_what_it_uses() -> None:
+    """Planning for a file of this machine loads click, what plans, and what prints a table."""
+    done = subprocess.check_output([sys.executable, "-c", PLANNED], text=True, cwd=SRC.parents[1])
+    loaded = set(done.split())
+    assert sorted(loaded & {*UNASKED, *HEAVY}) == []
+    assert len([m for m in loaded if m.startswith("vramfit")]) < 120
 
 
 def test_public_names() -> None:

@@ -60,7 +60,7 @@ def test_tied_embeddings_cost_twice_across_devices_and_once_on_one() -> None:
 
 
 def test_quantized_rows_are_padded_on_cuda() -> None:
-    """A row that is no multiple of 512 elements adds half a row (272 bytes), padded to 384."""
+    """A row that is not a multiple of 512 elements adds half a row (272 bytes), padded to 384."""
     model = dense(1, n_embd=256, n_ff=512, weight_type="q8_0")
     plain = sum(w.tensor.n_bytes for w in model.weights[1:])
     padded = sum(1 for w in model.weights[1:] if w.tensor.type.is_quantized and w.tensor.shape[0] == 256)

@@ -76,7 +76,7 @@ def test_the_whole_grammar() -> None:
     [
         ("PARAMETER num_ctx 1", "no FROM"),
         ("", "no FROM"),
-        ("FROM x\nFORM y", "line 2: 'FORM' is no command"),
+        ("FROM x\nFORM y", "line 2: 'FORM' is not a command"),
         ("FROM", "line 1: FROM has no value"),
         ("FROM x\n\nPARAMETER num_ctx", "line 3: PARAMETER has no value"),
         ("FROM x\nPARAMETER", "line 2: PARAMETER ''"),
@@ -388,7 +388,7 @@ def test_every_context_of_a_file_is_judged_and_mended() -> None:
         ("FROM hf://user/repo", "Ollama takes a file"),
         ("FROM -", "FROM -: Ollama takes a file"),
         ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctxx 1", "line 2: Ollama knows no parameter 'num_ctxx'; did you mean num_ctx"),
-        ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 4_096", "no whole number"),
+        ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx 4_096", "not a whole number"),
         ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_ctx -1", "give 0 to"),
         ("FROM gemma-3-12b-q4_k_m.gguf\nPARAMETER num_batch many", "num_batch 'many'"),
     ],
@@ -449,7 +449,7 @@ def test_json_has_it_all(folder: Path) -> None:
     assert found["fits"] is False
     assert [f["verdict"] for f in found["findings"]] == ["spills", "fits", "fits"]
     assert found["findings"][0]["plan"]["gpus"][1]["name"] == "GeForce RTX 3060 12GB"
-    assert "'FORM' is no command" in found["errors"][0]
+    assert "'FORM' is not a command" in found["errors"][0]
     assert "FORM" in result.stderr
 
 
@@ -460,7 +460,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     big = tmp_path / "Modelfile"
     with big.open("wb") as file:
         file.truncate((64 << 20) + 1)
-    assert "this is no Modelfile" in run(str(big), "--gpus", "3060-12gb").stderr
+    assert "this is not a Modelfile" in run(str(big), "--gpus", "3060-12gb").stderr
     big.unlink()
     empty = run(str(tmp_path), "--gpus", "3060-12gb")
     assert (empty.exit_code, empty.stdout) == (4, "")
@@ -514,7 +514,8 @@ def test_a_write_that_fails_leaves_all_as_it_was(folder: Path, monkeypatch: pyte
 def test_a_modelfile_that_was_printed_can_be_checked() -> None:
     """The Modelfile of a plan for Ollama passes its own check on the same cards."""
     import vramfit
-    from vramfit._engines import engine_settings, plan_for
+    from vramfit._engines.choose import plan_for
+    from vramfit._engines.settings import engine_settings
 
     model = vramfit.read(QWEN)
     planned = plan_for(model, CARDS, engine_settings("ollama", {"flash_attn": "on"}), "ollama")

@@ -43,7 +43,12 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"sdist": next(out.glob("*.tar.gz")), "wheel": next(out.glob("*.whl"))}
 
 
-@pytest.mark.parametrize("how", ["wheel", "sdist", "editable"])
+ORACLE = pytest.mark.oracle
+
+
+@pytest.mark.parametrize(
+    "how", ["wheel", pytest.param("sdist", marks=ORACLE), pytest.param("editable", marks=ORACLE)]
+)
 def test_every_installation_brings_the_catalogue(how: str, dist: dict[str, Path], tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", symlinks=os.name != "nt")
     python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"

@@ -297,7 +297,7 @@ def test_q2_k_wants_a_matrix_only_in_its_small_file_type() -> None:
     ("options", "message"),
     [
         ({"output_tensor_type": "q9"}, "output_tensor_type"),
-        ({"tensor_types": [("(", "q8_0")]}, "no regular expression"),
+        ({"tensor_types": [("(", "q8_0")]}, "not a regular expression"),
         ({"tensor_types": [("ffn", "q9")]}, "tensor_types"),
     ],
 )
@@ -309,7 +309,7 @@ def test_options_that_mean_nothing_are_named(options: dict[str, Any], message: s
 def test_types_that_cannot_be_written_are_refused() -> None:
     with pytest.raises(EngineRefusal, match="cannot convert"):
         requantize(dense(), "Q4_K_M", tensor_types=[("ffn", "q8_K")])
-    with pytest.raises(EngineRefusal, match="no multiple"):
+    with pytest.raises(EngineRefusal, match="not a multiple"):
         requantize(dense(row=96), "Q4_K_M", output_tensor_type="q4_K")
     with pytest.raises(EngineRefusal, match="no type to fall back to"):
         requantize(dense(row=96), "Q1_0")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from small import dense, gpu, mixture
 
 from vramfit._devices import Gpu, parse_gpus, told_apart
-from vramfit._engines import engine_settings, plan_for
+from vramfit._engines.choose import plan_for
+from vramfit._engines.settings import engine_settings
 from vramfit._ggml.backends import backend
 from vramfit._llama.cparams import resolve
 from vramfit._llama.memory import layer_context_bytes

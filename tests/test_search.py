@@ -7,8 +7,8 @@ from itertools import product
 from random import Random
 from typing import cast
 
+from conftest import examples
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from vramfit._planner.search import Chains, Split, largest, last_where, least_short
@@ -138,7 +138,7 @@ def chains_of(seed: int, n_layer: int, n_cards: int, contexts: range) -> tuple[T
 CASES = st.tuples(SEEDS, st.integers(1, 4), st.integers(1, 3), st.integers(1, 9))
 
 
-@hypothesis_settings(max_examples=300)
+@examples(120)
 @given(CASES)
 def test_the_largest_is_that_of_every_split_at_every_context(case: tuple[int, int, int, int]) -> None:
     """No context above the answer fits under any split, the answer does, and it was replayed as a whole."""
@@ -155,7 +155,7 @@ def test_the_largest_is_that_of_every_split_at_every_context(case: tuple[int, in
         assert ("sizes", found[1], found[0]) in table.log
 
 
-@hypothesis_settings(max_examples=100)
+@examples(40)
 @given(CASES)
 def test_the_least_shortfall_is_that_of_every_split(case: tuple[int, int, int, int]) -> None:
     """To a MiB, the worst card of the split found lacks no more than that of any other; no split is replayed twice."""
@@ -175,7 +175,7 @@ def test_the_least_shortfall_is_that_of_every_split(case: tuple[int, int, int, i
     assert max(0, short(best)) - max(0, min(map(short, splits(n_layer, n_cards)))) < 1 << 20
 
 
-@hypothesis_settings(max_examples=100)
+@examples(40)
 @given(CASES)
 def test_what_a_whole_split_takes_counts(case: tuple[int, int, int, int]) -> None:
     """Where a replay says more than the segments did, the search ends all the same, with what the replay allows."""

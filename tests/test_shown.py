@@ -116,5 +116,5 @@ def test_a_models_repr_names_it(model: vramfit.Model) -> None:
 
 def test_only_results_are_described() -> None:
     """Anything else is a mistake of the caller's program."""
-    with pytest.raises(TypeError, match="int is no result"):
+    with pytest.raises(TypeError, match="int is not a result"):
         as_dict(3)

@@ -9,6 +9,7 @@ import sys
 import threading
 import tracemalloc
 from pathlib import Path
+from typing import cast
 
 import gguf
 import gguf_bytes as raw
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from vramfit import _sources as source
 from vramfit._base.errors import InvalidHeader, SourceError, Truncated
+from vramfit._gguf import Array
 from vramfit._sources import origin, paths
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -90,7 +92,7 @@ def test_the_window_grows(tmp_path: Path, n_strings: int) -> None:
     with path.open("rb", buffering=0) as stream:
         found, _ = origin.read_header(origin.Origin("long", stream, None))
         assert stream.tell() < found.header_bytes + origin.STEP_BYTES
-    assert len(found.metadata["a"]) == n_strings
+    assert len(cast("Array", found.metadata["a"])) == n_strings
 
 
 @pytest.mark.parametrize("missing", [0, 1])
@@ -178,7 +180,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("what", FOREIGN)
 def test_foreign_files(tmp_path: Path, what: str) -> None:
-    """What is no GGUF is named for what it is, whether a file or bytes."""
+    """What is not GGUF is named for what it is, whether a file or bytes."""
     path = tmp_path / "model.gguf"
     path.write_bytes(FOREIGN[what])
     with pytest.raises(SourceError, match=f"model.gguf: .*{what}"):
@@ -217,7 +219,7 @@ def test_a_read_that_fails(tmp_path: Path) -> None:
             raise OSError(5, "Input/output error")
 
     with pytest.raises(SourceError, match="m: cannot be read: Input/output error"):
-        origin.read_header(origin.Origin("m", Broken(), None))  # type: ignore[arg-type]
+        origin.read_header(origin.Origin("m", Broken(), None))
 
 
 def test_names_of_references() -> None:

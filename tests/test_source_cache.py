@@ -276,7 +276,7 @@ def test_what_is_no_file_is_not_waited_for(kept: Cache) -> None:
     """A pipe in place of an entry or of the secret: none, at once; what is kept next takes its place."""
     for name in (lambda: path_of(kept, ("key",)), lambda: kept.folder / ".secret"):
         kept.put(("key",), b"body")
-        path = name()
+        path = name()  # type: ignore[no-untyped-call]
         path.unlink()
         os.mkfifo(path)
         assert kept.get(("key",)) is None

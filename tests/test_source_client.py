@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import random
 import socket
 import ssl
 import sys
@@ -35,8 +36,8 @@ def server(alone: Path) -> Iterator[Server]:
 def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long was slept, without sleeping; chance is left out."""
     slept: list[float] = []
-    monkeypatch.setattr(client.time, "sleep", slept.append)
-    monkeypatch.setattr(client.random, "uniform", lambda low, high: (low + high) / 2)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(random, "uniform", lambda low, high: (low + high) / 2)
     return slept
 
 
@@ -83,7 +84,7 @@ def test_nothing_is_unpacked(server: Server) -> None:
 
 def test_waits_vary(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a quarter up or down, so that many clients do not come back at once."""
-    monkeypatch.setattr(client.random, "uniform", lambda low, high: (low, high) == (0.75, 1.25) and 3.0)
+    monkeypatch.setattr(random, "uniform", lambda low, high: (low, high) == (0.75, 1.25) and 3.0)
     assert Client(QUICK)._wait(2, None) == 0.5 * 4 * 3.0
 
 
@@ -146,7 +147,7 @@ def test_what_cannot_be_asked_for(alone: Path, sleeps: list[float], url: str) ->
     with pytest.raises(SourceError) as caught:
         Client(QUICK).get(url, "m", {})
     assert str(caught.value).startswith("m: http://")
-    assert str(caught.value).endswith(" is no URL that can be asked for")
+    assert str(caught.value).endswith(" is not a URL that can be asked for")
     assert not sleeps
 
 
@@ -180,7 +181,7 @@ def test_patience_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> No
 def test_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts from the first moment, and at its end nothing is asked any more."""
     now = [100.0]
-    monkeypatch.setattr(client.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     asking = Client(Patience(idle=1.0, total=5.0))
     assert asking.remaining("m") == 5.0
     now[0] = 104.0
@@ -261,7 +262,7 @@ def test_buffers_are_small_until_it_is_much() -> None:
 def test_reads_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each waits no longer than for a byte, nor than for all; with no time left none begins."""
     now = [100.0]
-    monkeypatch.setattr(client.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     wire, asking = Wire(bytes(100)), Client(Patience(idle=2.0, total=5.0))
     reader = client._GuardedReader(wire, asking)
     for now[0] in (100.0, 104.0):
@@ -305,7 +306,7 @@ def test_managers_are_shared(alone: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """One for all plain hosts, one for all secure ones; certificates are loaded for these alone."""
     loaded: list[int] = []
     context = ssl.create_default_context()
-    monkeypatch.setattr(client, "_certificates", lambda: loaded.append(1) or context)
+    monkeypatch.setattr(client, "_certificates", lambda: (loaded.append(1), context)[1])  # type: ignore[func-returns-value]
     asking = Client(QUICK)
     plain = asking._manager("http://a/")
     assert asking._manager("http://b/") is plain
@@ -326,8 +327,8 @@ def test_managers_are_shared(alone: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_whom_to_trust(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system's list and certifi's, where there is one; names are checked."""
     asked: list[str] = []
-    certifi = SimpleNamespace(where=lambda: asked.append("certifi") or "/nowhere")
-    monkeypatch.setitem(sys.modules, "certifi", certifi)  # type: ignore[arg-type]
+    certifi = SimpleNamespace(where=lambda: (asked.append("certifi"), "/nowhere")[1])  # type: ignore[func-returns-value]
+    monkeypatch.setitem(sys.modules, "certifi", certifi)
     client._certificates.cache_clear()
     context = client._certificates()
     assert asked == ["certifi"]

@@ -117,7 +117,7 @@ def test_names(text: str, alone: Path) -> None:
 def test_names_that_do_not_say_where(
     text: str, ollama: OllamaName | None, hub: HubName | None, lmstudio: str, filename: str, alone: Path
 ) -> None:
-    """Each place where such a name may be looked for; a server is asked only for what is no file name."""
+    """Each place where such a name may be looked for; a server is asked only for what is not a file name."""
     found = parse(text)
     assert isinstance(found, Anywhere)
     assert (found.ollama, found.hub, found.filename) == (ollama, hub, filename)
@@ -156,25 +156,25 @@ REFUSED = {
     "x" * 5000: "5,000 characters",
     "s3://bucket/m.gguf": "not read from s3: addresses; write a path",
     "https:///m.gguf": "names no host",
-    "https://[::1/m.gguf": "is no URL",
-    "https://example.com:port/m.gguf": "is no URL",
+    "https://[::1/m.gguf": "is not a URL",
+    "https://example.com:port/m.gguf": "is not a URL",
     "file://server/m.gguf": "name files of this machine",
     "hf://user": "names no repository",
-    "hf://user/../repo/m.gguf": "names no repository|is no .gguf file",
-    "hf.co/user/repo/README.md": "'README.md' is no .gguf file",
-    "https://huggingface.co/user/repo/blob/main/README.md": "is no .gguf file",
-    "ollama://a/b/c/d": "is no name of an Ollama model",
-    "ollama://../m": "is no name of an Ollama model",
-    "ollama://.m": "is no name of an Ollama model",
+    "hf://user/../repo/m.gguf": "names no repository|is not a .gguf file",
+    "hf.co/user/repo/README.md": "'README.md' is not a .gguf file",
+    "https://huggingface.co/user/repo/blob/main/README.md": "is not a .gguf file",
+    "ollama://a/b/c/d": "is not the name of an Ollama model",
+    "ollama://../m": "is not the name of an Ollama model",
+    "ollama://.m": "is not the name of an Ollama model",
     "lmstudio://": "names no model",
     "lmstudio://a/../../etc": "names no model",
     "ms://user": "names no repository",
-    "ms://user/repo/README.md": "is no .gguf file",
-    "https://modelscope.cn/models/user/repo/resolve/v1/README.md": "is no .gguf file",
-    "docker://": "is no name of an image",
-    "docker://AI/Model": "is no name of an image",
-    "oci://../m": "is no name of an image",
-    "oci://ghcr.io/a//b": "is no name of an image",
+    "ms://user/repo/README.md": "is not a .gguf file",
+    "https://modelscope.cn/models/user/repo/resolve/v1/README.md": "is not a .gguf file",
+    "docker://": "is not the name of an image",
+    "docker://AI/Model": "is not the name of an image",
+    "oci://../m": "is not the name of an image",
+    "oci://ghcr.io/a//b": "is not the name of an image",
     "what is this?": "no such file, and no model is named like that",
 }
 
@@ -227,7 +227,7 @@ def test_digests_are_split_off() -> None:
 
 def test_the_documentation_says_what_is_read() -> None:
     """Every prefix that is read stands in the table of what is understood, none among what is not read."""
-    text = (Path(__file__).parents[1] / "docs" / "references.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "docs" / "users" / "models.md").read_text(encoding="utf-8")
     understood, _, rest = text.partition("\nNot read: ")
     not_read = rest.partition("\n\n")[0]
     for scheme in grammar._SCHEMES:

@@ -214,7 +214,7 @@ def test_a_store_that_holds_another_file(hub: Hub, store: Server) -> None:
 def test_a_hub_that_points_elsewhere(hub: Hub, location: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only web addresses are followed, whoever gives them."""
     monkeypatch.setattr(type(hub.store), "url", location)
-    with pytest.raises(SourceError, match=r"is redirected to .* which is no web address"):
+    with pytest.raises(SourceError, match=r"is redirected to .* which is not a web address"):
         source.read_header("user/one")
 
 

@@ -85,8 +85,8 @@ CHALLENGES = {
     "Basic realm=x": "wants a login",
     "Bearer": "wants a login",
     'Bearer service="x"': "wants a login",
-    'Bearer realm="file:///etc/passwd"': "which is no web address",
-    'Bearer realm="gopher://x"': "which is no web address",
+    'Bearer realm="file:///etc/passwd"': "which is not a web address",
+    'Bearer realm="gopher://x"': "which is not a web address",
     'Bearer realm="http://127.0.0.1:9/"': "cannot be reached",
     "Bearer " + 'a="' * 30_000: "wants a login|cannot be reached|refuses",
 }
@@ -106,8 +106,8 @@ def test_challenges_that_lead_nowhere(
 @pytest.mark.parametrize(
     ("gives", "message"),
     [
-        (b"", "the token of .* is no JSON"),
-        (b"[]", "is no JSON object"),
+        (b"", "the token of .* is not JSON"),
+        (b"[]", "is not a JSON object"),
         (b"{}", "gives no token"),
         (b'{"token": 7}', "gives no token"),
         (b'{"token": "a\\r\\nX: y"}', "gives no token"),
@@ -171,8 +171,8 @@ REFUSED = {
     "a list of images": ({"manifests": []}, "is a list of images; name one of them by its digest"),
     "no model": ({"layers": []}, "holds no GGUF file but nothing"),
     "an archive": ({"layers": [{"mediaType": TAR, "digest": "sha256:" + "a" * 64, "size": 1}]}, "made of archives"),
-    "a path": ({"layers": [{"mediaType": GGUF, "digest": "sha256:../../m", "size": 1}]}, "no sha256 digest; not followed"),
-    "a list": ([], "is no JSON object"),
+    "a path": ({"layers": [{"mediaType": GGUF, "digest": "sha256:../../m", "size": 1}]}, "not a sha256 digest; not followed"),
+    "a list": ([], "is not a JSON object"),
 }  # fmt: skip
 
 

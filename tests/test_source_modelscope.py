@@ -73,8 +73,8 @@ def test_choices_are_listed(scope: Server) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "list of files is no JSON"),
-        (b"[" * 100_000, "list of files is no JSON"),
+        (b"", "list of files is not JSON"),
+        (b"[" * 100_000, "list of files is not JSON"),
         (b'{"Data": []}', "lists no files"),
         (b'{"Code": 10010, "Data": null, "Message": "gone"}', "lists no files: 'gone'"),
         (b'{"Data": {"Files": []}}', "holds no GGUF model"),

@@ -116,19 +116,19 @@ def test_the_second_store_is_asked_too(alone: Path, monkeypatch: pytest.MonkeyPa
     assert name_of("m") == "b"
 
 
-GOOD = {"mediaType": LAYER + "model", "digest": "sha256:" + "a" * 64, "size": 1}
+GOOD: dict[str, Any] = {"mediaType": LAYER + "model", "digest": "sha256:" + "a" * 64, "size": 1}
 MANIFESTS: dict[str, tuple[Any, str]] = {
-    "a path in a digest": ({"layers": [{**GOOD, "digest": "sha256:../../../../etc/passwd"}]}, "no sha256 digest; not followed"),
-    "a path behind a digest": ({"layers": [{**GOOD, "digest": GOOD["digest"] + "/../x"}]}, "no sha256 digest"),
-    "a line behind a digest": ({"layers": [{**GOOD, "digest": GOOD["digest"] + "\n"}]}, "no sha256 digest"),
-    "a short digest": ({"layers": [{**GOOD, "digest": "sha256:abc"}]}, "no sha256 digest"),
-    "another digest": ({"layers": [{**GOOD, "digest": "md5:" + "a" * 64}]}, "no sha256 digest"),
-    "a number for a digest": ({"layers": [{**GOOD, "digest": 7}]}, "no sha256 digest"),
-    "a layer that is a list": ({"layers": [[]]}, "no sha256 digest"),
-    "a negative size": ({"layers": [{**GOOD, "size": -1}]}, "no sha256 digest"),
+    "a path in a digest": ({"layers": [{**GOOD, "digest": "sha256:../../../../etc/passwd"}]}, "not a sha256 digest; not followed"),
+    "a path behind a digest": ({"layers": [{**GOOD, "digest": GOOD["digest"] + "/../x"}]}, "not a sha256 digest"),
+    "a line behind a digest": ({"layers": [{**GOOD, "digest": GOOD["digest"] + "\n"}]}, "not a sha256 digest"),
+    "a short digest": ({"layers": [{**GOOD, "digest": "sha256:abc"}]}, "not a sha256 digest"),
+    "another digest": ({"layers": [{**GOOD, "digest": "md5:" + "a" * 64}]}, "not a sha256 digest"),
+    "a number for a digest": ({"layers": [{**GOOD, "digest": 7}]}, "not a sha256 digest"),
+    "a layer that is a list": ({"layers": [[]]}, "not a sha256 digest"),
+    "a negative size": ({"layers": [{**GOOD, "size": -1}]}, "not a sha256 digest"),
     "no layers": ({}, "no sound list of layers"),
     "layers without end": ({"layers": [GOOD] * 2000}, "no sound list of layers"),
-    "a list": ([], "is no JSON object"),
+    "a list": ([], "is not a JSON object"),
     "a cloud model": ({"layers": []}, "has no weights: it runs in the cloud"),
     "safetensors": ({"layers": [{**GOOD, "mediaType": LAYER + "tensor"}]}, "is made of safetensors"),
 }  # fmt: skip
@@ -148,14 +148,14 @@ def test_manifests_that_lie(store: Path, fault: str) -> None:
 def test_manifests_that_are_none(store: Path, text: str) -> None:
     path = put(store, "registry.ollama.ai/library/m/latest", model=body())
     path.write_text(text)
-    with pytest.raises(SourceError, match=r"^m: .*(is no JSON|it is damaged)"):
+    with pytest.raises(SourceError, match=r"^m: .*(is not JSON|it is damaged)"):
         source.read_header("m")
 
 
 def test_parameters_that_are_none(store: Path) -> None:
     put(store, "registry.ollama.ai/library/m/latest", model=body(), params=b"num_ctx=1")
     assert name_of("m") == "m"
-    with pytest.raises(SourceError, match="m: its list of parameters is no JSON"):
+    with pytest.raises(SourceError, match="m: its list of parameters is not JSON"):
         source.resolve("m")
 
 

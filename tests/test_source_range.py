@@ -18,7 +18,7 @@ from vramfit._sources.origin import Missing, Unauthorized
 from vramfit._sources.web import RangeStream
 
 URL = "https://host/m.gguf"
-NOT_FOLLOWED = "which is no web address; not followed"
+NOT_FOLLOWED = "which is not a web address; not followed"
 
 
 @dataclass
@@ -274,7 +274,7 @@ def test_an_answer_without_a_range(length: str, size: int | None) -> None:
 def test_a_range_of_an_unknown_total() -> None:
     found, script = stream(part(0, b"x", "*"), part(1, b"y", 2))
     assert found.size is None
-    assert (found.read(9), found.read(9), found.size, found.read(9)) == (b"x", b"y", 2, b"")
+    assert (found.read(9), found.read(9), found.size, found.read(9)) == (b"x", b"y", 2, b"")  # type: ignore[comparison-overlap]
     assert len(script.asked) == 2
 
 
@@ -445,7 +445,7 @@ def test_origins() -> None:
     assert web.origin_of("http://host/") == ("http", "host", 80)
     assert web.origin_of("http://host:8080/") == ("http", "host", 8080)
     assert web.origin_of("ftp:///") == ("ftp", "", None)
-    with pytest.raises(SourceError, match=r"^http://host:x/: is no URL: its port is no number"):
+    with pytest.raises(SourceError, match=r"^http://host:x/: is not a URL: its port is not a number"):
         web.origin_of("http://host:x/?secret")
 
 

@@ -149,7 +149,7 @@ def test_a_malformed_proxy_is_not_printed(
     monkeypatch.setenv(variable, proxy)
     for reference in (f"{server.url}/m.gguf", "hf.co/user/repo:Q8_0"):
         with pytest.raises(
-            SourceError, match=f"^{variable.upper()}: is no address; write http://user:"
+            SourceError, match=f"^{variable.upper()}: is not an address; write http://user:"
         ) as caught:
             source.open_headers(reference)
         assert "s3c" not in str(caught.value)
@@ -211,7 +211,7 @@ def test_names_progress_logs_and_files_tell_no_secret(
     ],
 )
 def test_names_hold_no_line_breaks(alone: Path, reference: str) -> None:
-    """What is no file of that name is refused before a server could be told, and printed on one line."""
+    """What is not a file of that name is refused before a server could be told, and printed on one line."""
     with pytest.raises(
         VramfitError, match="a name holds no line breaks or other control characters"
     ) as caught:

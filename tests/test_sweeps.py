@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from conftest import ROOT
+from conftest import ROOT, examples
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from small import dense, gpu, with_states
+from small import dense, gpu, shortened, with_states
 
 from vramfit._base.errors import EngineRefusal, SettingsError
 from vramfit._estimate import compute
@@ -81,7 +80,7 @@ def at(found: Sweep, row: dict[str, Any], settings: Settings) -> Estimate:
     return estimate(model, found.gpu_sets[i], replace(settings, **{name: row[name] for name in names}))
 
 
-@hypothesis_settings(max_examples=20)
+@examples(8)
 @given(
     MODELS,
     st.builds(Settings, flash_attn=st.sampled_from(["on", "auto"]), n_gpu_layers=st.sampled_from([-1, 3])),
@@ -105,7 +104,7 @@ def test_every_point_is_an_estimate(
         for name, device in devices:
             assert row[f"{name}_model"] == device.model
             assert row[f"{name}_context"] == device.context
-            assert row[f"{name}_compute"] >= device.compute
+            assert int(row[f"{name}_compute"]) >= device.compute
             if replays is None or row["exact"]:
                 assert row[f"{name}_compute"] == device.compute
         assert not row["exact"] or one.exact
@@ -114,13 +113,13 @@ def test_every_point_is_an_estimate(
             assert row["left"] == min((g.left for g in one.gpus), default=0)
 
 
-@hypothesis_settings(max_examples=15)
+@examples(6)
 @given(
     st.sampled_from(["qwen2.5-14b-instruct-1m-q8_0.gguf", "gemma-3-12b-q4_k_m.gguf"]),
     st.builds(
         Settings,
         flash_attn=st.sampled_from(["on", "off"]),
-        n_gpu_layers=st.sampled_from([-1, 30]),
+        n_gpu_layers=st.sampled_from([-1, 5]),
         kv_unified=st.booleans(),
         n_seq_max=st.sampled_from([1, 3]),
         n_ubatch=st.sampled_from([64, 512]),
@@ -134,12 +133,12 @@ def test_stretches_of_contexts_are_estimates(
     name: str, settings: Settings, first: int, step: int, n: int, replays: Any
 ) -> None:
     """Along many contexts too, exact points are what `estimate` says, and the others no less."""
-    model = read(EXAMPLES / name)
+    model = shortened(read(EXAMPLES / name), 8)
     cards = [gpu()] * 2
     found = sweep(model, cards, settings, n_ctx=first + step * np.arange(n), replays=replays)
     for row in list(found)[:: max(n // 8, 1)]:
         one = estimate(model, cards, replace(settings, n_ctx=int(row["n_ctx"])))
-        sizes = [row["gpu0_compute"], row["gpu1_compute"], row["host_compute"]]
+        sizes = [int(row[f"{name}_compute"]) for name in ("gpu0", "gpu1", "host")]
         truth = [one.gpus[0].compute, one.gpus[1].compute, one.host.compute]
         assert sizes == truth if row["exact"] else all(a >= b for a, b in zip(sizes, truth, strict=True))
         assert row["exact"] or replays is not None

@@ -22,7 +22,7 @@ def test_sizes_are_binary(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "much", "-1", "1e9", "24 GiB free", "1.2.3"])
 def test_other_words_are_errors(text: str) -> None:
-    """What is no size is refused with what would be one."""
+    """What is not a size is refused with what would be one."""
     with pytest.raises(SettingsError, match="write 24GiB"):
         parse_size(text)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from conftest import examples
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu
 
@@ -47,13 +47,13 @@ def names(found: Shortlist) -> set[tuple[str, ...]]:
     return singles | pairs
 
 
-@hypothesis_settings(max_examples=15)
+@examples(6)
 @given(SIZES)
 def test_it_lists_what_a_plan_for_each_would_find(mib: list[int]) -> None:
     """A card is listed exactly if it carries the context, a pair exactly if it does and neither card alone."""
     cards = catalogue(mib)
     alone = {g.name for g in cards if carry(g)}
-    wanted = {(name,) for name in alone}
+    wanted: set[tuple[str, ...]] = {(name,) for name in alone}
     for a, b in combinations_with_replacement(cards, 2):
         if not alone & {a.name, b.name} and (carry(a, b) or carry(b, a)):
             wanted.add(tuple(sorted((a.name, b.name))))
@@ -69,7 +69,7 @@ def test_a_context_is_asked_as_it_is() -> None:
     assert [c.alike for c in found.singles] == [(("cuda card 1",),)]
 
 
-@hypothesis_settings(max_examples=10)
+@examples(4)
 @given(SIZES)
 def test_pairs_stand_in_an_order_that_carries(mib: list[int]) -> None:
     """The cards of a carrier, planned in the order given, carry the context."""
@@ -77,7 +77,7 @@ def test_pairs_stand_in_an_order_that_carries(mib: list[int]) -> None:
         assert carry(*carrier.gpus)
 
 
-@hypothesis_settings(max_examples=10)
+@examples(4)
 @given(SIZES, SIZES)
 def test_cheapest_memory_comes_first(mib: list[int], others: list[int]) -> None:
     """Carriers are sorted by the memory of their cards together, and no pair mixes backends."""
@@ -96,7 +96,7 @@ def test_equal_cards_are_one_carrier() -> None:
 
 
 def test_memory_of_the_system_is_not_paired() -> None:
-    """Two machines are no pair, and a single card was asked for when `max_cards` is 1."""
+    """Two machines are not a pair, and a single card was asked for when `max_cards` is 1."""
     small = catalogue([400])
     assert which(MODEL, ASKED, margin_bytes=MARGIN, gpus=small).pairs
     shared = [replace(g, unified=True) for g in small]
@@ -158,7 +158,7 @@ def test_cards_are_sorted_as_asked() -> None:
     assert found.singles[-1].tokens_per_second is None
 
 
-@hypothesis_settings(max_examples=15)
+@examples(6)
 @given(SIZES, st.lists(st.floats(50, 5000), min_size=5, max_size=5))
 def test_no_plan_is_faster_than_the_bound(mib: list[int], rates: list[float]) -> None:
     """The bound of a carrier is at or above the one of the plan for its cards, whose split is known."""

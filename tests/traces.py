@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -143,7 +144,7 @@ class Maker:
         ne: Sequence[int],
         src: tuple[int, ...],
         type_: TensorType,
-        fields: dict[str, int],
+        fields: dict[str, Any],
     ) -> int:
         a, b, c, d = (*ne, 1, 1, 1, 1)[:4]
         index = len(self.graph.tensors)

@@ -56,22 +56,22 @@ _WHERE: Final = {
     "cache_measure": "_planner.quality",
     "compare": "_planner.compare",
     "detect_gpus": "_devices",
-    "engine_settings": "_engines",
+    "engine_settings": "_engines.settings",
     "estimate": "_estimate.estimate",
     "file_bytes": "_quant",
     "file_type_measure": "_planner.quality",
     "needs_imatrix": "_quant",
     "overheads": "_planner.warnings",
-    "parse_command": "_engines",
+    "parse_command": "_engines.server",
     "parse_gpus": "_devices",
     "parse_modelfile": "_modelfile",
     "parse_tensor_types": "_quant",
     "plan": "_planner.plan",
-    "plan_for": "_engines",
+    "plan_for": "_engines.choose",
     "read": "_sources.load",
     "recipe": "_quant",
     "requantize": "_quant",
-    "server_settings": "_engines",
+    "server_settings": "_engines.settings",
     "sweep": "_planner.sweep",
     "trades": "_planner.whatif",
     "validate_catalogue": "_devices",
@@ -153,7 +153,9 @@ if TYPE_CHECKING:
         VramfitError,
     )
     from ._devices import Gpu, detect_gpus, parse_gpus, validate_catalogue
-    from ._engines import engine_settings, parse_command, plan_for, server_settings
+    from ._engines.choose import plan_for
+    from ._engines.server import parse_command
+    from ._engines.settings import engine_settings, server_settings
     from ._estimate.estimate import DeviceEstimate, Estimate, estimate
     from ._llama.model import Model, Tensor
     from ._llama.params import Settings
@@ -191,8 +193,8 @@ for _name, _place in {
     "dict": "_report.dicts.as_dict",
     "plot": "_report.plots.draw",
     "read": "_sources.load.read",
-    "command": "_engines.command",
-    "modelfile": "_engines.modelfile",
+    "command": "_engines.told.command",
+    "modelfile": "_engines.told.modelfile",
 }.items():
     give(_name, partial(_find, *_place.rsplit(".", 1)))
 

@@ -12,11 +12,11 @@ import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any, Final, TypeAlias, cast
 
 from ._base import given
 from ._base.errors import GpuError, ModelError, SettingsError, shown
+from ._base.matches import get_close_matches
 from ._base.units import parse_count, parse_size
 from ._devices import MAX_GPUS, Gpu, parse_gpus
 from ._llama.model import Model
@@ -36,7 +36,7 @@ _FIELDS: Final = tuple(f.name for f in fields(Settings))
 
 
 def model_of(value: AnyModel, name: str = "model") -> Model:
-    """The model, read where a reference is given. Raises `ModelError`, and what `read` raises."""
+    """Take a model, reading it where a reference is given. Raises `ModelError`, and what `read` raises."""
     if isinstance(value, Model):
         return value
     if isinstance(value, str | os.PathLike | bytes | bytearray | memoryview):
@@ -45,7 +45,7 @@ def model_of(value: AnyModel, name: str = "model") -> Model:
 
 
 def cards(value: AnyGpus, name: str = "gpus", *, most: int = MAX_GPUS) -> tuple[Gpu, ...]:
-    """The cards; one stands for a list of one, an empty list for the host alone. Raises `GpuError`."""
+    """Take cards; one stands for a list of one, an empty list for the host alone. Raises `GpuError`."""
     if isinstance(value, Gpu):
         return (value,)
     if isinstance(value, list | tuple) and all(isinstance(g, Gpu) for g in value):
@@ -60,7 +60,7 @@ def cards(value: AnyGpus, name: str = "gpus", *, most: int = MAX_GPUS) -> tuple[
 
 
 def card(value: Gpu | str, name: str = "gpu") -> Gpu:
-    """One card. Raises `GpuError`."""
+    """Take one card. Raises `GpuError`."""
     found = cards(value, name) if isinstance(value, Gpu | str) else ()
     if len(found) != 1:
         raise GpuError(f"{name}={shown(value)}: give one card, such as '3090ti', or a Gpu")
@@ -68,7 +68,7 @@ def card(value: Gpu | str, name: str = "gpu") -> Gpu:
 
 
 def settings_of(value: AnySettings, name: str = "settings") -> Settings:
-    """The settings; None is the library's defaults, a mapping those under the fields named. Raises `SettingsError`."""
+    """Take settings; None is the library's defaults, a mapping those under the fields named. Raises `SettingsError`."""
     if isinstance(value, Settings):
         return value
     if value is None:
@@ -81,7 +81,7 @@ def settings_of(value: AnySettings, name: str = "settings") -> Settings:
 
 
 def checked_fields(values: Mapping[str, Any], name: str = "settings") -> dict[str, Any]:
-    """The same fields of `Settings` as a dict. Raises `SettingsError` for a key that is none, with the nearest."""
+    """Check the names of fields of `Settings`; return them as a dict. Raises `SettingsError`, with the nearest name."""
     for key in values:
         if key not in _FIELDS:
             near = get_close_matches(key, _FIELDS, n=1) if isinstance(key, str) else ()
@@ -91,7 +91,7 @@ def checked_fields(values: Mapping[str, Any], name: str = "settings") -> dict[st
 
 
 def count(name: str, value: object, *, least: int = 0, most: int = MAX_TOKENS) -> int:
-    """A whole number, or words such as "32k". Raises `SettingsError`."""
+    """Take a whole number, or words such as "32k". Raises `SettingsError`."""
     found = _whole(value, parse_count)
     if found is None or not least <= found <= most:
         raise SettingsError(f"{name}={shown(value)}: give a whole number from {least} to {most}")
@@ -99,12 +99,12 @@ def count(name: str, value: object, *, least: int = 0, most: int = MAX_TOKENS) -
 
 
 def max_ctx(value: object) -> int | None:
-    """A limit of the context, or None for none but the trained length. Raises `SettingsError`."""
+    """Take a limit of the context, or None for none but the trained length. Raises `SettingsError`."""
     return None if value is None else count("max_ctx", value, least=1)
 
 
 def margin(value: object) -> int:
-    """Bytes to be left free, or a size such as "1GiB". Raises `SettingsError`."""
+    """Take bytes to be left free, or a size such as "1GiB". Raises `SettingsError`."""
     if isinstance(value, str) and value.strip().isdecimal():  # bytes here, MiB on a command line
         raise SettingsError(
             f"margin_bytes={shown(value)}: give a size with its unit, such as 1GiB, or a number of bytes"
@@ -118,7 +118,7 @@ def margin(value: object) -> int:
 
 
 def bandwidth(name: str, value: object) -> float | None:
-    """GB/s above 0, or None. Raises `SettingsError`."""
+    """Take GB/s above 0, or None. Raises `SettingsError`."""
     if value is None:
         return None
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -128,21 +128,21 @@ def bandwidth(name: str, value: object) -> float | None:
 
 
 def flag(name: str, value: object) -> bool:
-    """True or False. Raises `SettingsError`."""
+    """Take True or False. Raises `SettingsError`."""
     if not isinstance(value, bool):
         raise SettingsError(f"{name}={shown(value)}: give True or False")
     return value
 
 
 def word(name: str, value: object) -> str:
-    """A name. Raises `SettingsError`."""
+    """Take a name. Raises `SettingsError`."""
     if not isinstance(value, str):
         raise SettingsError(f"{name}={shown(value)}: give a name, as a string")
     return value
 
 
 def words(name: str, value: object) -> tuple[str, ...] | None:
-    """Names: a sequence of them, or one string with commas; None stays None. Raises `SettingsError`."""
+    """Take names: a sequence of them, or one string with commas; None stays None. Raises `SettingsError`."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -153,13 +153,13 @@ def words(name: str, value: object) -> tuple[str, ...] | None:
 
 
 def call(name: str, value: object) -> None:
-    """Raises `SettingsError` where `value` is neither None nor something to call."""
+    """Check that `value` is None or something to call. Raises `SettingsError`."""
     if value is not None and not callable(value):
         raise SettingsError(f"{name}={shown(value)}: give a function, or None")
 
 
 def _whole(value: object, parse: Callable[[str], int]) -> int | None:
-    """`value` as an int, None where it is none."""
+    """Return `value` as an int, None where it is not whole."""
     if isinstance(value, bool):
         return None
     try:

@@ -82,7 +82,7 @@ def main() -> None:
     if "--mutate" in sys.argv:
         mutated(int(sys.argv[sys.argv.index("--mutate") + 1]))
         return
-    import atheris
+    import atheris  # type: ignore[import-untyped]
 
     with atheris.instrument_imports(include=["vramfit"]):
         import vramfit._sources  # noqa: F401 - what is to be measured

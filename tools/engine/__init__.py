@@ -1,1 +1,1 @@
-"""Drives the pinned engine: measures what it allocates and traces the graphs it builds (docs/engine.md)."""
+"""Drives the pinned engine: measures what it allocates and traces the graphs it builds (docs/internals/engine.md)."""

@@ -30,7 +30,7 @@ def library_dir() -> pathlib.Path:
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
         raise EngineError(
-            "llama_cpp is not installed in this environment; docs/engine.md says how to build it"
+            "llama_cpp is not installed in this environment; docs/internals/engine.md says how to build it"
         )
     return pathlib.Path(spec.origin).with_name("lib")
 

@@ -68,7 +68,7 @@ def types(
 ) -> dict[str, str]:
     """The type of every tensor of `header` as `file_type`. Raises Refused, with the engine's reason."""
     overrides = (_Override * (len(patterns) + 1))(
-        *((p.encode(), type_id(kind.lower())) for p, kind in patterns)
+        *(_Override(p.encode(), type_id(kind.lower())) for p, kind in patterns)
     )
     params = _Params(
         1, file_type, type_id(output) if output else _ALL_TYPES, type_id(embeddings) if embeddings else _ALL_TYPES,

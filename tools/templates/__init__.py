@@ -1,4 +1,4 @@
-"""Makes the templates of `vramfit._graphs` from graphs that the engine builds. See docs/graphs.md."""
+"""Makes the templates of `vramfit._graphs` from graphs that the engine builds. See docs/internals/graphs.md."""
 
 import pathlib
 import sys

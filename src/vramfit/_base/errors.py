@@ -3,7 +3,7 @@
 ::
 
     VramfitError                 catch this one
-    ├── HeaderError              the bytes are no usable GGUF header
+    ├── HeaderError              the bytes are not a usable GGUF header
     │   ├── Truncated            the bytes end too early; `.need` says how many are needed
     │   └── InvalidHeader        the bytes can never become a header, however many follow
     ├── SourceError              a reference cannot be read: not found, not reachable, not ours
@@ -54,7 +54,7 @@ class VramfitError(Exception):
 
 
 class HeaderError(VramfitError):
-    """The bytes are no usable GGUF header."""
+    """The bytes are not a usable GGUF header."""
 
 
 class Truncated(HeaderError):
@@ -102,7 +102,7 @@ class GpuError(VramfitError):
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: short, on one line, whatever it is."""
+    """Show a value in a message: short, on one line, whatever it is."""
     try:
         text = _BRIEF.repr(value)
     except Exception:  # a repr of the caller's own may do anything

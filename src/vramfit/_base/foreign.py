@@ -1,4 +1,4 @@
-"""Text that others wrote (headers, paths, registries, servers): what it becomes on a screen and in what we emit.
+"""Quote text that others wrote (headers, paths, registries, servers) for screens, shells, YAML, JSON and Modelfiles.
 
 In: any string. Out: one that stays in its place: a line of a terminal, a word of a shell, a scalar of YAML or JSON,
 a value of a Modelfile, and reads back as what went in. One function a language; Python's is `repr`. What is no
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable
-from html import escape
 from math import isfinite
 from typing import Final
 
@@ -21,7 +20,7 @@ LONGEST: Final = 2000  # characters of one foreign text on a screen
 
 
 def printable(text: str, longest: int = LONGEST) -> str:
-    """`text` as one line that a terminal shows as it is: what is not printable as `\\x1b`, `\\n` or `\\u202e`.
+    """Make `text` one line that a terminal shows as it is: what is not printable becomes `\\x1b`, `\\n` or `\\u202e`.
 
     Of a text longer than `longest` characters the middle is left out.
     """
@@ -35,12 +34,14 @@ def _escaped(c: str) -> str:
 
 
 def html_text(text: str) -> str:
-    """`text` for the inside of an element or of a quoted attribute."""
+    """Escape `text` for the inside of an element or of a quoted attribute."""
+    from html import escape  # only pages need it, with its thousand names of characters
+
     return escape(printable(text))
 
 
 def json_text(value: object, indent: int | None = 2) -> str:
-    """JSON of plain values, lossless; a number that is not finite becomes null."""
+    """Write plain values as JSON, lossless; a number that is not finite becomes null."""
     text = json.dumps(_finite(value), indent=indent, ensure_ascii=False)
     return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
@@ -54,7 +55,7 @@ def _finite(value: object) -> object:
 
 
 def yaml_text(text: str) -> str:
-    """A double-quoted scalar of YAML."""
+    """Write `text` as a double-quoted scalar of YAML."""
     return '"' + "".join(_in_yaml(c) for c in text) + '"'
 
 
@@ -68,7 +69,7 @@ def _in_yaml(c: str) -> str:
 
 
 def shell(word: str) -> str:
-    """One word of a POSIX shell; of bash, zsh or ksh where it has what is not printable (`$'…'`)."""
+    """Quote one word for a POSIX shell; for bash, zsh or ksh where it has what is not printable (`$'…'`)."""
     if word.isprintable():
         return shlex.quote(word)
     return f"$'{''.join(map(_in_shell, word))}'"
@@ -83,12 +84,12 @@ def _in_shell(c: str) -> str:
 
 
 def shell_line(words: Iterable[str]) -> str:
-    """A command line of these words."""
+    """Join words into a command line of a shell."""
     return " ".join(map(shell, words))
 
 
 def modelfile_value(text: str) -> str | None:
-    """The value of a Modelfile's command, quoted where it has to be; None where no quoting holds it.
+    """Quote a value of a Modelfile's command where it has to be; None where no quoting can hold it.
 
     Modelfiles know no escapes: a value runs to the end of its line, or to the quote that it began with.
     """

@@ -1,4 +1,4 @@
-"""What lower rooms use of upper ones: given to them when the package is imported, never looked up.
+"""Give lower rooms functions of upper ones when the package is imported, so that nothing below looks up.
 
 In: functions, from `vramfit/__init__.py`, the only place that knows all rooms. Out: calls of them. So results can show
 themselves and a reference can stand for a model, and yet no arrow points back.
@@ -20,5 +20,5 @@ def give(name: str, find: Callable[[], Callable[..., Any]]) -> None:
 
 
 def call(name: str, *args: Any, **options: Any) -> Any:
-    """What the function given as `name` returns."""
+    """Call the function that was given as `name`, and return what it returns."""
     return _GIVEN[name]()(*args, **options)

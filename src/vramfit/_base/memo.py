@@ -1,4 +1,4 @@
-"""What was worked out for a model, remembered for the next time it is asked for.
+"""Remember what was worked out for a model, for the next time it is asked for.
 
 In: a `Model`, a key, how to work it out. Out: what came of it. Threads may ask at once. A model is told from
 others by identity, since comparing headers takes as long as asking again, and is not kept alive for it.
@@ -28,7 +28,7 @@ class Memo(Generic[T]):
         return len(self._found)
 
     def get(self, model: object, key: Hashable, work_out: Callable[[], T]) -> T:
-        """What `work_out` gives for `model` and `key`; raises what it raises, and remembers nothing then.
+        """Return the remembered answer for `model` and `key`, else ask `work_out`; what raises is not remembered.
 
         It is called without the lock: threads that ask for the same at the same time may each do the work.
         """

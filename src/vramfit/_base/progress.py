@@ -1,4 +1,4 @@
-"""A bar on standard error while something takes long: on a terminal only, and not before a while."""
+"""Show a progress bar on standard error: only on a terminal, and only after a short delay."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Bar:
         return self
 
     def advance(self) -> None:
-        """One step is done."""
+        """Count one step as done."""
         self._done += 1
         if self._shown is None and time.monotonic() > self._from:
             self._shown = self._start()

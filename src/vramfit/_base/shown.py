@@ -1,4 +1,4 @@
-"""How results show themselves: as text, as HTML in a notebook, as a dict, as a picture.
+"""Let results show themselves: as text, as HTML in a notebook, as a dict, as a picture.
 
 The drawing is done in `_report`, which is given to them (see `given`).
 """
@@ -24,11 +24,11 @@ class Shown:
         return cast(str, call("text", self))
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Show the result in a notebook, as HTML."""
         return cast(str, call("html", self))
 
     def to_dict(self) -> dict[str, Any]:
-        """The same object as the command's --json, as plain dicts, lists, numbers and words (see docs/json.md)."""
+        """Return the object that the command prints with --json, as plain dicts, lists, numbers and words (docs/reference/json.md)."""
         return cast("dict[str, Any]", call("dict", self))
 
 
@@ -38,7 +38,7 @@ class Drawn(Shown):
     __slots__ = ()
 
     def plot(self, **options: Any) -> Figure:
-        """The result as a matplotlib figure; `options` as in `vramfit._report.plots`.
+        """Draw the result as a matplotlib figure; `options` as in `vramfit._report.plots`.
 
         Raises `SettingsError` when matplotlib is not installed (`pip install 'gguf-vramfit[plots]'`).
         """

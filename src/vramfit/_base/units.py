@@ -1,4 +1,4 @@
-"""Sizes as people write and read them; inside the library a size is an `int` of bytes."""
+"""Read and write sizes as people do; inside the library a size is an `int` of bytes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])i?b?|b)?\s*", re.IGN
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "24GiB", "22000MiB", "1.5g"; a bare number counts MiB, as llama.cpp's options do.
+    """Read "24GiB", "22000MiB" or "1.5g" as bytes; a bare number counts MiB, as llama.cpp's options do.
 
     Raises `SettingsError` for anything else.
     """
     match = _SIZE.fullmatch(text)
     if not match:
-        raise SettingsError(f"{text!r} is no size; write 24GiB, 512MiB or a number of MiB")
+        raise SettingsError(f"{text!r} is not a size; write 24GiB, 512MiB or a number of MiB")
     number, unit = match.groups()
     if unit is None and text.strip().lower().endswith("b"):
         return int(float(number))
@@ -32,12 +32,12 @@ def parse_size(text: str) -> int:
 
 
 def format_mib(n: int) -> str:
-    """Bytes as whole MiB with thousands separated: "11,286"."""
+    """Write bytes as whole MiB with thousands separated: "11,286"."""
     return f"{round(n / MIB):,}"
 
 
 def format_bytes(n: int) -> str:
-    """Bytes in the unit that keeps three digits: "15.7 GiB", "640 MiB", "12.0 KiB"."""
+    """Write bytes in the unit that keeps three digits: "15.7 GiB", "640 MiB", "12.0 KiB"."""
     sign, n = ("-", -n) if n < 0 else ("", n)
     for unit, size in (("TiB", 1 << 40), ("GiB", GIB), ("MiB", MIB), ("KiB", 1 << 10)):
         if n >= size:
@@ -49,7 +49,7 @@ _COUNT: Final = re.compile(r"(\d{1,12}|\d{1,3}(?:[,_]\d{3}){1,4})(?:(\.\d{1,6})?
 
 
 def parse_count(text: str) -> int:
-    """The number in "32768", "32k", "65,536" or "1.5k", where k is 1,024 and m is k times k.
+    """Read "32768", "32k", "65,536" or "1.5k" as a number, where k is 1,024 and m is k times k.
 
     Raises `SettingsError` for anything else.
     """

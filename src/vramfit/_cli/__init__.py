@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. The one bridge from `VramfitError` to an exit status.
+"""Parse the command line, call, print. The one bridge from `VramfitError` to an exit status.
 
 Exit status: 0 when it fits (or there was nothing to fit), 3 when it does not, 1 on an error, 2 on
 usage.

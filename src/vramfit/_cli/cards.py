@@ -1,4 +1,4 @@
-"""Which cards a command plans for: `--gpus`."""
+"""Choose the cards that a command plans for: `--gpus`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ cards_option: Final = click.option(
 
 
 def cards(spec: str | None) -> tuple[Gpu, ...]:
-    """The cards that `--gpus` names, else those of this machine. Raises `GpuError`."""
+    """Find the cards that `--gpus` names, else those of this machine. Raises `GpuError`."""
     from .._devices import detect_gpus, parse_gpus
 
     if spec is not None:

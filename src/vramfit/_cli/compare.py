@@ -1,4 +1,4 @@
-"""`vramfit compare`: file types against cache types."""
+"""`vramfit compare`: compares file types and cache types."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["compare"]
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Words behind commas."""
+    """Split words at commas."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
@@ -61,7 +61,7 @@ def compare(
     imatrix: bool, host_bandwidth: float | None, margin: int, max_ctx: int | None, plot: str | None,
     html: str | None, everything: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Each quantization of a model with each cache type: size, largest context, quality, speed.
+    """Compare each quantization of a model with each cache type: size, largest context, quality, speed.
 
     The file may have any type: what the others would hold follows from its header.
 

@@ -1,4 +1,4 @@
-"""Which engine a plan is for, and what to run there: `--engine` and `--client`."""
+"""Choose the engine that a plan is for, and print what to run there: `--engine` and `--client`."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def solved(
     margin: int,
     max_ctx: int | None,
 ) -> Plan:
-    """The plan: of the engine where one was named, else with the settings as they are."""
+    """Plan: for the engine where one was named, else with the settings as they are."""
     if engine is None:
         from .._planner.plan import plan
 
         return plan(model, gpus, settings, margin_bytes=margin, max_ctx=max_ctx)
-    from .._engines import plan_for
+    from .._engines.choose import plan_for
 
     return plan_for(model, gpus, settings, engine, margin_bytes=margin, max_ctx=max_ctx)
 
 
 def show_commands(plan: Plan, engine: str | None, client: str | None) -> None:
-    """What to run in the engine, and what to write for the client."""
+    """Print what to run in the engine, and what to write for the client."""
     if not plan.fits:
         return
     if engine is not None:
@@ -65,6 +65,6 @@ def show_commands(plan: Plan, engine: str | None, client: str | None) -> None:
         if engine.startswith("ollama"):
             click.echo(f"\nModelfile:\n\n{plan.modelfile(engine).rstrip()}")
     if client is not None:
-        from .._engines import client_config
+        from .._engines.clients import client_config
 
         click.echo(f"\n{client}:\n\n{client_config(plan, client)}")

@@ -1,4 +1,4 @@
-"""Modelfiles on disk: found in folders, read, and replaced without a moment in which they are lost."""
+"""Find, read and replace Modelfiles on disk, without a moment in which they are lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OPENED: Final = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 
 def find(folder: str) -> Iterator[str]:
-    """The Modelfiles of a folder and those below it, in order. Raises `SourceError` for a folder that cannot be read."""
+    """Find the Modelfiles of a folder and those below it, in order. Raises `SourceError` for a folder that cannot be read."""
 
     def refused(error: OSError) -> None:
         raise SourceError(f"{error.filename}: cannot be read: {error.strerror or error}")
@@ -34,19 +34,19 @@ def find(folder: str) -> Iterator[str]:
 
 
 def read(path: str) -> bytes:
-    """The bytes of a Modelfile. Raises `SourceError` for what is no file, or too large for one."""
+    """Read the bytes of a Modelfile. Raises `SourceError` for anything but a file of a sensible size."""
     try:
         with _open(path) as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as e:  # ValueError: a zero byte in the path
         raise SourceError(f"{path}: {getattr(e, 'strerror', None) or e}") from None
     if len(data) > MAX_BYTES:
-        raise SourceError(f"{path}: larger than {MAX_BYTES >> 20} MiB; this is no Modelfile")
+        raise SourceError(f"{path}: larger than {MAX_BYTES >> 20} MiB; this is not a Modelfile")
     return data
 
 
 def _open(path: str) -> BinaryIO:
-    """The file, if reading it cannot wait for anybody: no pipe but one that a shell opened for us, no device."""
+    """Open the file, if reading it cannot wait for anybody: no pipe but one that a shell opened for us, no device."""
     if path.startswith(_OPENED):
         return open(path, "rb")
     number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -86,7 +86,7 @@ def replace(path: str, data: bytes) -> str:
 
 
 def _backup(target: str) -> str:
-    """A copy beside the file, under a name that is free: `Modelfile~`, `Modelfile~2`, …"""
+    """Copy the file beside itself, under a name that is free: `Modelfile~`, `Modelfile~2`, …"""
     for n in range(1, MAX_BACKUPS):
         name = f"{target}~{n if n > 1 else ''}"
         try:

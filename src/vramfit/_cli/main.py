@@ -57,7 +57,7 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="vramfit")
 def main() -> None:
-    """What a GGUF model will allocate on your GPUs, and the largest context that is still safe.
+    """Say what a GGUF model will allocate on your GPUs, and find the largest context that is still safe.
 
     MODEL is a GGUF file (any shard of a split one), a URL, hf.co/user/repo:Q8_0, or a model of Ollama or LM
     Studio, here or in its registry; its header is all that is read.
@@ -93,7 +93,7 @@ def plan(
     html: str | None, engine: str | None, client: str | None, prefer: str | None, show_alternatives: bool,
     host_bandwidth: float | None, everything: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """The largest context that fits, and the split of the layers that carries it.
+    """Find the largest context that fits, and the split of the layers that holds it.
 
     \b
     vramfit plan model.gguf --gpus 3090ti,3060
@@ -162,7 +162,7 @@ def _explain(result: Plan, asked: Asked, shown: Look) -> None:
 @model_options
 @_json
 def inspect(model: Choice, as_json: bool) -> None:
-    """What the header says: identity, size, context, attention, cache, tensor types.
+    """Show what the header says: identity, size, context, attention, cache, tensor types.
 
     \b
     vramfit inspect model.gguf
@@ -188,7 +188,7 @@ def inspect(model: Choice, as_json: bool) -> None:
 @click.option("--check", is_flag=True, help="Check the catalogue and report every fault at once.")
 @_json
 def gpus(name: str | None, check: bool, as_json: bool) -> None:
-    """The cards that vramfit knows, or what it knows of one.
+    """List the cards that vramfit knows, or show what it knows of one.
 
     \b
     vramfit gpus

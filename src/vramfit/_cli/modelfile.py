@@ -1,22 +1,23 @@
-"""`vramfit modelfile check`: folders and files, read here, judged in `modelfile`, mended on request."""
+"""`vramfit modelfile check`: reads folders and files, judges them with `_modelfile`, mends them on request."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
 from .._base.errors import SettingsError, SourceError, VramfitError
-from . import files
 from .cards import cards, cards_option
 from .options import EXIT_DOES_NOT_FIT, Command, line, settings_options, show_notes, size
 from .screen import look
 
 if TYPE_CHECKING:
-    from .._modelfile import Finding
+    from .._devices import Gpu
+    from .._modelfile import Finding, Modelfile
     from .._report.modelfiles import Written
 
 __all__ = ["modelfile"]
@@ -27,7 +28,7 @@ _OLLAMA: Final = ("ollama", "ollama-before-0.30")
 
 @click.group()
 def modelfile() -> None:
-    """Ollama's Modelfiles: check their contexts, and mend them.
+    """Check the contexts of Ollama's Modelfiles, and mend them.
 
     \b
     vramfit modelfile check Modelfile --gpus 3090ti,3060
@@ -65,55 +66,81 @@ def check(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Does every num_ctx fit on the cards? Says which card is short, by how much, and what would fit.
+    """Check every num_ctx against the cards: which card is short, by how much, and what would fit.
 
-    Of a folder, files called Modelfile, Modelfile.* or *.modelfile are read. FROM is a path, or a name as
+    In a folder, checks files named Modelfile, Modelfile.* or *.modelfile. FROM is a path, or a name as
     Ollama knows it. The server's settings are options, as in -fa on -ctk q8_0 -ctv q8_0.
 
     \b
     vramfit modelfile check Modelfile --gpus 3090ti,3060
     vramfit modelfile check ~/models --gpus 3090ti,3060 -fa on --fix
     """
-    from .._modelfile import check as check_file
-    from .._modelfile import fix, parse_modelfile
-    from .._report.modelfiles import findings_json, findings_text, written_text
-
     given = line().given
     if options.pop("n_outputs_max") is not None:
-        raise SettingsError("--outputs: Ollama keeps what it keeps; leave it out")
-    on = cards(gpus)
-    found: list[Finding] = []
-    written: list[Written] = []
-    errors: list[str] = []
-    for path in _each(paths, errors):
+        raise SettingsError("--outputs: Ollama sets this itself; leave the option out")
+    result = _Checked([], [], [])
+    judge = partial(_judge, on=cards(gpus), engine=engine, given=given, margin_bytes=margin)
+    for path in _each(paths, result.errors):
         try:
-            file = parse_modelfile(files.read(path), name=path)
-            here = check_file(
-                file, os.path.dirname(path) or ".", on, engine=engine, given=given, margin_bytes=margin
-            )
-            found += here
-            if mend and (mended := fix(here)).text != file.text:
-                written.append((mended, here, files.replace(path, mended.to_bytes())))
+            _check_one(path, result, judge, mend=mend)
         except VramfitError as e:
-            errors.append(str(e))
-    if not found and any(map(os.path.isdir, paths)):
-        errors.append("nothing was judged: no context could be read in what was named")
+            result.errors.append(str(e))
+    nothing = not result.found and any(map(os.path.isdir, paths))
+    if nothing:
+        result.errors.append("nothing was judged: no context could be read in what was named")
+    _show(result, as_json)
+    if nothing:
+        sys.exit(EXIT_NOTHING_JUDGED)
+    if result.errors or not all(f.fits for f in result.found):
+        sys.exit(1 if result.errors else EXIT_DOES_NOT_FIT)
+
+
+class _Checked(NamedTuple):
+    """Collects what comes of the files."""
+
+    found: list[Finding]
+    written: list[Written]
+    errors: list[str]
+
+
+def _judge(file: Modelfile, path: str, *, on: Sequence[Gpu], **how: Any) -> tuple[Finding, ...]:
+    """Judge each context of one Modelfile; names in it are looked up from its own folder."""
+    from .._modelfile import check
+
+    return check(file, os.path.dirname(path) or ".", on, **how)
+
+
+def _check_one(path: str, result: _Checked, judge: Callable[..., tuple[Finding, ...]], *, mend: bool) -> None:
+    """Read and judge one Modelfile, and with `mend` write it anew where a context does not fit."""
+    from .._modelfile import fix, parse_modelfile
+    from . import files
+
+    file = parse_modelfile(files.read(path), name=path)
+    found = judge(file, path)
+    result.found.extend(found)
+    if mend and (mended := fix(found)).text != file.text:
+        result.written.append((mended, found, files.replace(path, mended.to_bytes())))
+
+
+def _show(result: _Checked, as_json: bool) -> None:
+    """Print the findings on standard output and the errors on standard error."""
+    from .._report.modelfiles import findings_json, findings_text, written_text
+
     if as_json:
-        click.echo(findings_json(found, errors, written))
-    elif found:
-        click.echo("\n\n".join(filter(None, (findings_text(found, look()), written_text(written)))))
+        click.echo(findings_json(result.found, result.errors, result.written))
+    elif result.found:
+        texts = (findings_text(result.found, look()), written_text(result.written))
+        click.echo("\n\n".join(filter(None, texts)))
     if not as_json:
         show_notes(warnings=True)
-    for error in errors:
+    for error in result.errors:
         click.echo(f"vramfit: {error}", err=True)
-    if not found and any(map(os.path.isdir, paths)):
-        sys.exit(EXIT_NOTHING_JUDGED)
-    if errors or not all(f.fits for f in found):
-        sys.exit(1 if errors else EXIT_DOES_NOT_FIT)
 
 
 def _each(paths: Sequence[str], errors: list[str]) -> Iterator[str]:
-    """The files named, and the Modelfiles of the folders named; a folder without one is an error."""
+    """List the files named, and the Modelfiles of the folders named; a folder without one is an error."""
+    from . import files
+
     for path in paths:
         if not os.path.isdir(path):
             yield path
@@ -125,6 +152,6 @@ def _each(paths: Sequence[str], errors: list[str]) -> Iterator[str]:
             continue
         if not inside:
             errors.append(
-                f"{path}: no Modelfile in it; files called Modelfile, Modelfile.* or *.modelfile are read"
+                f"{path}: no Modelfile in it; only files named Modelfile, Modelfile.* or *.modelfile are read"
             )
         yield from inside

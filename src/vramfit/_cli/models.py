@@ -1,4 +1,4 @@
-"""Which model a command is about: its name, and how it may be looked up."""
+"""Choose the model that a command is about: its name, and how it may be looked up."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OPTIONS: Final = (
     click.option("--ms-file", "ms_file", metavar="FILE", hidden=True),
     click.option("--ol-model", "ol_model", metavar="NAME[:TAG]", hidden=True),
     click.option("--revision", metavar="NAME", default="", help="Branch, tag or commit on the Hugging Face Hub."),
-    click.option("--no-cache", is_flag=True, help="Read a remote header again, and do not keep it."),
+    click.option("--no-cache", is_flag=True, help="Bypass the header cache: neither read it nor write to it."),
     click.option("--assume", metavar="ARCH", help="Read an unknown architecture as this one."),
 )  # fmt: skip
 _PLACES: Final = {"model_argument": "", "model_option": "", "model_url": "", "hf_repo": "hf://", "docker_repo": "docker://",
@@ -57,7 +57,7 @@ class Choice:
     assume: str | None
 
     def read(self) -> Model:
-        """Its headers, described."""
+        """Read its headers and describe the model."""
         from .._sources.load import read
 
         with _told() as progress:
@@ -71,7 +71,7 @@ class Choice:
             )
 
     def resolve(self) -> Resolved:
-        """Where it is, its headers, and what comes with it."""
+        """Find where it is, its headers, and what comes with it."""
         from .._sources import resolve
 
         with _told() as progress:
@@ -112,7 +112,7 @@ def _choice(revision: str, token: str, no_cache: bool, assume: str | None, **nam
 
 @contextmanager
 def _told() -> Iterator[Callable[[str, int], None] | None]:
-    """What to call with progress: once the wait is long, a line on standard error, if that is a terminal."""
+    """Choose what to call with progress: once the wait is long, a line on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""Settings as options: llama.cpp's own flags, so that a command line people have can be pasted.
+"""Offer settings as options: llama.cpp's own flags, so that a command line people have can be pasted.
 
 Flags are read by `flags`, from the same table as everywhere; what is declared here is their help. Behind `--` stands a
 whole command line of llama-server.
@@ -41,12 +41,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def size(text: str) -> int:
-    """Bytes of a size such as 24GiB or 512MiB; a bare number counts MiB."""
+    """Read a size such as 24GiB or 512MiB as bytes; a bare number counts MiB."""
     return _parsed(parse_size, text)
 
 
 def tokens(text: str) -> int:
-    """A number such as 32768, 32k or 65,536, above 0."""
+    """Read a number such as 32768, 32k or 65,536, above 0."""
     found = _parsed(parse_count, text)
     if found < 1:
         raise click.BadParameter(f"{text!r}: give 1 or more")
@@ -101,7 +101,7 @@ def settings_options(command: F) -> F:
     """Add the options that make a `Settings`; the command needs `cls=Command`."""
     command = click.option(
         "--outputs", "n_outputs_max", type=int, default=None, metavar="N",
-        help="Logits kept of a batch: one a slot as llama-server does, 0 for the whole batch.",
+        help="Logit rows kept per batch: N, or 0 for all. Default: one per slot, as llama-server keeps.",
     )(command)  # fmt: skip
     for names, value, text in reversed(_HELP):
         kind: dict[str, Any] = {"metavar": value} if value else {} if "/" in names else {"is_flag": True}
@@ -128,7 +128,7 @@ class Command(click.Command):
         return super().parse_args(ctx, [*own, *found.model, *rest])
 
     def _own(self, ctx: click.Context) -> dict[str, int]:
-        """The spellings of the command's own options, and how many words follow each."""
+        """Map the spellings of the command's own options to how many words follow each."""
         own = dict.fromkeys(self.get_help_option_names(ctx), 0)
         for option in self.params:
             if isinstance(option, click.Option) and not isinstance(option, _Shown):
@@ -145,7 +145,7 @@ def _usage(function: Callable[[Any], Any], given: Any, ctx: click.Context) -> An
 
 
 def _apart(words: Sequence[str], own: dict[str, int]) -> tuple[list[str], list[str]]:
-    """Flags of the engine with their values, and all other words; the command's own options come first."""
+    """Tell flags of the engine, with their values, from all other words; the command's own options come first."""
     theirs: list[str] = []
     others: list[str] = []
     at = 0
@@ -158,35 +158,37 @@ def _apart(words: Sequence[str], own: dict[str, int]) -> tuple[list[str], list[s
 
 
 def line() -> Line:
-    """The flags that were typed in the command that runs."""
+    """Return the flags that were typed in the command that runs."""
     found = click.get_current_context().meta.get(_LINE)
     return found if isinstance(found, Line) else Line()
 
 
 def to_settings(options: dict[str, Any], engine: str | None = None, model: Model | None = None) -> Settings:
-    """The flags that were typed over the engine's defaults, llama-server's where none is named.
+    """Put the flags that were typed over the engine's defaults, llama-server's where none is named.
 
     Takes the values of `settings_options` out of `options`. A context asked for as the trained one is that of `model`.
     Raises `SettingsError` for what the engine cannot be told.
     """
-    from .._engines import engine_settings
+    from .._engines.settings import engine_settings
 
     outputs = options.pop("n_outputs_max")
     given = dict(line().given)
     if given.get("n_ctx") == 0 and model is not None:
         if not model.n_ctx_train:
-            raise SettingsError("the header names no trained context; give --ctx a number")
+            raise SettingsError("the header has no trained context; give --ctx a number")
         given["n_ctx"] = model.n_ctx_train
     settings = engine_settings(engine or SERVER, given)
     if outputs is None:
         return settings
     if engine is not None:
-        raise SettingsError(f"--outputs {outputs}: {engine} keeps what it keeps; give it without --engine")
+        raise SettingsError(
+            f"--outputs {outputs}: {engine} sets this itself; leave out --outputs or --engine"
+        )
     return replace(settings, n_outputs_max=outputs)
 
 
 def warned(plan: Plan) -> Plan:
-    """`plan` with a warning for each flag that was typed and is not counted.
+    """Add a warning to `plan` for each flag that was typed and is not counted.
 
     Without the advice how to extend the context, where the line says that itself.
     """

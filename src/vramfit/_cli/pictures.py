@@ -1,4 +1,4 @@
-"""Results as files: `--plot` and `--html`."""
+"""Write results as files: `--plot` and `--html`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How wide the terminal is, and whether it shows colours."""
+"""Find out how wide the terminal is, and whether it shows colours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NARROWEST: Final = 20  # cells; less is no screen to read on
 
 
 def look() -> Look:
-    """How to show text on standard output; plain where that is no terminal, but for a width in COLUMNS.
+    """Choose how to show text on standard output; plain where that is not a terminal, but for a width in COLUMNS.
 
     Without colour under NO_COLOR and on a dumb terminal, with it under FORCE_COLOR, as `rich` reads them.
     """

@@ -1,4 +1,4 @@
-"""What to give up for more context: `--prefer` and `--alternatives`."""
+"""Choose what to give up for more context: `--prefer` and `--alternatives`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PREFERENCES: Final = (
 def trade_options(command: F) -> F:
     """Add `--prefer`, `--alternatives`, `--all` and `--host-bandwidth`."""
     command = click.option(
-        "--all", "everything", is_flag=True, help="List every alternative, those of unknown cost too."
+        "--all", "everything", is_flag=True, help="List every alternative, even those of unknown cost."
     )(command)
     command = click.option(
         "--host-bandwidth",
@@ -41,19 +41,19 @@ def trade_options(command: F) -> F:
         type=float,
         default=None,
         metavar="GB/S",
-        help="Memory bandwidth of the host, for the speed of alternatives that read it.",
+        help="Memory bandwidth of the host, for the speed of alternatives that read from it.",
     )(command)
     command = click.option(
         "--alternatives",
         "show_alternatives",
         is_flag=True,
-        help="Show what other settings would carry, and what each costs. Where nothing fits, a few are shown unasked.",
+        help="Show the context that other settings reach, and what each costs. If nothing fits, a few are shown unasked.",
     )(command)
     return click.option(
         "--prefer",
         type=click.Choice(PREFERENCES),
         default=None,
-        help="Where it does not fit, change what costs least of this; `context` also where it does.",
+        help="If the model does not fit, change settings at the least cost to this. With `context`, also grow a context that fits.",
     )(command)
 
 
@@ -70,17 +70,17 @@ class Asked:
     host_bandwidth: float | None = None
 
     def plan(self) -> Plan:
-        """The plan as asked."""
+        """Plan as asked."""
         return solved(self.model, self.gpus, self.settings, self.engine, self.margin, self.max_ctx)
 
     def best(self, prefer: str) -> Alternative:
-        """What a preference makes of it."""
+        """Plan with what a preference changes."""
         from .._planner.whatif import best
 
         return best(self.model, self.gpus, self.settings, prefer=prefer, **self._how())
 
     def trades(self, prefer: str | None, *, brief: bool, any_context: bool = False) -> Alternatives:
-        """Every change alone; `any_context` asks for the largest, whatever was asked."""
+        """Plan with every change alone; `any_context` asks for the largest, whatever was asked."""
         from .._planner.whatif import trades
 
         settings = replace(self.settings, n_ctx=0) if any_context else self.settings
@@ -95,10 +95,10 @@ class Asked:
         }
 
     def _planner(self) -> Planner | None:
-        """The engine's, where one was named."""
+        """Return the engine's planner, where one was named."""
         if self.engine is None:
             return None
-        from .._engines import plan_for
+        from .._engines.choose import plan_for
 
         engine = self.engine
         learned: Learned = {}

@@ -1,4 +1,4 @@
-"""`vramfit which`: the cards that carry a context."""
+"""`vramfit which`: lists the cards that hold a context."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["which"]
 
 
-@click.command(cls=Command, epilog="Exit status: 0 something carries it, 3 nothing does, 1 error, 2 usage.")
+@click.command(cls=Command, epilog="Exit status: 0 something holds it, 3 nothing does, 1 error, 2 usage.")
 @model_options
 @click.option(
     "--max-cards",
@@ -49,7 +49,7 @@ def which(
     model: Choice, max_cards: int, gpus: str | None, sort: Sort, margin: int, everything: bool,
     as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """The cards and pairs of the catalogue that carry a context, least memory first.
+    """List the cards and pairs of cards that hold a context, least memory first.
 
     Cards with as much free memory and bandwidth are one line. Pairs are listed where neither card alone is enough.
     Laptops' chips, Jetsons and Macs come with their computer: they are listed behind cards, and make no pairs.

@@ -1,4 +1,4 @@
-"""`data/gpus.yaml` → `Card` and `Rules`, and what they say that a driver reports.
+"""Load `data/gpus.yaml` as `Card` and `Rules`, and say what a driver reports by them.
 
 The file is YAML in its JSON style, so that it loads in a millisecond without PyYAML; written in
 any other style PyYAML reads it. It lies in the package once installed, and beside `src` in a
@@ -64,7 +64,7 @@ class Rules:
     cublas_workspace_mib: Mapping[str, int]
 
     def total_mib(self, card: Card) -> int | None:
-        """What the engine reports as the card's size under Linux or macOS, at the least.
+        """Estimate the size that the engine reports for the card under Linux or macOS, in MiB, at the least.
 
         An observed figure if there is one, else the fallback; None when no size is known at all.
         """
@@ -79,7 +79,7 @@ class Rules:
         return min(int(size * rule["fraction"]), size - int(rule["gap_mib"]))
 
     def context_mib(self, card: Card, total_mib: int) -> int:
-        """What a process loses to its own context on a card of which nothing was measured."""
+        """Estimate what a process loses to its own context, in MiB, on a card of which nothing was measured."""
         rule = self.context.get(card.backend, {})
         if "max_mib" in rule and card.sm is None:
             return int(rule["max_mib"])
@@ -104,7 +104,7 @@ class Rules:
 
 
 def catalogue_path() -> Path:
-    """The catalogue file; raises `GpuError` when the installation lacks it."""
+    """Find the catalogue file; raises `GpuError` when the installation lacks it."""
     checkout = _PACKAGE.parents[1] / "data" / "gpus.yaml"
     for path in (_PACKAGE / "data" / "gpus.yaml", checkout):
         if path.is_file():
@@ -113,7 +113,7 @@ def catalogue_path() -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The file as plain data, unchecked; raises `GpuError` when it is no YAML mapping."""
+    """Load the file as plain data, unchecked; raises `GpuError` when it is not a YAML mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
@@ -171,12 +171,12 @@ def _card(entry: dict[str, Any], memory_gib: int | None) -> Card:
 
 
 def all_cards() -> tuple[Card, ...]:
-    """Every card, least memory first; those of unknown size come before."""
+    """List every card, least memory first; those of unknown size come before."""
     return tuple(
         sorted(_catalogue()[0], key=lambda c: (c.memory_gib or 0, rules().total_mib(c) or 0, c.name))
     )
 
 
 def rules() -> Rules:
-    """The rules of the catalogue."""
+    """Load the rules of the catalogue."""
     return _catalogue()[1]

@@ -1,4 +1,4 @@
-"""Every fault of a catalogue in one error."""
+"""Report every fault of a catalogue in one error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["validate_catalogue"]
 
 
 def validate_catalogue(path: str | Path | None = None) -> int:
-    """The number of entries of a sound catalogue (the installed one by default).
+    """Check a catalogue (the installed one by default) and return the number of its entries.
 
     Raises `GpuError` that lists every fault: file, card, field, value.
     """
@@ -49,7 +49,7 @@ def _sentence(data: dict[str, Any], loc: tuple[int | str, ...], message: str, va
 
 
 def _cross_check(entries: list[dict[str, Any]], sources: object) -> list[str]:
-    """What one card alone cannot show: ids twice, names of fields and sources that do not exist."""
+    """Find what one card alone cannot show: ids twice, names of fields and sources that do not exist."""
     faults = [
         f"{i}: id given {n} times" for i, n in Counter(str(c.get("id")) for c in entries).items() if n > 1
     ]

@@ -1,4 +1,4 @@
-"""This machine → `Gpu`s, by asking the tools that its drivers bring."""
+"""Find this machine's cards by asking the tools that its drivers bring."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SYSCTL: Final = ("sysctl", "machdep.cpu.brand_string", "hw.memsize", "iogpu.wire
 
 
 def detect_gpus() -> tuple[Gpu, ...]:
-    """The cards of this machine, the engine's choice of backend first; none where no tool answers.
+    """Ask the drivers' tools for this machine's cards, the engine's choice of backend first; () where none answers.
 
     Free memory is measured now, less what a process's own context will take. Never raises.
     """
@@ -33,7 +33,7 @@ def detect_gpus() -> tuple[Gpu, ...]:
 
 
 def _run(command: tuple[str, ...]) -> str:
-    """What the tool prints; nothing where it is absent, fails or hangs."""
+    """Run a tool and return what it prints; nothing where it is absent, fails or hangs."""
     import subprocess
 
     try:
@@ -47,7 +47,7 @@ def _run(command: tuple[str, ...]) -> str:
 
 
 def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
-    """The cards in the CSV of `nvidia-smi`: name, total MiB, free MiB, compute capability.
+    """Read the CSV of `nvidia-smi` as cards: name, total MiB, free MiB, compute capability.
 
     A line without numbers (a card that shares the system's memory, an error) falls back to the
     catalogue, or is left out when the catalogue does not know the card.
@@ -78,7 +78,7 @@ def _measured(name: str, known: Card | None, smi_mib: int, free_mib: int, cc: st
 
 
 def parse_rocm_smi(text: str) -> tuple[Gpu, ...]:
-    """The cards in the JSON of `rocm-smi --showproductname --showmeminfo vram --json`: bytes."""
+    """Read the JSON of `rocm-smi --showproductname --showmeminfo vram --json` as cards; sizes in bytes."""
     try:
         data = json.loads(text)
     except ValueError:
@@ -102,7 +102,7 @@ def parse_rocm_smi(text: str) -> tuple[Gpu, ...]:
 
 
 def parse_sysctl(text: str) -> tuple[Gpu, ...]:
-    """The GPU of a Mac from `sysctl`: the chip, its RAM, and the wired limit if one is set."""
+    """Read `sysctl` as the GPU of a Mac: the chip, its RAM, and the wired limit if one is set."""
     values = {k.strip(): v.strip() for k, _, v in (x.partition(":") for x in text.splitlines())}
     chip, ram = values.get("machdep.cpu.brand_string", ""), values.get("hw.memsize", "")
     if not chip.startswith("Apple") or not ram.isdigit() or not int(ram) >> 30:
@@ -118,7 +118,7 @@ def parse_sysctl(text: str) -> tuple[Gpu, ...]:
 
 
 def _known(name: str, vendor: str, mib: int = 0) -> Card | None:
-    """The catalogue's card of this name; drivers leave out the size that tells versions apart."""
+    """Find the catalogue's card of this name; drivers leave out the size that tells versions apart."""
     for full in (f"{name} {round(mib / 1024)}GB", name):
         try:
             cards = [c for c in versions(full) if c.vendor == vendor]

@@ -1,4 +1,4 @@
-"""What people type → the cards it can mean.
+"""Find the cards that a typed name can mean.
 
 Case, spaces, dashes and brand words do not count: "rtx 3090 Ti", "3090-ti" and "3090ti" are one
 name. A memory size may follow: "a100 80gb", "m3-ultra-512gb". A name without one means all cards
@@ -24,7 +24,7 @@ _SIZE: Final = re.compile(r"(.+?)(?: |(?<=[a-z]))(\d{1,4}) ?g(?:i?b)?")  # of sp
 
 
 def find(name: str) -> Card:
-    """The card that `name` means; of versions that differ in their memory, the smallest.
+    """Find the card that `name` means; of versions that differ in their memory, the smallest.
 
     Raises `GpuError` for an unknown name with the nearest known ones.
     """
@@ -32,7 +32,7 @@ def find(name: str) -> Card:
 
 
 def versions(name: str) -> tuple[Card, ...]:
-    """The cards that `name` can mean, least memory first. Raises as `find` does."""
+    """List the cards that `name` can mean, least memory first. Raises as `find` does."""
     cards = _lookup(name)
     if not cards:
         raise GpuError(f"no card is called {name.strip()!r}; {_nearest(name)}")
@@ -40,7 +40,7 @@ def versions(name: str) -> tuple[Card, ...]:
 
 
 def _key(name: str) -> str:
-    """Letters and digits alone, without brands: of "RTX 3090 Ti", "3090ti"."""
+    """Keep letters and digits alone, without brands: of "RTX 3090 Ti", "3090ti"."""
     words = _words(name)
     bare = "".join(w for w in words if not _BRANDS.fullmatch(w))
     return re.sub(r"^(rtx|gtx|rx)(?=\d)", "", bare or "".join(words))
@@ -51,14 +51,14 @@ def _words(name: str) -> list[str]:
 
 
 def _stem(name: str) -> tuple[str, int | None]:
-    """The key before a memory size at the end, and that size in GiB."""
+    """Cut the memory size from the end of a key; return the rest and that size in GiB."""
     sized = _SIZE.fullmatch(" ".join(_words(name)))
     return (_key(sized[1]), int(sized[2])) if sized else (_key(name), None)
 
 
 @lru_cache(maxsize=64)
 def _index(number: str = "") -> tuple[dict[str, list[Card]], dict[str, list[Card]]]:
-    """Cards by key, and by key without memory size: those with a name that holds `number`.
+    """Index cards by key, and by key without memory size: those with a name that holds `number`.
 
     Keys take longer to make than the catalogue takes to read; a number leaves few to make.
     """

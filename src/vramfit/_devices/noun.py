@@ -109,12 +109,12 @@ def _is_capability(value: object, backend: str) -> bool:
 
 
 def assumed(gpus: Sequence[Gpu]) -> tuple[str, ...]:
-    """What was taken for granted when the cards were named, a sentence each."""
+    """List what was taken for granted when the cards were named, a sentence each."""
     return tuple(dict.fromkeys(g.assumed for g in gpus if g.assumed))
 
 
 def told_apart(gpus: Sequence[Gpu]) -> tuple[str, ...]:
-    """A name for each card that no other one has: cards of one model are numbered, as in "RTX 3090 #2"."""
+    """Give each card a name that no other has: cards of one model are numbered, as in "RTX 3090 #2"."""
     names = [g.name for g in gpus]
     found: list[str] = []
     for i, name in enumerate(names):
@@ -128,7 +128,7 @@ def told_apart(gpus: Sequence[Gpu]) -> tuple[str, ...]:
 
 
 def check_count(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
-    """The same cards as a tuple; raises `GpuError` for more than the engine takes."""
+    """Return the cards as a tuple; raises `GpuError` for more than the engine takes."""
     if len(gpus) > MAX_GPUS:
         raise GpuError(f"{len(gpus)} cards; the engine takes at most {MAX_GPUS}")
     return tuple(gpus)

@@ -1,4 +1,4 @@
-"""The words of `--gpus` → `Gpu`s: "2x4090", "24GiB", "3090ti:22000MiB", "m3-ultra-512gb", "none"."""
+"""Read the words of `--gpus` as `Gpu`s: "2x4090", "24GiB", "3090ti:22000MiB", "m3-ultra-512gb", "none"."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _EXAMPLE: Final = "such as 3090ti, 2x4090, 24GiB or 3090ti:22000MiB"
 
 
 def parse_gpus(spec: Gpu | str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
-    """The cards that `spec` names, in its order; "none" or "cpu" names no card.
+    """Read names of cards such as "2x4090,3090ti:22GiB", in order; "none" or "cpu" names no card.
 
     A string holds items behind commas; a sequence holds strings and ready `Gpu`s. An item is
     [COUNT x] CARD [: FREE], CARD a name of the catalogue or a size. GB and MB mean GiB and MiB,
@@ -44,14 +44,14 @@ def parse_gpus(spec: Gpu | str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
     if isinstance(spec, Gpu):
         return (spec,)
     if not isinstance(spec, (str, Sequence)) or isinstance(spec, (bytes, bytearray)):
-        raise GpuError(f"{shown(spec)} is no list of cards; give names {_EXAMPLE}")
+        raise GpuError(f"{shown(spec)} is not a list of cards; give names {_EXAMPLE}")
     items: list[Gpu] = []
     parts = spec.split(",") if isinstance(spec, str) else spec
     for part in parts:
         if isinstance(part, Gpu):
             items.append(part)
         elif not isinstance(part, str):
-            raise GpuError(f"{shown(part)} is no card; give a name {_EXAMPLE}, or a Gpu")
+            raise GpuError(f"{shown(part)} is not a card; give a name {_EXAMPLE}, or a Gpu")
         elif isinstance(spec, str):
             items += _parse_item(part, alone=len(parts) == 1)
         else:
@@ -63,7 +63,7 @@ def _parse_item(item: str, alone: bool) -> list[Gpu]:
     if item.strip().lower() in _NOTHING:
         if alone:
             return []
-        raise GpuError(f"{item.strip()!r} stands alone or not at all")
+        raise GpuError(f"{item.strip()!r} cannot be combined with other cards")
     count = 1
     if match := _COUNT.fullmatch(item):
         count, item = int(match[1]), match[2]
@@ -79,7 +79,7 @@ def _parse_item(item: str, alone: bool) -> list[Gpu]:
 
 
 def _parse_free(text: str, item: str) -> int:
-    """Bytes; a bare number counts MiB, as the engine and the drivers' tools have it, if it can be meant so."""
+    """Read free memory as bytes; a bare number counts MiB, as the engine and the drivers' tools have it."""
     bare = text.strip()
     if not (bare.isascii() and bare.isdecimal()):
         return _parse_size(text, item)
@@ -89,7 +89,7 @@ def _parse_free(text: str, item: str) -> int:
 
 
 def _named(name: str, free_bytes: int | None) -> Gpu:
-    """The smallest card of that name that can have so much free, and a sentence if there are larger ones."""
+    """Find the smallest card of that name that can have so much free; add a sentence if there are larger ones."""
     known = versions(name)
     cards = [c for c in known if _most_mib(c) * MIB >= (free_bytes or 0)] or known[-1:]
     gpu = from_card(cards[0], free_bytes)
@@ -103,27 +103,29 @@ def _named(name: str, free_bytes: int | None) -> Gpu:
 
 
 def _most_mib(card: Card) -> int:
-    """The size on the box, or what a driver reports if that is more."""
+    """Return the size on the box, or what a driver reports if that is more, in MiB."""
     return max((card.memory_gib or 0) * 1024, rules().total_mib(card) or 0)
 
 
 def _parse_size(text: str, item: str) -> int:
-    """Bytes, rounded down."""
+    """Read a size as bytes, rounded down."""
     match = _SIZE.fullmatch(text)
     if not match:
-        raise GpuError(f"{item.strip()!r}: {text.strip()!r} is no size; give one such as 22GiB or 22000MiB")
+        raise GpuError(
+            f"{item.strip()!r}: {text.strip()!r} is not a size; give one such as 22GiB or 22000MiB"
+        )
     whole, _, part = match[1].partition(".")
     unit = MIB << 10 if match[2][0] in "gG" else MIB
     return int(whole + part) * unit // int("1" + "0" * len(part))
 
 
 def _anonymous(name: str, free_bytes: int | None) -> Gpu:
-    """A card of a stated size: taken at the word, all of it free unless told otherwise."""
+    """Make a card of a stated size: taken at the word, all of it free unless told otherwise."""
     return Gpu(name=name.strip(), total_bytes=_parse_size(name, name), free_bytes=free_bytes)
 
 
 def from_card(card: Card, free_bytes: int | None = None) -> Gpu:
-    """A card of the catalogue, with the least memory that its driver is known to offer.
+    """Make a `Gpu` of a catalogue's card, with the least memory that its driver is known to offer.
 
     A measured `free_bytes` may prove that the driver offers more: up to the size on the box.
     Raises `GpuError` beyond that, and where the card's memory is the system's and not known.
@@ -151,13 +153,13 @@ def from_card(card: Card, free_bytes: int | None = None) -> Gpu:
 
 
 def all_gpus() -> tuple[Gpu, ...]:
-    """Every card of the catalogue whose memory is known, least memory first."""
+    """List every card of the catalogue whose memory is known, least memory first."""
     gpus = [from_card(c) for c in all_cards() if rules().total_mib(c) is not None]
     return tuple(sorted(gpus, key=lambda g: (g.total_bytes, g.name)))
 
 
 def select_gpus(words: str) -> tuple[Gpu, ...]:
-    """The cards to choose from that `words` names, each once: "nvidia", "amd desktop", "3090,5060ti,24GiB".
+    """Select the cards that `words` names, each once: "nvidia", "amd desktop", "3090,5060ti,24GiB".
 
     An item is a group or several that all hold (nvidia, amd, intel, apple, desktop, laptop, jetson), or what
     `parse_gpus` takes; a name without a size means all cards of that name. Raises `GpuError` for anything else, and

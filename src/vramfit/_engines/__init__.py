@@ -13,28 +13,3 @@
 | `choose`   | a plan for what an engine will really do                          |
 | `told`     | `Plan` → text, whichever engine                                   |
 """
-
-from __future__ import annotations
-
-from .choose import plan_for
-from .clients import CLIENTS, client_config
-from .server import parse_command
-from .settings import as_run, defaults, engine_settings, server_settings
-from .table import ENGINES, Engine, find
-from .told import command, modelfile
-
-__all__ = [
-    "CLIENTS",
-    "ENGINES",
-    "Engine",
-    "as_run",
-    "client_config",
-    "command",
-    "defaults",
-    "engine_settings",
-    "find",
-    "modelfile",
-    "parse_command",
-    "plan_for",
-    "server_settings",
-]

@@ -1,4 +1,4 @@
-"""Keyword arguments of `llama_cpp.Llama` (llama_cpp/llama.py:60-120 of 0.3.36), as Python source."""
+"""Write a plan as keyword arguments of `llama_cpp.Llama` (llama_cpp/llama.py:60-120 of 0.3.36), in Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLIT_MODE: Final = {"none": 0, "layer": 1}  # enum llama_split_mode
 
 
 def source(plan: Plan) -> str:
-    """A call that loads the model as planned."""
+    """Write the call that loads the model as planned."""
     path = plan.model.source if not plan.model.source.startswith("<") else ""
     words = [f"    model_path={path or 'model.gguf'!r},"]
     words += [f"    {name}={value!r}," for name, value in keywords(plan).items()]
@@ -24,7 +24,7 @@ def source(plan: Plan) -> str:
 
 
 def keywords(plan: Plan) -> dict[str, object]:
-    """The arguments beside the path. Flash attention is on or off here: what `auto` became in the plan."""
+    """List the arguments beside the path. Flash attention is on or off here: what `auto` became in the plan."""
     s: Settings = as_run(plan.settings, "llama-cpp-python")
     found: dict[str, object] = {
         "n_ctx": s.n_ctx,

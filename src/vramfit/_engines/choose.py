@@ -1,8 +1,8 @@
-"""A plan for what an engine will really do with several cards, and what that costs.
+"""Plan for what an engine will really do with several cards, and say what that costs.
 
 An engine that is told the split gets the best one. Ollama takes one card as long as it believes that the model
 fits there, else all of them in proportion to free memory; LM Studio loads all evenly. For these the split is
-given to the solver, which then finds the context that it carries.
+given to the solver, which then finds the largest context that fits.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def plan_for(
     compare: bool = True,
     learned: Learned | None = None,
 ) -> Plan:
-    """The largest context that `engine` carries with `settings`; a warning says what its own split costs.
+    """Find the largest context that fits in `engine` with `settings`; a warning says what its own split costs.
 
     `compare=False` leaves that warning out, and the search for the best split that it takes.
     `learned` is as in `plan`.
@@ -67,7 +67,7 @@ def plan_for(
 
 
 def _loaded(settings: Settings, model: Model, engine: Engine) -> tuple[Settings, tuple[str, ...]]:
-    """The settings with the context that the engine loads, and a word where that is not the one asked for.
+    """Cut the context to what the engine loads, with a warning where that is not the one asked for.
 
     Ollama since 0.30 loads no more than the trained length (llm/llama_server.go).
     """
@@ -95,7 +95,7 @@ class _Asked:
     learned: Learned
 
     def solve(self, settings: Settings, below: int | None = None) -> Plan:
-        """The plan for settings, with no more context than `below`."""
+        """Plan for settings, with no more context than `below`."""
         limits = [n for n in (self.max_ctx, below) if n is not None]
         max_ctx = min(limits, default=None)
         found = solve(
@@ -114,7 +114,7 @@ def _even(settings: Settings, gpus: Sequence[Gpu]) -> Settings:
 
 
 def _ollamas(asked: _Asked, settings: Settings) -> Plan:
-    """The largest context at which Ollama does what the plan says: one card up to a context, all beyond."""
+    """Find the largest context at which Ollama does what the plan says: one card up to a context, all beyond."""
     model, gpus = asked.model, asked.gpus
     spread = replace(settings, tensor_split=tuple(float(g.free) for g in gpus))
     one = replace(settings, split_mode="none", main_gpu=ollama.best_card(gpus))
@@ -133,7 +133,7 @@ def _ollamas(asked: _Asked, settings: Settings) -> Plan:
 
 
 def own_split(plan: Plan, engine: Engine) -> tuple[int, ...]:
-    """Layers on each card when `engine` loads the plan's model by itself."""
+    """Count the layers on each card when `engine` loads the plan's model by itself."""
     if engine.split == "even" and len(devices(plan.gpus, plan.settings)) > 1:
         found = estimate(plan.model, plan.gpus, _even(plan.settings, plan.gpus))
         return tuple(g.layers for g in found.gpus)
@@ -141,7 +141,7 @@ def own_split(plan: Plan, engine: Engine) -> tuple[int, ...]:
 
 
 def _cost(own: Plan, best: Plan, engine: Engine) -> tuple[str, ...]:
-    """What the engine's own split costs against the best one, and how it can be told, in a sentence."""
+    """Say in a sentence what the engine's own split costs against the best one, and how it can be told that."""
     doing = {
         "even": "splits the layers evenly",
         "free": "splits the layers by free memory",

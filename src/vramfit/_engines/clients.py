@@ -1,4 +1,4 @@
-"""The plan's context in the settings of clients that would otherwise choose their own."""
+"""Write the plan's context into the settings of clients that would otherwise choose their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_OUTPUT: Final = 8192
 
 
 def client_config(plan: Plan, client: str, *, model: str = "") -> str:
-    """What to write into the configuration of `client` for a model served by Ollama as `model`.
+    """Write the configuration of `client` for a model served by Ollama as `model`.
 
     aider, Cline, Continue and Roo Code send the context with each request and so overrule the server;
     opencode does not send it, but cuts its prompts to what it believes. Raises `SettingsError` for a client

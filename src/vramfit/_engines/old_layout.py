@@ -1,4 +1,4 @@
-"""Which layers Ollama 0.11 to 0.29 put on which card, and which it left to the host.
+"""Replay which layers Ollama 0.11 to 0.29 put on which card, and which it left to the host.
 
 Source: Ollama 0.29, llm/server.go:955-1202 (`buildLayout`, `assignLayers`, `findBestFit`, `greedyFit`) and
 fs/ggml/ggml.go (`GraphSize`, `OllamaEngineRequired`). Sizes are its own estimates, not ours: what does not fit by them
@@ -49,7 +49,7 @@ class Layout:
 
 
 def layout(model: Model, gpus: Sequence[Gpu], settings: Settings, graph: int | None = None) -> Layout:
-    """The layers of `settings.n_ctx` tokens (all slots together) on cards with their free memory.
+    """Place the layers of `settings.n_ctx` tokens (all slots together) on cards by their free memory.
 
     `graph` is the compute buffer of a card where it was measured, as Ollama's own engine did; else Ollama's formula.
     """
@@ -73,7 +73,7 @@ def layout(model: Model, gpus: Sequence[Gpu], settings: Settings, graph: int | N
 
 
 def as_settings(found: Layout, settings: Settings) -> Settings:
-    """The settings under which the modelled engine loads that layout.
+    """Make the settings under which the modelled engine loads that layout.
 
     It counts the output among the layers on the cards before any other; where Ollama leaves it out, its tensors are
     kept on the host by name.
@@ -91,7 +91,7 @@ def as_settings(found: Layout, settings: Settings) -> Settings:
 
 
 def assign(layers: Sequence[int], free: Sequence[int], least: int = 1) -> list[int]:
-    """Layers on each of some cards, most free memory first: the last layers, on as few cards as hold all.
+    """Count the layers on each card, most free memory first: the last layers, on as few cards as hold all.
 
     At least `least` cards are tried. Where not all layers have room, the output layer, which is the last, goes first.
     """
@@ -107,7 +107,7 @@ def assign(layers: Sequence[int], free: Sequence[int], least: int = 1) -> list[i
 
 
 def _balanced(layers: Sequence[int], free: Sequence[int]) -> list[int]:
-    """As many layers as have room, under the smallest share of every card's memory that holds so many."""
+    """Place as many layers as have room, under the smallest share of every card's memory that holds so many."""
     best = _greedy(layers, free, 1.0)
     most, low, high = sum(best), 0.0, 1.0
     while high - low > _EXACT:
@@ -121,7 +121,7 @@ def _balanced(layers: Sequence[int], free: Sequence[int]) -> list[int]:
 
 
 def _greedy(layers: Sequence[int], free: Sequence[int], share: float) -> list[int]:
-    """From the last layer on the last card to the first ones, until a layer has no room anywhere."""
+    """Fill cards from the last layer on the last card to the first ones, until a layer has no room anywhere."""
     counts = [0] * len(free)
     device = len(free) - 1
     room = int(free[device] * share) if free else 0
@@ -137,7 +137,7 @@ def _greedy(layers: Sequence[int], free: Sequence[int], share: float) -> list[in
 
 
 def layer_sizes(model: Model, settings: Settings) -> list[int]:
-    """Bytes of weights and cache of each layer, the output layer last, as Ollama estimates them."""
+    """Count bytes of weights and cache of each layer, the output layer last, as Ollama estimates them."""
     sizes = [0] * (len(model.layers) + 1)
     for weight in model.weights:
         if isinstance(weight.home, Home):
@@ -150,7 +150,7 @@ def layer_sizes(model: Model, settings: Settings) -> list[int]:
 
 
 def cache_sizes(model: Model, settings: Settings) -> list[int]:
-    """Bytes of cache of each layer: the whole context in each that attends, whatever its window."""
+    """Count bytes of cache of each layer: the whole context in each that attends, whatever its window."""
     element = _CACHE_BYTES.get(settings.type_k, 2.0)
     return [
         int(settings.n_ctx * (x.head_k + x.head_v) * x.n_head_kv * element)
@@ -239,7 +239,7 @@ _GRAPHS: Final[dict[str, Callable[[_Dims], int]]] = {
 
 
 def graph_bytes(model: Model, settings: Settings) -> int:
-    """What Ollama sets aside for the graph on each card: the larger of whole and partial offload.
+    """Count the bytes that Ollama sets aside for the graph on each card: the larger of whole and partial offload.
 
     Architectures without a formula of their own get a sixth of the cache times the heads that share one.
     """

@@ -1,4 +1,4 @@
-"""What Ollama decides by itself, and how it is told the rest.
+"""Replay what Ollama decides by itself, and write what it has to be told of the rest.
 
 Source: Ollama 0.33, llm/llama_server.go and server/sched.go; 0.29, llm/server.go. Since 0.30 a model runs
 in a llama-server of its own, which also reads `LLAMA_ARG_*` from the environment of the Ollama server:
@@ -47,7 +47,7 @@ _TIERS: Final = ((47 * GIB, 262144), (23 * GIB, 32768))
 
 
 def predicted(model: Model, n_ctx: int) -> int:
-    """The bytes that Ollama expects a model to take (PredictServerVRAM, llama_server.go:2681).
+    """Count the bytes that Ollama expects a model to take (PredictServerVRAM, llama_server.go:2681).
 
     Its own rough formula, not ours: the file, and an f16 cache in which every layer has the fewest KV heads
     of all. `n_ctx` counts the tokens of all slots.
@@ -59,7 +59,7 @@ def predicted(model: Model, n_ctx: int) -> int:
 
 
 def best_card(gpus: Sequence[Gpu]) -> int:
-    """Index of the card that Ollama would take alone: a discrete one before a shared one, then the most free."""
+    """Find the card that Ollama would take alone: a discrete one before a shared one, then the most free; its index."""
     return max(range(len(gpus)), key=lambda i: (not gpus[i].unified, gpus[i].free, -i))
 
 
@@ -74,7 +74,7 @@ def _one_card(gpus: Sequence[Gpu], need: int) -> bool:
 
 
 def largest_on_one_card(model: Model, gpus: Sequence[Gpu], step: int) -> int:
-    """The largest context, a multiple of `step`, up to which Ollama takes one card; 0 when it never does."""
+    """Find the largest context, a multiple of `step`, up to which Ollama takes one card; 0 when it never does."""
     part, whole = ONE_CARD_SHARE
     per_step = predicted(model, step) - model.tensor_bytes
     room = gpus[best_card(gpus)].free * part // whole - model.tensor_bytes
@@ -84,14 +84,14 @@ def largest_on_one_card(model: Model, gpus: Sequence[Gpu], step: int) -> int:
 
 
 def auto_batch(model: Model, gpus: Sequence[Gpu], n_ctx: int, flash_attn: str) -> int:
-    """`num_batch` where nobody sets it (sched.go:796-915); `n_ctx` counts the tokens of all slots."""
+    """Choose `num_batch` where nobody sets it (sched.go:796-915); `n_ctx` counts the tokens of all slots."""
     return auto_batches(model, gpus, (n_ctx,), flash_attn)[0]
 
 
 def auto_batches(
     model: Model, gpus: Sequence[Gpu], contexts: Sequence[int], flash_attn: str
 ) -> tuple[int, ...]:
-    """`auto_batch` for each of many contexts; what is predicted grows by the same with every token."""
+    """Choose `auto_batch` for each of many contexts; what is predicted grows by the same with every token."""
     if model.is_encoder:
         return tuple(min(2048, n_ctx) for n_ctx in contexts)
     if flash_attn == "off" and any(g.backend == "cuda" for g in gpus):
@@ -103,7 +103,7 @@ def auto_batches(
 
 
 def _batch(gpus: Sequence[Gpu], n_ctx: int, need: int) -> int:
-    """The largest batch that Ollama dares with `need` bytes predicted."""
+    """Choose the largest batch that Ollama dares with `need` bytes predicted."""
     free = gpus[best_card(gpus)].free if _one_card(gpus, need) else sum(g.free for g in gpus)
     for size, above, share, surcharge in _BATCHES:
         if n_ctx > above and need <= share * free and need + surcharge <= 0.8 * free:
@@ -112,13 +112,13 @@ def _batch(gpus: Sequence[Gpu], n_ctx: int, need: int) -> int:
 
 
 def default_context(gpus: Sequence[Gpu]) -> int:
-    """`num_ctx` where nobody sets it (server/routes.go:2043): by the memory of all cards."""
+    """Choose `num_ctx` where nobody sets it (server/routes.go:2043): by the memory of all cards."""
     total = sum(g.total_bytes for g in gpus)
     return next((n_ctx for least, n_ctx in _TIERS if total >= least), 4096)
 
 
 def settle(settings: Settings, model: Model, gpus: Sequence[Gpu]) -> Settings:
-    """What Ollama changes of its own for a model and cards: slots, and flash attention that was left to it.
+    """Make the changes that Ollama makes of its own for a model and cards: slots, and flash attention left to it.
 
     Source: sched.go:495-510; llama_server.go:597-625 with ml/device.go:571.
     """
@@ -136,7 +136,7 @@ def _has_flash_attention(gpu: Gpu) -> bool:
 
 
 def environment(plan: Plan, engine: Engine) -> dict[str, str]:
-    """The variables that the Ollama server needs for the plan, and that a Modelfile cannot hold."""
+    """List the variables that the Ollama server needs for the plan, and that a Modelfile cannot hold."""
     settings = as_run(plan.settings, engine)
     found = {
         "OLLAMA_CONTEXT_LENGTH": str(plan.estimate.n_ctx_seq),
@@ -158,7 +158,7 @@ def environment(plan: Plan, engine: Engine) -> dict[str, str]:
 
 
 def _server_variables(plan: Plan, settings: Settings, spread: bool) -> dict[str, str]:
-    """What only the llama-server inside Ollama understands (common/arg.cpp, `set_env`)."""
+    """List what only the llama-server inside Ollama understands (common/arg.cpp, `set_env`)."""
     found = {}
     if spread and by_free_memory(plan) != plan.tensor_split:
         found["LLAMA_ARG_TENSOR_SPLIT"] = shares(tuple(map(float, plan.tensor_split)))
@@ -181,7 +181,7 @@ def _server_variables(plan: Plan, settings: Settings, spread: bool) -> dict[str,
 
 
 def by_free_memory(plan: Plan) -> tuple[int, ...]:
-    """Layers on each card when the split follows free memory, as it does where nobody sets it."""
+    """Count the layers on each card when the split follows free memory, as it does where nobody sets it."""
     placement = place(plan.model, plan.gpus, replace(plan.settings, tensor_split=()))
     counts = (placement.count(i) for i in range(placement.n_devices))
     at = dict(zip(devices(plan.gpus, plan.settings), counts, strict=True))
@@ -189,7 +189,7 @@ def by_free_memory(plan: Plan) -> tuple[int, ...]:
 
 
 def modelfile_text(plan: Plan, engine: Engine) -> str:
-    """A Modelfile that carries the plan; comments say what the server's environment has to hold."""
+    """Write a Modelfile for the plan; comments say what the server's environment has to hold."""
     settings = as_run(plan.settings, engine)
     layers = sum(plan.tensor_split)
     cards = printable(", ".join(g.name for g in plan.gpus) or "the host")
@@ -206,7 +206,7 @@ def modelfile_text(plan: Plan, engine: Engine) -> str:
 
 
 def _from(source: str) -> str:
-    """What FROM takes: a name of Ollama's or the Hub's as it is, a file by a path that cannot pass for a name."""
+    """Write what FROM takes: a name of Ollama's or the Hub's as it is, a file by a path that cannot pass for a name."""
     if not source or source.startswith("<"):
         return "./model.gguf"
     if source.startswith(("http://", "https://")):

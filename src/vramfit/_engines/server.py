@@ -1,4 +1,4 @@
-"""The llama-server command line of a plan, and back from a command line to settings.
+"""Write the llama-server command line of a plan, and read a command line back into settings.
 
 Flags: common/arg.cpp of the pinned build. Every flag that a plan rests on is written out, also where it is
 the default, because defaults change; `--fit off` keeps the engine from moving what was planned.
@@ -23,13 +23,13 @@ MAX_SHARES: Final = 15  # arg.cpp:2831 refuses as many as llama_max_devices()
 
 
 def words(plan: Plan) -> str:
-    """The command, ready to be pasted into a shell."""
+    """Write the command, ready to be pasted into a shell."""
     fit = ["--fit", "off"] if plan.fits else []
     return shell_line(["llama-server", *model_flags(plan.model.source), *arguments(plan.settings), *fit])
 
 
 def model_flags(source: str) -> list[str]:
-    """How llama-server is told a model: a file, a URL or a repository of the Hub."""
+    """Name the model to llama-server: a file, a URL or a repository of the Hub."""
     repo = re.fullmatch(r"(?:hf\.co/|huggingface\.co/|hf://)([^/]+/[^/:]+)(?::([^/]+)|/(.+\.gguf))?", source)
     if repo:
         name, quant, file = repo.groups()
@@ -40,7 +40,7 @@ def model_flags(source: str) -> list[str]:
 
 
 def arguments(settings: Settings) -> list[str]:
-    """Every flag that llama-server needs for `settings`. Raises `SettingsError` for what it cannot be told."""
+    """List every flag that llama-server needs for `settings`. Raises `SettingsError` for what it cannot be told."""
     s = as_run(settings, "llama-server")
     flags = ["-c", str(s.n_ctx), "-b", str(s.n_batch), "-ub", str(s.n_ubatch), "-np", str(s.n_seq_max)]
     flags += ["-kvu" if s.kv_unified else "-no-kvu", "-fa", s.flash_attn, "-ctk", s.type_k, "-ctv", s.type_v]
@@ -56,7 +56,7 @@ def arguments(settings: Settings) -> list[str]:
 
 
 def shares(split: tuple[float, ...]) -> str:
-    """`34,15`: the shares as a flag or variable takes them; where there are too many, zeros at the end go."""
+    """Write shares as a flag or variable takes them: `34,15`; where there are too many, zeros at the end go."""
     given = list(split)
     while len(given) > MAX_SHARES and not given[-1]:
         given.pop()
@@ -68,7 +68,7 @@ def shares(split: tuple[float, ...]) -> str:
 
 
 def host_flags(patterns: tuple[str, ...]) -> list[str]:
-    """Flags that keep tensors on the host: `-ncmoe N` and `-cmoe` where the patterns are theirs, else `-ot`."""
+    """List the flags that keep tensors on the host: `-ncmoe N` and `-cmoe` where the patterns are theirs, else `-ot`."""
     count = next(n for n in range(len(patterns), -1, -1) if patterns[len(patterns) - n :] == first_experts(n))
     rest = patterns[: len(patterns) - count]
     all_experts = bool(rest) and rest[-1] == EXPERTS
@@ -83,7 +83,7 @@ def host_flags(patterns: tuple[str, ...]) -> list[str]:
 
 
 def parse_command(text: str) -> Settings:
-    """The settings that a llama-server command line asks for; defaults are the server's own.
+    """Read the settings that a llama-server command line asks for; defaults are the server's own.
 
     What the line holds beside settings, `flags.read` tells. Raises `SettingsError` for a flag that is not known,
     one that cannot be planned for, a value that is missing or malformed, and a quote that is not closed.

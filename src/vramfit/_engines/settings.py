@@ -1,4 +1,4 @@
-"""An engine's defaults under a person's options, and what an engine makes of any settings."""
+"""Put a person's options over an engine's defaults, and say what an engine makes of any settings."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _FOLLOWS: Final = frozenset({"n_outputs_max", "tensor_split", "defaults"})
 
 
 def defaults(engine: str | Engine) -> Settings:
-    """The settings that an engine runs with when it is told nothing."""
+    """Make the settings that an engine runs with when it is told nothing."""
     return engine_settings(engine)
 
 
 def server_settings(**given: Any) -> Settings:
-    """What a llama-server runs with that is told the `given` fields of `Settings`; see `engine_settings`."""
+    """Make the settings of a llama-server that is told the `given` fields of `Settings`; see `engine_settings`."""
     return engine_settings("llama-server", given)
 
 
 def engine_settings(
     engine: str | Engine = "llama-server", given: Mapping[str, Any] | None = None, **more: Any
 ) -> Settings:
-    """The fields of `Settings` that are given, in a mapping or by name, over the engine's defaults.
+    """Make the settings of an engine that is told the `given` fields of `Settings`, in a mapping or by name.
 
     Defaults that hang on others follow them: a llama-server that is told its slots no longer shares one
     cache among them (server.cpp:156), and an engine with one batch size takes it from either name.
@@ -58,7 +58,7 @@ def engine_settings(
 
 
 def as_run(settings: Settings, engine: str | Engine) -> Settings:
-    """The settings that `engine` really runs with when it is told `settings`.
+    """Make the settings that `engine` really runs with when it is told `settings`.
 
     Rows of logits follow from the engine and are not a choice. An engine with one batch size gets the physical
     one, which buffers are sized for. Raises `SettingsError` for a setting that the engine cannot be told and that

@@ -1,4 +1,4 @@
-"""How LM Studio is told a plan: `lms load`, and the settings that only its window has.
+"""Write a plan for LM Studio: `lms load`, and the settings that only its window has.
 
 Source: its documentation of `lms load` and the load configuration of its SDK. It takes no split: layers go
 evenly over the cards, or fill one after the other.
@@ -16,7 +16,7 @@ __all__ = ["words"]
 
 
 def words(plan: Plan) -> str:
-    """The command, and the load settings beside it as comments."""
+    """Write the command, and the load settings beside it as comments."""
     s = as_run(plan.settings, "lm-studio")
     layers, whole = sum(plan.tensor_split), plan.model.n_layer + 1
     gpu = "max" if layers >= whole else "off" if not layers else f"{layers / whole:.4g}"

@@ -1,4 +1,4 @@
-"""Engines as data: defaults, what each can be told, who decides the split.
+"""Describe engines as data: defaults, what each can be told, who decides the split.
 
 Sources: llama-server: common/common.h:452-590, tools/server/server.cpp:156, server-context.cpp:41 of the
 pinned build. llama-cpp-python 0.3.36: llama_cpp/llama.py. Ollama 0.33 (llm/llama_server.go) and 0.29
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Final
 
 from .._base.errors import SettingsError, shown
+from .._base.matches import get_close_matches
 from .._llama.params import CACHE_TYPES, Settings
 
 __all__ = ["ENGINES", "Engine", "find"]
@@ -100,7 +100,7 @@ ENGINES: Final[Mapping[str, Engine]] = {
 
 
 def find(name: str | Engine) -> Engine:
-    """The engine of that name. Raises `SettingsError`, which names the nearest."""
+    """Find the engine of that name. Raises `SettingsError`, which names the nearest."""
     if isinstance(name, Engine):
         return name
     if isinstance(name, str) and name in ENGINES:

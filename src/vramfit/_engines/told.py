@@ -1,4 +1,4 @@
-"""A `Plan` as what to run, whichever the engine."""
+"""Render a `Plan` as what to run, for any engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["command", "modelfile"]
 
 
 def command(plan: Plan, engine: str | Engine = "llama-server") -> str:
-    """What to run for `plan`: a shell command, or Python source for llama-cpp-python.
+    """Write what to run for `plan`: a shell command, or Python source for llama-cpp-python.
 
     For Ollama it is the server's; `modelfile` has the rest. Where the plan does not fit, the text is the same but for
     `--fit off`. Raises `SettingsError` for an unknown engine, for settings and splits that it cannot be told, and
@@ -34,7 +34,7 @@ def command(plan: Plan, engine: str | Engine = "llama-server") -> str:
 
 
 def modelfile(plan: Plan, engine: str | Engine = "ollama") -> str:
-    """An Ollama Modelfile for `plan`. Raises `SettingsError` for an engine that reads none."""
+    """Write an Ollama Modelfile for `plan`. Raises `SettingsError` for an engine that reads none."""
     chosen = _checked(plan, engine)
     if not chosen.name.startswith("ollama"):
         raise SettingsError(f"{chosen.title} reads no Modelfile; give ollama or ollama-before-0.30")
@@ -42,7 +42,7 @@ def modelfile(plan: Plan, engine: str | Engine = "ollama") -> str:
 
 
 def _checked(plan: Plan, engine: str | Engine) -> Engine:
-    """The engine, if it does with the plan what the plan says."""
+    """Find the engine, if it does with the plan what the plan says."""
     chosen = find(engine)
     settings = as_run(plan.settings, chosen)
     hint = f"plan for it: engines.plan_for(..., {chosen.name!r}), or --engine {chosen.name}"

@@ -95,12 +95,12 @@ def reserve_context(
 
 
 def _check_heads(model: Model, context: Context) -> None:
-    """Views of heads that are no multiple of a cache's block have strides that no trace shows."""
+    """Views of heads that are not a multiple of a cache's block have strides that no trace shows."""
     for layer in model.layers:
         for type_, head in ((context.type_k, layer.head_k), (context.type_v, layer.head_v)):
             if layer.n_head_kv and head % type_.block:
                 raise OutsideTemplate(
-                    f"layer {layer.index}: heads of {head} elements are no multiple of {type_.name}'s block"
+                    f"layer {layer.index}: heads of {head} elements are not a multiple of {type_.name}'s block"
                 )
 
 

@@ -35,7 +35,9 @@ __all__ = [
     "param",
 ]
 
-Extents = tuple[int, int, int, int]
+Extents = tuple[
+    int, int, int, int
+]  # elements along each dimension, or bytes from one to the next; the fastest first
 
 # Tensor.flags (GGML_TENSOR_FLAG_*)
 INPUT: Final = 1  # filled by the caller before the graph runs

@@ -38,7 +38,9 @@ class TensorType:
     def row_bytes(self, n: int) -> int:
         """Bytes of a row of `n` elements (ggml_row_size); `n` must be a multiple of the block."""
         if n % self.block:
-            raise ModelError(f"a row of {n} {self.name} elements is no multiple of its block of {self.block}")
+            raise ModelError(
+                f"a row of {n} {self.name} elements is not a multiple of its block of {self.block}"
+            )
         return n // self.block * self.block_bytes
 
 

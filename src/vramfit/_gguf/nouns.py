@@ -1,4 +1,4 @@
-"""What a header holds, as read-only values."""
+"""Hold what a header says, as read-only values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Array:
         return self._strings() if self.type == "str" else iter(self.values())
 
     def values(self) -> tuple[Scalar, ...]:
-        """All elements; `InvalidHeader` when a string of the array is no UTF-8."""
+        """Decode all elements; raises `InvalidHeader` when a string of the array is not UTF-8."""
         if self.type == "str":
             return tuple(self._strings())
         numbers = struct.unpack(f"{self.byte_order}{self.count}{CODES[self.type]}", self.body)
@@ -51,7 +51,7 @@ class Array:
                 yield str(self.body[start:end], "utf-8")
             except UnicodeDecodeError as error:
                 raise InvalidHeader(
-                    f"key {self.key!r}: string {i} of the array is no UTF-8: {error}"
+                    f"key {self.key!r}: string {i} of the array is not UTF-8: {error}"
                 ) from None
 
 
@@ -63,7 +63,7 @@ class Text:
     body: memoryview = field(repr=False, hash=False)  # its bytes, which are UTF-8
 
     def __len__(self) -> int:
-        """Bytes."""
+        """Count the bytes."""
         return len(self.body)
 
     def __str__(self) -> str:

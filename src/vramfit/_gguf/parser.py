@@ -1,4 +1,4 @@
-"""The parse itself: one pass over the bytes, which can stop at their end and go on with more."""
+"""Parse a header in one pass over its bytes, which can stop at their end and go on with more."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 def parse(data: Buffer, *, file_size: int | None = None, name: str = "") -> Header:
-    """The header at the start of `data`, which may end anywhere behind it.
+    """Parse the header at the start of `data`, which may end anywhere behind it.
 
     `file_size` is the size of the whole file in bytes where it is known: what would lie beyond it is
     then refused. A file may end right after its header; one that holds some tensor data must hold
@@ -110,17 +110,17 @@ class Parser:
         return length
 
     def _string(self, at: int, limit: int, what: str) -> tuple[str, int]:
-        """The string whose length stands at `at`, and where it ends."""
+        """Read the string whose length stands at `at`; return it and where it ends."""
         length = self._length(at, limit, what)
         start, end = at + 8, at + 8 + length
         self._require(end, what)
         try:
             return str(self._data[start:end], "utf-8"), end
         except UnicodeDecodeError as error:
-            raise self._invalid(f"{what} is no UTF-8: {error}") from None
+            raise self._invalid(f"{what} is not UTF-8: {error}") from None
 
     def _text(self, at: int, what: str) -> Span:
-        """Where the string lies whose length stands at `at`: checked, a step at a time, and not kept."""
+        """Find where the string lies whose length stands at `at`: checked a step at a time, and not kept."""
         length = self._length(at, limits.MAX_STRING_BYTES, what)
         start, end = at + 8, at + 8 + length
         self._require(end, what)
@@ -131,7 +131,7 @@ class Parser:
                     stop = min(step + limits.TEXT_STEP, end)
                     decoder.decode(data[step:stop], stop == end)
         except UnicodeDecodeError as error:
-            raise self._invalid(f"{what} is no UTF-8: {error}") from None
+            raise self._invalid(f"{what} is not UTF-8: {error}") from None
         return Span("str", -1, start, end)
 
     # The fixed part.
@@ -185,7 +185,7 @@ class Parser:
         return limits.TYPE_NAMES[type_id]
 
     def _value(self, type_name: str, at: int, what: str, known: int) -> tuple[bool | int | float | Span, int]:
-        """The value at `at`, and where it ends."""
+        """Read the value at `at`; return it and where it ends."""
         if type_name == "str":
             span = self._text(at, what)
             return span, span.end
@@ -214,7 +214,7 @@ class Parser:
         return Span(type_name, count, start, end)
 
     def _skip_strings(self, start: int, count: int, what: str) -> int:
-        """Where the `count` strings from `start` end.
+        """Find where the `count` strings from `start` end.
 
         Its loop is the only one that runs once a token. Nothing is checked inside it: a length that leads
         out of the data makes the next step fail, and what is wrong is found out then.
@@ -228,7 +228,7 @@ class Parser:
                 (length,) = length_at(data, at)
                 at += length + 8
             passed = count
-        except (struct.error, OverflowError):  # OverflowError: `at` is no offset at all
+        except (struct.error, OverflowError):  # OverflowError: `at` is not an offset at all
             pass
         if length > limits.MAX_STRING_BYTES:
             raise self._invalid(
@@ -240,7 +240,7 @@ class Parser:
         return at
 
     def _check_keys(self) -> None:
-        """The types and values of the keys that the container itself uses."""
+        """Check types and values of the keys that the container itself uses."""
         for key, wanted in limits.CONTAINER_KEYS.items():
             found = self._types.get(key, wanted)
             if found != wanted:

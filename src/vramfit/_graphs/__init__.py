@@ -9,7 +9,7 @@
 | `prepare`     | template + model → which kind every layer is of                |
 | `compiled`    | the lines of a block that apply under given conditions         |
 | `build`       | prepared model + reservation → `graph.Graph`                   |
-| `templates/`  | the texts, made by tools/templates (docs/graphs.md)            |
+| `templates/`  | the texts, made by tools/templates (docs/internals/graphs.md)            |
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A template and its text: the compute graph of an architecture, for a person and for `build`.
 
-In: text. Out: a `Template`, and back: `format_template(parse_template(text)) == text`. docs/graphs.md
+In: text. Out: a `Template`, and back: `format_template(parse_template(text)) == text`. docs/internals/graphs.md
 explains the format by an example. Nothing here knows what an operation does.
 """
 

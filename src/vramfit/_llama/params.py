@@ -140,7 +140,7 @@ def _check(s: Settings) -> None:
                 raise TypeError("give a string")
             re.compile(pattern)
         except (re.error, TypeError, RecursionError, OverflowError) as e:
-            raise SettingsError(f"cpu_tensors: {shown(pattern)} is no regular expression: {e}") from None
+            raise SettingsError(f"cpu_tensors: {shown(pattern)} is not a regular expression: {e}") from None
 
 
 def _check_split(split: tuple[float, ...]) -> None:
@@ -149,7 +149,7 @@ def _check_split(split: tuple[float, ...]) -> None:
     for share in split:
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= MAX_SHARE:
             raise SettingsError(
-                f"tensor_split: {shown(share)} is no share; give numbers from 0 to {MAX_SHARE:g}"
+                f"tensor_split: {shown(share)} is not a share; give numbers from 0 to {MAX_SHARE:g}"
             )
 
 

@@ -17,8 +17,11 @@ from .._base.errors import ModelfileError
 from .._base.given import call
 from .._base.units import format_bytes
 from .._devices import Gpu
-from .._engines import engine_settings, find, old_layout, plan_for
+from .._engines import old_layout
+from .._engines.choose import plan_for
 from .._engines.ollama import auto_batches, default_context
+from .._engines.settings import engine_settings
+from .._engines.table import find
 from .._estimate.estimate import estimate
 from .._llama.cparams import CONTEXT_STEP
 from .._llama.model import Model
@@ -48,7 +51,7 @@ class Finding:
     """What one `num_ctx` of a Modelfile means on the cards.
 
     `plan` is for the context that the engine really loads. `card` is the one that is shortest, `shortfall` what
-    it lacks in bytes, margin included. `best` is the largest safe `num_ctx`: what the cards carry, up
+    it lacks in bytes, margin included. `best` is the largest safe `num_ctx`: what the cards hold, up
     to the trained length; 0 when none does. `mended` is what `fix` writes: the largest safe one that is no larger
     than `num_ctx`, 0 where nothing is to be written.
     """
@@ -83,7 +86,7 @@ def check(
     given: Mapping[str, Any] | None = None,
     margin_bytes: int = DEFAULT_MARGIN,
 ) -> tuple[Finding, ...]:
-    """A finding for each `num_ctx` of `file`; for the engine's default where there is none.
+    """Judge each `num_ctx` of `file`, or the engine's default where there is none.
 
     `given` holds the fields of `Settings` that the server is told, such as `flash_attn`; what the file says of
     batch, layers and card counts before it. Raises `ModelfileError` for a file that Ollama would not accept,
@@ -101,7 +104,7 @@ def check(
 
 
 def fix(findings: Sequence[Finding]) -> Modelfile:
-    """The file with every `num_ctx` that does not fit replaced by the largest that does; nothing else changes.
+    """Replace every `num_ctx` that does not fit by the largest that does; nothing else of the file changes.
 
     `findings` are those of one file. A context is only ever made smaller.
     """
@@ -125,7 +128,7 @@ class _Asked:
     learned: Learned = field(default_factory=dict)
 
     def settings(self, num_ctx: int, n_batch: int = 0) -> Settings:
-        """Settings for `num_ctx` tokens a slot, with the batch that they get unless one is given."""
+        """Make the settings for `num_ctx` tokens a slot, with the batch that they get unless one is given."""
         given = {**self.given, **self._stated()}
         given |= {"n_ctx": num_ctx * self.slots}
         batch = n_batch or self.batch(num_ctx)
@@ -139,11 +142,11 @@ class _Asked:
         return int(self.given.get("n_seq_max", 1))
 
     def batch(self, num_ctx: int) -> int:
-        """The batch that Ollama chooses for a context; 0 where it is told one, or chooses none."""
+        """Choose the batch as Ollama does for a context; 0 where it is told one, or chooses none."""
         return self.batches((num_ctx,))[0]
 
     def batches(self, contexts: Sequence[int]) -> tuple[int, ...]:
-        """`batch` for each of many contexts."""
+        """Choose `batch` for each of many contexts."""
         told = {"n_batch", "n_ubatch"} & (self.given.keys() | self._stated().keys())
         if told or self.engine != "ollama":
             return (0,) * len(contexts)
@@ -151,7 +154,7 @@ class _Asked:
         return auto_batches(self.model, self.gpus, [n * self.slots for n in contexts], flash_attn)
 
     def _stated(self) -> dict[str, Any]:
-        """What the file says beside the context."""
+        """Collect what the file says beside the context."""
         found: dict[str, Any] = {}
         if batch := number(self.file, "num_batch"):
             found |= {"n_batch": batch, "n_ubatch": batch}
@@ -164,7 +167,7 @@ class _Asked:
         return found
 
     def plan(self, settings: Settings, max_ctx: int | None = None, *, compare: bool = False) -> Plan:
-        """What the engine does with the settings; on request, with what its own split costs."""
+        """Plan what the engine does with the settings; on request, with what its own split costs."""
         return plan_for(
             self.model, self.gpus, settings, self.engine,
             margin_bytes=self.margin, max_ctx=max_ctx, compare=compare, learned=self.learned,
@@ -172,7 +175,7 @@ class _Asked:
 
 
 def _context(file: Modelfile, command: Command) -> int:
-    """Tokens; 0 is the engine's own choice."""
+    """Read a context in tokens; 0 is the engine's own choice."""
     value = whole(file, command)
     if not 0 <= value <= MAX_TOKENS:
         raise ModelfileError(f"{file.name}, line {command.line}: num_ctx {value}: give 0 to {MAX_TOKENS}")
@@ -180,7 +183,7 @@ def _context(file: Modelfile, command: Command) -> int:
 
 
 def _resolve(file: Modelfile, folder: Path) -> Resolved:
-    """The model behind the first FROM: a path from the file's folder if there is one, else a name."""
+    """Find the model behind the first FROM: a path from the file's folder if there is one, else a name."""
     value = file.values("from")[0]
     if "://" in value or value == "-":
         raise ModelfileError(
@@ -198,7 +201,7 @@ def _resolve(file: Modelfile, folder: Path) -> Resolved:
 
 
 def _inherited(found: Resolved) -> int:
-    """The context that the model behind FROM was made with, which its children inherit; 0 without one."""
+    """Find the context that the model behind FROM was made with, which its children inherit; 0 without one."""
     value = found.parameters.get("num_ctx", 0)
     return value if isinstance(value, int) and value > 0 else 0
 
@@ -228,7 +231,7 @@ def _finding(asked: _Asked, command: Command | None, num_ctx: int) -> Finding:
 
 
 def _verdict(asked: _Asked, plan: Plan) -> tuple[Verdict, tuple[str, ...]]:
-    """What becomes of the plan, and what is to be said of that.
+    """Judge the plan, and say what there is to say of it.
 
     An engine that fits models by itself moves layers away, unless it was told how many; else memory runs out.
     """
@@ -243,7 +246,7 @@ def _verdict(asked: _Asked, plan: Plan) -> tuple[Verdict, tuple[str, ...]]:
 
 
 def _by_old_layout(plan: Plan) -> tuple[Verdict, tuple[str, ...]]:
-    """What Ollama 0.11 to 0.29 make of a plan: its own estimate says how many layers go to the host."""
+    """Judge a plan by the estimate of Ollama 0.11 to 0.29, which says how many layers go to the host."""
     model, gpus, settings = plan.model, plan.gpus, plan.settings
     used = devices(gpus, settings)
     own = model.architecture in old_layout.OWN_ENGINE
@@ -273,7 +276,7 @@ def _by_old_layout(plan: Plan) -> tuple[Verdict, tuple[str, ...]]:
 
 
 def _largest(asked: _Asked, below: int) -> int:
-    """The largest context a slot up to `below`, a multiple of 256, that fits; 0 when none does.
+    """Find the largest context a slot up to `below`, a multiple of 256, that fits; 0 when none does.
 
     The batch hangs on the context where Ollama chooses it, so each batch that it may choose is asked for its
     largest context, of which the nearest below gets that batch.

@@ -1,4 +1,4 @@
-"""The grammar of Modelfiles, as Ollama's own parser reads it (parser/parser.go), without losing a byte.
+"""Parse Modelfiles as Ollama's own parser does (parser/parser.go), without losing a byte.
 
 A line is `COMMAND value`; `#` opens a comment where a command could start. A value runs to the end of the line, or
 stands in `"…"` or `\"\"\"…\"\"\"` and may then span lines: it ends at the first line end after which the quote is
@@ -63,26 +63,26 @@ class Modelfile:
     name: str = "Modelfile"  # for messages
 
     def to_bytes(self) -> bytes:
-        """The file. Of one that was not changed, every byte as it was read."""
+        """Write the file. Of one that was not changed, every byte is as it was read."""
         return self.mark + self.text.encode(self.encoding, _errors(self.encoding))
 
     def parameters(self, key: str) -> tuple[Command, ...]:
-        """The PARAMETER commands of that name, in order; the last one counts."""
+        """List the PARAMETER commands of that name, in order; the last one counts."""
         return tuple(c for c in self.commands if c.name == "parameter" and c.key == key)
 
     def values(self, name: str) -> tuple[str, ...]:
-        """The values of every command `name`, such as "from"."""
+        """List the values of every command `name`, such as "from"."""
         return tuple(c.value for c in self.commands if c.name == name)
 
     def replace(self, command: Command, value: str) -> Modelfile:
-        """The same file with another value for one of its commands; nothing else changes."""
+        """Give one command of the file another value; nothing else changes."""
         changed = self.text[: command.start] + value + self.text[command.end :]
         commands = _commands(changed, self.name)
         return Modelfile(changed, tuple(commands), self.mark, self.encoding, self.name)
 
 
 def parse_modelfile(data: bytes | str, *, name: str = "Modelfile") -> Modelfile:
-    """The Modelfile in `data`. Raises `ModelfileError`, with the line, for what Ollama would not accept."""
+    """Parse the Modelfile in `data`. Raises `ModelfileError`, with the line, for what Ollama would not accept."""
     mark, encoding = b"", "utf-8"
     if not isinstance(data, bytes | str) or not isinstance(name, str):
         raise ModelfileError(
@@ -101,7 +101,7 @@ def parse_modelfile(data: bytes | str, *, name: str = "Modelfile") -> Modelfile:
 
 
 def _errors(encoding: str) -> str:
-    """Bytes that are no UTF-8 are kept; of UTF-16, whatever is none is refused."""
+    """Choose what happens to faulty bytes: what is not UTF-8 is kept, what is not UTF-16 is refused."""
     return "surrogateescape" if encoding == "utf-8" else "strict"
 
 
@@ -118,7 +118,7 @@ class _Reader:
         self._line_starts = [0, *(m.end() for m in re.finditer(r"\r\n|\r|\n", text))]
 
     def commands(self) -> Iterator[Command]:
-        """Every command, in order."""
+        """List every command, in order."""
         at, text = 0, self._text
         while at < len(text):
             if text[at] in _BLANK + _ENDS:
@@ -135,7 +135,7 @@ class _Reader:
         word, after = self._word(at)
         command, key = word.lower(), ""
         if command not in COMMANDS:
-            raise ModelfileError(f"{where}: {word!r} is no command; give {', '.join(COMMANDS).upper()}")
+            raise ModelfileError(f"{where}: {word!r} is not a command; give {', '.join(COMMANDS).upper()}")
         if command in ("parameter", "message"):
             key, after = self._word(after)
         if command == "message" and key not in ROLES:
@@ -148,7 +148,7 @@ class _Reader:
         return Command(command, self._text[start:end], line, start, end, key), at
 
     def _word(self, at: int) -> tuple[str, int]:
-        """The word at `at`, and where its value may start: behind one blank, else past the text."""
+        """Read the word at `at`, and where its value may start: behind one blank, else past the text."""
         match = _WORD.match(self._text, at)
         if match is None:  # past the text already
             return "", len(self._text) + 1

@@ -1,12 +1,12 @@
-"""What PARAMETER takes: names and kinds (Ollama, api/types.go:568-596, 1096-1123)."""
+"""Check what PARAMETER takes: names and kinds (Ollama, api/types.go:568-596, 1096-1123)."""
 
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import Final
 
 from .._base.errors import ModelfileError
+from .._base.matches import get_close_matches
 from .grammar import Command, Modelfile
 
 __all__ = ["check_names", "number", "whole"]
@@ -25,7 +25,7 @@ KNOWN: Final = (*WHOLE, *OTHER, *IGNORED)
 
 
 def check_names(file: Modelfile) -> None:
-    """Raises `ModelfileError` for a parameter that Ollama does not know."""
+    """Refuse a parameter that Ollama does not know. Raises `ModelfileError`."""
     for command in file.commands:
         if command.name == "parameter" and command.key not in KNOWN:
             near = get_close_matches(command.key, KNOWN, n=1)
@@ -36,15 +36,15 @@ def check_names(file: Modelfile) -> None:
 
 
 def number(file: Modelfile, key: str) -> int | None:
-    """The whole number that counts for `key`: the last one; None without one. Raises as `whole` does."""
+    """Read the whole number that counts for `key`: the last one; None without one. Raises as `whole` does."""
     given = file.parameters(key)
     return whole(file, given[-1]) if given else None
 
 
 def whole(file: Modelfile, command: Command) -> int:
-    """The value of a PARAMETER that is a whole number. Raises `ModelfileError` for another."""
+    """Read the value of a PARAMETER as a whole number. Raises `ModelfileError` for another."""
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", command.value):
         raise ModelfileError(
-            f"{file.name}, line {command.line}: {command.key} {command.value!r} is no whole number"
+            f"{file.name}, line {command.line}: {command.key} {command.value!r} is not a whole number"
         )
     return int(command.value)

@@ -101,10 +101,7 @@ def plan(
     chosen = _with(question, n_ctx, split)
     result = _estimate(question, chosen)
     shortest = _shortest(result)
-    short = 0 if fits or shortest is None else margin_bytes - shortest.left
-    limited_by = (
-        _limit(question, max_ctx, result, candidates) if fits else shortest.name if shortest else "memory"
-    )
+    limited_by = _limit(question, max_ctx, result, candidates) if fits else _name(shortest)
     return Plan(
         model=model,
         n_ctx=result.n_ctx,
@@ -114,12 +111,8 @@ def plan(
         settings=chosen,
         estimate=result,
         margin_bytes=margin_bytes,
-        shortfall=max(0, short),
-        warnings=(
-            *said,
-            *_warnings(model, gpus, result, margin_bytes),
-            *_wired(question, result, limited_by),
-        ),
+        shortfall=0 if fits or shortest is None else max(0, margin_bytes - shortest.left),
+        warnings=(*said, *_warnings(question, result, limited_by)),
         gpus=tuple(gpus),
     )
 
@@ -243,6 +236,10 @@ def _shortest(result: Estimate) -> DeviceEstimate | None:
     return min((g for g in result.gpus if g.total), key=lambda g: g.left, default=None)
 
 
+def _name(shortest: DeviceEstimate | None) -> str:
+    return shortest.name if shortest else "memory"
+
+
 def _limit(q: _Question, max_ctx: int | None, result: Estimate, candidates: range) -> str:
     """What keeps a context that fits from being larger, in a person's words."""
     if q.settings.n_ctx:
@@ -280,8 +277,9 @@ def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
     return ()
 
 
-def _warnings(model: Model, gpus: Sequence[Gpu], result: Estimate, margin: int) -> tuple[str, ...]:
-    found = []
+def _warnings(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
+    """What a person should know of the answer: of the model, the cards, the context and the margin."""
+    model, gpus, found = q.model, q.gpus, list[str]()
     if model.assumed:
         found.append(f"the architecture is unknown; planned as {model.assumed}, which may be wrong")
     if model.unknown_tensors:
@@ -291,5 +289,5 @@ def _warnings(model: Model, gpus: Sequence[Gpu], result: Estimate, margin: int) 
         )
     found += assumed(gpus)
     found += context_warnings(model, result.n_ctx_seq)
-    found += margin_warning({d.name: g for g, d in zip(gpus, result.gpus, strict=True) if d.total}, margin)
-    return tuple(found)
+    found += margin_warning({d.name: g for g, d in zip(gpus, result.gpus, strict=True) if d.total}, q.margin)
+    return (*found, *_wired(q, result, limit))

@@ -1,4 +1,4 @@
-"""Sizes of quantizations that nobody has made: a file type gives every tensor its type, hence its bytes.
+"""Size quantizations that nobody has made: a file type gives every tensor its type, hence its bytes.
 
 In: a `Model`, from a file of any type. Out: a `Model` with the types that llama.cpp's quantizer would choose.
 `file_types` is what llama-quantize offers, `rules` its choice for one tensor, `requantize` the whole.

@@ -1,4 +1,4 @@
-"""The file types that llama-quantize offers, by name, alias and number.
+"""List the file types that llama-quantize offers, by name, alias and number.
 
 Source: `QUANT_OPTIONS` (tools/quantize/quantize.cpp:32-77) for names, `llama_ftype` (llama.h) for
 numbers, `llama_ftype_get_default_type` (llama-quant.cpp:881-924) for the type that each starts from.
@@ -7,10 +7,10 @@ numbers, `llama_ftype_get_default_type` (llama-quant.cpp:881-924) for the type t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Final
 
 from .._base.errors import SettingsError, shown
+from .._base.matches import get_close_matches
 from .._ggml.types import BY_NAME, TensorType
 
 __all__ = ["FILE_TYPES", "FileType", "file_type"]
@@ -84,7 +84,7 @@ _BY_ALIAS: Final = {alias: kind for kind in FILE_TYPES.values() for alias in (ki
 
 
 def file_type(name: str) -> FileType:
-    """The file type called `name`: a name or alias in any case, or a number as llama-quantize takes it.
+    """Find the file type called `name`: a name or alias in any case, or a number as llama-quantize takes it.
 
     Raises `SettingsError`, with the nearest names, when there is none (quantize.cpp:95-124).
     """

@@ -1,4 +1,4 @@
-"""A model as llama.cpp's quantizer would write it: the same tensors, other types, hence exact bytes."""
+"""Rewrite a model as llama.cpp's quantizer would: the same tensors, other types, hence exact bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Request:
     leave_output_tensor: bool
 
     def override(self, name: str) -> TensorType | None:
-        """The type of the first pattern found anywhere in `name` (regex_search)."""
+        """Find the type of the first pattern that is found anywhere in `name` (regex_search)."""
         return next((kind for pattern, kind in self.overrides if pattern.search(name)), None)
 
 
@@ -51,7 +51,7 @@ def requantize(
     keep_split: bool = False,
     dry_run: bool = True,
 ) -> Model:
-    """`model` with the tensor types that `llama-quantize MODEL file_type` would choose.
+    """Give `model` the tensor types that `llama-quantize MODEL file_type` would choose.
 
     The source's own types do not matter, except for tensors that are never quantized: those keep
     theirs. `--allow-requantize` is taken as given. Parameters are llama-quantize's options:
@@ -70,11 +70,9 @@ def requantize(
     tensor type or a malformed pattern. Source: `llama_tensor_get_type` (llama-quant.cpp:717-773).
     """
     model = model_of(model)
-    number = isinstance(file_type, int) and not isinstance(file_type, bool)
-    kind = find_file_type(str(file_type) if number else word("file_type", file_type))
     keep_split, dry_run = flag("keep_split", keep_split), flag("dry_run", dry_run)
     request = _Request(
-        file_type=kind,
+        file_type=_file_type(file_type),
         imatrix=flag("imatrix", imatrix),
         output=_optional("output_tensor_type", output_tensor_type),
         token_embedding=_optional("token_embedding_type", token_embedding_type),
@@ -82,19 +80,29 @@ def requantize(
         pure=flag("pure", pure),
         leave_output_tensor=flag("leave_output_tensor", leave_output_tensor),
     )
-    if kind.copies:
+    if request.file_type.copies:
         return model
-    tensors = _retyped(model, request, keep_split)
-    renewed = tuple(tensors[t.name] for t in model.tensors)
-    weights = tuple(replace(w, tensor=tensors.get(w.tensor.name, w.tensor)) for w in model.weights)
-    result = replace(model, tensors=renewed, weights=weights, file_type=kind.name)
+    result = _with_tensors(model, _retyped(model, request, keep_split), request.file_type)
     if not (dry_run or imatrix):
         _refuse_without_imatrix(result)
     return result
 
 
+def _file_type(file_type: str | int) -> FileType:
+    """Find a file type by its name or its number."""
+    number = isinstance(file_type, int) and not isinstance(file_type, bool)
+    return find_file_type(str(file_type) if number else word("file_type", file_type))
+
+
+def _with_tensors(model: Model, tensors: dict[str, Tensor], kind: FileType) -> Model:
+    """Put these tensors, by name, in place of the model's own."""
+    renewed = tuple(tensors[t.name] for t in model.tensors)
+    weights = tuple(replace(w, tensor=tensors.get(w.tensor.name, w.tensor)) for w in model.weights)
+    return replace(model, tensors=renewed, weights=weights, file_type=kind.name)
+
+
 def _retyped(model: Model, request: _Request, keep_split: bool) -> dict[str, Tensor]:
-    """Every tensor of `model` by name, with its new type.
+    """Give every tensor of `model` its new type; returns them by name.
 
     Rules count tensors as they come: by layer, then by name (llama-model-loader.h:54-65), unless
     `keep_split` keeps the order of the file (llama-quant.cpp:1073-1081).
@@ -112,7 +120,7 @@ def _retyped(model: Model, request: _Request, keep_split: bool) -> dict[str, Ten
 
 
 def _type_of(tensor: Tensor, request: _Request, known: Traits, seen: Counter[Category]) -> TensorType:
-    """The type of one tensor; `seen` counts the tensors that the mix has decided (llama-quant.cpp:717-773)."""
+    """Choose the type of one tensor; `seen` counts the tensors that the mix has decided (llama-quant.cpp:717-773)."""
     what = category(tensor.name)
     kept = request.leave_output_tensor and what is Category.OUTPUT
     if kept or not allows_quantization(tensor, known):
@@ -137,7 +145,7 @@ def _type_of(tensor: Tensor, request: _Request, known: Traits, seen: Counter[Cat
 def _mixed(
     tensor: Tensor, what: Category, request: _Request, known: Traits, seen: Counter[Category]
 ) -> TensorType:
-    """The type by the mix of the file type; tied embeddings follow `output_tensor_type` here."""
+    """Choose the type by the mix of the file type; tied embeddings follow `output_tensor_type` here."""
     base = request.file_type.base
     chosen = choose(request.file_type.name, base.name, base.block, tensor, seen[what], known)
     seen[what] += 1
@@ -158,14 +166,14 @@ _FALLBACK: Final = {
 
 
 def _fallback(tensor: Tensor, kind: TensorType) -> TensorType:
-    """`kind`, or a type that divides the tensor's rows, in the end f16 (llama-quant.cpp:390-443)."""
+    """Return `kind`, or a type that divides the tensor's rows, in the end f16 (llama-quant.cpp:390-443)."""
     n = tensor.shape[0]
     if n % kind.block == 0:
         return kind
     smaller = _FALLBACK.get(kind.name, kind)
     if smaller is kind and kind.block > 32:
         raise EngineRefusal(
-            f"{tensor.name}: rows of {n} elements are no multiple of the {kind.block} of a {kind.name} block, and the "
+            f"{tensor.name}: rows of {n} elements are not a multiple of the {kind.block} of a {kind.name} block, and the "
             f"quantizer has no type to fall back to; give this tensor another with tensor_types"
         )
     return smaller if n % smaller.block == 0 else BY_NAME["f16"]
@@ -186,13 +194,13 @@ def _check_convertible(tensor: Tensor, kind: TensorType) -> None:
     if tensor.shape[0] % kind.block:
         # ggml asserts it when the type is written (gguf.cpp:1434).
         raise EngineRefusal(
-            f"{tensor.name}: rows of {tensor.shape[0]} elements are no multiple of the {kind.block} of a {kind.name} "
+            f"{tensor.name}: rows of {tensor.shape[0]} elements are not a multiple of the {kind.block} of a {kind.name} "
             f"block, and a type that is asked for by option has no fallback; choose one with a smaller block"
         )
 
 
 def _ggml_type(option: str, name: str) -> TensorType:
-    """The tensor type that `option` names."""
+    """Find the tensor type that `option` names."""
     try:
         return tensor_type(word(option, name))
     except VramfitError as error:
@@ -200,29 +208,29 @@ def _ggml_type(option: str, name: str) -> TensorType:
 
 
 def _optional(option: str, name: str | None) -> TensorType | None:
-    """The tensor type that `option` names, if it names one."""
+    """Find the tensor type that `option` names, if it names one."""
     return None if name is None else _ggml_type(option, name)
 
 
 def _overrides(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[re.Pattern[str], TensorType], ...]:
-    """Compiled `tensor_types`; llama-quantize lowers the patterns (quantize.cpp:335-336), and so do we."""
+    """Compile `tensor_types`; llama-quantize lowers the patterns (quantize.cpp:335-336), and so do we."""
     if isinstance(pairs, str) or not isinstance(pairs, Sequence):
         raise SettingsError(f"tensor_types={shown(pairs)}: give pairs of a pattern and a type")
     result = []
     for pair in pairs:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise SettingsError(f"tensor_types: {shown(pair)} is no pair of a pattern and a type")
+            raise SettingsError(f"tensor_types: {shown(pair)} is not a pair of a pattern and a type")
         pattern, name = word("tensor_types", pair[0]), pair[1]
         try:
             compiled = re.compile(pattern.lower(), re.ASCII)
         except (re.error, RecursionError, OverflowError) as error:
-            raise SettingsError(f"tensor_types: {pattern!r} is no regular expression: {error}") from error
+            raise SettingsError(f"tensor_types: {pattern!r} is not a regular expression: {error}") from error
         result.append((compiled, _ggml_type("tensor_types", name)))
     return tuple(result)
 
 
 def parse_tensor_types(text: str) -> tuple[tuple[str, str], ...]:
-    """Overrides as `--tensor-type` and `--tensor-type-file` write them: `pattern=type`, apart by white space.
+    """Read overrides as `--tensor-type` and `--tensor-type-file` write them: `pattern=type`, apart by white space.
 
     Raises `SettingsError` for an entry without a pattern or a type (quantize.cpp:318-365).
     """
@@ -238,7 +246,7 @@ def parse_tensor_types(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def recipe(model: AnyModel) -> tuple[tuple[str, str], ...]:
-    """The types of `model` as `tensor_types`: one pattern for each tensor that the quantizer may change.
+    """Write the types of `model` as `tensor_types`: one pattern for each tensor that the quantizer may change.
 
     This is how a published mix is carried over: take the recipe from the header of a file that has it,
     and give it to `requantize` with any quantized file type and a model of the same layers.
@@ -254,7 +262,7 @@ _WANTS_IMATRIX: Final = frozenset({"iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1
 
 
 def needs_imatrix(model: AnyModel) -> tuple[str, ...]:
-    """Names of the tensors for which the quantizer wants an importance matrix to write `model`.
+    """List the tensors for which the quantizer wants an importance matrix to write `model`.
 
     `model` is what `requantize` returned; empty when it can be made without a matrix. Embeddings
     and the output matrix never count (llama-quant.cpp:856-875).
@@ -276,7 +284,7 @@ def _refuse_without_imatrix(model: Model) -> None:
 
 
 def file_bytes(model: AnyModel, *, header_bytes: int = 0, alignment: int = ALIGNMENT) -> int:
-    """Bytes of a file with the tensors of `model`: each padded to `alignment`, behind `header_bytes`.
+    """Count the bytes of a file with the tensors of `model`: each padded to `alignment`, behind `header_bytes`.
 
     The tensor data is exact. A header's size follows from metadata that a `Model` does not keep, so that
     it is counted only as given: quantizing leaves the source's header (its padding included) at its size,
@@ -290,6 +298,6 @@ def file_bytes(model: AnyModel, *, header_bytes: int = 0, alignment: int = ALIGN
 
 
 def bits_per_weight(model: AnyModel) -> float:
-    """Bits of tensor data for each element, as llama-quantize prints them (llama-quant.cpp:1364); for display."""
+    """Divide the bits of tensor data by the elements, as llama-quantize prints it (llama-quant.cpp:1364); for display."""
     model = model_of(model)
     return model.tensor_bytes * 8 / model.n_params if model.n_params else 0.0

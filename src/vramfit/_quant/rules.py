@@ -1,4 +1,4 @@
-"""Which type llama.cpp's quantizer gives a tensor, before overrides and shapes have their say.
+"""Choose the type that llama.cpp's quantizer gives a tensor, before overrides and shapes have their say.
 
 In: names, positions and a few numbers of the model (`Traits`). Out: names of tensor types.
 Source: src/llama-quant.cpp; each function names the lines it answers for.
@@ -49,7 +49,7 @@ _FFN: Final = frozenset({Category.FFN_UP, Category.FFN_GATE, Category.FFN_DOWN})
 
 
 def category(name: str) -> Category:
-    """The category of the tensor called `name`."""
+    """Find the category of the tensor called `name`."""
     if name == "output.weight":
         return Category.OUTPUT
     if name in ("token_embd.weight", "per_layer_token_embd.weight"):
@@ -117,7 +117,7 @@ class Traits:
 
 
 def traits(model: Model, imatrix: bool) -> Traits:
-    """The traits of `model` (llama-hparams.cpp:99-108, llama-quant.cpp:927-941)."""
+    """Collect the traits of `model` (llama-hparams.cpp:99-108, llama-quant.cpp:927-941)."""
     architecture = _ARCHITECTURES.get(model.architecture, _PLAIN)
     n_head, n_head_kv = model.layers[0].n_head, model.layers[0].n_head_kv
     n_main = sum(not layer.is_nextn for layer in model.layers)
@@ -193,13 +193,13 @@ _LAYER: Final = re.compile(r"blk\.(\d+)")
 
 
 def layer_of(name: str) -> int:
-    """The layer that a tensor's name gives, or -1: non-layer tensors come first (llama-model-loader.h:54-65)."""
+    """Read the layer from a tensor's name, or -1: non-layer tensors come first (llama-model-loader.h:54-65)."""
     found = _LAYER.match(name)
     return int(found[1]) if found else -1
 
 
 def _more_bits(i: int, n: int) -> bool:
-    """The layers worth more bits: the first and last eighth, and every third between (llama-quant.cpp:452)."""
+    """Tell whether a layer is worth more bits: the first and last eighth, and every third between (llama-quant.cpp:452)."""
     return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
 
 
@@ -209,7 +209,7 @@ _TWO_BITS_LARGE: Final = frozenset({"IQ2_S", "IQ2_M"})
 
 
 def choose(file_type: str, base: str, base_block: int, tensor: Tensor, position: int, model: Traits) -> str:
-    """The type for a tensor under the mix of `file_type`, whose quantized `base` has `base_block` elements.
+    """Choose the type for a tensor under the mix of `file_type`, whose quantized `base` has `base_block` elements.
 
     `position` counts the tensors of the same category that came before. Source: llama-quant.cpp:446-714.
     Raises `EngineRefusal` for a mixture model whose FFN tensor names no layer.
@@ -233,7 +233,7 @@ def choose(file_type: str, base: str, base_block: int, tensor: Tensor, position:
 
 
 def _output(file_type: str, base: str, base_block: int, tensor: Tensor, model: Traits) -> str:
-    """The output matrix, or the embeddings that serve as one (llama-quant.cpp:494-511)."""
+    """Choose for the output matrix, or the embeddings that serve as one (llama-quant.cpp:494-511)."""
     if file_type == "MXFP4_MOE" or model.architecture.falcon_mix or tensor.shape[0] % base_block:
         return "q8_0"
     if file_type in _TWO_BITS or file_type == "IQ3_XXS":
@@ -242,7 +242,7 @@ def _output(file_type: str, base: str, base_block: int, tensor: Tensor, model: T
 
 
 def _mxfp4(tensor: Tensor, what: Category, model: Traits) -> str:
-    """Experts, which are the 3-D tensors, in MXFP4; the rest in q8_0 (llama-quant.cpp:512-524)."""
+    """Choose MXFP4 for experts, which are the 3-D tensors, and q8_0 for the rest (llama-quant.cpp:512-524)."""
     is_stack = len(tensor.shape) > 2 and tensor.shape[2] > 1
     is_expert = is_stack and (what in _FFN or not model.architecture.experts_by_name)
     return "mxfp4" if is_expert else "q8_0"
@@ -264,7 +264,7 @@ _TOKEN_EMBD: Final[Mapping[str, str]] = {
 
 
 def _two_bits(file_type: str, base: str, what: Category, position: int, model: Traits) -> str:
-    """The mix of the file types below three bits (llama-quant.cpp:543-566)."""
+    """Choose by the mix of the file types below three bits (llama-quant.cpp:543-566)."""
     better = "iq3_s" if file_type in _TWO_BITS_LARGE else "q2_K"
     eight_experts = model.n_expert == 8
     match what:
@@ -284,7 +284,7 @@ def _two_bits(file_type: str, base: str, what: Category, position: int, model: T
 
 
 def _attn_v(file_type: str, base: str, position: int, model: Traits) -> str:
-    """Attention V: small and sensitive, hence the most bits (llama-quant.cpp:567-604)."""
+    """Choose for attention V: small and sensitive, hence the most bits (llama-quant.cpp:567-604)."""
     if model.n_expert == 8:
         return "q8_0"
     chosen = _attn_v_mix(file_type, base, position, model)
@@ -292,7 +292,7 @@ def _attn_v(file_type: str, base: str, position: int, model: Traits) -> str:
 
 
 def _attn_v_mix(file_type: str, base: str, position: int, model: Traits) -> str:
-    """Attention V by file type and by how many heads share it (llama-quant.cpp:568-592)."""
+    """Choose for attention V by file type and by how many heads share it (llama-quant.cpp:568-592)."""
     is_shared = model.n_gqa >= 4
     match file_type:
         case "Q2_K":
@@ -347,7 +347,7 @@ _ATTN_OUTPUT_EIGHT_EXPERTS: Final[Mapping[str, str]] = dict.fromkeys(
 
 
 def _attention(file_type: str, base: str, what: Category, model: Traits) -> str:
-    """Attention Q, K and output, and everything that has no rule (llama-quant.cpp:605-623, 669-688)."""
+    """Choose for attention Q, K and output, and everything that has no rule (llama-quant.cpp:605-623, 669-688)."""
     eight_experts = model.n_expert == 8
     match what:
         case Category.ATTN_K if eight_experts:
@@ -362,7 +362,7 @@ def _attention(file_type: str, base: str, what: Category, model: Traits) -> str:
 
 
 def _layer(name: str, position: int, model: Traits) -> int:
-    """The layer of an FFN tensor: its position, or in a mixture what its name says (llama-quant.cpp:456-470)."""
+    """Find the layer of an FFN tensor: its position, or in a mixture what its name says (llama-quant.cpp:456-470)."""
     if model.n_expert <= 1:
         return position
     layer = layer_of(name)
@@ -375,7 +375,7 @@ def _layer(name: str, position: int, model: Traits) -> int:
 
 
 def _ffn(file_type: str, base: str, what: Category, i: int, model: Traits) -> str:
-    """The feed-forward matrices of layer `i` (llama-quant.cpp:624-668, 696-711)."""
+    """Choose for the feed-forward matrices of layer `i` (llama-quant.cpp:624-668, 696-711)."""
     n = model.n_layer
     if what is not Category.FFN_DOWN:
         return "iq3_xxs" if file_type == "IQ3_XS" and n // 8 <= i < 7 * n // 8 else base
@@ -385,7 +385,7 @@ def _ffn(file_type: str, base: str, what: Category, i: int, model: Traits) -> st
 
 
 def _ffn_down(file_type: str, base: str, i: int, model: Traits) -> str:
-    """The down projection: more bits where errors hurt, which is early (llama-quant.cpp:627-667)."""
+    """Choose for the down projection: more bits where errors hurt, which is early (llama-quant.cpp:627-667)."""
     n = model.n_layer
     is_early = i < n // 8
     match file_type:
@@ -413,7 +413,7 @@ def _ffn_down(file_type: str, base: str, i: int, model: Traits) -> str:
 
 
 def _ffn_down_falcon(file_type: str, base: str, i: int, model: Traits) -> str:
-    """The four file types that spare Falcon's wide down projection (llama-quant.cpp:634-660)."""
+    """Choose under the four file types that spare Falcon's wide down projection (llama-quant.cpp:634-660)."""
     n = model.n_layer
     match file_type:
         case "Q3_K_M":

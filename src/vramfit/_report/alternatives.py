@@ -1,4 +1,4 @@
-"""`Alternatives` as a table and as JSON: `vramfit plan --alternatives`."""
+"""Write `Alternatives` as a table and as JSON: `vramfit plan --alternatives`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ HEAD: Final = ("change", "context", "tokens/s", "what it costs")
 def alternatives_text(
     found: Alternatives, look: Look = PLAIN, *, brief: bool = False, everything: bool = False
 ) -> str:
-    """What each change carries and costs, of those that a person can choose among; all of them with `everything`.
+    """Show the context and cost of each change that a person can choose among; of all with `everything`.
 
     `brief` shows the first of each kind, and says nothing of the others.
     """
@@ -56,9 +56,9 @@ def alternatives_text(
 
 
 def worth_showing(found: Alternatives, *, brief: bool = False, everything: bool = False) -> list[Alternative]:
-    """The useful changes that a person can choose among.
+    """Select the useful changes that a person can choose among.
 
-    Of a kind whose costs are published for some of its changes, those, the first, and the one that carries most;
+    Of a kind whose costs are published for some of its changes, those, the first, and the one that reaches the largest context;
     of another kind all. `brief`: the first of each kind; `everything`: all.
     """
     rows = _wider_k(found.useful)
@@ -77,7 +77,7 @@ def _is_known(row: Alternative) -> bool:
 
 
 def _wider_k(rows: Sequence[Alternative]) -> list[Alternative]:
-    """Of cache types that are as wide together, those whose K is wider (they come first); everything else."""
+    """Keep one pair of cache types of each width, the one with the wider K, which comes first; keep all else."""
     first: dict[object, Alternative] = {}
     for row in rows:
         s = row.plan.settings
@@ -86,32 +86,32 @@ def _wider_k(rows: Sequence[Alternative]) -> list[Alternative]:
 
 
 def title(found: Alternatives) -> str:
-    """What the table shows, and in which order."""
+    """Say what the table shows, and in which order."""
     slot = " of each slot" if found.asked.settings.n_seq_max > 1 else ""
     order = f", in the order of --prefer {found.prefer}" if found.prefer else ""
     return f"Alternatives: the context{slot} with one change{order}."
 
 
 def nothing_text(found: Alternatives) -> str:
-    """That no change helps."""
+    """Say that no change helps."""
     if found.asked.fits:
-        return f"No single change carries more context: it is limited by {printable(found.asked.limited_by)}."
+        return f"No single change allows more context: it is limited by {printable(found.asked.limited_by)}."
     return "No single change makes it fit; --prefer tries several together."
 
 
 def cells(row: Alternative) -> list[str]:
-    """A change in words, under `HEAD`."""
+    """Put a change in words, under `HEAD`."""
     speed = "" if row.tokens_per_second is None else f"≤ {row.tokens_per_second:.0f}"
     return [row.flags, contexts(row), speed, "; ".join(row.costs) or "nothing known"]
 
 
 def contexts(row: Alternative) -> str:
-    """ "94,720 → 160,256"; before is "none" where nothing fits as asked."""
+    """Write "94,720 → 160,256"; before is "none" where nothing fits as asked."""
     return f"{row.before:,} → {row.n_ctx:,}" if row.before else f"none → {row.n_ctx:,}"
 
 
 def notes(found: Alternatives, rows: Sequence[Alternative]) -> Iterable[str]:
-    """What was tried for nothing, and what the columns mean."""
+    """Say what was tried for nothing, and what the columns mean."""
     rest = Counter(row.kind for row in found.rows if row.gain <= 0)
     if rest:
         yield f"Tried without gain: {', '.join(f'{kind} ({n})' for kind, n in rest.items())}."
@@ -122,12 +122,12 @@ def notes(found: Alternatives, rows: Sequence[Alternative]) -> Iterable[str]:
 
 
 def more_text(more: int) -> str:
-    """How many changes are not shown."""
+    """Say how many changes are not shown."""
     return f"... and {more} more, whose cost nobody has published"
 
 
 def most_text(found: Alternatives) -> str:
-    """The changes that buy the most context, in a sentence."""
+    """Name the changes that buy the most context, in a sentence."""
     most = found.most()
     if not most:
         return nothing_text(found)
@@ -140,7 +140,7 @@ def _share(row: Alternative) -> str:
 
 
 def changed_text(chosen: Alternative, prefer: str) -> str:
-    """What a preference changed, in a sentence."""
+    """Say what a preference changed, in a sentence."""
     if not chosen.flags:
         kept = "already keeps it" if chosen.fits else "finds nothing that fits"
         return f"--prefer {prefer} {kept}: nothing is changed."
@@ -148,20 +148,20 @@ def changed_text(chosen: Alternative, prefer: str) -> str:
 
 
 def alternative_text(row: Alternative, look: Look = PLAIN) -> str:
-    """What is changed and what that costs, and the plan that it makes."""
+    """Show what is changed and what that costs, and the plan that it makes."""
     from .plans import plan_text
 
     return f"{look.paragraph(alternative_answer(row), 'strong')}\n\n{plan_text(row.plan, look)}"
 
 
 def alternative_answer(row: Alternative) -> str:
-    """What is changed and what that costs."""
+    """Say what is changed and what that costs."""
     costs = "; ".join(row.costs) or "no cost is known"
     return f"Changed: {row.flags}; {costs}." if row.flags else "Nothing is changed."
 
 
 def alternatives_as_schema(found: Alternatives) -> AlternativesJson:
-    """The pydantic object of a table of alternatives."""
+    """Make the pydantic object of a table of alternatives."""
     from .plans import plan_as_schema
     from .schema import AlternativesJson
 
@@ -170,7 +170,7 @@ def alternatives_as_schema(found: Alternatives) -> AlternativesJson:
 
 
 def alternative_as_schema(row: Alternative) -> AlternativeJson:
-    """The pydantic object of one alternative."""
+    """Make the pydantic object of one alternative."""
     from .schema import AlternativeJson, MeasureJson, settings_json
 
     return AlternativeJson(
@@ -199,7 +199,7 @@ def plan_json(
     alternatives: Alternatives | None = None,
     ignored: Sequence[str] = (),
 ) -> str:
-    """The JSON object of `vramfit plan --json` (see docs/json.md); of an engine, with what to run there.
+    """Write the JSON object of `vramfit plan --json` (docs/reference/json.md); for an engine, with what to run there.
 
     `changed` is what `prefer` made of the settings, `ignored` the flags that were typed and size nothing.
     """

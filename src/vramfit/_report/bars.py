@@ -1,4 +1,4 @@
-"""Memory as bars, in HTML alone: they are as wide as there is room, and their words stay as large as all others."""
+"""Draw memory as bars, in HTML alone: as wide as there is room, with words as large as all others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TERMS: Final = (("weights", "model"), ("context", "context"), ("compute", "compu
 
 
 def bars(devices: Sequence[DeviceEstimate], margin: int) -> str:
-    """A bar for each device, to one scale: its terms, its free memory, the margin, and what reaches into it."""
+    """Draw a bar for each device, to one scale: its terms, its free memory, the margin, and what reaches into it."""
     shown = [d for d in devices if d.total or d.free_bytes]
     most = max((max(d.free_bytes, d.total) for d in shown), default=0)
     return "".join(_device(d, margin, most) for d in shown) + (_key(shown, margin) if shown else "")
@@ -46,7 +46,7 @@ def _device(device: DeviceEstimate, margin: int, most: int) -> str:
 
 
 def _said(device: DeviceEstimate) -> str:
-    """What a bar shows, in words."""
+    """Put a bar in words."""
     if not device.free_bytes:
         return f"{format_bytes(device.total)} used"
     left = (
@@ -56,7 +56,7 @@ def _said(device: DeviceEstimate) -> str:
 
 
 def _part(kind: str, title: str, start: int, size: int | None, most: int) -> str:
-    """A part of a bar, in percent of the longest; a line where it has no size."""
+    """Draw a part of a bar, in percent of the longest; a line where it has no size."""
     width = "" if size is None else f";width:{min(size, most - start) / most:.3%}"
     return f'<span class="{kind}" title="{html_text(title)}" style="left:{start / most:.3%}{width}"></span>'
 

@@ -1,4 +1,4 @@
-"""The catalogue of cards as a table and as JSON: `vramfit gpus`."""
+"""Write the catalogue of cards as a table and as JSON: `vramfit gpus`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["gpus_json", "gpus_text"]
 
 
 def gpus_text(name: str | None, look: Look = PLAIN) -> str:
-    """All cards, one a line, or everything that is known of those called `name`. Raises `GpuError`."""
+    """List all cards, one a line, or everything that is known of those called `name`. Raises `GpuError`."""
     if name is not None:
         return "\n\n".join(_one(card, look) for card in versions(name))
     rows = [
@@ -76,7 +76,7 @@ def _bandwidth(gpu: Gpu) -> str:
 
 
 def gpus_json(name: str | None) -> str:
-    """An array with all cards, or with those called `name` (see docs/json.md)."""
+    """Write an array with all cards, or with those called `name` (docs/reference/json.md)."""
     from .schema import GpuJson
 
     cards = all_gpus() if name is None else tuple(map(from_card, versions(name)))

@@ -1,4 +1,4 @@
-"""What comes with a model, as text and for JSON: the end of `vramfit inspect`."""
+"""Write what comes with a model, as text and for JSON: the end of `vramfit inspect`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LABEL = 17  # as wide as the labels above it
 
 
 def companions_text(resolved: Resolved, look: Look = PLAIN) -> str:
-    """A line for each companion that matters to memory, and one of Ollama's parameters; "" for a model that comes alone."""
+    """Show a line for each companion that matters to memory, and one of Ollama's parameters; "" without any."""
     facts = [(c.kind, _said(c)) for c in resolved.companions if c.kind not in _SILENT | {"params"}]
     if resolved.parameters:
         pairs = (f"{key} {_value(value)}" for key, value in sorted(resolved.parameters.items()))
@@ -31,7 +31,7 @@ def companions_text(resolved: Resolved, look: Look = PLAIN) -> str:
 
 
 def as_json(resolved: Resolved | None) -> list[CompanionJson]:
-    """All companions, for programs."""
+    """List all companions, for programs."""
     from .schema import CompanionJson
 
     return [

@@ -1,4 +1,4 @@
-"""A `Comparison` as a table and as JSON: `vramfit compare`."""
+"""Write a `Comparison` as a table and as JSON: `vramfit compare`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SHOWN: Final = 12  # choices that are listed whole
 
 
 def comparison_text(comparison: Comparison, look: Look = PLAIN, *, everything: bool = False) -> str:
-    """One line a choice, then what the columns mean and where the measures come from.
+    """Show one line a choice, then what the columns mean and where the measures come from.
 
     Of many choices those that a person can choose among, or all with `everything`.
     """
@@ -63,7 +63,7 @@ def comparison_text(comparison: Comparison, look: Look = PLAIN, *, everything: b
 
 
 def worth_showing(comparison: Comparison) -> tuple[Choice, ...]:
-    """The choices that a person can choose among: the front, and of each file type the best that is measured.
+    """Select the choices that a person can choose among: the front, and of each file type the best that is measured.
 
     Few choices are shown whole.
     """
@@ -77,25 +77,25 @@ def worth_showing(comparison: Comparison) -> tuple[Choice, ...]:
 
 
 def _goodness(choice: Choice) -> tuple[bool, bool, bool, int, int]:
-    """Fitting is better than not, a measured cache than one of which nobody knows what it costs, then the context."""
+    """Rank a choice: one that fits, then one with a measured cache, then the context."""
     measured = choice.fits and choice.cache_measure is not None
     return not choice.refused, choice.fits, measured, choice.n_ctx if choice.fits else 0, -choice.shortfall
 
 
 def more_text(more: int) -> str:
-    """How many choices are not shown."""
+    """Say how many choices are not shown."""
     return f"... and {more} more, which others beat or whose cache nobody has measured"
 
 
 def title(comparison: Comparison) -> str:
-    """The model and the cards."""
+    """Name the model and the cards."""
     model = comparison.model
     cards = " + ".join(told_apart(comparison.gpus)) or "no card"
     return " · ".join(printable(x) for x in (model_name(model), model.architecture, cards) if x)
 
 
 def cells(choice: Choice) -> list[str]:
-    """A choice in words, under `HEAD`."""
+    """Put a choice in words, under `HEAD`."""
     names = [choice.file_type, cache_name(choice)]
     if choice.refused:
         return [*names, "", "", Marked("refused", "warn"), "", "", "", "", ""]
@@ -119,12 +119,12 @@ def _context(choice: Choice) -> str:
 
 
 def cache_name(choice: Choice) -> str:
-    """ "q8_0", or "q8_0/q4_0" where K and V differ."""
+    """Write "q8_0", or "q8_0/q4_0" where K and V differ."""
     return choice.type_k if choice.type_k == choice.type_v else f"{choice.type_k}/{choice.type_v}"
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What the columns mean, their sources, and what was refused."""
+    """Say what the columns mean, their sources, and what was refused."""
     refusals = sorted(
         {f"{c.file_type} {cache_name(c)}: {c.refused}" for c in comparison.choices if c.refused}
     )
@@ -146,12 +146,12 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def comparison_json(comparison: Comparison, ignored: Sequence[str] = ()) -> str:
-    """The JSON object of `vramfit compare --json` (see docs/json.md); `ignored` are flags that size nothing."""
+    """Write the JSON object of `vramfit compare --json` (see docs/reference/json.md); `ignored` are flags that size nothing."""
     return json_text(comparison_as_schema(comparison).model_dump() | {"ignored": list(ignored)})
 
 
 def comparison_as_schema(comparison: Comparison) -> ComparisonJson:
-    """The pydantic object behind `comparison_json`."""
+    """Make the pydantic object behind `comparison_json`."""
     from .schema import ChoiceJson, ComparisonJson, settings_json
 
     model = comparison.model

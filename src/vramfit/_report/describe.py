@@ -1,4 +1,4 @@
-"""What a header says of a model, as a page and as JSON: `vramfit inspect`."""
+"""Write what a header says of a model, as a page and as JSON: `vramfit inspect`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LayerKind:
 
 
 def layer_kinds(model: Model) -> tuple[LayerKind, ...]:
-    """The kinds of layer that a model has, in the order of their first layer."""
+    """Group the layers of a model by kind, in the order of their first layer."""
     groups: dict[tuple[object, ...], list[Layer]] = {}
     for layer in model.layers:
         key = (
@@ -97,7 +97,7 @@ def _kind_name(layer: Layer) -> str:
 
 
 def facts(model: Model) -> list[tuple[str, str]]:
-    """Identity, size and context, each under its name."""
+    """List identity, size and context, each under its name."""
     kinds = layer_kinds(model)
     per_token = sum(k.cache_bytes_per_token for k in kinds)
     found = [
@@ -123,7 +123,7 @@ def facts(model: Model) -> list[tuple[str, str]]:
 
 
 def model_text(model: Model, look: Look = PLAIN) -> str:
-    """Identity, size, context, attention by kind of layer, tensor types."""
+    """Show identity, size, context, attention by kind of layer, tensor types."""
     kinds = render_table(*kinds_table(model), look=look, drop=("heads", "K/V size"))
     return "\n\n".join(
         (render_facts(facts(model), look), kinds, render_table(*types_table(model), look=look))
@@ -139,7 +139,7 @@ def _rope(model: Model) -> str:
 
 
 def kinds_table(model: Model) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: attention geometry and cache by kind of layer."""
+    """Make head and rows of a table: attention geometry and cache by kind of layer."""
     rows = [
         [
             kind.name,
@@ -157,7 +157,7 @@ def kinds_table(model: Model) -> tuple[list[str], list[list[str]]]:
 
 
 def types_table(model: Model) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: how many tensors of each type there are, and what they take."""
+    """Make head and rows of a table: how many tensors of each type there are, and what they take."""
     count = Counter(t.type.name for t in model.tensors)
     size = Counter[str]()
     for tensor in model.tensors:
@@ -167,12 +167,12 @@ def types_table(model: Model) -> tuple[list[str], list[list[str]]]:
 
 
 def model_json(model: Model, resolved: Resolved | None = None) -> str:
-    """The JSON object of `vramfit inspect --json` (see docs/json.md), with what `resolved` says comes along."""
+    """Write the JSON object of `vramfit inspect --json` (docs/reference/json.md), with what `resolved` says comes along."""
     return json_text(model_as_schema(model, resolved).model_dump())
 
 
 def model_as_schema(model: Model, resolved: Resolved | None = None) -> ModelJson:
-    """The pydantic object behind `model_json`."""
+    """Make the pydantic object behind `model_json`."""
     from .companions import as_json
     from .schema import LayerKindJson, ModelJson, RopeJson
 

@@ -1,4 +1,4 @@
-"""Results as dicts: the objects that the commands print with --json, from the one schema."""
+"""Write results as dicts: the objects that the commands print with --json, from the one schema."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SCHEMAS: Final[dict[type, Callable[[Any], BaseModel]]] = {
 
 
 def as_dict(result: object) -> dict[str, Any]:
-    """What `json.loads` makes of the command's --json. Raises `TypeError` for what is no result."""
+    """Return what `json.loads` makes of the command's --json. Raises `TypeError` for anything but a result."""
     for kind, schema in _SCHEMAS.items():
         if isinstance(result, kind):
             return schema(result).model_dump(mode="json")
@@ -46,4 +46,4 @@ def as_dict(result: object) -> dict[str, Any]:
 
     if isinstance(result, Sweep):
         return sweep_as_schema(result).model_dump(mode="json")
-    raise TypeError(f"{type(result).__name__} is no result that vramfit describes")
+    raise TypeError(f"{type(result).__name__} is not a result that vramfit describes")

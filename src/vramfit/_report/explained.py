@@ -1,4 +1,4 @@
-"""The terms of every figure as text: `vramfit plan --explain`."""
+"""Write the terms of every number as text: `vramfit plan --explain`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["explained_text"]
 
 
 def explained_text(found: Sequence[Explanation], look: Look = PLAIN) -> str:
-    """One table a device: each figure, then its terms, largest first."""
+    """Show one table a device: each number, then its terms, largest first."""
     return "\n\n".join(_device(x, look) for x in found)
 
 

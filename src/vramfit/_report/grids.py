@@ -1,4 +1,4 @@
-"""A `Sweep` in few words: its size, and the largest context of each combination."""
+"""Write a `Sweep` in few words: its size, and the largest context of each combination."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ SHOWN: Final = 12
 
 
 def sweep_text(sweep: Sweep, look: Look = PLAIN) -> str:
-    """The page of a terminal: size, table, what the table holds."""
+    """Show a sweep on a terminal: size, table, what the table holds."""
     table = render_table(HEAD, rows(sweep), left=NAMES, look=look, drop=LEAST)
     head = "\n".join(map(look.paragraph, (title(sweep), size(sweep))))
     return "\n\n".join((head, table, look.paragraph(what(sweep))))
 
 
 def title(sweep: Sweep) -> str:
-    """The model, and how many points."""
+    """Name the model, and how many points."""
     return f"{model_name(sweep.model)}: {len(sweep):,} point{'s' * (len(sweep) != 1)}"
 
 
 def size(sweep: Sweep) -> str:
-    """The lengths of the axes, and how many points fit."""
+    """Say the lengths of the axes, and how many points fit."""
     axes = " × ".join(str(n) for n in sweep.shape if n > 1) or "1"
     fitting = int(sweep.columns["fits"].sum())
     return f"{axes}; {fitting:,} fit with {format_bytes(sweep.margin_bytes)} left on every card."
 
 
 def rows(sweep: Sweep) -> list[list[str]]:
-    """The first combinations under `HEAD`, each at the largest context that fits."""
+    """List the first combinations under `HEAD`, each at the largest context that fits."""
     best = sweep.largest()
     return [[_cell(name, best[i][name]) for name in HEAD] for i in range(min(SHOWN, len(best)))]
 
 
 def what(sweep: Sweep) -> str:
-    """What the rows are, and how many more there are."""
+    """Say what the rows are, and how many more there are."""
     more = len(sweep.largest()) - SHOWN
     said = f"The largest context that fits, for each combination{f'; {more:,} more' if more > 0 else ''}."
     sentences = assumed([gpu for gpus in sweep.gpu_sets for gpu in gpus])
@@ -58,7 +58,7 @@ def what(sweep: Sweep) -> str:
 
 
 def sweep_as_schema(sweep: Sweep) -> SweepJson:
-    """The pydantic object of a sweep, codes as the words they stand for."""
+    """Make the pydantic object of a sweep, codes as the words they stand for."""
     from .schema import SweepJson, settings_json
 
     columns = {

@@ -1,4 +1,4 @@
-"""Results as HTML: a fragment for notebooks, and a page that needs nothing but itself.
+"""Write results as HTML: a fragment for notebooks, and a page that needs nothing but itself.
 
 Everything a model or a caller named is escaped. No script, no font, no address: a page can be mailed.
 """
@@ -30,7 +30,7 @@ MOST: Final = (
 
 
 def page(result: object, others: Alternatives | None = None) -> str:
-    """One self-contained HTML document; `others` stand under a plan. Raises `TypeError` for what is no result."""
+    """Write one self-contained HTML document; `others` stand under a plan. Raises `TypeError` for anything but a result."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>vramfit</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -39,7 +39,7 @@ def page(result: object, others: Alternatives | None = None) -> str:
 
 
 def fragment(result: object, others: Alternatives | None = None) -> str:
-    """What a notebook shows of a result."""
+    """Write what a notebook shows of a result."""
     body = [*_body(result), *(_alternatives(others) if others else ())]
     return f'<div class="vramfit"><style>{STYLE}</style>{"".join(body)}</div>'
 
@@ -52,7 +52,7 @@ def _body(result: object) -> Iterable[str]:
 
     if isinstance(result, Sweep):
         return _sweep(result)
-    raise TypeError(f"{type(result).__name__} is no result that vramfit shows")
+    raise TypeError(f"{type(result).__name__} is not a result that vramfit shows")
 
 
 def _plan(plan: Plan) -> Iterable[str]:
@@ -70,7 +70,7 @@ def _estimate(estimate: Estimate) -> Iterable[str]:
 
 
 def _devices(estimate: Estimate, margin: int) -> Iterable[str]:
-    """Bars, a row for each device, and what is not exact of them."""
+    """Draw bars, a row for each device, and say what is not exact of them."""
     yield bars([*estimate.gpus, estimate.host], margin)
     head, *rows = map(list, zip(*plans.device_rows(estimate, margin), strict=True))
     yield _table(head, rows, unit=head[0])
@@ -128,7 +128,7 @@ def _point(choice: Choice, groups: Sequence[str]) -> Point:
 
 
 def _group(i: int, name: str) -> str:
-    """The mark of a group of points, and its name."""
+    """Write the mark of a group of points, and its name."""
     return f'<span class="key"><svg viewBox="0 0 14 14">{mark(7, 7, i, "")}</svg>{html_text(name)}</span>'
 
 
@@ -190,7 +190,7 @@ def _note(text: str) -> str:
 
 
 def _more(title: str, body: str) -> str:
-    """What is shown when it is asked for; a browser needs no script for that."""
+    """Fold what is shown when it is asked for; a browser needs no script for that."""
     return f"<details><summary>{html_text(title)}</summary>{body}</details>"
 
 
@@ -204,7 +204,7 @@ def _table(
     stack: bool = True,
     unit: str = "",
 ) -> str:
-    """A table whose first `names` columns are words, and its last with `words`; the others are numbers.
+    """Write a table whose first `names` columns are words, and its last with `words`; the others are numbers.
 
     Where it is narrow the columns in `drop` go; without any, rows are stacked as blocks, under `unit`.
     """

@@ -1,4 +1,4 @@
-"""How a page looks where it is shown: how wide a line may be, and whether colour and weight say what matters.
+"""Fit text to where it is shown: how wide a line may be, and whether colour and weight say what matters.
 
 Text is plain and as wide as it needs unless a `Look` says otherwise, so what is piped, kept or printed from
 Python does not change with the screen. `rich` is imported for a screen alone: it takes longer than a plan.
@@ -30,14 +30,14 @@ class Marked(str):
     mark: Mark
 
     def __new__(cls, text: str, mark: Mark) -> Marked:
-        """`text` with its mark; "" marks nothing."""
+        """Mark `text`; "" marks nothing."""
         made = super().__new__(cls, text)
         made.mark = mark
         return made
 
 
 def mark_of(text: str) -> Mark:
-    """The mark of a text; "" where it has none."""
+    """Find the mark of a text; "" where it has none."""
     return text.mark if isinstance(text, Marked) else ""
 
 
@@ -49,7 +49,7 @@ class Look:
     color: bool = False
 
     def paint(self, text: str, mark: Mark) -> str:
-        """`text` in the colour and weight of `mark`."""
+        """Paint `text` in the colour and weight of `mark`."""
         if not (self.color and mark):
             return text
         from rich.color import ColorSystem
@@ -58,7 +58,7 @@ class Look:
         return Style.parse(STYLES[mark]).render(text, color_system=ColorSystem.STANDARD)
 
     def paragraph(self, text: str, mark: Mark = "", *, indent: int = 0) -> str:
-        """`text`, which is one line, wrapped between words and painted; what follows its first line is indented."""
+        """Wrap one line of `text` between words and paint it; what follows its first line is indented."""
         lines = self._wrapped(printable(text), indent)
         return "\n".join(self.paint(line, mark or mark_of(text)) for line in lines)
 
@@ -74,7 +74,7 @@ PLAIN: Final = Look()
 
 
 def cell_len(text: str) -> int:
-    """Cells that a text takes on a screen: two for each wide character."""
+    """Count the cells that a text takes on a screen: two for each wide character."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len as cells
@@ -83,7 +83,7 @@ def cell_len(text: str) -> int:
 
 
 def wrap(text: str, width: int, indent: int = 0) -> list[str]:
-    """Lines of at most `width` cells, broken between words where that can be; the first may be `indent` longer."""
+    """Wrap at `width` cells, between words where that can be; the first line may be `indent` longer."""
     if cell_len(text) <= width:
         return [text]
     from rich.console import Console

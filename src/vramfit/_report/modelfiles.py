@@ -1,4 +1,4 @@
-"""What checked Modelfiles mean, as a table and as JSON."""
+"""Write what was found in Modelfiles, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Written: TypeAlias = tuple[
 
 
 def findings_text(findings: Sequence[Finding], look: Look = PLAIN) -> str:
-    """One row for each context, then what is to be said about each file."""
+    """Show one row for each context, then what is to be said about each file."""
     head = ["Modelfile", "model", "num_ctx", "", "on", "short of MiB", "largest safe", "trained"]
     drop = ("trained", "model", "on")
     table = render_table(head, [_row(f) for f in findings], left=2, look=look, drop=drop)
@@ -52,7 +52,7 @@ def _place(finding: Finding) -> str:
 
 
 def written_text(written: Sequence[Written]) -> str:
-    """What was changed in which file, and where what was there is kept."""
+    """Say what was changed in which file, and where what was there is kept."""
     return "\n".join(
         printable(f"Wrote {file.name}: {', '.join(_changes(file, findings))}. Before: {backup}")
         for file, findings, backup in written
@@ -60,7 +60,7 @@ def written_text(written: Sequence[Written]) -> str:
 
 
 def _changes(file: Modelfile, findings: Sequence[Finding]) -> list[str]:
-    """ "line 5: num_ctx 57344 → 38656" for each command that was mended."""
+    """Write "line 5: num_ctx 57344 → 38656" for each command that was mended."""
     now = {c.line: c.value for c in file.parameters("num_ctx")}
     commands = (f.command for f in findings if f.command is not None)
     return [
@@ -69,7 +69,7 @@ def _changes(file: Modelfile, findings: Sequence[Finding]) -> list[str]:
 
 
 def findings_json(findings: Sequence[Finding], errors: Sequence[str], written: Sequence[Written] = ()) -> str:
-    """The JSON object of `vramfit modelfile check --json` (see docs/json.md)."""
+    """Write the JSON object of `vramfit modelfile check --json` (docs/reference/json.md)."""
     from .schema import ModelfilesJson, WrittenJson
 
     found = ModelfilesJson(

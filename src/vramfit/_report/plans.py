@@ -1,4 +1,4 @@
-"""A `Plan` as a table and as JSON."""
+"""Write a `Plan` as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NAME: Final = 200  # characters of a model's name
 
 
 def plan_text(plan: Plan, look: Look = PLAIN) -> str:
-    """The answer, the cards side by side, the settings used, and what else there is to know."""
+    """Show the answer, the cards side by side, the settings used, and what else there is to know."""
     parts = [
         look.paragraph(verdict(plan), "good" if plan.fits else "bad"),
         look.paragraph(title(plan)),
@@ -54,12 +54,12 @@ def plan_text(plan: Plan, look: Look = PLAIN) -> str:
 
 
 def model_name(model: Model) -> str:
-    """What to call a model on a screen: its own name, else its file's."""
+    """Name a model on a screen: its own name, else its file's."""
     return printable(model.name or PurePath(model.source).stem or "unnamed model", NAME)
 
 
 def title(plan: Plan) -> str:
-    """The model in one line."""
+    """Describe the model in one line."""
     model = plan.model
     known = [model_name(model), model.architecture, model.file_type]
     known.append(format_bytes(model.tensor_bytes))
@@ -68,7 +68,7 @@ def title(plan: Plan) -> str:
 
 
 def estimate_text(estimate: Estimate, look: Look = PLAIN) -> str:
-    """The context, and the devices side by side."""
+    """Show the context, and the devices side by side."""
     answer = look.paragraph(estimate_answer(estimate), "good" if estimate.fits else "bad")
     return f"{answer}\n\n{device_table(estimate, 0, look)}"
 
@@ -81,7 +81,7 @@ def estimate_answer(estimate: Estimate) -> str:
 
 
 def device_table(estimate: Estimate, margin: int, look: Look = PLAIN) -> str:
-    """Devices as columns and the engine's terms as rows, in MiB; turned round where the screen is too narrow."""
+    """Show devices as columns and the engine's terms as rows, in MiB; turned round where the screen is too narrow."""
     table = device_rows(estimate, margin)
     if not fits(table[0], table[1:], look):
         table = [list(column) for column in zip(*table, strict=True)]
@@ -89,7 +89,7 @@ def device_table(estimate: Estimate, margin: int, look: Look = PLAIN) -> str:
 
 
 def device_rows(estimate: Estimate, margin: int) -> list[list[str]]:
-    """The figures of every device in MiB, under their names; what is left is marked where it is below the margin."""
+    """List the numbers of every device in MiB, under their names; what is left is marked where it is below the margin."""
     cards = estimate.gpus
     devices = [*cards, estimate.host]
     terms = (("weights", "model"), ("context", "context"), ("compute", "compute"), ("total", "total"))
@@ -132,7 +132,7 @@ def verdict(plan: Plan) -> str:
 
 
 def settings_line(plan: Plan) -> str:
-    """The settings that a reader would want to know."""
+    """Name the settings that a reader would want to know."""
     s = plan.settings
     words = [
         f"flash attention {s.flash_attn}"
@@ -151,7 +151,7 @@ def _on(value: bool) -> str:
 
 
 def plan_as_schema(plan: Plan) -> PlanJson:
-    """The pydantic object behind `vramfit plan --json`."""
+    """Make the pydantic object behind `vramfit plan --json`."""
     from .schema import OverheadJson, PlanJson, settings_json
 
     return PlanJson(
@@ -182,7 +182,7 @@ def plan_as_schema(plan: Plan) -> PlanJson:
 
 
 def estimate_as_schema(estimate: Estimate) -> EstimateJson:
-    """The pydantic object of an estimate alone."""
+    """Make the pydantic object of an estimate alone."""
     from .schema import EstimateJson, settings_json
 
     return EstimateJson(

@@ -1,4 +1,4 @@
-"""Results as matplotlib figures, with the extra `plots`: `pip install 'gguf-vramfit[plots]'`.
+"""Draw results as matplotlib figures, with the extra `plots`: `pip install 'gguf-vramfit[plots]'`.
 
 In: a `Plan`, a `Comparison` or a `Sweep`. Out: a figure that no window shows until asked. Colours are
 Okabe and Ito's, which colour-blind people tell apart; lines and marks differ in shape as well.
@@ -45,7 +45,7 @@ class _Look:
     cycle: tuple[str, ...]
 
     def color(self, i: int) -> str:
-        """The colour of series `i`; marks and dashes repeat at other lengths, so that no two series agree."""
+        """Choose the colour of series `i`; marks and dashes repeat at other lengths, so that no two series agree."""
         return self.cycle[i % len(self.cycle)]
 
 
@@ -57,7 +57,7 @@ DARK: Final = _Look("#16181c", "#e8e8e8", "#3c4048", "#ff8a4c", ("#56b4e9", *_VI
 
 
 def draw(result: object, *, dark: bool = False) -> Figure:
-    """The picture of a plan, a comparison or a sweep.
+    """Draw a plan, a comparison or a sweep.
 
     Plan: memory of each card against the context, stacked, with the capacity. Comparison: the largest
     context by file type, and the Pareto front. Sweep: memory left on the shortest card against the context.
@@ -72,13 +72,13 @@ def draw(result: object, *, dark: bool = False) -> Figure:
 
     if isinstance(result, Sweep):
         return _sweep(result, look)
-    raise TypeError(f"{type(result).__name__} is no result that vramfit draws")
+    raise TypeError(f"{type(result).__name__} is not a result that vramfit draws")
 
 
 def _axes(
     look: _Look, n: int, width: float, height: float, *, share: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with `n` axes side by side."""
+    """Make a figure with `n` axes side by side."""
     try:
         from matplotlib.figure import Figure
     except ImportError as e:
@@ -102,7 +102,7 @@ def _legend(axes: Axes, look: _Look, **options: Any) -> None:
 
 
 def _contexts(axes: Axes, most: int) -> None:
-    """An x axis from 0 to `most` tokens, with ticks at the round numbers of this trade: 16k is 16,384."""
+    """Set an x axis from 0 to `most` tokens, with ticks at the round numbers of this trade: 16k is 16,384."""
     step = 256
     while most / step > TICKS:
         step *= 2
@@ -136,7 +136,7 @@ def _plan(plan: Plan, look: _Look) -> Figure:
 
 
 def _around(plan: Plan) -> Sweep:
-    """The plan's own split and settings from the smallest context to somewhat beyond the planned one."""
+    """Sweep the plan's own split and settings from the smallest context to somewhat beyond the planned one."""
     import numpy as np
 
     from .._planner.sweep import sweep
@@ -173,7 +173,7 @@ def _comparison(comparison: Comparison, look: _Look) -> Figure:
 
 
 def _front(axes: Axes, group: Iterable[Choice], look: _Look, color: object) -> None:
-    """The choices of one cache type that are on the front: joined and ringed."""
+    """Join and ring the choices of one cache type that are on the front."""
     chosen = sorted((c for c in group if c.on_front), key=lambda c: c.n_ctx)
     xs, ys = [c.n_ctx for c in chosen], [_kld(c) for c in chosen]
     axes.plot(xs, ys, color=color, linewidth=1)
@@ -190,7 +190,7 @@ def _front(axes: Axes, group: Iterable[Choice], look: _Look, color: object) -> N
 
 
 def _names(axes: Axes, choices: Iterable[Choice], look: _Look) -> None:
-    """File types beside their points, where there is room for one more line of text."""
+    """Write file types beside their points, where there is room for one more line of text."""
     lowest = 0.0
     for c in sorted(choices, key=_kld):
         if _kld(c) < lowest * LINE:
@@ -237,12 +237,12 @@ def _sweep(result: Sweep, look: _Look) -> Figure:
 
 
 def _label(text: str) -> str:
-    """Text that others may have written, as matplotlib draws it: without formulas."""
+    """Escape text that others may have written for matplotlib: without formulas."""
     return printable(text).replace("$", r"\$")
 
 
 def _name(result: Sweep, row: int) -> str:
-    """What sets one combination apart: the settings that the sweep varies."""
+    """Name what sets one combination apart: the settings that the sweep varies."""
     point = result[row * result.shape[-1]]
     axes = (("gpus",), ("file_type",), ("type_k", "type_v"), ("n_seq_max",), ("n_ubatch",))
     varied = [names for names, n in zip(axes, result.shape, strict=False) if n > 1]

@@ -1,4 +1,4 @@
-"""How far a model reaches and what lies outside every buffer, as a page's lines."""
+"""Write how far a model reaches and what lies outside every buffer, as lines of a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["notes", "overhead_lines"]
 
 
 def notes(plan: Plan) -> list[str]:
-    """How the model was extended, what its windows are worth, and the memory that no buffer shows."""
+    """Say how the model was extended, what its windows are worth, and which memory no buffer shows."""
     used = [gpu for gpu, d in zip(plan.gpus, plan.estimate.gpus, strict=False) if d.total]
     said = [
         rope_sentence(plan.model) if reach(plan.model).method else "",
@@ -25,15 +25,16 @@ def notes(plan: Plan) -> list[str]:
 
 
 def overhead_lines(gpus: Sequence[Gpu]) -> list[str]:
-    """A line of what cards lose outside every buffer, where the size is known, in MiB card by card."""
+    """Write what cards lose outside every buffer, where the size is known, in MiB card by card."""
     sizes: dict[tuple[str, bool], list[str]] = {}
     for gpu in gpus:
         for overhead in overheads(gpu):
             if overhead.n_bytes:
                 sizes.setdefault((overhead.name, overhead.counted), []).append(format_mib(overhead.n_bytes))
     parts = [_part(name, counted, found) for (name, counted), found in sizes.items()]
-    return [f"Outside every buffer: {', '.join(parts)}."] if parts else []
+    return [f"Not counted above: {'; '.join(parts)}."] if parts else []
 
 
 def _part(name: str, counted: bool, sizes: Sequence[str]) -> str:
-    return f"{name} {' + '.join(sizes)} MiB ({'not in free' if counted else 'out of the margin'})"
+    where = "already subtracted from free" if counted else "comes out of the margin"
+    return f"{name} {' + '.join(sizes)} MiB ({where})"

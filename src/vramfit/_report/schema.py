@@ -1,4 +1,4 @@
-"""The JSON that the commands print, as pydantic models. Fields are added, never renamed.
+"""Describe the JSON that the commands print, as pydantic models. Fields are added, never renamed.
 
 Every size is a whole number of bytes, every context a number of tokens.
 """
@@ -78,7 +78,7 @@ class MeasureJson(_Frozen):
 
 
 class AlternativeJson(_Frozen):
-    """Other settings, what they carry and what they cost. Contexts are of one slot; 0: it does not fit."""
+    """Other settings, the contexts they reach and what they cost. Contexts are of one slot; 0: it does not fit."""
 
     kind: str
     flags: Text
@@ -291,7 +291,7 @@ class ComparisonJson(_Frozen):
 
 
 class CarrierJson(_Frozen):
-    """Cards that carry a context; `alike` names for each of them all with as much free memory and bandwidth."""
+    """Cards that hold a context; `alike` names for each of them all with as much free memory and bandwidth."""
 
     total: int
     free: int
@@ -331,5 +331,5 @@ class SweepJson(_Frozen):
 
 
 def settings_json(settings: Settings) -> dict[str, Any]:
-    """The settings by the engine's parameter names."""
+    """List the settings by the engine's parameter names."""
     return asdict(settings)

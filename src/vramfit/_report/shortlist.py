@@ -1,4 +1,4 @@
-"""A `Shortlist` as tables and as JSON: `vramfit which`."""
+"""Write a `Shortlist` as tables and as JSON: `vramfit which`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ __all__ = [
 SHOWN: Final = 12  # rows of each table
 NAMES: Final = 3  # of cards that are alike
 HEAD: Final = ("MiB", "free", "GB/s", "tokens/s")  # behind the cards
-NONE: Final = "No card to choose from carries that, and no pair that was tried."
+NONE: Final = "No card to choose from holds that, and no pair that was tried."
 
 
 def shortlist_text(found: Shortlist, look: Look = PLAIN, *, everything: bool = False) -> str:
-    """Single cards, pairs, and chips that come with their computer; few of each unless `everything` is wanted."""
+    """Show single cards, pairs, and chips that come with their computer; few of each unless `everything` is wanted."""
     parts = [look.paragraph(title(found))]
     if not found.fits:
         return "\n\n".join((*parts, look.paragraph(NONE, "bad")))
@@ -44,7 +44,7 @@ def shortlist_text(found: Shortlist, look: Look = PLAIN, *, everything: bool = F
 
 
 def title(found: Shortlist) -> str:
-    """The model, and what its cards are to carry."""
+    """Name the model, and what its cards have to hold."""
     model = found.model
     asked = f"{found.n_ctx:,} tokens with {format_bytes(found.margin_bytes)} left on every card"
     stands = f"defaults of {found.settings.defaults}"
@@ -52,7 +52,7 @@ def title(found: Shortlist) -> str:
 
 
 def tables(found: Shortlist) -> list[tuple[str, Sequence[Carrier]]]:
-    """What is listed, under the heading of its first column; nothing empty."""
+    """Group what is listed, under the heading of its first column; nothing empty."""
     found_tables = [
         ("card", [c for c in found.singles if not c.built_in]),
         ("pair", found.pairs),
@@ -62,7 +62,7 @@ def tables(found: Shortlist) -> list[tuple[str, Sequence[Carrier]]]:
 
 
 def order(found: Shortlist) -> str:
-    """What stands first, and what the last columns are."""
+    """Say what stands first, and what the last columns are."""
     return (
         f"{_ORDER[found.sort]} first. GB/s: of a pair the slower card's. tokens/s: bandwidth over the weights that a"
         " token reads, an upper bound."
@@ -73,7 +73,7 @@ _ORDER: Final = {"memory": "Least memory", "bandwidth": "Most bandwidth", "speed
 
 
 def cells(carrier: Carrier) -> list[str]:
-    """Cards in words, then what `HEAD` names."""
+    """Put cards in words, then what `HEAD` names."""
     return [
         _names(carrier),
         format_mib(carrier.total_bytes),
@@ -94,19 +94,19 @@ def _names(carrier: Carrier) -> str:
 
 
 def _alike(names: Sequence[str]) -> str:
-    """ "A, B or C", or the first few of them."""
+    """Write "A, B or C", or the first few of them."""
     if len(names) > NAMES:
         return f"{', '.join(names[:NAMES])} or {len(names) - NAMES} others"
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def shortlist_json(found: Shortlist, ignored: Sequence[str] = ()) -> str:
-    """The JSON object of `vramfit which --json` (see docs/json.md); `ignored` are flags that size nothing."""
+    """Write the JSON object of `vramfit which --json` (see docs/reference/json.md); `ignored` are flags that size nothing."""
     return json_text(shortlist_as_schema(found).model_dump() | {"ignored": list(ignored)})
 
 
 def shortlist_as_schema(found: Shortlist) -> ShortlistJson:
-    """The pydantic object behind `shortlist_json`."""
+    """Make the pydantic object behind `shortlist_json`."""
     from .schema import CarrierJson, ShortlistJson, settings_json
 
     return ShortlistJson(

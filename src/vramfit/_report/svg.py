@@ -1,4 +1,4 @@
-"""Small pictures as SVG text, for pages that need no library and no network.
+"""Draw small pictures as SVG text, for pages that need no library and no network.
 
 Colours are Okabe and Ito's, which colour-blind people tell apart; they come from the page's style, where
 dark mode has its own. Nothing is told by colour alone: parts have titles, points have shapes.
@@ -30,7 +30,7 @@ class Point:
 
 
 def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
-    """Points, those marked with a ring, between axes from zero."""
+    """Draw points, those marked with a ring, between axes from zero."""
     left, right, top, bottom, height = 92, 16, 12, 52, 380
     x_most, y_most = (max([1.0, *(getattr(p, axis) for p in points)]) * 1.06 for axis in "xy")
     w, h = WIDTH - left - right, height - top - bottom
@@ -63,7 +63,7 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
 
 
 def mark(x: float, y: float, group: int, name: str) -> str:
-    """The shape of a group, in its colour; `name` is shown under the pointer."""
+    """Draw the shape of a group, in its colour; `name` is shown under the pointer."""
     title = f"<title>{html_text(name)}</title>" if name else ""
     kind, shape = f"g{group % len(SHAPES)}", SHAPES[group % len(SHAPES)]
     if shape == "circle":
@@ -77,7 +77,7 @@ def mark(x: float, y: float, group: int, name: str) -> str:
 
 
 def _ticks(most: float) -> list[float]:
-    """Four to nine round numbers from 0 to `most`."""
+    """Choose four to nine round numbers from 0 to `most`."""
     step = 10.0 ** (len(str(int(most))) - 1)
     while most / step < 4:
         step /= 2

@@ -1,4 +1,4 @@
-"""One way to draw a table, so that all commands look alike.
+"""Lay out tables in one way, so that all commands look alike.
 
 Drawn here: a table library takes longer to import than a whole plan takes to compute, and leaves out no column.
 What does not fit between the edges of a screen gives way in this order: the gaps, the columns that matter least,
@@ -31,7 +31,7 @@ def render_table(
     look: Look = PLAIN,
     drop: Sequence[str] = (),
 ) -> str:
-    """`rows` under `head` as text; the first `left` columns are words, the others numbers.
+    """Show `rows` under `head` as text; the first `left` columns are words, the others numbers.
 
     `last_left`: the last column holds words, too. `drop` names columns that may be left out where the screen is
     too narrow, the least important first; a line says which were.
@@ -47,7 +47,7 @@ def render_table(
 
 
 def render_facts(facts: Sequence[tuple[str, str]], look: Look = PLAIN, width: int = 0) -> str:
-    """A line for each name and what is said of it; names are `width` wide at least."""
+    """Show a line for each name and what is said of it; names are `width` wide at least."""
     width = max(width, *(len(name) + 2 for name, _ in facts))
     return "\n".join(
         look.paragraph(f"{name:<{width}}{printable(value)}", indent=width) for name, value in facts
@@ -74,7 +74,7 @@ class _Table:
     last_left: bool
 
     def without(self, names: Sequence[str]) -> _Table:
-        """The table without some of its columns."""
+        """Drop some columns of the table."""
         at = [i for i, name in enumerate(self.head) if name not in names]
         return replace(
             self,
@@ -84,11 +84,11 @@ class _Table:
         )
 
     def widths(self) -> list[int]:
-        """Cells of each column."""
+        """Count the cells of each column."""
         return [max(map(cell_len, column)) for column in zip(self.head, *self.rows, strict=True)]
 
     def fitted(self, width: int | None, wrapping: bool) -> tuple[list[int], int] | None:
-        """Widths of the columns, and the widest gap, with which the table fits; None if it cannot.
+        """Find widths of the columns, and the widest gap, with which the table fits; None if it cannot.
 
         With `wrapping`, columns of words may become as narrow as `WORDS`, the widest first.
         """
@@ -106,14 +106,14 @@ class _Table:
         return None if found is None else (widths, found)
 
     def lines(self, widths: Sequence[int], gap: int, look: Look) -> list[str]:
-        """The lines of the table: head, rule, rows."""
+        """Lay out the lines of the table: head, rule, rows."""
         rule = "─" * (sum(widths) + gap * (len(widths) - 1))
         head = [look.paint(line, "strong") for line in self._row(self.head, widths, gap, PLAIN)]
         body = [line for row in self.rows for line in self._row(row, widths, gap, look)]
         return [*head, look.paint(rule, "faint"), *body]
 
     def _row(self, row: Sequence[str], widths: Sequence[int], gap: int, look: Look) -> Iterable[str]:
-        """One row, on as many lines as the words of its cells need."""
+        """Lay out one row, on as many lines as the words of its cells need."""
         columns = [wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
         for line in zip_longest(*columns, fillvalue=""):
             cells = zip(line, row, widths, strict=True)
@@ -131,7 +131,7 @@ class _Table:
         return i < self.left or (self.last_left and i == len(self.head) - 1)
 
     def blocks(self, look: Look) -> str:
-        """Each row as a block: its first words, then a line for every other cell that says something."""
+        """Show each row as a block: its first words, then a line for every other cell that says something."""
         names = max((cell_len(name) for name in self.head[self.left :]), default=0) + 4
         numbers = [i for i in range(self.left, len(self.head)) if not self._is_words(i)]
         width = max((cell_len(row[i]) for row in self.rows for i in numbers), default=0)

@@ -1,4 +1,4 @@
-"""Results as a terminal shows them: what `print(result)` prints."""
+"""Write results as `print(result)` shows them on a terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TEXTS: Final[dict[type, Callable[[Any], str]]] = {
 
 
 def text(result: object) -> str:
-    """The same text that the command prints. Raises `TypeError` for what is no result."""
+    """Show a result as the command prints it. Raises `TypeError` for anything but a result."""
     for kind, shown in _TEXTS.items():
         if isinstance(result, kind):
             return shown(result)
@@ -40,4 +40,4 @@ def text(result: object) -> str:
 
     if isinstance(result, Sweep):
         return sweep_text(result)
-    raise TypeError(f"{type(result).__name__} is no result that vramfit prints")
+    raise TypeError(f"{type(result).__name__} is not a result that vramfit prints")

@@ -1,4 +1,4 @@
-"""Any reference to `Header`s: the one place where model files are opened.
+"""Read the headers that any reference names: the one place where model files are opened.
 
 A reference is bytes, a path, or a text in the grammar of `grammar`. `lookup` finds the `File` it means in one of
 the places (`paths`, `folders`, `ollama`, `hub`, `web`); opened, every file is an `Origin`, a stream that is read from
@@ -30,7 +30,7 @@ Reference: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
 
 
 def reference_name(reference: Reference) -> str:
-    """What messages call `reference`."""
+    """Name `reference` for messages."""
     if isinstance(reference, bytes | bytearray | memoryview):
         return f"<{len(reference)} bytes>"
     if isinstance(reference, str | os.PathLike):
@@ -46,7 +46,7 @@ def resolve(
     cache: bool = True,
     progress: Progress | None = None,
 ) -> Resolved:
-    """The model that `reference` names, with what comes with it: projector, parameters, template.
+    """Find the model that `reference` names, with what comes with it: projector, parameters, template.
 
     `revision` is a branch, tag or commit of a repository on the Hub. `token` is shown to the Hub alone, in place of
     the one that huggingface-hub finds. `cache` is whether headers that were read
@@ -71,7 +71,7 @@ def open_headers(
     cache: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Header, ...]:
-    """The headers of all files of the model, in the order of its shards; one for a model of one file.
+    """Read the headers of all files of the model, in the order of its shards; one for a model of one file.
 
     `reference` may name any shard: the others are looked for beside it, under the names that llama.cpp gives
     them. Nothing but headers is read; the other arguments are those of `resolve`. Raises as `read_header` does,
@@ -90,9 +90,9 @@ def open_headers(
 
 
 def read_header(reference: Reference) -> Header:
-    """The header of the one file that `reference` names; no byte of the tensor data is needed.
+    """Read the header of the one file that `reference` names; no byte of the tensor data is needed.
 
-    Raises `SourceError` when the file cannot be found or read or is no GGUF, `InvalidHeader` when its header
+    Raises `SourceError` when the file cannot be found or read or is not GGUF, `InvalidHeader` when its header
     is damaged or ends with the file, `Truncated` when bytes or a pipe end inside the header.
     Bytes are not copied: the arrays of their header read them later.
     """
@@ -106,7 +106,7 @@ def read_header(reference: Reference) -> Header:
 
 
 def _locate(reference: str | os.PathLike[str], session: Session) -> Located:
-    """Where the model is. What is given as a `Path` is one; a text may be any name.
+    """Find where the model is. What is given as a `Path` is one; a text may be any name.
 
     A file that is here needs none of the code that looks for names.
     """

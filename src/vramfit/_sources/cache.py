@@ -1,4 +1,4 @@
-"""Headers that were read once, kept on disk so that the second look costs nothing.
+"""Keep headers that were read once on disk, so that the second look costs nothing.
 
 One file an entry: a seal, a line of JSON, then the bytes. A key says where the bytes came from, and may hold passwords:
 it is written nowhere. The entry's name is its digest and the seal one of key, line and bytes, both keyed with a
@@ -59,7 +59,7 @@ class Cache:
         self.max_bytes = max_bytes
 
     def get(self, key: Key) -> Entry | None:
-        """What is kept under `key`."""
+        """Look up what is kept under `key`."""
         try:
             secret = self._secret()
             path = self._path(key, secret)
@@ -97,7 +97,7 @@ class Cache:
         return self.folder / _seal(secret, key)
 
     def _secret(self, *, make: bool = False) -> bytes:
-        """What names and seals are made with. `OSError` where there is none, or where it cannot be one."""
+        """Read the secret that names and seals are made with, or make it. Raises `OSError` where it cannot be kept."""
         if not _is_ours(self.folder):
             raise PermissionError(errno.EPERM, "others can write there")
         path = self.folder / _SECRET
@@ -146,7 +146,7 @@ class Cache:
 
 
 def _seal(secret: bytes, key: Key, *parts: bytes | bytearray | memoryview) -> str:
-    """A digest that only who knows `secret` can make, in hex."""
+    """Make the digest, in hex, that only who knows `secret` can make."""
     from hashlib import blake2b  # takes longer to load than a header takes to read
 
     digest = blake2b(json.dumps(key).encode() + b"\n", key=secret, digest_size=_SEAL_BYTES // 2)
@@ -164,7 +164,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def default_folder() -> Path:
-    """`VRAMFIT_CACHE`, else what the platform calls its folder of caches."""
+    """Find the cache's folder: `VRAMFIT_CACHE`, else below what the platform calls its folder of caches."""
     chosen = os.environ.get("VRAMFIT_CACHE")
     if chosen:
         return Path(os.path.expanduser(chosen))
@@ -172,7 +172,7 @@ def default_folder() -> Path:
 
 
 def platform_caches() -> Path:
-    """Where programs of this platform and person keep their caches."""
+    """Find where programs of this platform and person keep their caches."""
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or home() / "AppData" / "Local")
     if sys.platform == "darwin":
@@ -182,5 +182,5 @@ def platform_caches() -> Path:
 
 
 def home() -> Path:
-    """The person's home; a path that is nowhere where the system knows none, as in some containers."""
+    """Find the person's home; a path that is nowhere where the system knows none, as in some containers."""
     return Path(os.path.expanduser("~"))

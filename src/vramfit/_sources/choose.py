@@ -1,4 +1,4 @@
-"""Which of the files in a repository or folder is meant."""
+"""Choose which of the files in a repository or folder is meant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN: Final = 40
 
 
 def models(files: Iterable[str]) -> list[str]:
-    """The files that are models, each split one by its first shard."""
+    """Select the files that are models, each split one by its first shard."""
     return sorted(
         f
         for f in files
@@ -27,12 +27,12 @@ def models(files: Iterable[str]) -> list[str]:
 
 
 def projectors(files: Iterable[str]) -> list[str]:
-    """The files that are vision or audio projectors."""
+    """Select the files that are vision or audio projectors."""
     return sorted(f for f in files if f.endswith(".gguf") and "mmproj" in f.rpartition("/")[2].lower())
 
 
 def matching(files: Iterable[str], quant: str) -> list[str]:
-    """The models whose name says `quant`: the whole word, in either case; all of them for "" and "latest".
+    """Select the models whose name says `quant`: the whole word, in either case; all of them for "" and "latest".
 
     A file may also be named as it is, with or without its ending.
     """
@@ -50,7 +50,7 @@ def matching(files: Iterable[str], quant: str) -> list[str]:
 
 
 def choose(files: Iterable[str], quant: str, name: str, write: str) -> str:
-    """The one file that is meant. `write` shows how to name one: "hf.co/user/repo/{}".
+    """Choose the one file that is meant. `write` shows how to name one: "hf.co/user/repo/{}".
 
     Raises `SourceError` that lists the choices when it could be several, or none is.
     """

@@ -1,4 +1,4 @@
-"""Connections to servers that are not trusted: certificates, proxies, retries, and how long all of it may take.
+"""Talk to servers that are not trusted: certificates, proxies, retries, and how long all of it may take.
 
 urllib3 does the talking; it is imported when the first reference is remote. What it leaves open is bounded here: the time of
 all exchanges together, however slowly a server drips, and what the system buffers of an answer that nobody reads on.
@@ -52,7 +52,7 @@ class Patience:
 
     @classmethod
     def from_environment(cls) -> Patience:
-        """As `VRAMFIT_TIMEOUT` (seconds in all) says."""
+        """Read the time limits from `VRAMFIT_TIMEOUT` (seconds in all)."""
         text = os.environ.get("VRAMFIT_TIMEOUT", "").strip()
         try:
             total = float(text) if text else _TOTAL_SECONDS
@@ -83,7 +83,7 @@ class Client:
             manager.clear()
 
     def remaining(self, name: str) -> float:
-        """Seconds left; `SourceError` when none is."""
+        """Return the seconds left; raises `SourceError` when none is."""
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise SourceError(
@@ -92,7 +92,7 @@ class Client:
         return left
 
     def get(self, url: str, name: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
-        """One exchange, retried while the server is busy; redirects and refusals are the caller's matter."""
+        """Make one exchange, retried while the server is busy; redirects and refusals are the caller's matter."""
         for attempt in range(ATTEMPTS):
             last = attempt == ATTEMPTS - 1
             answer = self._attempt(url, name, headers, last)
@@ -122,7 +122,7 @@ class Client:
                     preload_content=False, decode_content=False,
                 )  # fmt: skip
         except (LocationParseError, UnicodeError, ValueError):  # what they say may hold a password
-            raise SourceError(f"{name}: {redacted(url)} is no URL that can be asked for") from None
+            raise SourceError(f"{name}: {redacted(url)} is not a URL that can be asked for") from None
         except (HTTPError, OSError) as error:
             self.remaining(name)
             if last or isinstance(error, SSLError):
@@ -146,7 +146,7 @@ class Client:
 
 
 def _proxy(url: str) -> str:
-    """The proxy that the environment names for `url`, "" for none."""
+    """Find the proxy that the environment names for `url`, "" for none."""
     from urllib.request import proxy_bypass
 
     parts = urlsplit(url)
@@ -162,7 +162,7 @@ def _proxy(url: str) -> str:
 
 
 def sound_proxies() -> dict[str, str]:
-    """The proxies that the environment names by scheme ("http", "https", "all"), each an address.
+    """Read the proxies that the environment names by scheme ("http", "https", "all"), each an address.
 
     Raises `SourceError` without the address when one is none: a part of its password may stand where the host should.
     """
@@ -175,7 +175,7 @@ def sound_proxies() -> dict[str, str]:
         proxy = proxy if not proxy or "://" in proxy else f"http://{proxy}"
         if proxy and not _is_address(proxy):
             raise SourceError(
-                f"{scheme.upper()}_PROXY: is no address; write http://user:password@host:port, "
+                f"{scheme.upper()}_PROXY: is not an address; write http://user:password@host:port, "
                 "and / @ ? # : of a password as %2F %40 %3F %23 %3A"
             )
         proxies[scheme] = proxy
@@ -259,7 +259,7 @@ def _new_manager(client: Client, proxy: str, secure: bool) -> PoolManager:
 
 @cache
 def _certificates() -> SSLContext:
-    """Whom to trust: the system's own list, which some Pythons cannot find, and certifi's where it is installed."""
+    """Load whom to trust: the system's own list, which some Pythons cannot find, and certifi's if installed."""
     import ssl
 
     context = ssl.create_default_context()
@@ -280,11 +280,11 @@ class _GuardedSocket:
         return getattr(self._sock, name)
 
     def fileno(self) -> int:
-        """Of the socket inside."""
+        """Return that of the socket inside."""
         return int(self._sock.fileno())
 
     def makefile(self, mode: str = "rb", *_: object, **__: object) -> io.BufferedReader:
-        """What an answer is read from: one for each answer of a connection."""
+        """Make the file that an answer is read from: one for each answer of a connection."""
         return io.BufferedReader(_GuardedReader(self._sock, self._client))
 
 
@@ -298,7 +298,7 @@ class _GuardedReader(io.RawIOBase):
         self._buffer(_TIGHT_BUFFER)
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True: it always is."""
         return True
 
     def readinto(self, buffer: Any, /) -> int | None:
@@ -327,11 +327,11 @@ class _GuardedReader(io.RawIOBase):
 
 
 def host_of(url: str) -> str:
-    """The host of `url`, for messages."""
+    """Find the host of `url`, for messages."""
     return urlsplit(url).hostname or redacted(url)
 
 
 def _told(error: Exception) -> str:
-    """What urllib3 or the system says, in short."""
+    """Shorten what urllib3 or the system says."""
     cause = getattr(error, "reason", None) or error
     return redacted_within(str(cause)).split(": ", 1)[-1][:200] or type(cause).__name__

@@ -1,4 +1,4 @@
-"""Models in the folders of other programs on this machine: Hugging Face, llama.cpp, LM Studio, ModelScope."""
+"""Find models in the folders of other programs on this machine: Hugging Face, llama.cpp, LM Studio, ModelScope."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 def hub_caches() -> Iterator[Path]:
-    """Where llama.cpp (hf-cache.cpp:33-61) and huggingface-hub keep what they downloaded."""
+    """List where llama.cpp (hf-cache.cpp:33-61) and huggingface-hub keep what they downloaded."""
     if os.environ.get("LLAMA_CACHE"):
         yield Path(os.path.expanduser(os.environ["LLAMA_CACHE"]))
     hub_home = os.environ.get("HF_HOME")
@@ -34,7 +34,7 @@ def hub_caches() -> Iterator[Path]:
 
 
 def in_hub_cache(name: HubName, text: str) -> Located | None:
-    """The file that `name` means among those downloaded from the Hub, None when it is not clear which."""
+    """Find the file that `name` means among those downloaded from the Hub; None when it is not clear which."""
     for cache in hub_caches():
         repo = cache / f"models--{name.repo.replace('/', '--')}"
         snapshot = _snapshot(repo, name.revision or "main")
@@ -46,7 +46,7 @@ def in_hub_cache(name: HubName, text: str) -> Located | None:
 
 
 def _snapshot(repo: Path, revision: str) -> Path | None:
-    """The folder of the files of a revision."""
+    """Find the folder of the files of a revision."""
     if _COMMIT.fullmatch(revision):
         commit = revision
     else:
@@ -59,13 +59,13 @@ def _snapshot(repo: Path, revision: str) -> Path | None:
 
 
 def flat_caches() -> Iterator[Path]:
-    """Where llama.cpp keeps single files (common.cpp:985), and older ones keep all."""
+    """List where llama.cpp keeps single files (common.cpp:985), and older ones keep all."""
     chosen = os.environ.get("LLAMA_CACHE")
     yield Path(os.path.expanduser(chosen)) if chosen else platform_caches() / "llama.cpp"
 
 
 def _in_flat_cache(name: HubName, text: str) -> Located | None:
-    """As llama.cpp kept repositories before its cache became that of the Hub: user_repo_file.gguf."""
+    """Find a file as llama.cpp kept repositories before its cache became that of the Hub: user_repo_file.gguf."""
     prefix = name.repo.replace("/", "_") + "_"
     for folder in flat_caches():
         files = {
@@ -78,7 +78,7 @@ def _in_flat_cache(name: HubName, text: str) -> Located | None:
 
 
 def by_filename(filename: str, text: str) -> Located | None:
-    """A file in the folder of llama.cpp's downloads."""
+    """Find a file in the folder of llama.cpp's downloads."""
     for folder in flat_caches():
         path = folder / filename
         if path.is_file():
@@ -87,7 +87,7 @@ def by_filename(filename: str, text: str) -> Located | None:
 
 
 def in_modelscope_cache(name: ModelScopeName, text: str) -> Located | None:
-    """The file that `name` means among those that ModelScope's own tools downloaded; they keep one revision."""
+    """Find the file that `name` means among those that ModelScope's own tools downloaded; they keep one revision."""
     chosen = os.environ.get("MODELSCOPE_CACHE")
     base = Path(os.path.expanduser(chosen)) if chosen else home() / ".cache" / "modelscope" / "hub"
     for folder in (base / "models" / name.repo, base / name.repo):
@@ -98,7 +98,7 @@ def in_modelscope_cache(name: ModelScopeName, text: str) -> Located | None:
 
 
 def lmstudio_folders() -> Iterator[Path]:
-    """Where LM Studio keeps models: under its home, which a file in the person's home names if it was moved."""
+    """List where LM Studio keeps models: under its home, which a file in the person's home names if it was moved."""
     try:
         moved = start_of(home() / ".lmstudio-home-pointer", 4096).decode("utf-8").strip()
     except (OSError, ValueError):
@@ -110,7 +110,7 @@ def lmstudio_folders() -> Iterator[Path]:
 
 
 def in_lmstudio(name: LmStudioName, text: str) -> Located | None:
-    """A model by publisher/repo, by publisher/repo/file, by its key (the repo's name) or by its file's name."""
+    """Find a model by publisher/repo, by publisher/repo/file, by its key (the repo's name) or by its file's name."""
     wanted = name.text.lower().strip("/")
     for folder in lmstudio_folders():
         files = {k: v for k, v in _files(folder, depth=3).items() if k.count("/") == 2}
@@ -122,12 +122,12 @@ def in_lmstudio(name: LmStudioName, text: str) -> Located | None:
 
 
 def lmstudio_choices() -> list[str]:
-    """All models in LM Studio's folders, for messages."""
+    """List all models in LM Studio's folders, for messages."""
     return [k for folder in lmstudio_folders() for k in _files(folder, depth=3) if k.count("/") == 2]
 
 
 def _names(key: str) -> set[str]:
-    """What the file publisher/repo/file.gguf may be called."""
+    """List what the file publisher/repo/file.gguf may be called."""
     publisher, repo, filename = key.lower().split("/")
     plain = re.sub(r"[-_.]gguf$", "", repo)
     return {
@@ -136,7 +136,7 @@ def _names(key: str) -> set[str]:
 
 
 def _pick(files: Mapping[str, Path], filename: str, quant: str, text: str, store: Path) -> Located | None:
-    """The one of `files` that is meant, if one is."""
+    """Choose the one of `files` that is meant, if one is."""
     found = [f for f in files if f == filename] if filename else matching(files, quant)
     if len(found) != 1:
         return None
@@ -154,7 +154,7 @@ def _pick(files: Mapping[str, Path], filename: str, quant: str, text: str, store
 
 
 def _files(folder: Path, depth: int = 4) -> dict[str, Path]:
-    """The GGUF files below `folder` by their path in it, links to folders not followed."""
+    """List the GGUF files below `folder` by their path in it, links to folders not followed."""
     found: dict[str, Path] = {}
     for place, folders, files in islice(os.walk(folder), _MAX_FILES):
         below = Path(place).relative_to(folder)

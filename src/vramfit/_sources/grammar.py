@@ -1,6 +1,6 @@
-"""What people write to name a model → one of the nouns in `names`. Pure: nothing is opened.
+"""Read what people write to name a model as one of the nouns in `names`. Pure: nothing is opened.
 
-Every tool has its own way; `docs/references.md` shows all that are understood. Most say by a prefix where
+Every tool has its own way; `docs/users/models.md` shows all that are understood. Most say by a prefix where
 the model is. What does not (`qwen2.5-coder:32b`, `user/repo:Q8_0`) becomes `Anywhere`: the stores of this
 machine are asked first, then the one remote place that such a name belongs to.
 """
@@ -75,12 +75,12 @@ _IMAGE: Final = (
 
 
 def hub_endpoint() -> str:
-    """The Hub that the environment names, as llama.cpp (common.cpp:1463) and huggingface-hub read it; "" for none."""
+    """Read which Hub the environment names, as llama.cpp (common.cpp:1463) and huggingface-hub do; "" for none."""
     return (os.environ.get("MODEL_ENDPOINT") or os.environ.get("HF_ENDPOINT") or "").rstrip("/")
 
 
 def split_digest(text: str) -> tuple[str, str]:
-    """`text` without the `@sha256:...` behind it, and that digest in lower-case hex ("" without one).
+    """Cut the `@sha256:...` from the end of `text`; return the rest and the digest in lower-case hex ("" without one).
 
     Behind the name of an image it is the manifest's digest, not a file's, and part of the name.
     """
@@ -91,7 +91,7 @@ def split_digest(text: str) -> tuple[str, str]:
 
 
 def parse(text: str) -> Name:
-    """What `text` names. A path that exists is that path, whatever else it could be.
+    """Read what `text` names. A path that exists is that path, whatever else it could be.
 
     Raises `SourceError` when nothing is named like that.
     """
@@ -129,7 +129,7 @@ def _is_path(text: str) -> bool:
 
 
 def _of_scheme(scheme: str, rest: str, text: str) -> Name:
-    """The noun of a prefix. Its reader gets what follows (of a URL all of it) and what messages may show."""
+    """Read a name with a prefix. Its reader gets what follows (of a URL all of it) and what messages may show."""
     reader = _SCHEMES.get(scheme)
     if reader is None:
         raise SourceError(f"{redacted(text)}: models are not read from {scheme}: addresses; {_FORMS}")
@@ -137,13 +137,13 @@ def _of_scheme(scheme: str, rest: str, text: str) -> Name:
 
 
 def _web(url: str, text: str) -> Name:
-    """A URL: pages of the Hub and of Ollama's library stand for the models that they show."""
+    """Read a URL: pages of the Hub and of Ollama's library stand for the models that they show."""
     try:
         parts = urlsplit(url)
         host, _port = (parts.hostname or "").lower(), parts.port
     except ValueError:  # it may say what it read for a host or port, which may be of a password
         raise SourceError(
-            f"{text}: is no URL; write https://host[:port]/model.gguf, and / @ ? # of a password as %2F %40 %3F %23"
+            f"{text}: is not a URL; write https://host[:port]/model.gguf, and / @ ? # of a password as %2F %40 %3F %23"
         ) from None
     if not host:
         raise SourceError(f"{text}: names no host")
@@ -170,7 +170,7 @@ def _file(rest: str, text: str) -> Name:
 
 
 def _hub(rest: str, text: str) -> HubName:
-    """A repository, with what a web page or a tool adds to its name."""
+    """Read the name of a repository, with what a web page or a tool adds to it."""
     rest = rest.partition("?")[0].strip("/")
     page = re.fullmatch(_HUB_PAGE, rest, re.ASCII)
     if page:
@@ -187,7 +187,7 @@ def _hub(rest: str, text: str) -> HubName:
         )  # fmt: skip
     if filename and not filename.endswith(".gguf"):
         raise SourceError(
-            f"{text}: {filename!r} is no .gguf file; name one, or the repository alone to see its files"
+            f"{text}: {filename!r} is not a .gguf file; name one, or the repository alone to see its files"
         )
     # LM Studio writes publisher/repo@q8_0 where others name a revision.
     if at and not page and not branch and re.fullmatch(_QUANT, at, re.ASCII):
@@ -196,14 +196,14 @@ def _hub(rest: str, text: str) -> HubName:
 
 
 def _ollama(rest: str, text: str) -> Name:
-    """A name of Ollama's grammar; names under hf.co are repositories of the Hub, which answers for them."""
+    """Read a name of Ollama's grammar; names under hf.co are repositories of the Hub, which answers for them."""
     host, _, path = rest.partition("/")
     if path and host.lower() in _HUB_HOSTS:
         return _hub(path, text)
     name = _ollama_name(rest.removeprefix("library/") if rest.count("/") == 1 else rest)
     if name is None:
         raise SourceError(
-            f"{text}: is no name of an Ollama model; write ollama://[host/][namespace/]model[:tag]"
+            f"{text}: is not the name of an Ollama model; write ollama://[host/][namespace/]model[:tag]"
         )
     return name
 
@@ -223,13 +223,13 @@ def _lmstudio(rest: str, text: str) -> Name:
 
 
 def _image(rest: str, text: str) -> Name:
-    """An image's name. One of the Hub is a repository there; Docker Hub keeps models under ai/."""
+    """Read an image's name. One of the Hub is a repository there; Docker Hub keeps models under ai/."""
     host, _, path = rest.partition("/")
     if path and host.lower() in _HUB_HOSTS:
         return _hub(path, text)
     match = re.fullmatch(_IMAGE, rest, re.ASCII)
     if match is None:
-        raise SourceError(f"{text}: is no name of an image; write docker://[host/]ai/model[:tag]")
+        raise SourceError(f"{text}: is not the name of an image; write docker://[host/]ai/model[:tag]")
     host, repository = (match["host"] or "").lower() + (match["port"] or ""), match["repository"]
     if host in _DOCKER_HOSTS or not host:
         host = DOCKER_HOST
@@ -253,7 +253,7 @@ def _modelscope(rest: str, text: str) -> Name:
 
 def _modelscope_file(name: ModelScopeName, text: str) -> ModelScopeName:
     if name.filename and not name.filename.endswith(".gguf"):
-        raise SourceError(f"{text}: {name.filename!r} is no .gguf file; name one, or the repository alone")
+        raise SourceError(f"{text}: {name.filename!r} is not a .gguf file; name one, or the repository alone")
     return name
 
 
@@ -267,7 +267,7 @@ _SCHEMES: Final[dict[str, Callable[[str, str], Name]]] = {
 
 
 def _anywhere(text: str) -> Name:
-    """A name without a place: Ollama's `model:tag`, the Hub's `user/repo`, a file of some folder."""
+    """Read a name without a place: Ollama's `model:tag`, the Hub's `user/repo`, a file of some folder."""
     first = text.partition("/")[0]
     if text.count("/") >= 2 and ("." in first or ":" in first):
         return _ollama(text, text)  # the first part can only be a host
@@ -292,6 +292,6 @@ def _anywhere(text: str) -> Name:
 
 
 def _docker_model(text: str) -> ImageName | None:
-    """The image that `ai/model:tag` names: Docker Hub keeps models, and nothing else, under ai/."""
+    """Read `ai/model:tag` as an image: Docker Hub keeps models, and nothing else, under ai/."""
     found = _image(text, text) if re.fullmatch(rf"ai/{_IMAGE_PART}(?::\w[\w.-]*)?", text, re.ASCII) else None
     return found if isinstance(found, ImageName) else None

@@ -25,7 +25,7 @@ _MAX_FILES: Final = 100_000
 
 
 def on_hub(name: HubName, text: str, session: Session) -> Located:
-    """The file on the Hub that `name` means. Its repository is listed when the file has to be chosen."""
+    """Find the file on the Hub that `name` means. Its repository is listed when the file has to be chosen."""
     hub = _Hub(hub_endpoint() or "https://huggingface.co", name, session)
     if name.filename:
         return Located(hub.file(name.filename))
@@ -44,7 +44,7 @@ class _Hub:
         self._spent = 0
 
     def file(self, filename: str) -> File:
-        """A file of the repository, not yet looked at."""
+        """Make a file of the repository, not yet looked at."""
         shown = f"hf.co/{self._repo}" + (f"@{self._revision}" if self._revision else "") + f"/{filename}"
 
         def beside(other: str) -> File:
@@ -59,7 +59,7 @@ class _Hub:
         return File(shown, filename.rpartition("/")[2], open_file, beside, key=key)
 
     def listing(self) -> list[str]:
-        """The names of all files."""
+        """List the names of all files."""
         shown = f"hf.co/{self._repo}"
         body = self._session.remembered(
             ("listing", self._endpoint, self._repo, self._revision or ""), lambda: self._list(shown)
@@ -118,13 +118,13 @@ class _Hub:
         return min(_TIMEOUT, self._session.client.remaining(shown))
 
     def _talk(self, shown: str, ask: Callable[[], _T]) -> _T:
-        """What the Hub answers; tried again while it is busy, its refusals in our words."""
+        """Ask the Hub; try again while it is busy, and put its refusals in our words."""
         from huggingface_hub import constants
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
         from .client import ATTEMPTS, sound_proxies
 
-        sound_proxies()  # what the libraries below say of one that is no address would hold its password
+        sound_proxies()  # what the libraries below say of one that is not an address would hold its password
         # It would also ask the Hub for a list by which it counts who uses it: a request that no header needs.
         constants.HF_HUB_DISABLE_TELEMETRY = True
         client = self._session.client

@@ -1,4 +1,4 @@
-"""Models in container registries, as Docker Model Runner, ORAS and RamaLama push them: Docker Hub, Quay and others.
+"""Find models in container registries, as Docker Model Runner, ORAS and RamaLama push them: Docker Hub, Quay and others.
 
 An image is a manifest and its layers; one layer, or one for each shard, is the GGUF file as it is. A registry
 that wants a token names the place that gives it, to anyone who asks for a public model (distribution-spec, "Bearer").
@@ -29,7 +29,7 @@ _KINDS: Final = (("mmproj", "projector"), ("chat.template", "template"), ("licen
 
 
 def in_registry(name: ImageName, text: str, session: Session) -> Located:
-    """The model `name` in its registry: its manifest is fetched, its layers are read when they are opened."""
+    """Find the model `name` in its registry: its manifest is fetched, its layers are read when they are opened."""
     registry = _Registry(name, text, session)
     layers = manifests.layers(registry.manifest(), text)
     files = _model_files(layers, text)
@@ -40,7 +40,7 @@ def in_registry(name: ImageName, text: str, session: Session) -> Located:
 
 
 def _model_files(layers: list[Layer], text: str) -> dict[str, Layer]:
-    """The layers that hold GGUF files of the model by file name: their own, else the one llama.cpp gives a shard."""
+    """Map file names to the layers that hold GGUF files: their own names, else the one llama.cpp gives a shard."""
     # llama.cpp takes a layer with "gguf" in its type (download.cpp:900)
     found = [x for x in layers if "gguf" in x.media_type or x.title.lower().endswith(".gguf")]
     names = {
@@ -82,7 +82,7 @@ class _Registry:
         self._lock = Lock()  # shards are opened by several threads, and one token serves them all
 
     def manifest(self) -> bytes:
-        """The manifest, from the cache where it is known; the one that the name's digest says."""
+        """Fetch the manifest, from the cache where it is known; the one that the name's digest says."""
         name = self._name
         reference = f"sha256:{name.digest}" if name.digest else name.tag
         body = self._session.remembered(("manifest", self._base, reference), lambda: self._fetch(reference))
@@ -94,7 +94,7 @@ class _Registry:
         return body
 
     def file(self, filename: str, files: Mapping[str, Layer]) -> File:
-        """One file of the model, not yet looked at; the others are beside it."""
+        """Make one file of the model, not yet looked at; the others are beside it."""
         layer = files.get(filename)
 
         @contextmanager
@@ -150,7 +150,7 @@ class _Registry:
         return body
 
     def _ask(self, ask: Callable[[Mapping[str, str]], _T]) -> _T:
-        """What `ask` gives; asked once more with a token when the registry wants one."""
+        """Call `ask`, once more with a token when the registry wants one."""
         with self._lock:
             known = self._auth
         try:
@@ -165,7 +165,7 @@ class _Registry:
         return ask(self._auth)
 
     def _token(self, challenge: str) -> str:
-        """The token that the place named by `challenge` gives to anyone, for reading this repository alone."""
+        """Fetch the token that the place named by `challenge` gives to anyone, for reading this repository alone."""
         from . import web
 
         fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge[:4096]))

@@ -1,4 +1,4 @@
-"""Any reference to a model → `Model`: the whole way from bytes in one call."""
+"""Read any reference to a model as a `Model`: the whole way from bytes in one call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(
     cache: bool = True,
     progress: Callable[[str, int], None] | None = None,
 ) -> Model:
-    """The model that `reference` names: a path to a GGUF file, any shard of a split one, bytes, a URL, a name on
+    """Read the model that `reference` names: a path to a GGUF file, any shard of a split one, bytes, a URL, a name on
     the Hugging Face Hub, in Ollama or LM Studio, `-` for standard input, or what `source.resolve` found.
 
     Only headers are read. `assume` names the architecture to take in place of an unknown one; the

@@ -1,4 +1,4 @@
-"""From a name to the model that it means: the stores of this machine first, then the one remote place."""
+"""Find the model that a name means: in the stores of this machine first, then in the one remote place."""
 
 from __future__ import annotations
 
@@ -8,19 +8,7 @@ from dataclasses import replace
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from .._base.errors import SourceError
-from . import folders, ollama
-from .names import (
-    Anywhere,
-    HubName,
-    ImageName,
-    LmStudioName,
-    ModelScopeName,
-    Name,
-    OllamaName,
-    PathName,
-    StandardInput,
-    Url,
-)
+from . import folders, names, ollama
 from .nouns import Located
 from .origin import File, Missing, Origin
 from .paths import local_file, standard_input
@@ -28,39 +16,39 @@ from .redact import redacted
 from .session import Session
 
 
-def locate(name: Name, text: str, session: Session) -> Located:
-    """The model that `name` means; `text` is what messages call it."""
+def locate(name: names.Name, text: str, session: Session) -> Located:
+    """Find the model that `name` means; `text` is what messages call it."""
     if session.revision:
         name = _at_revision(name, text, session.revision)
-    if isinstance(name, PathName):
+    if isinstance(name, names.PathName):
         return Located(local_file(name.path))
-    if isinstance(name, StandardInput):
+    if isinstance(name, names.StandardInput):
         return Located(standard_input())
-    if isinstance(name, Url):
+    if isinstance(name, names.Url):
         return Located(_url(name.url, session))
-    if isinstance(name, HubName):
+    if isinstance(name, names.HubName):
         return _hub(name, text, session)
-    if isinstance(name, OllamaName):
+    if isinstance(name, names.OllamaName):
         return ollama.in_stores(name, text) or ollama.in_registry(name, text, session)
-    if isinstance(name, ImageName):
+    if isinstance(name, names.ImageName):
         return _image(name, text, session)
-    if isinstance(name, ModelScopeName):
+    if isinstance(name, names.ModelScopeName):
         return _modelscope(name, text, session)
-    if isinstance(name, LmStudioName):
+    if isinstance(name, names.LmStudioName):
         return folders.in_lmstudio(name, text) or _not_in_lmstudio(text)
     return _anywhere(name, text, session)
 
 
-def _at_revision(name: Name, text: str, revision: str) -> Name:
-    hub = name.hub if isinstance(name, Anywhere) else name
-    if not isinstance(hub, HubName | ModelScopeName):
+def _at_revision(name: names.Name, text: str, revision: str) -> names.Name:
+    hub = name.hub if isinstance(name, names.Anywhere) else name
+    if not isinstance(hub, names.HubName | names.ModelScopeName):
         raise SourceError(
             f"{text}: only models of the Hugging Face Hub and of ModelScope have revisions; leave out {revision!r}"
         )
     return replace(hub, revision=revision)
 
 
-def _hub(name: HubName, text: str, session: Session) -> Located:
+def _hub(name: names.HubName, text: str, session: Session) -> Located:
     local = folders.in_hub_cache(name, text) or _pulled_from_hub(name, text)
     if local:
         return local
@@ -69,19 +57,19 @@ def _hub(name: HubName, text: str, session: Session) -> Located:
     return on_hub(name, text, session)
 
 
-def _pulled_from_hub(name: HubName, text: str) -> Located | None:
-    """A repository that Ollama pulled: it keeps it under the Hub's host name."""
+def _pulled_from_hub(name: names.HubName, text: str) -> Located | None:
+    """Find a repository that Ollama pulled: it keeps it under the Hub's host name."""
     if name.filename or name.revision:
         return None
     user, _, repo = name.repo.partition("/")
     for host in ("hf.co", "huggingface.co"):
-        found = ollama.in_stores(OllamaName(repo, name.quant or "latest", user, host), text)
+        found = ollama.in_stores(names.OllamaName(repo, name.quant or "latest", user, host), text)
         if found:
             return found
     return None
 
 
-def _image(name: ImageName, text: str, session: Session) -> Located:
+def _image(name: names.ImageName, text: str, session: Session) -> Located:
     # the name under which llama.cpp keeps what it pulled (download.cpp:915)
     pulled = f"{name.repository.replace('/', '_')}_{name.tag}.gguf"
     local = None if name.digest else folders.by_filename(pulled, text)
@@ -92,7 +80,7 @@ def _image(name: ImageName, text: str, session: Session) -> Located:
     return images.in_registry(name, text, session)
 
 
-def _modelscope(name: ModelScopeName, text: str, session: Session) -> Located:
+def _modelscope(name: names.ModelScopeName, text: str, session: Session) -> Located:
     local = folders.in_modelscope_cache(name, text)
     if local:
         return local
@@ -102,7 +90,7 @@ def _modelscope(name: ModelScopeName, text: str, session: Session) -> Located:
     return Located(_url(url, session), companions)
 
 
-def _anywhere(name: Anywhere, text: str, session: Session) -> Located:
+def _anywhere(name: names.Anywhere, text: str, session: Session) -> Located:
     for found in _on_this_machine(name, text):
         if found:
             return found
@@ -119,7 +107,7 @@ def _anywhere(name: Anywhere, text: str, session: Session) -> Located:
     return ollama.in_registry(name.ollama, text, session)
 
 
-def _on_this_machine(name: Anywhere, text: str) -> Iterator[Located | None]:
+def _on_this_machine(name: names.Anywhere, text: str) -> Iterator[Located | None]:
     if name.ollama:
         yield ollama.in_stores(name.ollama, text)
     if name.lmstudio:
@@ -139,7 +127,7 @@ def _not_in_lmstudio(text: str) -> Located:
 
 
 def _url(url: str, session: Session) -> File:
-    """The file at a URL; the shards beside it have the same address but for the last part."""
+    """Make the file at a URL; the shards beside it have the same address but for the last part."""
     parts = urlsplit(url)
     folder, _, filename = parts.path.rpartition("/")
     address = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))

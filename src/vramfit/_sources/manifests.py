@@ -1,4 +1,4 @@
-"""Manifests: lists of layers by digest, as container registries and Ollama's store keep them.
+"""Read manifests: lists of layers by digest, as container registries and Ollama's store keep them.
 
 A manifest is not trusted: a digest is 64 hex digits or nothing, sizes and counts are bounded.
 """
@@ -33,7 +33,7 @@ class Layer:
 
 
 def base_url(host: str, repository: str) -> str:
-    """Where the routes of a repository begin; a registry on this machine is spoken to by http."""
+    """Find where the routes of a repository begin; a registry on this machine is spoken to by http."""
     return f"{'http' if on_this_machine(host) else 'https'}://{host}/v2/{repository}"
 
 
@@ -43,13 +43,13 @@ def on_this_machine(host: str) -> bool:
 
 
 def json_object(body: bytes, what: str) -> dict[str, Any]:
-    """The object that `body` is; `SourceError` that begins with `what` when it is none."""
+    """Decode the JSON object in `body`; raises `SourceError` that begins with `what` when it is none."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{what} is no JSON: {error}") from None
+        raise SourceError(f"{what} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise SourceError(f"{what} is no JSON object")
+        raise SourceError(f"{what} is not a JSON object")
     return value
 
 
@@ -65,7 +65,7 @@ def check(body: bytes | bytearray, digest: str, what: str) -> None:
 
 
 def layers(body: bytes, text: str) -> list[Layer]:
-    """The layers of the manifest of `text`, each with a sound digest. Raises `SourceError`."""
+    """Read the layers of the manifest of `text`, each with a sound digest. Raises `SourceError`."""
     items = json_object(body, f"{text}: its manifest").get("layers")
     if not isinstance(items, list) or len(items) > _MAX_LAYERS:
         raise SourceError(f"{text}: its manifest has no sound list of layers; pull or push the model again")
@@ -77,7 +77,7 @@ def _layer(item: dict[str, Any], text: str) -> Layer:
     match = re.fullmatch(_DIGEST, digest) if isinstance(digest, str) else None
     if not match or not isinstance(media_type, str) or not isinstance(size, int) or size < 0:
         raise SourceError(
-            f"{text}: its manifest names a layer by {digest!r:.90}, which is no sha256 digest; not followed"
+            f"{text}: its manifest names a layer by {digest!r:.90}, which is not a sha256 digest; not followed"
         )
     notes = item.get("annotations")
     titles = [notes.get(key) for key in _TITLES] if isinstance(notes, dict) else []

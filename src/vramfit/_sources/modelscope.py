@@ -1,4 +1,4 @@
-"""ModelScope: which files a repository has, and where their bytes are. Public models; no token is sent."""
+"""Find which files a ModelScope repository has, and where their bytes are. Public models; no token is sent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_FILES: Final = 100_000
 
 
 def find(name: ModelScopeName, text: str, session: Session) -> tuple[str, tuple[Companion, ...]]:
-    """The URL of the file that `name` means, and what goes with it.
+    """Find the URL of the file that `name` means, and what goes with it.
 
     The repository is listed when the file has to be chosen.
     """
@@ -46,7 +46,7 @@ def find(name: ModelScopeName, text: str, session: Session) -> tuple[str, tuple[
 
 
 def _list(url: str, text: str, session: Session) -> bytes:
-    """The GGUF files of a repository and their sizes in bytes, as a JSON object."""
+    """List the GGUF files of a repository and their sizes in bytes, as a JSON object."""
     from . import web
 
     try:

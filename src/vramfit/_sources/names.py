@@ -49,7 +49,7 @@ class OllamaName:
     host: str = OLLAMA_HOST
 
     def __str__(self) -> str:
-        """As Ollama shows it: without the parts that are the default."""
+        """Write the name as Ollama shows it: without the parts that are the default."""
         parts = [self.host, self.namespace, self.model]
         if self.host == OLLAMA_HOST:
             parts = parts[1:] if self.namespace != "library" else parts[2:]

@@ -38,7 +38,7 @@ class Resolved:
     template: str = ""  # of the prompt, where it lies on this machine
 
     def companion(self, kind: str) -> Companion | None:
-        """The first companion of a kind: the one that Ollama loads."""
+        """Find the first companion of a kind: the one that Ollama loads."""
         return next((c for c in self.companions if c.kind == kind), None)
 
 

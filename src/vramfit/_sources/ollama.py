@@ -1,4 +1,4 @@
-"""Models of Ollama: its store on this machine, and the registries that it pulls from.
+"""Find models of Ollama: in its store on this machine, and in the registries that it pulls from.
 
 Both hold a manifest, a list of layers by digest (Ollama, manifest/paths.go): the model is one of them, its
 projector, parameters and template are others.
@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -29,7 +30,7 @@ _LAYER: Final = "application/vnd.ollama.image."  # before the kind of a layer, s
 
 
 def stores() -> Iterator[Path]:
-    """The folders where Ollama may keep models on this machine, the most likely first."""
+    """List the folders where Ollama may keep models on this machine, the most likely first."""
     chosen = os.environ.get("OLLAMA_MODELS")
     if chosen:
         yield Path(os.path.expanduser(chosen))
@@ -40,7 +41,7 @@ def stores() -> Iterator[Path]:
 
 
 def in_stores(name: OllamaName, text: str) -> Located | None:
-    """The model `name` in a store of this machine, None when no store has it."""
+    """Find the model `name` in a store of this machine; None when no store has it."""
     for store in stores():
         manifest = _manifest_path(store, name)
         if manifest is not None:
@@ -49,7 +50,7 @@ def in_stores(name: OllamaName, text: str) -> Located | None:
 
 
 def _manifest_path(store: Path, name: OllamaName) -> Path | None:
-    """Where the manifest of `name` is; the parts of a name are the same in either case."""
+    """Find the manifest of `name`; the parts of a name are the same in either case."""
     folder = store / "manifests"
     for part in (name.host, name.namespace, name.model, name.tag):
         exact = folder / part
@@ -95,58 +96,71 @@ def _stored(store: Path, manifest: Path, text: str) -> Located:
 
 
 def in_registry(name: OllamaName, text: str, session: Session) -> Located:
-    """The model `name` in its registry: its manifest is fetched, its file is read when it is opened."""
+    """Find the model `name` in its registry: fetches its manifest; its file is read when it is opened."""
     base = manifests.base_url(name.host, f"{name.namespace}/{name.model}")
-
-    def fetch(url: str, limit: int, accept: str = "*/*") -> bytes:
-        from . import web
-
-        return web.fetch(session.client, url, text, accept=accept, limit=limit)
-
-    def manifest() -> bytes:
-        try:
-            return fetch(f"{base}/manifests/{name.tag}", manifests.MAX_BYTES, manifests.DOCKER_TYPE)
-        except Missing:
-            raise Missing(
-                f"{text}: no such file here, and {name.host} has no model {name}; "
-                "see `ollama list` for yours, or write hf.co/user/repo for one of the Hub"
-            ) from None
-
-    layers = manifests.layers(session.remembered(("manifest", base, name.tag), manifest), text)
-    model = _model(layers, text)
-
-    def open_blob(_: str) -> AbstractContextManager[Origin | None]:
-        from . import web
-
-        return web.open_url(session.client, f"{base}/blobs/sha256:{model.digest}", text, spent=1)
-
-    def parameters() -> Mapping[str, Any]:
-        layer = _first(layers, "params")
-        if layer is None:
-            return {}
-        url = f"{base}/blobs/sha256:{layer.digest}"
-
-        def fetch_sound() -> bytes:
-            body = fetch(url, _MAX_TEXT_BYTES)
-            manifests.check(body, layer.digest, f"{text}: its list of parameters")
-            return body
-
-        return _parameters(session.remembered(("blob", base, layer.digest), fetch_sound), text)
-
-    return Located(
-        # What a registry says of a digest goes for none but itself.
-        File(
-            text,
-            "",
-            open_blob,
-            key=("header", base, model.digest),
-            lasting=True,
-            digest=model.digest,
-            n_bytes=model.n_bytes,
-        ),
-        tuple(Companion(kind, f"sha256:{c.digest}", c.n_bytes) for kind, c in _others(layers, model)),
-        parameters,
+    manifest = session.remembered(
+        ("manifest", base, name.tag), partial(_remote_manifest, base, name, text, session)
     )
+    layers = manifests.layers(manifest, text)
+    model = _model(layers, text)
+    file = File(
+        text,
+        "",
+        partial(_open_blob, base, model, text, session),
+        key=("header", base, model.digest),  # what a registry says of a digest goes for none but itself
+        lasting=True,
+        digest=model.digest,
+        n_bytes=model.n_bytes,
+    )
+    return Located(
+        file,
+        tuple(Companion(kind, f"sha256:{c.digest}", c.n_bytes) for kind, c in _others(layers, model)),
+        partial(_remote_parameters, base, _first(layers, "params"), text, session),
+    )
+
+
+def _remote_manifest(base: str, name: OllamaName, text: str, session: Session) -> bytes:
+    """Fetch the manifest of `name`. Raises `Missing`, with what else the name could mean."""
+    try:
+        url = f"{base}/manifests/{name.tag}"
+        return _fetch(url, text, session, manifests.MAX_BYTES, manifests.DOCKER_TYPE)
+    except Missing:
+        raise Missing(
+            f"{text}: no such file here, and {name.host} has no model {name}; "
+            "see `ollama list` for yours, or write hf.co/user/repo for one of the Hub"
+        ) from None
+
+
+def _remote_parameters(base: str, layer: Layer | None, text: str, session: Session) -> Mapping[str, Any]:
+    """Fetch the parameters of a model, which have to have the digest that its manifest gives."""
+    if layer is None:
+        return {}
+    digest, what = layer.digest, f"{text}: its list of parameters"
+
+    def fetch_sound() -> bytes:
+        body = _fetch(_blob_url(base, digest), text, session, _MAX_TEXT_BYTES)
+        manifests.check(body, digest, what)
+        return body
+
+    return _parameters(session.remembered(("blob", base, digest), fetch_sound), text)
+
+
+def _fetch(url: str, text: str, session: Session, limit: int, accept: str = "*/*") -> bytes:
+    from . import web
+
+    return web.fetch(session.client, url, text, accept=accept, limit=limit)
+
+
+def _open_blob(
+    base: str, layer: Layer, text: str, session: Session, _: str
+) -> AbstractContextManager[Origin | None]:
+    from . import web
+
+    return web.open_url(session.client, _blob_url(base, layer.digest), text, spent=1)
+
+
+def _blob_url(base: str, digest: str) -> str:
+    return f"{base}/blobs/sha256:{digest}"
 
 
 def _content(path: Path, limit: int, text: str) -> bytes:
@@ -168,7 +182,7 @@ def _model(layers: list[Layer], text: str) -> Layer:
         if _first(layers, "tensor")
         else "has no weights: it runs in the cloud"
     )
-    raise SourceError(f"{text}: {why}, so there is no GGUF header to read")
+    raise SourceError(f"{text}: {why}, so there is not GGUF header to read")
 
 
 def _first(layers: list[Layer], kind: str) -> Layer | None:
@@ -176,7 +190,7 @@ def _first(layers: list[Layer], kind: str) -> Layer | None:
 
 
 def _others(layers: list[Layer], model: Layer) -> Iterator[tuple[str, Layer]]:
-    """The kind of each layer that goes with the model, and the layer."""
+    """List the kind of each layer that goes with the model, and the layer."""
     for layer in layers:
         if layer is not model and layer.media_type.startswith(_LAYER):
             yield layer.media_type.removeprefix(_LAYER), layer

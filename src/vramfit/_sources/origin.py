@@ -1,4 +1,4 @@
-"""One file's bytes to `Header`: a window that grows only as far as the parser asks.
+"""Read one file's header through a window that grows only as far as the parser asks.
 
 Wherever a file is, it comes down to an `Origin`: a name for messages, a size if it is known, and a
 stream that is read from its start, in small steps, until the header is whole.
@@ -94,9 +94,9 @@ class File:
 
 
 def read_header(origin: Origin, limit: int = MAX_HEADER_BYTES) -> tuple[Header, bytearray]:
-    """The header of `origin`, and the bytes that were read for it: its arrays lie in them.
+    """Read the header of `origin`; return it with the bytes that were read for it, in which its arrays lie.
 
-    Raises `SourceError` when the file cannot be read, is no GGUF, or has a header of more than `limit` bytes;
+    Raises `SourceError` when the file cannot be read, is not GGUF, or has a header of more than `limit` bytes;
     `InvalidHeader` and `Truncated` as the parser does.
     """
     parser = header.Parser(file_size=origin.size, name=origin.name)
@@ -145,5 +145,5 @@ def check_magic(start: bytes, name: str) -> None:
 
 
 def reason(error: OSError | ValueError) -> str:
-    """Why the system refused, in its own words."""
+    """Say why the system refused, in its own words."""
     return getattr(error, "strerror", None) or str(error)

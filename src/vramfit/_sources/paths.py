@@ -1,4 +1,4 @@
-"""Files of this machine: paths, standard input, and the files inside other programs' stores."""
+"""Open files of this machine: paths, standard input, and the files inside other programs' stores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
 
 
 def local_file(path: Path, *, name: str = "", within: Path | None = None, digest: str = "") -> File:
-    """The file at `path`. `within` is the store it belongs to: no symbolic link may lead out of it."""
+    """Make the file at `path`. `within` is the store it belongs to: no symbolic link may lead out of it."""
     shown = name or str(path)
 
     @contextmanager
@@ -51,7 +51,7 @@ def check_inside(path: Path, store: Path, name: str) -> None:
 
 
 def standard_input() -> File:
-    """What is piped in: it can be read once, and no other file is beside it."""
+    """Make a file of what is piped in: it can be read once, and no other file is beside it."""
 
     @contextmanager
     def open_stdin(_: str) -> Iterator[Origin]:
@@ -61,7 +61,7 @@ def standard_input() -> File:
 
 
 def open_regular(path: Path, *, follow: bool = True) -> io.FileIO:
-    """The file at `path`, to be read. Raises `OSError`, for what is no regular file too: a pipe or a device may
+    """Open the file at `path` for reading. Raises `OSError`, for anything but a regular file too: a pipe or a device may
     have no end, or nobody who writes, and opening it can have effects. `follow` is whether a link may stand for it.
     """
     _check_kind(os.stat(path, follow_symlinks=follow))
@@ -75,7 +75,7 @@ def open_regular(path: Path, *, follow: bool = True) -> io.FileIO:
 
 
 def start_of(path: Path, limit: int) -> bytes:
-    """The first `limit` bytes of the file at `path`. Raises `OSError` as `open_regular` does."""
+    """Read the first `limit` bytes of the file at `path`. Raises `OSError` as `open_regular` does."""
     with open_regular(path) as stream, io.BufferedReader(stream) as file:
         return file.read(limit)
 

@@ -1,4 +1,4 @@
-"""What may be shown of an address: the one place that takes out what may be secret in it.
+"""Hide what may be secret in an address: the one place that decides it.
 
 Users, passwords, queries and fragments are tokens as often as not. An address goes through here before it stands in
 a name, an error, a warning, a line of progress or a log; keys of the cache are written nowhere.
@@ -21,7 +21,7 @@ _HOST: Final = r"[^:\[\]]*|(\[[0-9A-Fa-f:.]+\]|localhost|[^:\[\]]+\.[^:\[\]]+)(:
 
 
 def redacted(text: str) -> str:
-    """`text` without what may be secret in it, where it is an address: user, password, query.
+    """Hide what may be secret in `text`, where it is an address: user, password, query.
 
     Where a password holds what should have been escaped, nobody can tell where it ends: all before the last @ is hidden.
     """
@@ -36,12 +36,12 @@ def redacted(text: str) -> str:
 
 
 def redacted_within(message: str) -> str:
-    """What another library says, with the addresses in it redacted."""
+    """Redact the addresses in what another library says."""
     return re.sub(_ADDRESS, lambda match: redacted(match[0]), message)
 
 
 def _without_user(rest: str) -> str:
-    """What follows the scheme of a URL, without user, password, query and fragment."""
+    """Cut user, password, query and fragment from what follows the scheme of a URL."""
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     beyond = rest[len(authority) :]
     # In "user:12/34@host" the password looks like a port and a path; a host with a dot and a port is one.
@@ -51,7 +51,7 @@ def _without_user(rest: str) -> str:
 
 
 def _without_password(rest: str) -> str:
-    """What follows the scheme of a model's name, without a user and password that do not belong there."""
+    """Cut a user and password that do not belong there from what follows the scheme of a model's name."""
     digest = re.search(_DIGEST, rest)
     name = rest[: digest.start()] if digest else rest
     head, _, tail = name.rpartition("@")

@@ -1,4 +1,4 @@
-"""What one look-up shares: connections, the cache, the time that it may take."""
+"""Share between the steps of one look-up its connections, the cache and the time that it may take."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Session:
             return self._client
 
     def read(self, file: File, limit: int = MAX_HEADER_BYTES) -> Header:
-        """The header of `file`, from the cache where that is sure to be the same."""
+        """Read the header of `file`, from the cache where that is sure to be the same."""
         held = self.cache.get(file.key) if self.cache and file.key else None
         kept = _parse(held, file, limit) if held else None
         if held and kept and (file.lasting or held.fresh):
@@ -81,7 +81,7 @@ class Session:
             self.cache.put(file.key, body, etag=opened.etag, size=size, strings=strings)
 
     def remembered(self, key: Key, fetch: Callable[[], bytes]) -> bytes:
-        """What `fetch` gives, or gave a short while ago."""
+        """Return what `fetch` gave a short while ago, else fetch it."""
         held = self.cache.get(key) if self.cache else None
         if held and held.fresh:
             return held.body
@@ -104,7 +104,7 @@ def _check(file: File, opened: origin.Origin, window: bytearray) -> None:
 
 
 def _parse(held: Entry, file: File, limit: int) -> Header | None:
-    """The header that was kept, None when the entry is damaged."""
+    """Parse the header that was kept; None when the entry is damaged."""
     size, strings = held.note.get("size", _UNKNOWN), held.note.get("strings", {})
     if not isinstance(size, int) or not isinstance(held.note.get("etag", ""), str) or len(held.body) > limit:
         return None

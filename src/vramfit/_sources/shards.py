@@ -1,4 +1,4 @@
-"""The files that make one model: which they are, and whether they belong together."""
+"""Find the files that make one model, and check that they belong together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Reader: TypeAlias = Callable[[File, int], Header]
 
 
 def read_all(file: File, read: Reader) -> tuple[Header, ...]:
-    """The headers of all files of the model that `file` belongs to, in the order of its shards.
+    """Read the headers of all files of the model that `file` belongs to, in the order of its shards.
 
     `read` gives the header of one file, of at most so many bytes. Raises `SourceError` when a shard is missing
     or belongs to another model (llama-model-loader.cpp:595-673).
@@ -48,7 +48,7 @@ def read_all(file: File, read: Reader) -> tuple[Header, ...]:
 
 
 def _files(file: File, given: Header) -> list[File]:
-    """The files of all shards of the model that `file` is a shard of."""
+    """List the files of all shards of the model that `file` is a shard of."""
     match = _SHARD_NAME.fullmatch(file.filename)
     number, count = given.split_no + 1, given.split_count
     if number > count or count > _MAX_SHARDS:
@@ -79,7 +79,7 @@ def _refuse_missing(missing: Sequence[str], given: Header) -> None:
 
 
 def _read_others(files: Sequence[File], read: Reader, given: Header) -> Iterator[Header]:
-    """The headers of `files`, in order."""
+    """Read the headers of `files`, in order."""
     total = 0
     with ExitStack() as stack:
         headers: Iterable[Header]
@@ -99,7 +99,7 @@ def _read_others(files: Sequence[File], read: Reader, given: Header) -> Iterator
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that drop what waits as soon as one file is refused."""
+    """Make threads that drop what waits as soon as one file is refused."""
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="vramfit-shard")

@@ -1,4 +1,4 @@
-"""HTTP: as few requests and bytes as a header needs, from servers that are not trusted.
+"""Read headers over HTTP: as few requests and bytes as they need, from servers that are not trusted.
 
 The size of a header shows only while it is read. So each request asks for a range that surely is not
 too much (`_SPARE_BYTES` beyond what the header is known to need), and the last one that the budget of three allows
@@ -89,7 +89,7 @@ class RangeStream:
             return b""
 
     def _ended(self) -> None:
-        """An answer is over: as promised, with the file, or too early."""
+        """Check that an answer which is over ended as promised, with the file, or too early."""
         self.close()
         if self._end is None:  # no length was promised: this is the end
             self.size = self._position
@@ -125,7 +125,7 @@ class RangeStream:
         raise SourceError(f"{self.name}: more than {_MAX_REDIRECTS} redirects; the link leads in a circle")
 
     def _ask(self, size: int) -> int:
-        """Bytes to ask for: no more than the bounds on a whole header allow, given that it takes `size` more."""
+        """Choose how many bytes to ask for: no more than the bounds on a whole header allow, given that it takes `size` more."""
         need = self._position + size
         return size + (_SPARE_BYTES if need < SMALL_BYTES else need // 2)
 
@@ -183,7 +183,7 @@ class RangeStream:
 
 
 def redirected(url: str, location: str, name: str) -> str:
-    """Where `location` leads from `url`; `SourceError` when that is not to be followed."""
+    """Find where `location` leads from `url`; raises `SourceError` when that is not to be followed."""
     try:
         target = urljoin(url, location)
         scheme = urlsplit(target).scheme.lower()
@@ -191,7 +191,7 @@ def redirected(url: str, location: str, name: str) -> str:
         target, scheme = location, ""
     if not location or scheme not in ("http", "https"):
         raise SourceError(
-            f"{name}: is redirected to {redacted(target)!r}, which is no web address; not followed"
+            f"{name}: is redirected to {redacted(target)!r}, which is not a web address; not followed"
         )
     if scheme == "http" and urlsplit(url).scheme == "https":
         raise SourceError(
@@ -201,7 +201,7 @@ def redirected(url: str, location: str, name: str) -> str:
 
 
 def _content_range(text: str, name: str, host: str) -> tuple[int, int, int | None]:
-    """First byte, byte behind the last, and size of the whole file of a Content-Range."""
+    """Read a Content-Range: first byte, byte behind the last, and size of the whole file."""
     unit, _, rest = text.strip().partition(" ")
     span, _, total = rest.partition("/")
     first, _, last = span.partition("-")
@@ -220,7 +220,7 @@ def open_url(
     client: Client, url: str, name: str, *, auth: Mapping[str, str] | None = None,
     spent: int = 0, etag: str = "",
 ) -> Iterator[Origin | None]:  # fmt: skip
-    """The file at `url`; None when its state is still `etag`. `auth` is shown to the host of `url` alone."""
+    """Open the file at `url`; None when its state is still `etag`. `auth` is shown to the host of `url` alone."""
     stream = RangeStream(client, url, name, auth=auth, spent=spent, etag=etag)
     try:
         yield None if stream.unchanged else Origin(name, stream, stream.size, STEP_BYTES, stream.etag)
@@ -231,7 +231,7 @@ def open_url(
 def fetch(
     client: Client, url: str, name: str, *, accept: str, limit: int, auth: Mapping[str, str] | None = None
 ) -> bytes:
-    """A small text, whole: of at most `limit` bytes. `auth` is shown to the host of `url` alone."""
+    """Fetch a small text, whole: of at most `limit` bytes. `auth` is shown to the host of `url` alone."""
     stream = RangeStream(client, url, name, auth=auth, accept=accept, ranged=False)
     body = bytearray()
     try:
@@ -247,7 +247,7 @@ def fetch(
 
 
 def raise_for_status(status: int, name: str, host: str, challenge: str = "") -> None:
-    """The error that a refusal of the server means to the person who asked."""
+    """Raise the error that a refusal of the server means to the person who asked."""
     if status in (404, 410):
         raise Missing(f"{name}: {host} has no such file ({status})")
     if status in (401, 403):
@@ -259,17 +259,17 @@ def raise_for_status(status: int, name: str, host: str, challenge: str = "") -> 
 
 
 def origin_of(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port: what a token is bound to."""
+    """Find scheme, host and port: what a token is bound to."""
     parts = urlsplit(url)
     try:
         port = parts.port
     except ValueError:
-        raise SourceError(f"{redacted(url)}: is no URL: its port is no number") from None
+        raise SourceError(f"{redacted(url)}: is not a URL: its port is not a number") from None
     return parts.scheme, (parts.hostname or "").lower(), port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def basic_auth(user: str | None, password: str | None) -> dict[str, str]:
-    """The header that shows the user and password of a URL, where it has them."""
+    """Make the header that shows the user and password of a URL, where it has them."""
     if user is None:
         return {}
     pair = f"{unquote(user)}:{unquote(password or '')}"
@@ -277,7 +277,7 @@ def basic_auth(user: str | None, password: str | None) -> dict[str, str]:
 
 
 def user_agent() -> str:
-    """What servers are told of who asks."""
+    """Say to servers who asks."""
     from .._base.version import __version__
 
     return f"vramfit/{__version__}"

@@ -30,7 +30,7 @@ BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(
 
 @lru_cache(maxsize=256)
 def backend(name: str, compute_capability: str | None = None) -> Backend:
-    """The rules of the backend called `name`, in any case, for a card of this compute capability ("8.6").
+    """Find the rules of the backend called `name`, in any case, for a card of this compute capability ("8.6").
 
     One value for each question, so that backends can be compared by identity. Without a capability the
     rules take the largest figure of all. Raises `GpuError` that names the known backends if there is none.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 
 from ..._base.errors import ModelError, UnknownArchitecture
+from ..._base.matches import get_close_matches
 from ..._gguf import Header, Value
 from ..model import Model, Tensor
 from . import agreement, geometry, identity, layers, weights
@@ -56,7 +56,7 @@ def _check_kind(pairs: Mapping[str, Value], source: str) -> None:
 def _own_name(pairs: Mapping[str, Value], source: str) -> str:
     own = pairs.get("general.architecture", "")
     if not isinstance(own, str):
-        raise ModelError(f"{_where(source)}general.architecture = {own!r} is no string; take another file")
+        raise ModelError(f"{_where(source)}general.architecture = {own!r} is not a string; take another file")
     return own
 
 

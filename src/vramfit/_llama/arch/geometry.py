@@ -46,7 +46,7 @@ class Geometry:
 
 
 def read(arch: Architecture, meta: Metadata, tensors: Collection[str]) -> Geometry:
-    """The geometry of a model whose file holds the `tensors` of these names; `ModelError` when it cannot be."""
+    """Read the geometry of a model whose file holds the `tensors` of these names; `ModelError` when it cannot be."""
     n_layer, n_trunk = _layer_counts(arch, meta, tensors)
     n_head = meta.per_layer("attention.head_count", n_layer)
     n_expert, n_expert_used = _experts(arch, meta, n_layer)
@@ -111,7 +111,7 @@ def _experts(arch: Architecture, meta: Metadata, n_layer: int) -> tuple[int, tup
 
 
 def _check_groups(meta: Metadata, n_expert: int) -> None:
-    """Experts are chosen by groups of equal size (llama-model.cpp:1343-1355)."""
+    """Check that experts are chosen by groups of equal size (llama-model.cpp:1343-1355)."""
     groups, used = meta.number("expert_group_count", 0), meta.number("expert_group_used_count", 0)
     if groups and groups >= n_expert:
         meta.fail("expert_group_count", f"= {groups} is not below expert_count = {n_expert}")
@@ -149,12 +149,12 @@ def _interval(arch: Architecture, meta: Metadata, g: Geometry) -> tuple[bool, ..
         return tuple(map(bool, meta.per_layer("attention.recurrent_layers", g.n_layer)))
     interval = meta.number("full_attention_interval", arch.interval)
     if interval == 0:
-        meta.fail("full_attention_interval", "= 0 is no interval")
+        meta.fail("full_attention_interval", "= 0 is not an interval")
     return tuple(il < g.n_trunk and (il + 1) % interval != 0 for il in range(g.n_layer))
 
 
 def _window(arch: Architecture, meta: Metadata, g: Geometry) -> tuple[int, tuple[bool, ...]]:
-    """The window, and which layers have it (set_swa_pattern in llama-hparams.cpp:8, load_swa_pattern)."""
+    """Read the window, and which layers have it (set_swa_pattern in llama-hparams.cpp:8, load_swa_pattern)."""
     none = (0, (False,) * g.n_layer)
     rule, key = arch.window, "attention.sliding_window"
     if rule is None or (rule.only_layers or g.n_trunk) != g.n_trunk:
@@ -192,7 +192,7 @@ def _windowed(rule: Window, meta: Metadata, g: Geometry) -> tuple[bool, ...]:
 
 
 def _head_sizes(arch: Architecture, meta: Metadata, g: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Key and value head sizes by layer; windowed layers can have their own."""
+    """Read key and value head sizes by layer; windowed layers can have their own."""
     per_head = g.n_embd // g.n_head[0] if g.n_head[0] else 0
     sizes = []
     for which in ("key", "value"):
@@ -215,7 +215,7 @@ def _with_kv(arch: Architecture, meta: Metadata, n_layer: int) -> int | None:
 
 
 def _extended(arch: Architecture, meta: Metadata, g: Geometry) -> Geometry:
-    """Layers that have a cache and no weights of their own."""
+    """Add layers that have a cache and no weights of their own."""
     loops = meta.number(arch.loops, 1) if arch.loops else 1
     if not 1 <= loops * g.n_layer <= MAX_LAYERS:
         meta.fail(arch.loops, f"= {loops} makes {loops * g.n_layer} layers, not between 1 and {MAX_LAYERS}")
@@ -225,7 +225,7 @@ def _extended(arch: Architecture, meta: Metadata, g: Geometry) -> Geometry:
 
 
 def _looped(g: Geometry, loops: int) -> Geometry:
-    """The same layers several times over, each pass with caches of its own (models/nanbeige.cpp:12-35)."""
+    """Repeat the same layers several times, each pass with caches of its own (models/nanbeige.cpp:12-35)."""
     return replace(
         g,
         n_trunk=g.n_trunk + (loops - 1) * g.n_layer,
@@ -241,7 +241,7 @@ def _looped(g: Geometry, loops: int) -> Geometry:
 
 
 def _with_router(meta: Metadata, g: Geometry) -> Geometry:
-    """One more layer of a single head that only routes adapters (models/granite-switch.cpp:53-72)."""
+    """Add one more layer of a single head that only routes adapters (models/granite-switch.cpp:53-72)."""
     if g.n_trunk != g.n_layer or g.n_layer == MAX_LAYERS:
         meta.fail("block_count", f"= {g.n_layer} leaves no room for the router layer")
     return replace(

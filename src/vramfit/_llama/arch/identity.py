@@ -59,13 +59,13 @@ LONG_FACTORS: Final = "rope_factors_long.weight"
 
 
 def name(pairs: Mapping[str, Value]) -> str:
-    """general.name, or "" when it is absent or no string."""
+    """Read general.name, or "" when it is absent or not a string."""
     value = pairs.get("general.name", "")
     return value if isinstance(value, str) else ""
 
 
 def file_type(pairs: Mapping[str, Value]) -> str:
-    """general.file_type by name; "" when it is absent or not known."""
+    """Read general.file_type by name; "" when it is absent or not known."""
     value = pairs.get("general.file_type")
     if isinstance(value, bool) or not isinstance(value, int):
         return ""
@@ -73,7 +73,7 @@ def file_type(pairs: Mapping[str, Value]) -> str:
 
 
 def vocabulary(meta: Metadata, tensors: Mapping[str, Tensor], is_draft: bool) -> int:
-    """Number of tokens: of the tokenizer, else of `vocab_size`, else rows of the embedding.
+    """Count the tokens: of the tokenizer, else of `vocab_size`, else rows of the embedding.
 
     Raises `ModelError` when tokenizer and embedding disagree, as the engine does.
     """
@@ -94,7 +94,7 @@ def vocabulary(meta: Metadata, tensors: Mapping[str, Tensor], is_draft: bool) ->
 
 
 def rope(meta: Metadata, head_k: int, tensors: Collection[str]) -> Rope:
-    """The RoPE scaling of the header. Without a factor `linear` (the engine's default) scales nothing.
+    """Read the RoPE scaling of the header. Without a factor `linear` (the engine's default) scales nothing.
 
     A file with long RoPE factors (Phi-3) is stretched by them whether its header says so or not, from
     the original context to the trained one.

@@ -77,7 +77,7 @@ class Metadata:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
-            self.fail(key, f"= {value!r} is no finite number")
+            self.fail(key, f"= {value!r} is not a finite number")
         self._typed(key, value, "f32")
         return float(value)
 
@@ -87,7 +87,7 @@ class Metadata:
         if value is None:
             return default
         if not isinstance(value, str):
-            self.fail(key, f"= {value!r} is no string")
+            self.fail(key, f"= {value!r} is not a string")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
@@ -96,7 +96,7 @@ class Metadata:
         if value is None:
             return default
         if not isinstance(value, bool):
-            self.fail(key, f"= {value!r} is no truth value")
+            self.fail(key, f"= {value!r} is not a truth value")
         return value
 
     def array(self, key: str) -> tuple[int, ...] | None:
@@ -130,7 +130,7 @@ class Metadata:
 
     def _u32(self, key: str, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            self.fail(key, f"= {value!r} is no whole number")
+            self.fail(key, f"= {value!r} is not a whole number")
         if not 0 <= value <= U32_MAX:
             self.fail(key, f"= {value} is not between 0 and {U32_MAX}")
         return value

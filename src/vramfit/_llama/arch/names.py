@@ -144,7 +144,7 @@ class Name:
 
 
 def parse(name: str) -> Name | None:
-    """What the engine makes of `name`; None when it has no tensor of such a name."""
+    """Read what the engine makes of `name`; None when it has no tensor of such a name."""
     stem = _SUFFIX.sub("", name)
     is_bias = name.endswith(".bias")
     numbered = _NUMBERED.fullmatch(stem)

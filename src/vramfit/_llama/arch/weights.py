@@ -33,7 +33,7 @@ class Created:
 
 
 def create(arch: Architecture, g: Geometry, tensors: Sequence[Tensor], source: str = "") -> Created:
-    """Weights in the engine's order where the order matters. Raises `ModelError` for a missing embedding."""
+    """List weights in the engine's order where the order matters. Raises `ModelError` for a missing embedding."""
     weights: list[Weight] = []
     unknown: list[str] = []
     for tensor in tensors:
@@ -78,7 +78,7 @@ def _weights(arch: Architecture, g: Geometry, tensor: Tensor, name: Name) -> Ite
 
 
 def _scan(g: Geometry, tensor: Tensor) -> tuple[int, ...]:
-    """The scan that the loader tests a device with: state, head, heads, groups (llama-model-loader.cpp:1010-1026)."""
+    """Make the scan that the loader tests a device with: state, head, heads, groups (llama-model-loader.cpp:1010-1026)."""
     if g.ssm is None:
         return ()
     state, inner, groups = g.ssm
@@ -93,7 +93,7 @@ def _has_rope(arch: Architecture, g: Geometry, il: int) -> bool:
 
 
 def _tied(arch: Architecture, tensors: dict[str, Tensor], source: str) -> tuple[Weight, ...]:
-    """The second life of an embedding as output matrix, or the other way round."""
+    """Give an embedding its second life as output matrix, or the other way round."""
     embedding, output = tensors.get(EMBEDDING), tensors.get(OUTPUT)
     if embedding is None and not arch.is_draft and (output is None or arch.output is not Output.EMBEDS):
         _missing(EMBEDDING, source)

@@ -9,13 +9,13 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import dropwhile
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, Final
 
 from ..._base.errors import SettingsError
+from ..._base.matches import get_close_matches
 from .table import Does, Flag, by_variable, find, flags
 from .values import LARGEST, is_switch, value_of
 
@@ -73,7 +73,7 @@ def split_text(text: str) -> list[str]:
     try:
         return shlex.split(text.replace("\\\r\n", " ").replace("\\\n", " "))
     except ValueError as e:
-        raise SettingsError(f"{text[:200]!r} is no command line: {e}") from None
+        raise SettingsError(f"{text[:200]!r} is not a command line: {e}") from None
 
 
 def is_command(words: Sequence[str]) -> bool:

@@ -47,12 +47,12 @@ class Flag:
 
 @lru_cache(maxsize=1)
 def flags() -> tuple[Flag, ...]:
-    """Every flag; where two share a spelling, the one of llama-server comes first."""
+    """List every flag; where two share a spelling, the one of llama-server comes first."""
     return tuple(_all())
 
 
 def find(word: str) -> tuple[Flag, bool] | None:
-    """The flag that `word` spells, and whether it is spelt as on; None for none.
+    """Find the flag that `word` spells, and whether it is spelt as on; None for none.
 
     In a word with two dashes an underscore stands for a dash (arg.cpp:836).
     """
@@ -61,7 +61,7 @@ def find(word: str) -> tuple[Flag, bool] | None:
 
 
 def by_variable(name: str) -> tuple[Flag, bool] | None:
-    """The flag that an environment variable sets; LLAMA_ARG_NO_X is the negation of LLAMA_ARG_X (arg.cpp:124)."""
+    """Find the flag that an environment variable sets; LLAMA_ARG_NO_X is the negation of LLAMA_ARG_X (arg.cpp:124)."""
     for flag in flags():
         if flag.variable and flag.variable == name:
             return flag, True

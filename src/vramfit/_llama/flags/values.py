@@ -27,7 +27,7 @@ _SPLITS: Final = {
 
 
 def value_of(kind: str, flag: str, word: str) -> Any:
-    """The value that `word` has behind `flag`. Raises `SettingsError`, which names both."""
+    """Read `word` as the value behind `flag`. Raises `SettingsError`, which names both."""
     return _READERS[kind](flag, word)
 
 
@@ -37,12 +37,12 @@ def is_switch(word: str) -> bool:
 
 
 def first_experts(n: int) -> tuple[str, ...]:
-    """Patterns of the experts of the first `n` layers: `--n-cpu-moe`."""
+    """List patterns of the experts of the first `n` layers: `--n-cpu-moe`."""
     return tuple(rf"blk\.{i}{EXPERTS}" for i in range(n))
 
 
 def first_dense(n: int) -> tuple[str, ...]:
-    """Patterns of the dense feed-forward weights of the first `n` layers: `--n-cpu-ffn`."""
+    """List patterns of the dense feed-forward weights of the first `n` layers: `--n-cpu-ffn`."""
     return tuple(rf"blk\.{i}{DENSE}" for i in range(n))
 
 
@@ -70,7 +70,7 @@ def _count(flag: str, word: str) -> int:
 
 
 def _context(flag: str, word: str) -> int | str:
-    """Tokens; 0, which `train` means too, is the trained context, as in the engine."""
+    """Read a context in tokens; 0, which `train` means too, is the trained context, as in the engine."""
     low = word.lower()
     if low in (LARGEST, "train"):
         return LARGEST if low == LARGEST else 0

@@ -38,7 +38,7 @@ _ANY: Final = Backend(
 
 @lru_cache(maxsize=64)
 def of_capability(compute_capability: str) -> Backend:
-    """CUDA on a card of this compute capability ("8.6"). Raises `GpuError` for what is none."""
+    """Make the rules of CUDA on a card of this compute capability ("8.6"). Raises `GpuError` for any other text."""
     major, dot, minor = compute_capability.partition(".")
     if not (dot and major.isdecimal() and minor.isdecimal() and len(compute_capability) < 8):
         raise GpuError(f"compute_capability={compute_capability!r}: give it as NVIDIA does, such as 8.6")

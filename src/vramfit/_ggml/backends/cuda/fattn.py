@@ -58,7 +58,7 @@ def has_kernel(node: Tensor, src: Sequence[Tensor]) -> bool:
 
 
 def kernel(node: Tensor, src: Sequence[Tensor], cc: int) -> Kernel:
-    """The kernel that runs a node which has one."""
+    """Choose the kernel that runs a node which has one."""
     q, k = src[0], src[1]
     width, n_tokens = q.ne[0], q.ne[1]
     vector = width <= 256 and not width % 64 and width != 192 and not k.ne[1] % _STRIDE
@@ -76,7 +76,7 @@ def kernel(node: Tensor, src: Sequence[Tensor], cc: int) -> Kernel:
 
 
 def alloc_size(n_bytes: int, node: Node, cc: int) -> int:
-    """Bytes of a node whose result has `n_bytes`, with the f16 copies of K and V behind it."""
+    """Count the bytes of a node whose result has `n_bytes`, with the f16 copies of K and V behind it."""
     if not has_kernel(node.tensor, node.src):
         return n_bytes
     k, v = node.src[1], node.src[2]
@@ -116,12 +116,12 @@ def _quantized(src: Sequence[Tensor]) -> bool:
 
 
 def _group(src: Sequence[Tensor]) -> int:
-    """Query heads for each head of K."""
+    """Count the query heads for each head of K."""
     return src[0].ne[2] // src[1].ne[2]
 
 
 def _columns(group: int, width: int) -> int:
-    """Query heads that one tile takes together: a power of two that divides the group."""
+    """Count the query heads that one tile takes together: a power of two that divides the group."""
     most = {320: 32, 576: 16, 192: 16}.get(width, 8)
     columns = 1
     while not group % (2 * columns) and columns < most:

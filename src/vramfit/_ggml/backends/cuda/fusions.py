@@ -44,7 +44,7 @@ def graph_optimize(g: SplitGraph, keep: Keep) -> None:
 
 
 def _keep_all(g: SplitGraph, keep: Keep, positions: Sequence[int], until: int) -> None:
-    """The nodes of a group and all that they read; `until` is the node behind the group."""
+    """Keep the nodes of a group and all that they read alive; `until` is the node behind the group."""
     for p in positions:
         keep(g.nodes[p], until)
         for s in g.src(p):
@@ -62,7 +62,7 @@ class _Sum(NamedTuple):
 
 
 def _weighted_sum(g: SplitGraph, first: int) -> _Sum | None:
-    """Experts, scaled or not, times their weights; a view of each; and their sum, one by one."""
+    """Match experts, scaled or not, times their weights; a view of each; and their sum, one by one."""
     if not _is_flat_f32(g.at(first)):
         return None
     scaled = _scaled_product(g, first)
@@ -79,7 +79,7 @@ def _weighted_sum(g: SplitGraph, first: int) -> _Sum | None:
 
 
 def _scaled_product(g: SplitGraph, first: int) -> tuple[int, ...] | None:
-    """The experts, their weights and their scale, where a second product follows that reads the first."""
+    """Match the experts, their weights and their scale, where a second product follows that reads the first."""
     second = first + 1
     if second >= g.end or g.op(second) != "MUL" or not _is_flat_f32(g.at(second)):
         return None
@@ -90,7 +90,7 @@ def _scaled_product(g: SplitGraph, first: int) -> tuple[int, ...] | None:
 
 
 def _product(g: SplitGraph, position: int) -> tuple[int, int] | None:
-    """The experts and their weights, whichever comes first."""
+    """Match the experts and their weights, whichever comes first."""
     t, (a, b) = g.at(position), g.src(position)
     if _is_expert(g.tensors[a], t) and _is_weight(g.tensors[b], t):
         return a, b
@@ -148,7 +148,7 @@ def _is_slice(g: SplitGraph, t: Tensor, position: int, weighted: int, expert: in
 
 
 def _choice_of_experts(g: SplitGraph, first: int) -> int:
-    """How many nodes the choice of experts that starts with their gate takes; 0 where it is not fused.
+    """Count how many nodes the choice of experts that starts with their gate takes; 0 where it is not fused.
 
     Gates are a softmax, a sigmoid, or the root of a softplus; a graph has no other unary operation in such a place.
     """
@@ -170,7 +170,7 @@ def _choice_of_experts(g: SplitGraph, first: int) -> int:
 
 
 def _chosen(g: SplitGraph, gate: int) -> tuple[int, int] | None:
-    """Positions of the ids of the experts and of their weights, from the reshaped gate on."""
+    """Find the positions of the ids of the experts and of their weights, from the reshaped gate on."""
     reshaped = gate + 1
     p = reshaped + 1
     sorted_ = gate
@@ -188,7 +188,7 @@ def _chosen(g: SplitGraph, gate: int) -> tuple[int, int] | None:
 
 
 def _normalised(g: SplitGraph, last: int) -> int:
-    """The position of the last node with the division by the sum, where that follows."""
+    """Find the position of the last node with the division by the sum, where that follows."""
     p = last
     for op in ("RESHAPE", "SUM_ROWS", "CLAMP"):
         if g.op(p + 1) != op or not g.reads(p + 1, 0, p):
@@ -200,7 +200,7 @@ def _normalised(g: SplitGraph, last: int) -> int:
 
 
 def _scaled(g: SplitGraph, last: int) -> int:
-    """The position of the last node with the scale, where that follows.
+    """Find the position of the last node with the scale, where that follows.
 
     Behind a reshape that opens no division the engine does not look for one.
     """

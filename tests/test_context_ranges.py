@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, examples
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from small import gpu
+from small import gpu, shortened
 
 from vramfit._estimate.compute import compute_bytes
 from vramfit._estimate.context_ranges import NotStraight, Stretch
@@ -21,18 +20,19 @@ from vramfit._sources.load import read
 
 EXAMPLES = ROOT / "examples"
 PLAIN, WINDOWED = (
-    read(EXAMPLES / name) for name in ("qwen2.5-14b-instruct-1m-q8_0.gguf", "gemma-3-12b-q4_k_m.gguf")
+    shortened(read(EXAMPLES / name), 8)
+    for name in ("qwen2.5-14b-instruct-1m-q8_0.gguf", "gemma-3-12b-q4_k_m.gguf")
 )
 SETTINGS = st.builds(
     Settings,
     flash_attn=st.sampled_from(["on", "off"]),
     n_ubatch=st.sampled_from([32, 512]),
-    n_gpu_layers=st.sampled_from([-1, 30]),
+    n_gpu_layers=st.sampled_from([-1, 5]),
     tensor_split=st.sampled_from([(3.0, 4.0), (1.0, 5.0)]),
 )
 
 
-@hypothesis_settings(max_examples=15)
+@examples(6)
 @given(st.booleans(), SETTINGS, st.integers(1, 60), st.integers(2, 40))
 def test_pieces_are_what_each_context_gives(
     windowed: bool, settings: Settings, first: int, reach: int

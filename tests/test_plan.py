@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, examples
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small import dense, gpu
 
@@ -59,7 +58,7 @@ def fits_somehow(model: Model, gpus: list[Gpu], settings: Settings) -> bool:
     return False
 
 
-@hypothesis_settings(max_examples=25)
+@examples(10)
 @given(SMALL_MODELS, CARDS, SETTINGS)
 def test_the_answer_fits_and_the_next_step_does_not(model: Model, mib: list[int], settings: Settings) -> None:
     """Every split tried by hand agrees: the context fits, 256 tokens more fit under none."""
@@ -101,7 +100,7 @@ def test_equal_cards_can_be_permuted(a: int, b: int, settings: Settings) -> None
     assert (first.n_ctx, first.fits, first.tensor_split) == (second.n_ctx, second.fits, second.tensor_split)
 
 
-@hypothesis_settings(max_examples=25)
+@examples(10)
 @given(SMALL_MODELS, st.lists(st.tuples(CARDS, SETTINGS, st.booleans()), min_size=2, max_size=4))
 def test_plans_may_share_what_they_learned(
     model: Model, questions: list[tuple[list[int], Settings, bool]]

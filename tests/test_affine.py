@@ -21,7 +21,7 @@ def best_fit(sizes: list[Number], need: Number) -> tuple[int, Number]:
         if size >= need and (best < 0 or size < sizes[best]):
             best = i
     if best < 0:
-        return -1, max(sizes) + 3  # type: ignore[type-var]
+        return -1, max(sizes) + 3
     if sizes[best] == need:
         return best, 0
     return best, sizes[best] - need
@@ -72,7 +72,7 @@ def test_an_operation_is_that_of_ints(
 
 
 def test_lines_equal_no_other_things_and_have_no_hash() -> None:
-    """A line is a number at each point, so it is no key, and nothing that is no number equals it."""
+    """A line is a number at each point, so it is no key, and nothing that is not a number equals it."""
     some = Line(1, 2, Span(0, 3))
     assert some != "1"
     assert repr(some) == "Line(1, 2)"

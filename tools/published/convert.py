@@ -59,6 +59,7 @@ def keys(conversion: Any, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         import gguf
 
         model = chosen(folder, gguf.LlamaFileType.MOSTLY_F16, folder / "x.gguf", hparams=values)
+        model._get_suppress_tokens = list  # needs a tokenizer, and sizes nothing
         model.set_gguf_parameters()
     model = getattr(model, "impl", model)  # some delegate to the class that fits
     prefix = model.gguf_writer.arch + "."

@@ -64,7 +64,7 @@ def _read(path: pathlib.Path) -> Iterator[Fact]:
             model,
             own["source"],
             own["by"],
-            {k: unpack(v) for k, v in (text["keys"] | own.get("keys", {})).items()},
+            {k: unpack(v) for k, v in (text.get("keys", {}) | own.get("keys", {})).items()},
             (*text.get("lacks", ()), *own.get("lacks", ())),
             (*text.get("has", ()), *own.get("has", ())),
             own.get("type", text.get("type", DEFAULT_TYPE)),

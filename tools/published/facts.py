@@ -9,6 +9,7 @@ that the converter writes.
             has for it; `recalled`: numbers written down from memory, or put together from a description
     lacks   patterns of the tensors that the engine would load and the file does not have
     has     patterns of tensors that files seldom have (biases, fused projections, factors of RoPE), and this has
+    adds    tensors of a size that no key gives (the vocabulary of a draft), with their shapes
     type    what it is quantized to, where that is not `DEFAULT_TYPE`
 
 Nothing here needs the engine or a network.
@@ -18,8 +19,8 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -42,6 +43,7 @@ class Fact:
     keys: Keys  # without the architecture's prefix
     lacks: tuple[str, ...] = ()
     has: tuple[str, ...] = ()
+    adds: Mapping[str, list[int]] = field(default_factory=dict)
     type: str = DEFAULT_TYPE
 
     @property
@@ -67,6 +69,7 @@ def _read(path: pathlib.Path) -> Iterator[Fact]:
             {k: unpack(v) for k, v in (text.get("keys", {}) | own.get("keys", {})).items()},
             (*text.get("lacks", ()), *own.get("lacks", ())),
             (*text.get("has", ()), *own.get("has", ())),
+            own.get("adds", {}),
             own.get("type", text.get("type", DEFAULT_TYPE)),
         )
 
@@ -91,6 +94,7 @@ def _own(fact: Fact, shared: Keys, common: dict[str, Any]) -> dict[str, Any]:
     own["keys"] = {k: pack(v) for k, v in fact.keys.items() if k not in shared}
     own["lacks"] = [p for p in fact.lacks if p not in common["lacks"]]
     own["has"] = [p for p in fact.has if p not in common["has"]]
+    own["adds"] = dict(fact.adds)
     own["type"] = "" if fact.type == DEFAULT_TYPE else fact.type
     return {name: value for name, value in own.items() if value}
 

@@ -27,7 +27,7 @@ from .gguf import Tensor, header
 # Tensors that the engine would take from any file, and few have: scales of NVFP4, biases, factors of RoPE,
 # a next-token block's own copies of the embeddings, the fused form of what also exists apart.
 _SELDOM = re.compile(
-    r"scale$|\.bias$|rope_freqs|rope_factors|nextn\.(embed_tokens|shared_head_head)|attn_sinks|ffn_gate_inp_b"
+    r"scale$|(?<!exp_probs_b)\.bias$|rope_freqs|rope_factors|nextn\.(embed_tokens|shared_head_head)|attn_sinks"
 )
 _FUSED_EXPERTS = re.compile(r"ffn_gate_up_exps\.weight$")
 _MISSING = re.compile(r"(?:missing tensor|tensor) '([^']+)'(?: not found)?$")
@@ -65,15 +65,12 @@ _SetData = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 
 def all_keys(fact: Fact) -> dict[str, Any]:
     """A header's keys, with a vocabulary that is only a number."""
-    dummy = {"tokenizer.ggml.model": "none"}
-    if "bert" in fact.architecture:
-        dummy |= {"tokenizer.ggml.token_type_count": fact.keys.get("token_type_count", 2)}
     general = {"general.architecture": fact.architecture, "general.name": fact.source}
-    return general | {_full(fact.architecture, k): v for k, v in fact.keys.items()} | dummy
+    return general | {_full(fact.architecture, k): v for k, v in fact.keys.items()} | {"tokenizer.ggml.model": "none"}
 
 
 def _full(architecture: str, key: str) -> str:
-    return key if key.startswith("xielu.") else f"{architecture}.{key}"
+    return key if key.startswith(("xielu.", "tokenizer.")) else f"{architecture}.{key}"
 
 
 def created(keys: dict[str, Any]) -> list[Tensor]:
@@ -111,6 +108,7 @@ def published(fact: Fact) -> list[Tensor]:
     keys = all_keys(fact)
     every = [part for tensor in created(keys) for part in _apart(tensor, fact)]
     every = _with_fused(every, fact)
+    every = [t for t in every if t.name not in fact.adds] + [Tensor(n, tuple(s)) for n, s in fact.adds.items()]
     kept = {t.name for t in every if _is_kept(t.name, fact)}
     while missing := _missing(keys, [_converted(t) for t in every if t.name in kept]):
         again = {t.name for t in every if _kind(t.name) == _kind(missing)} - kept
@@ -160,6 +158,8 @@ def _kind(name: str) -> str:
 
 
 def _converted(tensor: Tensor) -> Tensor:
+    if tensor.name == "d2t":
+        return Tensor(tensor.name, tensor.shape, "i64")
     is_small = len(tensor.shape) == 1 or not tensor.name.endswith(".weight") or _F32.search(tensor.name)
     return Tensor(tensor.name, tensor.shape, "f32" if is_small else "f16")
 

@@ -85,6 +85,8 @@ def _plain(value: Any, kind: str) -> Any:
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [_plain(v, kind) for v in value]
+    if kind == "ARRAY":  # each element has the type that Python gives it, as the writer reads it
+        return value if isinstance(value, (bool, float, str)) else int(value)
     if kind.startswith(("FLOAT", "BOOL")):
         return bool(value) if kind == "BOOL" else float(value)
     return str(value) if kind == "STRING" else int(value)

@@ -9,7 +9,8 @@ that the converter writes.
             has for it; `recalled`: numbers written down from memory, or put together from a description
     lacks   patterns of the tensors that the engine would load and the file does not have
     has     patterns of tensors that files seldom have (biases, fused projections, factors of RoPE), and this has
-    adds    tensors of a size that no key gives (the vocabulary of a draft), with their shapes
+    adds    tensors that no key tells of, with their shapes: of a size that only the file knows (the vocabulary of
+            a draft), or of blocks that the engine skips; with `output_norm.weight` among them, they are all
     type    what it is quantized to, where that is not `DEFAULT_TYPE`
 
 Nothing here needs the engine or a network.

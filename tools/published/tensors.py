@@ -13,6 +13,7 @@ import pathlib
 import re
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from tools.engine.binding import engine
@@ -106,9 +107,10 @@ def _read(address: int) -> Tensor:
 def published(fact: Fact) -> list[Tensor]:
     """The tensors of the model's file, in the types of a converted one. Raises Refused."""
     keys = all_keys(fact)
-    every = [part for tensor in created(keys) for part in _apart(tensor, fact)]
-    every = _with_fused(every, fact)
-    every = [t for t in every if t.name not in fact.adds] + [Tensor(n, tuple(s)) for n, s in fact.adds.items()]
+    added = {name: Tensor(name, tuple(shape)) for key, shape in fact.adds.items() for name in _names(key)}
+    every = [] if "output_norm.weight" in added else created(_loadable(fact))
+    every = _with_fused([part for tensor in every for part in _apart(tensor, fact)], fact)
+    every = [t for t in every if t.name not in added] + list(added.values())
     kept = {t.name for t in every if _is_kept(t.name, fact)}
     while missing := _missing(keys, [_converted(t) for t in every if t.name in kept]):
         again = {t.name for t in every if _kind(t.name) == _kind(missing)} - kept
@@ -116,6 +118,30 @@ def published(fact: Fact) -> list[Tensor]:
             raise Refused(f"the engine misses {missing}")
         kept |= again & _wanted(again, missing, fact)
     return [_converted(t) for t in every if t.name in kept]
+
+
+def _loadable(fact: Fact) -> dict[str, Any]:
+    """Keys of a model that the engine can make without a file.
+
+    It ends at a block that it never loads, so a fact with such a block adds its tensors, and it is left out here.
+    """
+    if not any(".nextn." in name for name in fact.adds):
+        return all_keys(fact)
+    blocks = fact.keys["block_count"]
+    count = blocks - fact.keys["nextn_predict_layers"]
+    lists = {
+        key: value[:count]
+        for key, value in fact.keys.items()
+        if isinstance(value, list) and len(value) == blocks
+    }
+    changed = lists | {"block_count": count, "nextn_predict_layers": 0}
+    return all_keys(replace(fact, keys=fact.keys | changed))
+
+
+def _names(key: str) -> list[str]:
+    """Tensors that a fact adds under one name: `blk.0-3.attn_norm.weight` are four."""
+    many = re.fullmatch(r"blk\.(\d+)-(\d+)\.(.+)", key)
+    return [f"blk.{i}.{many[3]}" for i in range(int(many[1]), int(many[2]) + 1)] if many else [key]
 
 
 def _wanted(again: set[str], missing: str, fact: Fact) -> set[str]:
@@ -126,6 +152,8 @@ def _wanted(again: set[str], missing: str, fact: Fact) -> set[str]:
 def _is_kept(name: str, fact: Fact) -> bool:
     if any(re.search(pattern, name) for pattern in fact.lacks):
         return False
+    if name in fact.adds:
+        return True
     return not _SELDOM.search(name) or any(re.search(pattern, name) for pattern in fact.has)
 
 

@@ -37,6 +37,7 @@ _F32 = re.compile(
     r"_norm\.weight$|ffn_gate_inp(_shexp)?\.|position_embd\.|token_types\.|ssm_conv1d|shortconv\.conv|time_mix_(first|w1|w2)\."
     r"|time_mix_decay_w[12]|time_mix_lerp_fused|posnet\.\d+\.norm|altup_(correct_coef|predict_coef)|indexer\.proj\."
 )
+_TABLES = {"d2t": "i64", "ffn_gate_tid2eid.weight": "i32"}  # of numbers of tokens and experts
 _NAME, _SHAPE, _DIMS = 256, 16, 4  # offsets in `struct ggml_tensor`, and how many dimensions it has
 
 
@@ -139,9 +140,11 @@ def _loadable(fact: Fact) -> dict[str, Any]:
 
 
 def _names(key: str) -> list[str]:
-    """Tensors that a fact adds under one name: `blk.0-3.attn_norm.weight` are four."""
-    many = re.fullmatch(r"blk\.(\d+)-(\d+)\.(.+)", key)
-    return [f"blk.{i}.{many[3]}" for i in range(int(many[1]), int(many[2]) + 1)] if many else [key]
+    """Tensors that a fact adds under one name: `blk.0-3.attn_norm.weight` are four, `blk.0-6:2.…` every second."""
+    many = re.fullmatch(r"blk\.(\d+)-(\d+)(?::(\d+))?\.(.+)", key)
+    if not many:
+        return [key]
+    return [f"blk.{i}.{many[4]}" for i in range(int(many[1]), int(many[2]) + 1, int(many[3] or 1))]
 
 
 def _wanted(again: set[str], missing: str, fact: Fact) -> set[str]:
@@ -186,8 +189,9 @@ def _kind(name: str) -> str:
 
 
 def _converted(tensor: Tensor) -> Tensor:
-    if tensor.name == "d2t":
-        return Tensor(tensor.name, tensor.shape, "i64")
+    for ending, kind in _TABLES.items():
+        if tensor.name.endswith(ending):
+            return Tensor(tensor.name, tensor.shape, kind)
     is_small = len(tensor.shape) == 1 or not tensor.name.endswith(".weight") or _F32.search(tensor.name)
     return Tensor(tensor.name, tensor.shape, "f32" if is_small else "f16")
 

@@ -1,6 +1,7 @@
 """A public configuration as the keys that the engine's own converter writes for it.
 
-    PYTHONPATH=. python tools/published/convert.py CONFIG.json...      # one JSON line a configuration
+    python tools/published/convert.py org--model.json... > lines.jsonl     # one line a configuration
+    python -m tools.published keep lines.jsonl                             # and facts of them
 
 The converter (`conversion/` in the engine's tree, LLAMA_CPP_SOURCE) runs up to its metadata, on a
 configuration without weights: a stub stands for torch, and no tensor is indexed. Needs `transformers` at the
@@ -12,6 +13,7 @@ as the converter does; `"as_is": true` asks for that.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -94,17 +96,25 @@ def _plain(value: Any, kind: str) -> Any:
 
 def main() -> None:
     """Convert the configurations named on the command line."""
-    import logging
-
     conversion = load_converter()
     logging.disable(logging.WARNING)
-    for path in sys.argv[1:]:
+    for path in map(pathlib.Path, sys.argv[1:]):
+        line: dict[str, Any] = {"source": path.stem.replace("--", "/")}
         try:
-            architecture, found = keys(conversion, json.loads(pathlib.Path(path).read_text()))
-            line = {"model": pathlib.Path(path).stem, "architecture": architecture, "keys": found}
+            config = json.loads(path.read_text())
+            line |= _hints(config)
+            line["architecture"], line["keys"] = keys(conversion, config)
         except (Exception, SystemExit) as error:  # any converter may fail in its own way
-            line = {"model": pathlib.Path(path).stem, "failed": f"{type(error).__name__}: {error}"}
+            line["failed"] = f"{type(error).__name__}: {error}"
         print(json.dumps(line), flush=True)
+
+
+def _hints(config: dict[str, Any]) -> dict[str, Any]:
+    """What tells of tensors: whether the output is tied, and the kind of RoPE scaling."""
+    text = config.get("text_config") or config
+    scaling = text.get("rope_scaling") or text.get("rope_parameters") or {}
+    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+    return {"tied": bool(tied), "rope": scaling.get("rope_type") or scaling.get("type") or ""}
 
 
 if __name__ == "__main__":

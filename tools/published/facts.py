@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -85,9 +86,38 @@ def save(architecture: str, known: Sequence[Fact]) -> None:
         "has": _common(fact.has for fact in known),
     }
     lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in common.items() if value]
-    models = ",\n".join(f"  {json.dumps(fact.model)}: {json.dumps(_own(fact, shared, common))}" for fact in known)
+    models = ",\n".join(
+        f"  {json.dumps(fact.model)}: {json.dumps(_own(fact, shared, common))}" for fact in known
+    )
     lines.append(' "models": {\n' + models + "\n }")
     (FOLDER / f"{architecture}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def keep(lines: Iterable[Mapping[str, Any]], by: str) -> list[Fact]:
+    """Add facts from what `convert` prints, each in place of the one of its name; those that it could convert.
+
+    What a file lacks or has beyond its tied output and its factors of RoPE is to be written by hand.
+    """
+    made = [_from_line(line, by) for line in lines if "keys" in line]
+    for architecture in sorted({fact.architecture for fact in made}):
+        path = FOLDER / f"{architecture}.json"
+        known = {fact.model: fact for fact in (_read(path) if path.exists() else ())}
+        known |= {fact.model: fact for fact in made if fact.architecture == architecture}
+        save(architecture, list(known.values()))
+    return made
+
+
+def _from_line(line: Mapping[str, Any], by: str) -> Fact:
+    factors = {"llama3": ("rope_freqs",), "longrope": ("rope_factors",), "su": ("rope_factors",)}
+    return Fact(
+        line["architecture"],
+        re.sub(r"[^\w.+-]", "-", line["source"].rpartition("/")[2]),
+        line["source"],
+        by,
+        line["keys"],
+        (r"^output\.weight",) if line["tied"] else (),
+        factors.get(line["rope"], ()),
+    )
 
 
 def _own(fact: Fact, shared: Keys, common: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,16 @@ from vramfit._ggml.types import BY_NAME
 
 _ALIGNMENT = 32
 # GGUF's numbers for value types, with the struct codes of one value
-_U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _I64 = (4, "I"), (5, "i"), (6, "f"), (7, "?"), (8, ""), (9, ""), (11, "q")
+_U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64 = (
+    (4, "I"),
+    (5, "i"),
+    (6, "f"),
+    (7, "?"),
+    (8, ""),
+    (9, ""),
+    (10, "Q"),
+)
+_LONG = ("ple.layer_multipliers", "ple.head_offsets", "ple.head_vocab_sizes")  # arrays that hold 64 bits each
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,7 @@ class Tensor:
 def header(keys: Mapping[str, Any], tensors: Sequence[Tensor]) -> bytes:
     """The header, padded to where the data would begin."""
     parts = [b"GGUF", struct.pack("<Iqq", 3, len(tensors), len(keys))]
-    parts += [_string(name) + _value(value) for name, value in keys.items()]
+    parts += [_string(name) + _value(name, value) for name, value in keys.items()]
     offset = 0
     for tensor in tensors:
         parts.append(_string(tensor.name) + struct.pack("<I", len(tensor.shape)))
@@ -53,12 +62,14 @@ def _string(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _value(value: Any) -> bytes:
+def _value(name: str, value: Any) -> bytes:
     if isinstance(value, str):
         return struct.pack("<i", _STRING[0]) + _string(value)
     if isinstance(value, list):
-        number, code = _kind(value)
-        return struct.pack("<iiQ", _ARRAY[0], number, len(value)) + struct.pack(f"<{len(value)}{code}", *value)
+        number, code = _U64 if name.endswith(_LONG) else _kind(value)
+        return struct.pack("<iiQ", _ARRAY[0], number, len(value)) + struct.pack(
+            f"<{len(value)}{code}", *value
+        )
     number, code = _U32 if _is_count(value) else _kind([value])
     return struct.pack("<i" + code, number, value)
 
@@ -73,4 +84,4 @@ def _kind(values: list[Any]) -> tuple[int, str]:
         return _BOOL
     if any(isinstance(v, float) for v in values):
         return _F32
-    return _I32 if all(abs(v) < 1 << 31 for v in values) else _I64
+    return _I32

@@ -37,6 +37,13 @@ _F32 = re.compile(
     r"_norm\.weight$|ffn_gate_inp(_shexp)?\.|position_embd\.|token_types\.|ssm_conv1d|shortconv\.conv|time_mix_(first|w1|w2)\."
     r"|time_mix_decay_w[12]|time_mix_lerp_fused|posnet\.\d+\.norm|altup_(correct_coef|predict_coef)|indexer\.proj\."
 )
+# and those that the converter of one architecture leaves in f32
+_F32_OF = {
+    "glm5-next": "hc_|indexer_compressor",
+    "hy_v4": "hc_",
+    "deepseek4": "hc_",
+    "minimax-m3": r"\.indexer\.",
+}
 _TABLES = {"d2t": "i64", "ffn_gate_tid2eid.weight": "i32"}  # of numbers of tokens and experts
 _NAME, _SHAPE, _DIMS = 256, 16, 4  # offsets in `struct ggml_tensor`, and how many dimensions it has
 
@@ -68,7 +75,11 @@ _SetData = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 def all_keys(fact: Fact) -> dict[str, Any]:
     """A header's keys, with a vocabulary that is only a number."""
     general = {"general.architecture": fact.architecture, "general.name": fact.source}
-    return general | {_full(fact.architecture, k): v for k, v in fact.keys.items()} | {"tokenizer.ggml.model": "none"}
+    return (
+        general
+        | {_full(fact.architecture, k): v for k, v in fact.keys.items()}
+        | {"tokenizer.ggml.model": "none"}
+    )
 
 
 def _full(architecture: str, key: str) -> str:
@@ -113,12 +124,12 @@ def published(fact: Fact) -> list[Tensor]:
     every = _with_fused([part for tensor in every for part in _apart(tensor, fact)], fact)
     every = [t for t in every if t.name not in added] + list(added.values())
     kept = {t.name for t in every if _is_kept(t.name, fact)}
-    while missing := _missing(keys, [_converted(t) for t in every if t.name in kept]):
+    while missing := _missing(keys, [_converted(t, fact.architecture) for t in every if t.name in kept]):
         again = {t.name for t in every if _kind(t.name) == _kind(missing)} - kept
         if not again:
             raise Refused(f"the engine misses {missing}")
         kept |= again & _wanted(again, missing, fact)
-    return [_converted(t) for t in every if t.name in kept]
+    return [_converted(t, fact.architecture) for t in every if t.name in kept]
 
 
 def _loadable(fact: Fact) -> dict[str, Any]:
@@ -188,11 +199,14 @@ def _kind(name: str) -> str:
     return re.sub(r"\.\d+\.", ".N.", name)
 
 
-def _converted(tensor: Tensor) -> Tensor:
+def _converted(tensor: Tensor, architecture: str) -> Tensor:
+    """The tensor in the type that the converter gives it."""
     for ending, kind in _TABLES.items():
         if tensor.name.endswith(ending):
             return Tensor(tensor.name, tensor.shape, kind)
-    is_small = len(tensor.shape) == 1 or not tensor.name.endswith(".weight") or _F32.search(tensor.name)
+    kept = (_F32.pattern, _F32_OF.get(architecture, "^$"))
+    is_small = len(tensor.shape) == 1 or not tensor.name.endswith(".weight")
+    is_small = is_small or any(re.search(pattern, tensor.name) for pattern in kept)
     return Tensor(tensor.name, tensor.shape, "f32" if is_small else "f16")
 
 

@@ -228,14 +228,14 @@ def write(fact: Fact, folder: str | os.PathLike[str]) -> pathlib.Path:
     """Write the header of a model, quantized as its fact says. Raises Refused."""
     path = pathlib.Path(folder) / fact.file_name
     keys, tensors = all_keys(fact), published(fact)
-    if fact.type.upper() != "F16":
-        path.write_bytes(header(keys, tensors))
-        tensors = list(_quantized(path, tensors, file_type(fact.type).id))
-    path.write_bytes(header(keys, tensors))
     try:
+        if fact.type.upper() != "F16":
+            path.write_bytes(header(keys, tensors))
+            tensors = list(_quantized(path, tensors, file_type(fact.type).id))
+        path.write_bytes(header(keys, tensors))
         engine().llama_model_free(load_model(path))
     except Refused:
-        path.unlink()
+        path.unlink(missing_ok=True)
         raise
     return path
 

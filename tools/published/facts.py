@@ -5,8 +5,9 @@ adds its own. Layer arrays are written as runs (`{"runs": [[3, 0], [45, 1]]}`: t
 cycles (`{"cycle": [1, 1, 0], "length": 48}`). Whether a number is an integer, a float or a switch is the type
 that the converter writes.
 
-    by      `config`: the model's public configuration; `defaults`: the configuration class that `transformers`
-            has for it; `recalled`: numbers written down from memory, or put together from a description
+    by      `config`: the model's public configuration; `defaults`: the configuration class that `transformers` has
+            for it, whose numbers may differ from the model's; `recalled`: well-known numbers, written from memory;
+            `assumed`: some numbers only fit what is known of its size and family
     lacks   patterns of the tensors that the engine would load and the file does not have
     has     patterns of tensors that files seldom have (biases, fused projections, factors of RoPE), and this has
     adds    tensors that no key tells of, with their shapes: of a size that only the file knows (the vocabulary of
@@ -28,7 +29,7 @@ from typing import Any
 
 FOLDER = pathlib.Path(__file__).with_name("facts")
 DEFAULT_TYPE = "Q4_K_M"
-CERTAINTY = ("config", "defaults", "recalled")  # best first
+CERTAINTY = ("config", "defaults", "recalled", "assumed")  # best first
 _PLAIN = 4  # a list no longer than this stays as it is
 
 Keys = dict[str, Any]

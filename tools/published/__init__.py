@@ -1,0 +1,1 @@
+"""Headers as published models have them, made from small facts."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from .._base.memo import Memo
 from .._ggml.backends import Backend
-from .._graphs import OutsideTemplate
+from .._graphs import Unbuildable
 from .._llama.cparams import Context
 from .._llama.model import Model
 from .._llama.params import Settings
@@ -40,7 +40,7 @@ def compute_bytes(
 ) -> Compute:
     """The compute buffers that the engine reserves when the context starts.
 
-    Exact where the architecture has a template that covers the model, and the rules of every backend
+    Exact where the architecture has a builder, and the rules of every backend
     were checked against the engine; else a bound. The last answers are remembered: a plan asks for its own again.
     """
     rest = replace(
@@ -58,7 +58,7 @@ def _compute(
 ) -> Compute:
     try:
         found = reserve_context(model, placement, context, settings, backends)
-    except OutsideTemplate as reason:
+    except Unbuildable as reason:
         bound = compute_bound(model, placement, context, settings, backends)
         return Compute(
             bound.gpus, bound.host, False, context.flash_attn != "off", note=str(reason), replayed=False

@@ -16,7 +16,7 @@ from typing import Final
 from .._devices import Gpu
 from .._ggml.backends import HOST_BACKEND, Backend, backend
 from .._ggml.galloc import Live, fullest
-from .._graphs import OutsideTemplate
+from .._graphs import Unbuildable
 from .._llama.cparams import Context, cells, resolve
 from .._llama.memory import cache_rows, layer_context_bytes, weight_size
 from .._llama.model import Home, Layer, Model, Weight
@@ -142,7 +142,7 @@ def _live(
     """Terms of each compute buffer, by device; empty where there is only a bound."""
     try:
         scheduled = plans(model, found.placement, context, settings, rules)
-    except OutsideTemplate:
+    except Unbuildable:
         return {}
     places = [*range(len(rules)), HOST]
     return {
@@ -154,7 +154,7 @@ def _live(
 def _named(live: Iterable[Live], figure: int) -> tuple[Term, ...]:
     sums: Counter[tuple[str, str]] = Counter()
     for tensor in live:
-        sums[tensor.name, tensor.op.lower()] += tensor.n_bytes
+        sums[tensor.name or tensor.op.lower(), tensor.op.lower()] += tensor.n_bytes
     terms = [Term(name, n, "" if op == "none" else op) for (name, op), n in sums.most_common(SHOWN)]
     return _closed(terms, figure, "the rest", "smaller tensors, padding and gaps between them")
 

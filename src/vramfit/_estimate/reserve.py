@@ -1,7 +1,7 @@
-"""The reservations of a context's start, replayed on the graph of an architecture's template.
+"""The reservations of a context's start, replayed on the graph that the architecture builds.
 
 In: `Model`, `Placement`, `Context`, `Settings`, the rules of the backends. Out: bytes of each device's
-compute buffer, to the byte. `OutsideTemplate` where the template does not cover the model.
+compute buffer, to the byte. `Unbuildable` where the engine would build none.
 Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `resolve_fused_ops` (505-582).
 """
 
@@ -16,7 +16,7 @@ from .._base.memo import Memo
 from .._ggml.backends import Backend
 from .._ggml.galloc import allocate, held
 from .._ggml.sched import Schedule, node_of, schedule
-from .._graphs import Instance, Known, OutsideTemplate, Prepared, Run, build, one_sequence, prepared_for
+from .._graphs import Instance, Known, Run, Unbuildable, build, known, one_sequence
 from .._llama.cparams import Context
 from .._llama.model import Model
 from .._llama.params import Settings
@@ -58,7 +58,7 @@ class Reservation:
 class Case:
     """A placed model under settings, ready to be built at any batch."""
 
-    prepared: Prepared | Known
+    known: Known
     placement: Placement
     backends: tuple[Backend, ...]
     n_copies: int
@@ -71,9 +71,9 @@ class Case:
     def instance(self, run: Run, *, whole: bool = False) -> Instance:
         """The graph of a reservation: of the layers that stand for all, or of all."""
         if whole:
-            return build(self.prepared, run, self.placement)
+            return build(self.known, run, self.placement)
         if run not in self.built:
-            self.built[run] = build(self.prepared, run, self.placement, self.layers.kept)
+            self.built[run] = build(self.known, run, self.placement, self.layers.kept)
         return self.built[run]
 
     def schedule(self, instance: Instance) -> Schedule:
@@ -84,21 +84,11 @@ class Case:
 def reserve_context(
     model: Model, placement: Placement, context: Context, settings: Settings, backends: Sequence[Backend]
 ) -> Reservation:
-    """What the engine reserves when it creates this context. Raises `OutsideTemplate`."""
+    """What the engine reserves when it creates this context. Raises `Unbuildable`."""
     case = prepare_case(model, placement, settings, backends)
     prompt, step, last = reservations(case, context, settings)
     made = [_needs(case, run) for run in dict.fromkeys((prompt, step, last))]
     return Reservation(held([x.needs for x in made]), prompt.flash_attn, all(x.sure for x in made))
-
-
-def _check_heads(model: Model, context: Context) -> None:
-    """Views of heads that are no multiple of a cache's block have strides that no trace shows."""
-    for layer in model.layers:
-        for type_, head in ((context.type_k, layer.head_k), (context.type_v, layer.head_v)):
-            if layer.n_head_kv and head % type_.block:
-                raise OutsideTemplate(
-                    f"layer {layer.index}: heads of {head} elements are no multiple of {type_.name}'s block"
-                )
 
 
 def plans(
@@ -110,36 +100,35 @@ def plans(
 
 
 def prepare_case(model: Model, placement: Placement, settings: Settings, backends: Sequence[Backend]) -> Case:
-    """The model matched to its template. Raises `OutsideTemplate`."""
-    prepared = _matched(model)
+    """The model as its graphs start from it, placed. Raises `Unbuildable`."""
+    found = _matched(model)
     n_copies = pipeline_copies(model, settings, backends)
-    kinds = _kinds(prepared, placement)
-    return Case(prepared, placement, tuple(backends), n_copies, settings.op_offload, collapse(kinds, 2))
+    kinds = _kinds(found, placement)
+    return Case(found, placement, tuple(backends), n_copies, settings.op_offload, collapse(kinds, 2))
 
 
-def _kinds(prepared: Prepared | Known, placement: Placement) -> list[tuple[object, ...]]:
+def _kinds(known: Known, placement: Placement) -> list[tuple[object, ...]]:
     """What a layer of the main graph must share with another one to be its repeat."""
-    model = prepared.model
+    model = known.model
     alike = layer_kinds(model, [at == HOST for at in placement.weights])
-    at, last = placement.layers, len(prepared.alike) - 1
+    at, last = placement.layers, len(known.alike) - 1
     return [  # the first layer of a device brings the inputs there
         (kind, alike[i], at[i], placement.caches[i], i == 0 or at[i] != at[i - 1], i == last)
-        for i, kind in enumerate(prepared.alike)
+        for i, kind in enumerate(known.alike)
     ]
 
 
-def _matched(model: Model) -> Prepared | Known:
+def _matched(model: Model) -> Known:
     """The model as its graphs start from it; remembered, because a plan asks many times."""
-    found = _MATCHED.get(model, None, lambda: replace(prepared_for(model), model=proxy(model)))
+    found = _MATCHED.get(model, None, lambda: replace(known(model), model=proxy(model)))
     return replace(found, model=model)
 
 
-_MATCHED: Final[Memo[Prepared | Known]] = Memo(8)
+_MATCHED: Final[Memo[Known]] = Memo(8)
 
 
 def reservations(case: Case, context: Context, settings: Settings) -> tuple[Run, Run, Run]:
-    """The three reservations: a prompt, a step of every slot, a prompt again. Raises `OutsideTemplate`."""
-    _check_heads(case.prepared.model, context)
+    """The three reservations: a prompt, a step of every slot, a prompt again. Raises `Unbuildable`."""
     n_seqs = context.n_seq_max
     n_tokens = min(context.n_ctx, context.n_ubatch)
     n_outputs = min(n_tokens, context.n_outputs_max)
@@ -149,7 +138,7 @@ def reservations(case: Case, context: Context, settings: Settings) -> tuple[Run,
     )  # fmt: skip
     step = _resolve(case, step, auto=context.flash_attn == "auto")
     prompt = replace(step, n_tokens=-(-n_tokens // n_seqs) * n_seqs, n_outputs=n_outputs)
-    alone = one_sequence(case.prepared.model.architecture)
+    alone = one_sequence(case.known.model.architecture)
     return prompt, step, replace(prompt, n_tokens=n_tokens, n_seqs=1) if alone else prompt
 
 

@@ -28,7 +28,7 @@ from .._estimate.layer_runs import collapse, layer_kinds
 from .._estimate.reserve import prepare_case, reservations
 from .._ggml.backends import Backend, backend, pad
 from .._ggml.galloc import most_alive
-from .._graphs import OutsideTemplate
+from .._graphs import Unbuildable
 from .._llama.cparams import CONTEXT_STEP, Context, cells, resolve
 from .._llama.memory import layer_context_bytes, weight_size
 from .._llama.model import Home, Model, Weight
@@ -170,7 +170,7 @@ class Segments:
         """What tells these cache types from others; themselves where no graph does."""
         try:
             return likeness(*self._evenly(types))
-        except OutsideTemplate:
+        except Unbuildable:
             return types
 
     def _piles_up(self) -> bool:
@@ -184,7 +184,7 @@ class Segments:
             case = prepare_case(model, placement, settings, rules)
             prompt = reservations(case, context, settings)[0]
             return len(case.schedule(case.instance(prompt)).splits) > len(rules) + _ENDS
-        except OutsideTemplate:
+        except Unbuildable:
             return False
 
     def _evenly(self, types: CacheTypes) -> tuple[Model, Placement, Context, Settings, Sequence[Backend]]:
@@ -313,7 +313,7 @@ class Segments:
                 or (len(pieces) < _MORE and pieces[-1].last < reach)
             ):
                 pieces.append(stretch.piece(pieces[-1].last + 1 if pieces else 0))
-        except (NotStraight, OutsideTemplate):
+        except (NotStraight, Unbuildable):
             self._uneven = True
             return False
         start = self.first
@@ -348,7 +348,7 @@ class Segments:
             case = prepare_case(self._model, placement, settings, self._rules)
             last = reservations(case, context, settings)[-1]
             floors: Sequence[int] = most_alive(case.schedule(case.instance(last)))
-        except OutsideTemplate:  # the size is a formula that never falls
+        except Unbuildable:  # the size is a formula that never falls
             floors = compute_bytes(self._model, placement, context, settings, self._rules).gpus
         start = self.first
         for device, count in enumerate(counts):

@@ -2,7 +2,7 @@
 
     python benchmarks/estimate.py [HEADER...]
 
-Prints milliseconds of `vramfit.estimate` (median of several, template loaded). `first` is the work with nothing
+Prints milliseconds of `vramfit.estimate` (median of several, builder loaded). `first` is the work with nothing
 remembered of the model, `next` that of one more context of a model that was asked about before, `again` the same
 question once more, which is remembered. `loops` is how often a bare loop of the interpreter fits into the first,
 in the same run, which does not depend on the machine's speed.

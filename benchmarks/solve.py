@@ -2,7 +2,7 @@
 
     python benchmarks/solve.py [HEADER...]
 
-Prints the milliseconds of one `vramfit.plan` from nothing known (median of several, template loaded): over a model
+Prints the milliseconds of one `vramfit.plan` from nothing known (median of several, builder loaded): over a model
 stretched to 16 … 128 layers on two cards, over 1 … 16 cards for 80 layers, and for each header named. Cards are
 uneven, and share out one and a half times the memory of the weights, so that there is a split to be found and a
 context to be limited. `loops` is how often a bare loop of the interpreter fits into the time, which does not depend
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{'header':<32} {'layers':>6} {'cards':>5} {'ms':>9} {'loops':>7} {'context':>9}  exact")
     for path in options.headers:
         model = vramfit.read(path)
-        vramfit.plan(model, cards(model, 1), SETTINGS)  # loads the template
+        vramfit.plan(model, cards(model, 1), SETTINGS)  # loads the builder
         for n_layer in options.layers:
             measure(path.stem, stretched(model, n_layer), 2, options.times, unit)
         for n in options.cards:

@@ -21,7 +21,7 @@ from vramfit._estimate import compute
 from vramfit._estimate.context_ranges import NotStraight
 from vramfit._estimate.estimate import Estimate, estimate
 from vramfit._ggml.backends import HOST_BACKEND, backend
-from vramfit._graphs import OutsideTemplate
+from vramfit._graphs import Unbuildable
 from vramfit._llama.cparams import cells, resolve, resolve_counts
 from vramfit._llama.memory import context_bytes
 from vramfit._llama.params import Settings
@@ -149,7 +149,7 @@ def test_stretches_of_contexts_are_estimates(
     st.integers(1, 12),
     st.lists(st.integers(1, 39), max_size=4),
     st.lists(st.integers(1, 9), min_size=1, max_size=5),
-    st.sampled_from([None, NotStraight, OutsideTemplate]),
+    st.sampled_from([None, NotStraight, Unbuildable]),
 )
 def test_curves_are_exact_or_bounded(
     contexts: list[int], work: int, cuts: list[int], lengths: list[int], error: Any

@@ -25,7 +25,7 @@ from tools.graphs.campaign import Campaign, run  # noqa: E402
 from tools.graphs.cases import SETTINGS, Case, cases, read, reservations  # noqa: E402
 from tools.graphs.compare import first_difference, layer_difference, listing  # noqa: E402
 from tools.graphs.draft import Draft, Key, Shape  # noqa: E402
-from tools.graphs.ours import OutsideTemplate, alike, graph_of, recorded_lines, short_of  # noqa: E402
+from tools.graphs.ours import Unbuildable, alike, graph_of, recorded_lines, short_of  # noqa: E402
 from tools.graphs.prove import Refused, Report, Truth, Unable, prove, prove_case  # noqa: E402
 from tools.graphs.vary import SWITCHES, applied, draw_edits, draw_overrides  # noqa: E402
 
@@ -225,9 +225,9 @@ def test_what_an_oracle_cannot_say():
 
 
 def test_a_builder_that_fails_or_says_so(monkeypatch):
-    """What a builder raises is told apart: `OutsideTemplate` is its right, all else its fault."""
+    """What a builder raises is told apart: `Unbuildable` is its right, all else its fault."""
     truths = right(case())
-    for raised, outcome in ((OutsideTemplate("not that"), "outside"), (KeyError("x"), "failed")):
+    for raised, outcome in ((Unbuildable("not that"), "outside"), (KeyError("x"), "failed")):
 
         def graph(model, run, placement, raised=raised):
             raise raised

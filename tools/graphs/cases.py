@@ -99,9 +99,7 @@ def reservations(case: Case) -> list[Run]:
     """
     c = case.context
     n_seqs, n_tokens = c.n_seq_max, min(c.n_ctx, c.n_ubatch)
-    step = Run(
-        c, n_seqs, n_seqs, n_seqs, flash_attn=c.flash_attn != "off", embeddings=case.settings.embeddings
-    )
+    step = Run(c, n_seqs, n_seqs, n_seqs, flash_attn=c.flash_attn, embeddings=case.settings.embeddings)
     n_outputs = min(n_tokens, c.n_outputs_max)
     prompt = replace(step, n_tokens=-(-n_tokens // n_seqs) * n_seqs, n_outputs=n_outputs)
     last = replace(prompt, n_tokens=n_tokens, n_seqs=1)

@@ -20,7 +20,7 @@ from vramfit._llama.model import Model
 
 from .cases import SETTINGS, Case, cases, read
 from .compare import Difference, first_difference, layer_difference, listing
-from .ours import OutsideTemplate, alike, graph_of, recorded_lines, short_of
+from .ours import Unbuildable, alike, graph_of, recorded_lines, short_of
 
 __all__ = [
     "FAULTS",
@@ -92,7 +92,7 @@ def prove_case(case: Case, oracle: Oracle) -> list[Proof]:
 def _prove_run(case: Case, number: int, truth: Truth, oracle: Oracle) -> Proof:
     try:
         made = graph_of(case.model, truth.run, case.placement)
-    except OutsideTemplate as e:
+    except Unbuildable as e:
         return _proof(case, "outside", str(e))
     except Exception as e:
         return _proof(

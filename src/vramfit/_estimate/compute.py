@@ -12,7 +12,7 @@ from typing import Final
 
 from .._base.memo import Memo
 from .._ggml.backends import Backend
-from .._graphs import OutsideTemplate
+from .._graphs import Unbuildable
 from .._llama.cparams import Context
 from .._llama.model import Model
 from .._llama.placement import Placement
@@ -52,7 +52,7 @@ _RECENT: Final[Memo[Compute]] = Memo(8)
 def _compute(model: Model, placement: Placement, context: Context, backends: Sequence[Backend]) -> Compute:
     try:
         found = reserve_context(model, placement, context, backends)
-    except OutsideTemplate as reason:
+    except Unbuildable as reason:
         bound = compute_bound(model, placement, context, backends)
         return Compute(bound.gpus, bound.host, False, context.flash_attn, note=str(reason), replayed=False)
     note = _unproved(backends, found)

@@ -44,7 +44,7 @@ class Piece:
 class Stretch:
     """A placed model at contexts 0 to `reach` (2 or more), of which `context` gives each.
 
-    Raises `NotStraight`, and `OutsideTemplate` as `replay.reserve_context` does.
+    Raises `NotStraight`, and `Unbuildable` as `replay.reserve_context` does.
     """
 
     def __init__(

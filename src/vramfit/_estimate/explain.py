@@ -16,7 +16,7 @@ from typing import Final
 from .._devices import Gpu
 from .._ggml.backends import HOST_BACKEND, Backend, backend
 from .._ggml.galloc import Live, fullest
-from .._graphs import OutsideTemplate
+from .._graphs import Unbuildable
 from .._llama.cparams import Context, cache_streams, cells, resolve
 from .._llama.memory import cache_rows, layer_context_bytes, weight_size
 from .._llama.model import Home, Layer, Model, Weight
@@ -141,7 +141,7 @@ def _live(
     """Terms of each compute buffer, by device; empty where there is only a bound."""
     try:
         scheduled = plans(model, found.placement, context, rules)
-    except OutsideTemplate:
+    except Unbuildable:
         return {}
     places = [*range(len(rules)), HOST]
     return {

@@ -1,7 +1,7 @@
-"""The reservations of a context's start, replayed on the graph of an architecture's template.
+"""The reservations of a context's start, replayed on the graph that its architecture builds.
 
 In: `Model`, `Placement`, `Context`, the rules of the backends. Out: bytes of each device's
-compute buffer, to the byte. `OutsideTemplate` where the template does not cover the model.
+compute buffer, to the byte. `Unbuildable` where the engine would build none.
 Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `resolve_fused_ops` (505-582).
 """
 
@@ -16,7 +16,7 @@ from .._base.memo import Memo
 from .._ggml.backends import Backend
 from .._ggml.galloc import allocate, held
 from .._ggml.sched import Schedule, node_of, schedule
-from .._graphs import Instance, Known, OutsideTemplate, Prepared, Run, build, one_sequence, prepared_for
+from .._graphs import Instance, Known, Run, build, know, one_sequence
 from .._llama.cparams import Context, prompt_tokens
 from .._llama.model import Home, Model
 from .._llama.placement import HOST, Placement, pipeline_copies
@@ -64,18 +64,18 @@ class Case:
     def __init__(
         self, model: Model, placement: Placement, backends: Sequence[Backend], *, op_offload: bool
     ) -> None:
-        self.prepared = _matched(model)
+        self.known = _matched(model)
         self.placement = placement
         self.backends = tuple(backends)
         self.n_copies = pipeline_copies(placement, backends)
-        self.ladder = _ladder(model, placement, _kinds(self.prepared, placement))
+        self.ladder = _ladder(model, placement, _kinds(self.known, placement))
         self._op_offload = op_offload
         self._made: dict[tuple[Run, int], tuple[Instance, Schedule]] = {}
 
     def graph(self, run: Run, step: int = 0) -> tuple[Instance, Schedule]:
         """The graph of a reservation, of the layers of one step of the ladder, and the same over the backends."""
         if (run, step) not in self._made:
-            instance = build(self.prepared, run, self.placement, self.ladder[step].kept)
+            instance = build(self.known, run, self.placement, self.ladder[step].kept)
             self._made[run, step] = instance, self.schedule(instance)
         return self._made[run, step]
 
@@ -87,21 +87,11 @@ class Case:
 def reserve_context(
     model: Model, placement: Placement, context: Context, backends: Sequence[Backend]
 ) -> Reservation:
-    """What the engine reserves when it creates this context. Raises `OutsideTemplate`."""
+    """What the engine reserves when it creates this context. Raises `Unbuildable`."""
     case = prepare_case(model, placement, context, backends)
     prompt, step, last = reservations(case, context)
     made = [_needs(case, run) for run in dict.fromkeys((prompt, step, last))]
     return Reservation(held([x.needs for x in made]), prompt.flash_attn, all(x.sure for x in made))
-
-
-def _check_heads(model: Model, context: Context) -> None:
-    """Views of heads that are not a multiple of a cache's block have strides that no trace shows."""
-    for layer in model.layers:
-        for type_, head in ((context.type_k, layer.head_k), (context.type_v, layer.head_v)):
-            if layer.n_head_kv and head % type_.block:
-                raise OutsideTemplate(
-                    f"layer {layer.index}: heads of {head} elements are not a multiple of {type_.name}'s block"
-                )
 
 
 def plans(
@@ -113,7 +103,7 @@ def plans(
 
 
 def prepare_case(model: Model, placement: Placement, context: Context, backends: Sequence[Backend]) -> Case:
-    """The model matched to its template, for contexts of all lengths. Raises `OutsideTemplate`."""
+    """A placed model, for contexts of all lengths. Raises `Unbuildable`."""
     return Case(model, placement, backends, op_offload=context.op_offload)
 
 
@@ -132,29 +122,28 @@ def _copies_from_host(model: Model, placement: Placement) -> bool:
     return not placement.offload_kqv or any(at == HOST and w.home is not Home.INPUT for w, at in weights)
 
 
-def _kinds(prepared: Prepared | Known, placement: Placement) -> list[tuple[object, ...]]:
+def _kinds(known: Known, placement: Placement) -> list[tuple[object, ...]]:
     """What a layer of the main graph must share with another one to be its repeat."""
-    model = prepared.model
+    model = known.model
     alike = layer_kinds(model, [at == HOST for at in placement.weights])
-    at, last = placement.layers, len(prepared.alike) - 1
+    at, last = placement.layers, len(known.alike) - 1
     return [  # the first layer of a device brings the inputs there
         (kind, alike[i], at[i], placement.caches[i], i == 0 or at[i] != at[i - 1], i == last)
-        for i, kind in enumerate(prepared.alike)
+        for i, kind in enumerate(known.alike)
     ]
 
 
-def _matched(model: Model) -> Prepared | Known:
+def _matched(model: Model) -> Known:
     """The model as its graphs start from it; remembered, because a plan asks many times."""
-    found = _MATCHED.get(model, None, lambda: replace(prepared_for(model), model=proxy(model)))
+    found = _MATCHED.get(model, None, lambda: replace(know(model), model=proxy(model)))
     return replace(found, model=model)
 
 
-_MATCHED: Final[Memo[Prepared | Known]] = Memo(8)
+_MATCHED: Final[Memo[Known]] = Memo(8)
 
 
 def reservations(case: Case, context: Context) -> tuple[Run, Run, Run]:
-    """The three reservations: a prompt, a step of every slot, a prompt again. Raises `OutsideTemplate`."""
-    _check_heads(case.prepared.model, context)
+    """The three reservations: a prompt, a step of every slot, a prompt again. Raises `Unbuildable`."""
     n_seqs = context.n_seq_max
     step = Run(
         context, n_seqs, n_seqs, n_seqs,
@@ -164,7 +153,7 @@ def reservations(case: Case, context: Context) -> tuple[Run, Run, Run]:
     n_tokens = prompt_tokens(context, one_sequence=True)
     n_outputs = min(n_tokens, context.n_outputs_max)
     prompt = replace(step, n_tokens=prompt_tokens(context), n_outputs=n_outputs)
-    alone = one_sequence(case.prepared.model.architecture)
+    alone = one_sequence(case.known.model.architecture)
     return prompt, step, replace(prompt, n_tokens=n_tokens, n_seqs=1) if alone else prompt
 
 

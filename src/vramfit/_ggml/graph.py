@@ -1,4 +1,4 @@
-"""The nouns of a compute graph: what a template instantiates to and what the replay walks.
+"""The nouns of a compute graph: what builders make and what the replay walks.
 
 In: extents, types and homes as ints. Out: nothing; `sched` and `galloc` hold the verbs.
 

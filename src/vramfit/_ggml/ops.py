@@ -311,6 +311,8 @@ class Ops:
         self, a: Tensor, mask: Tensor | None = None, sinks: Tensor | None = None, *, alibi: bool = False
     ) -> Tensor:
         """Softmax of rows, with a mask and attention sinks; `alibi` says that its bias is above zero."""
+        if mask is not None and (mask.ne[0] != a.ne[0] or mask.ne[1] < a.ne[1]):
+            raise Unbuildable(f"ggml masks no {list(a.ne)} by {list(mask.ne)}")
         return self._same("SOFT_MAX", a, mask, sinks, params=(0, 1) if alibi else ())
 
     def sum_rows(self, a: Tensor) -> Tensor:
@@ -353,8 +355,9 @@ class Ops:
 
     def set_rows(self, a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
         """`a` with `b` in the rows that `rows` names: a view of `a`."""
-        if a.ne[0] != b.ne[0]:
-            raise Unbuildable(f"ggml sets no rows of {b.ne[0]} in rows of {a.ne[0]} ({a.name})")
+        p, q = a.ne, b.ne
+        if p[0] != q[0] or p[2:] != q[2:] or q[1] != rows.ne[0]:
+            raise Unbuildable(f"ggml sets no rows {list(q)} in {list(p)} at {list(rows.ne)} ({a.name})")
         return self._look("SET_ROWS", a, a.ne, a.nb, 0, (b.index, rows.index, a.index))
 
     def rope(self, a: Tensor, positions: Tensor, factors: Tensor | None = None) -> Tensor:
@@ -404,8 +407,16 @@ class Ops:
     ) -> Tensor:
         """Attention in one operation, in f32: [head of v, heads, tokens, streams]."""
         p, r = k.ne, q.ne
-        if p[0] != r[0] or not (p[2] and p[3]) or r[2] % p[2] or r[3] % p[3]:
-            raise Unbuildable(f"ggml attends with no queries {list(r)} to keys {list(p)}")
+        if (
+            p[0] != r[0]
+            or not (p[2] and p[3])
+            or r[2] % p[2]
+            or not p[3] == r[3] == v.ne[3]
+            or p[2] != v.ne[2]
+        ):
+            raise Unbuildable(
+                f"ggml attends with no queries {list(r)} to keys {list(p)} and values {list(v.ne)}"
+            )
         src = tuple([t.index for t in (q, k, v, mask, sinks) if t is not None])
         ne = (v.ne[0], r[2], r[1], r[3])
         return self._make("FLASH_ATTN_EXT", F32, ne, src, (0, 1) if alibi else ())

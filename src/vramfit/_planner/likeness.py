@@ -22,7 +22,7 @@ __all__ = ["likeness"]
 
 
 def likeness(model: Model, placement: Placement, context: Context, backends: Sequence[Backend]) -> Hashable:
-    """Equal where the allocator would do the same, step by step, for each reservation. Raises `OutsideTemplate`.
+    """Equal where the allocator would do the same, step by step, for each reservation. Raises `Unbuildable`.
 
     Where settings that differ in nothing but cache types agree at one context, they do at all: a type counts by
     conditions and by sizes for each cell, and neither depends on how many cells there are.
@@ -30,20 +30,20 @@ def likeness(model: Model, placement: Placement, context: Context, backends: Seq
     case = prepare_case(model, placement, context, backends)
     runs = dict.fromkeys(reservations(case, context))
     layers = _one_of_each(case)
-    instances = [build(case.prepared, run, placement, layers) for run in runs]
+    instances = [build(case.known, run, placement, layers) for run in runs]
     plans = map(case.schedule, instances)
     return tuple((run.flash_attn, is_sure(x), _seen(x)) for run, x in zip(runs, plans, strict=True))
 
 
 def _one_of_each(case: Case) -> list[int]:
     """Layers of every kind in every place, each with the layer whose cache it reads."""
-    at, caches, alike = case.placement.layers, case.placement.caches, case.prepared.alike
+    at, caches, alike = case.placement.layers, case.placement.caches, case.known.alike
     found: dict[object, int] = {}
     for i, kind in enumerate(alike):
         opens = i == 0 or at[i] != at[i - 1]
         found.setdefault((kind, at[i], caches[i], opens, i == len(alike) - 1), i)
     kept = set(found.values())
-    layers = case.prepared.model.layers
+    layers = case.known.model.layers
     owners = (layers[i].shares_kv_with for i in kept)
     return sorted(kept | {i for i in owners if i is not None})
 

@@ -28,7 +28,7 @@ from .._estimate.layer_runs import collapse, layer_kinds
 from .._estimate.reserve import prepare_case, reservations
 from .._ggml.backends import Backend, backend, pad
 from .._ggml.galloc import most_alive
-from .._graphs import OutsideTemplate
+from .._graphs import Unbuildable
 from .._llama.cparams import CONTEXT_STEP, Context, cells, context_step, resolve, streams, trained_ctx
 from .._llama.memory import layer_context_bytes, weight_sizes
 from .._llama.model import Home, Model, Weight
@@ -202,7 +202,7 @@ class Segments:
         """What tells these cache types from others; themselves where no graph does."""
         try:
             return likeness(*self._evenly(types))
-        except OutsideTemplate:
+        except Unbuildable:
             return types
 
     def _piles_up(self) -> bool:
@@ -214,7 +214,7 @@ class Segments:
             case = prepare_case(model, placement, context, rules)
             prompt = reservations(case, context)[0]
             return len(case.graph(prompt)[1].splits) > len(rules) + _ENDS
-        except OutsideTemplate:
+        except Unbuildable:
             return False
 
     def _evenly(self, types: CacheTypes) -> tuple[Model, Placement, Context, Sequence[Backend]]:
@@ -365,7 +365,7 @@ class Segments:
                 often.pieces += pieces
                 self._draw(counts, along.contexts, pieces)
                 piece = pieces[-1]
-        except (NotStraight, OutsideTemplate):
+        except (NotStraight, Unbuildable):
             often.failed = True
             return None
         *gpus, host = (size + at * slope for size, slope in zip(piece.sizes, piece.slopes, strict=True))
@@ -409,7 +409,7 @@ class Segments:
             pieces = _pieces(stretch, start, at)
             while len(pieces) < _MORE and pieces[-1].last < reach:
                 pieces.append(stretch.piece(pieces[-1].last + 1))
-        except (NotStraight, OutsideTemplate):
+        except (NotStraight, Unbuildable):
             self._uneven = True
             return False
         self._draw(counts, contexts, pieces)
@@ -421,7 +421,7 @@ class Segments:
         if key not in self._stretches and not self._uneven:
             try:
                 self._stretches[key] = self._along(counts, contexts)
-            except (NotStraight, OutsideTemplate):
+            except (NotStraight, Unbuildable):
                 self._uneven = True
         return self._stretches.get(key)
 
@@ -448,7 +448,7 @@ class Segments:
             case = prepare_case(self._model, placement, context, self._rules)
             last = reservations(case, context)[-1]
             floors: Sequence[int] = most_alive(case.graph(last)[1])
-        except OutsideTemplate:  # the size is a formula that never falls
+        except Unbuildable:  # the size is a formula that never falls
             floors = compute_bytes(self._model, placement, context, self._rules).gpus
         start = self.first
         for device, count in enumerate(counts):

@@ -13,7 +13,7 @@ from ..._estimate.compute import compute_bytes
 from ..._estimate.context_ranges import NotStraight
 from ..._estimate.layer_runs import collapse, layer_kinds
 from ..._ggml.backends import Backend
-from ..._graphs import OutsideTemplate
+from ..._graphs import Unbuildable
 from ..._llama.cparams import Context, resolve
 from ..._llama.model import Home, Model
 from ..._llama.params import Settings
@@ -56,7 +56,7 @@ class Ways(NamedTuple):
     """How one curve can be learned.
 
     At one context, with whether that is exact; along a run, from one of its contexts on as far as it is straight,
-    which raises `NotStraight` or `OutsideTemplate`; from above, by a formula that never falls as the context grows.
+    which raises `NotStraight` or `Unbuildable`; from above, by a formula that never falls as the context grows.
     """
 
     replay: Callable[[int], tuple[Figures, bool]]
@@ -111,7 +111,7 @@ def _along(ways: Ways, runs: Sequence[Run], sheet: _Sheet, work: float) -> float
                 break
             except NotStraight:
                 run = run.upper()
-            except OutsideTemplate:
+            except Unbuildable:
                 return 0.0
     return spent
 

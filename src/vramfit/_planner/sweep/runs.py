@@ -80,7 +80,7 @@ def along(
 ) -> Callable[[int], Array]:
     """Compute bytes (contexts × devices) of a run, from the context at a position on as far as they are straight.
 
-    Raises `NotStraight`, then or when asked, and `OutsideTemplate` as `Stretch` does. Three contexts at least.
+    Raises `NotStraight`, then or when asked, and `Unbuildable` as `Stretch` does. Three contexts at least.
     """
     first = int(run.cells[0])
     step = int(np.gcd.reduce(np.diff(run.cells)))

@@ -77,9 +77,9 @@ def head_gate(g: GraphContext, x: Tensor, gate: Tensor, head: int) -> Tensor:
     return g.reshape(x, head * n_head, n_tokens)
 
 
-def soft_capped(g: GraphContext, x: Tensor) -> Tensor:
-    """Logits within limits, where the header says so."""
-    return g.scale(g.tanh(g.scale(x))) if g.hp("final_logit_softcapping") else x
+def soft_capped(g: GraphContext, x: Tensor, default: float = 30) -> Tensor:
+    """Logits within limits, unless the header, or `default` where it says nothing, is 0 (llama-hparams.h:136)."""
+    return g.scale(g.tanh(g.scale(x))) if g.hp("final_logit_softcapping", default) else x
 
 
 def finish(

@@ -28,5 +28,5 @@ def build(g: GraphContext) -> None:
         last = "layer_output_norm" if g.has("layer_output_norm.weight", il) else "post_ffw_norm"
         x = g.end_layer(g.add(norm(g, some, last, il), x))
     x = g.output(norm(g, x, "output_norm"), "result_norm")
-    x = soft_capped(g, g.scale(logits(g, x, bias=False)))
+    x = soft_capped(g, g.scale(logits(g, x, bias=False)), 0)
     g.expand(g.output(x, "result_output"))

@@ -549,6 +549,25 @@ def test_next_token_prediction_blocks_are_not_loaded() -> None:
     assert stranger.unknown_tensors == tuple(names[1:])
 
 
+def test_the_bias_of_experts_is_loaded_even_of_a_block_that_is_not() -> None:
+    """models/glm-dsa.cpp and deepseek32.cpp create it without the flag that skips."""
+    tensors = (EMBEDDING, ("blk.7.attn_q.weight", (64, 64)), ("blk.7.exp_probs_b.bias", (4,)))
+    for name in ("glm-dsa", "deepseek32"):
+        changes = {"nextn_predict_layers": 1, "attention.indexer.types": 1}
+        found = model(name, changes, tensors=tensors)
+        assert [w.tensor.name for w in found.weights if w.home == 7] == ["blk.7.exp_probs_b.bias"], name
+
+
+def test_two_tensors_of_one_name_are_tested_with_their_own_operations() -> None:
+    """DeepSeek V4 reads rows of it, GLM 5 Next adds it (llama-arch.cpp:972-975)."""
+    tensors = (EMBEDDING, OUTPUT, ("blk.0.indexer_compressor_ape.weight", (64, 4)))
+    ops = {
+        name: weights_of(model(name, tensors=tensors), tensors[2][0])[0].op
+        for name in ("deepseek4", "glm5-next")
+    }
+    assert ops == {"deepseek4": "GET_ROWS", "glm5-next": "ADD"}
+
+
 def test_tensors_that_the_engine_would_not_ask_for_are_named() -> None:
     tensors = (EMBEDDING, ("blk.0.magic.weight", (4,)), ("blk.8.attn_q.weight", (4,)))
     assert model("llama", tensors=tensors).unknown_tensors == ("blk.0.magic.weight", "blk.8.attn_q.weight")

@@ -46,8 +46,10 @@ def know(model: Model, traits: Callable[[Model, int], Hashable] | None = None) -
     arrays = [
         (key, x) for key, x in model.hparams.items() if isinstance(x, (list, tuple)) and len(x) >= len(trunk)
     ]
+    # the first layer with a state brings the views of which states there are
+    opens = next((il for il in trunk if model.layers[il].is_recurrent), None)
     alike = tuple(
-        (_kind(model, model.layers[il], own[il], outer, arrays), traits(model, il) if traits else None)
+        (_kind(model, model.layers[il], own[il], outer, arrays), il == opens, traits and traits(model, il))
         for il in trunk
     )
     return Known(model, trunk, own, outer, shapes, alike)

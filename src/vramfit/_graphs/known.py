@@ -71,7 +71,7 @@ def _kind(
 
 def _look(model: Model, i: int) -> tuple[object, ...]:
     tensor = model.weights[i].tensor
-    return tensor.shape, "quantized" if tensor.type.is_quantized else tensor.type.name
+    return tensor.shape, tensor.type.use
 
 
 def _shape(model: Model, index: int) -> tuple[Extents, Extents]:

@@ -24,17 +24,21 @@ def l2_normed(g: GraphContext, x: Tensor) -> Tensor:
     return g.scale(g.rms_norm(x))
 
 
-def conv_window(g: GraphContext, rs: Rs, x: Tensor, il: int, kernel: int, channels: int) -> Tensor:
-    """What a short convolution slides over, [kernel - 1 + tokens, channels, sequences]; its end is kept.
+def conv_window(
+    g: GraphContext, rs: Rs, x: Tensor, states: Tensor, kept: int, *, copies: bool = False
+) -> Tensor:
+    """What a short convolution slides over, [kept + tokens, channels, sequences]; its last `kept` columns are kept.
 
-    `x` is [channels, tokens, sequences]; the kept columns are the layer's first state (build_conv_state).
+    `x` is [channels, tokens, sequences]. `copies`: they are copied once more on the way (build_conv_state, and
+    build_conv_state_at of models/qwen4exp.cpp).
     """
-    states, seqs = g.state(il, 0), g.n_seqs
-    before = g.reshape(read_state(g, rs, states), kernel - 1, channels, seqs)
+    channels, seqs = x.ne[0], g.n_seqs
+    before = g.reshape(read_state(g, rs, states), kept, channels, seqs)
     window = g.concat(before, g.transpose(x), 0)
-    at = (window.ne[0] - before.ne[0]) * window.nb[0]
-    last = g.view(window, (kernel - 1, channels, seqs), window.nb[1:3], at)
-    g.expand(g.cpy(last, g.view(states, ((kernel - 1) * channels, seqs), (states.nb[1],))))
+    at = (window.ne[0] - kept) * window.nb[0]
+    last = g.view(window, (kept, channels, seqs), window.nb[1:3], at)
+    home = g.view(states, (kept * channels, seqs), (states.nb[1],))
+    g.expand(g.cpy(g.cont(last) if copies else last, home))
     return window
 
 

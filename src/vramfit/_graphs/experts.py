@@ -30,7 +30,7 @@ def routed(
     il: int,
     how: str,
     *,
-    bias: str = "exp_probs_b.bias",
+    bias: str | None = "exp_probs_b.bias",
     gate_up: str | None = None,
     scales: bool = False,
     clamp: str = "",

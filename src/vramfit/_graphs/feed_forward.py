@@ -12,7 +12,9 @@ from .._ggml.graph import Tensor
 from .._ggml.ops import Unbuildable
 from .context import GraphContext
 
-__all__ = ["ffn", "moe", "situ"]
+__all__ = ["NO_LIMIT", "choose", "ffn", "moe", "situ"]
+
+NO_LIMIT: Final = 1e-6  # a limit of a gated unit that is not above this is none (llama-graph.cpp:1845)
 
 # Activations beside a gate: the gated unit that ggml has for them
 _GATED: Final = {"silu": "swiglu", "gelu": "geglu", "relu": "reglu", "swiglu_oai": "swiglu_oai"}

@@ -15,7 +15,16 @@ from .._llama.model import Model
 from .context import GraphContext
 from .parts import linear, norm
 
-__all__ = ["Rs", "before_recurrent", "mamba", "mamba2", "read_state", "rs_input", "write_state"]
+__all__ = [
+    "Rs",
+    "before_recurrent",
+    "is_first_recurrent",
+    "mamba",
+    "mamba2",
+    "read_state",
+    "rs_input",
+    "write_state",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +35,19 @@ class Rs:
     extra: Tensor  # those that only move
 
 
-def before_recurrent(model: Model, il: int) -> bool:
-    """Whether the next layer keeps a state, which it reads before the nodes of layer `il` have all come.
+def is_first_recurrent(model: Model, il: int) -> bool:
+    """Whether a layer is the first that keeps a state: its nodes make what all of them read the indices by."""
+    return model.layers[il].is_recurrent and not any(x.is_recurrent for x in model.layers[:il])
+
+
+def before_recurrent(model: Model, il: int) -> int:
+    """Whether the next layer keeps a state (1), as the first one (2): it reads it before layer `il` is done.
 
     What a builder's `traits` need where kinds of layers alternate and nothing is expanded between them.
     """
-    return il + 1 < len(model.layers) and model.layers[il + 1].is_recurrent
+    if il + 1 >= len(model.layers) or not model.layers[il + 1].is_recurrent:
+        return 0
+    return 2 if is_first_recurrent(model, il + 1) else 1
 
 
 def rs_input(g: GraphContext) -> Rs:

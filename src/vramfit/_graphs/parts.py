@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .._ggml.graph import Tensor, is_contiguous
-from .._ggml.ops import F32, I32
+from .._ggml.ops import F32, I32, Unbuildable
 from .._llama.model import Home
 from .context import GraphContext
 
 __all__ = [
+    "check_heads",
     "embeddings",
     "flat_qkv",
     "heads",
@@ -116,6 +117,13 @@ def linear(
 def wide(g: GraphContext, x: Tensor, head: int, n_head: int) -> Tensor:
     """Rows cut into heads: [head, n_head, n_tokens]."""
     return g.reshape(x, head, n_head, g.n_tokens)
+
+
+def check_heads(g: GraphContext, *, rotated: bool = True) -> None:
+    """Raise `Unbuildable` for heads that the engine stops at: K and V differ, or only a part is `rotated`."""
+    head = g.head_v()
+    if head != g.head_k() or (rotated and g.n("rope.dimension_count", head) != head):
+        raise Unbuildable(f"heads of {g.head_k()} and {head}, rotated {g.n('rope.dimension_count', head)}")
 
 
 def qkv(

@@ -62,7 +62,7 @@ def _kind(
     outer: Mapping[str, Homes],
     arrays: Sequence[tuple[str, Sequence[object]]],
 ) -> Hashable:
-    """All that a builder can tell of a layer, but its index: how quantized a weight is makes no other node."""
+    """Tell all that a builder can tell of a layer, but its index."""
     weights = tuple((name, _look(model, i)) for name, i in own.items())
     shared = tuple(name for name, homes in outer.items() if layer.index in homes)
     values = tuple(repr(x[layer.index]) for _, x in arrays)

@@ -15,8 +15,8 @@ from ..experts import gating, routed, shared
 from ..feed_forward import NO_LIMIT, ffn
 from ..hyper import chosen_rows, mean, read, spread, write
 from ..kda import by_sigmoid, by_softplus, kda
-from ..latent import low_rank, n_rot
-from ..parts import embeddings, norm, output_matrix, output_rows, product
+from ..latent import low_rank
+from ..parts import embeddings, n_rot, norm, output_matrix, output_rows, product
 from ..pools import Pools, attend_gathered, pools_input, select_pools
 from ..recurrent import Rs, rs_input
 

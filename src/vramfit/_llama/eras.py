@@ -20,7 +20,9 @@ from .._base.errors import SettingsError, shown
 from .._devices import Gpu
 from .._ggml.backends import Backend, backend
 
-__all__ = ["BEFORE", "CHANGES", "PINNED", "RELEASES", "Change", "Era", "Release", "era_of", "rules_of"]
+__all__ = [
+    "BEFORE", "CHANGES", "OWN_RUNNER", "PINNED", "RELEASES", "Change", "Era", "Release", "era_of", "is_before", "rules_of",
+]  # fmt: skip
 
 PINNED_BUILD: Final = 11250  # 0c1e57098, 2026-10-01; its number is only near this
 NEWEST: Final = 99999
@@ -122,7 +124,7 @@ RELEASES: Final = (
     Release("ollama", (0, 33), 10488, "", near=False),
 )
 PROGRAMS: Final = tuple(dict.fromkeys(r.program for r in RELEASES))
-_OWN_RUNNER: Final = (0, 30)  # Ollama before this runs many models in a runner of its own
+OWN_RUNNER: Final = (0, 30)  # Ollama before this runs many models in a runner of its own
 _PINNED_NAMES: Final = ("", "pinned")
 
 _BUILD: Final = re.compile(r"b?(\d{3,6})(?:[-\s(].*)?", re.DOTALL)
@@ -158,6 +160,12 @@ def era_of(build: str) -> Era:
     )
 
 
+def is_before(version: str, other: tuple[int, ...]) -> bool:
+    """Whether a version such as "0.24" is older than another one."""
+    found = _VERSION.fullmatch(version.strip().lower())
+    return found is not None and _padded(tuple(map(int, found[1].split(".")))) < _padded(other)
+
+
 def rules_of(gpu: Gpu, era: Era) -> Backend:
     """The rules of a card's backend in the builds of an era."""
     return backend(
@@ -183,7 +191,7 @@ def _of_release(given: str, program: str, version: str) -> Era:
     low = before[-1].build if before else 0
     exactly = before and at <= _padded(before[-1].until or before[-1].version)
     high = low if exactly else behind[0].build if behind else NEWEST
-    own = program == "ollama" and at < _padded(_OWN_RUNNER)
+    own = program == "ollama" and at < _padded(OWN_RUNNER)
     why = "Ollama before 0.30 runs many models in a runner of its own" if own else ""
     return _era(f"{program} {found[1]}", low, high, why)
 
@@ -217,7 +225,9 @@ def _era(name: str, low: int, high: int, why: str = "") -> Era:
             switches[c.switch] = c.grows == c.later
     title = f"{name}: {_span(low, high)}"
     return Era(
-        title, why or f"the rules of {_span(low, high)} follow its source and printed loads", **switches
+        title,
+        why or f"the rules of {_span(low, high)} follow the engine's source and printed loads",
+        **switches,
     )
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_
 from hypothesis import strategies as st
 from small import dense, gpu
 
 from vramfit._base.errors import SettingsError
+from vramfit._cli.installed import parse_version
+from vramfit._engines.choose import plan_for
+from vramfit._engines.settings import engine_settings
 from vramfit._estimate.compute import OLDER_GRAPH
 from vramfit._estimate.estimate import Estimate, estimate
 from vramfit._ggml.backends import CUDA, backend
@@ -20,6 +27,9 @@ from vramfit._llama.cparams import resolve
 from vramfit._llama.eras import CHANGES, PINNED, PINNED_BUILD, RELEASES, Era, era_of, rules_of
 from vramfit._llama.params import Settings
 from vramfit._llama.placement import place
+from vramfit._planner.older import older_needs
+from vramfit._planner.plan import plan
+from vramfit._sources.load import read
 
 MODEL = replace(dense(), architecture="llama")
 SETTINGS = Settings(n_ctx=4096, n_outputs_max=1, flash_attn="on")
@@ -180,3 +190,99 @@ def test_what_names_no_build_is_refused(bad: Any) -> None:
     with pytest.raises(SettingsError, match=r"engine_build=.*b8470") as caught:
         Settings(engine_build=bad)
     assert str(caught.value).isprintable()
+
+
+LOGS = Path(__file__).parent / "data" / "logs"
+LOADS = json.loads((LOGS / "loads.json").read_text())
+
+
+@pytest.mark.parametrize("load", LOADS, ids=lambda load: load["build"].split("-")[0])
+def test_printed_loads(load: dict[str, Any]) -> None:
+    """What real builds printed on real cards, in MiB: a device's total within 1 %, and its compute buffer as printed."""
+    shape = load["model"]
+    if isinstance(shape, str):
+        model = read(gzip.decompress((LOGS / f"{shape}.gguf.gz").read_bytes()))
+    else:
+        model = replace(dense(**shape, weight_type="q8_0"), architecture="llama")
+    cards = [gpu(1 << 20, compute_capability=load["capability"]) for _ in load["gpus"]]
+    settings = Settings(**load["settings"], engine_build=load["build"])
+    found = estimate(model, cards, settings)
+    rounded = 1 if isinstance(load["gpus"][0]["model"], int) else 0.011
+    for ours, theirs in zip(found.gpus, load["gpus"], strict=True):
+        total = (
+            theirs["model"] + (ours.context + ours.compute) / 2**20
+        )  # of weights only the figure printed is known
+        assert total == pytest.approx(sum(theirs.values()), rel=0.01)
+        assert ours.context / 2**20 == pytest.approx(theirs["context"], abs=rounded)
+        assert ours.compute / 2**20 == pytest.approx(theirs["compute"], abs=rounded)
+    assert found.host.compute / 2**20 > load["host"] - rounded
+    pinned = estimate(model, cards, replace(settings, engine_build=""))
+    same = [a.compute == b.compute for a, b in zip(found.gpus, pinned.gpus, strict=True)]
+    assert all(same) == (era_of(load["build"]).all_logits is False)
+
+
+def test_versions_that_programs_print() -> None:
+    """llama.cpp and Ollama say their build each in its way; what says none is none."""
+    assert (
+        parse_version("llama-server", "x\nversion: 9527 (9c955c48b)\nbuilt with Clang")
+        == "llama-server@b9527"
+    )
+    assert (
+        parse_version("ollama", "Warning: could not connect\nclient version is 0.32.15\n") == "ollama@0.32.15"
+    )
+    assert parse_version("ollama", "ollama version is 0.24.0") == "ollama@0.24.0"
+    assert not parse_version("llama-server", "version: unknown")
+    assert not parse_version("other", "version: 9527 (9c955c48b)")
+
+
+def test_an_engine_by_version_has_its_rules() -> None:
+    """`ollama@0.24` is Ollama before 0.30 with its build; an older llama-server starts one slot."""
+    old = engine_settings("ollama@0.24", n_ctx=4096)
+    assert (old.defaults, old.engine_build) == ("ollama-before-0.30", "ollama@0.24")
+    assert engine_settings("ollama@0.31", n_ctx=4096).defaults == "ollama"
+    assert era_of(engine_settings("ollama-before-0.30").engine_build).f32_mask
+    assert engine_settings("llama-server@b6000").n_seq_max == 1
+    assert engine_settings("llama-server", engine_build="b8470").n_seq_max == 4
+    with pytest.raises(SettingsError, match="lm-studio"):
+        engine_settings("lm-studio@0.4")
+    found = plan_for(MODEL, [gpu()], {"n_ctx": 4096}, "ollama@0.24")
+    assert found.settings.engine_build == "ollama@0.24"
+
+
+def test_a_plan_says_its_era_and_what_an_older_build_needs() -> None:
+    """Without a build the plan names the one it assumes, and the card that lacks most in an older one."""
+    settings = replace(SETTINGS, n_outputs_max=1)
+    assumed = plan(MODEL, [gpu()], settings)
+    older = older_needs(assumed)
+    assert older is not None
+    before = estimate(MODEL, [gpu()], replace(settings, engine_build="b9000"))
+    assert older == (before.gpus[0].name, before.gpus[0].total - assumed.estimate.gpus[0].total)
+    assert "(assumed)" in str(assumed)
+    assert f"MiB more on {older.card}" in str(assumed)
+    assert assumed.to_dict()["older_build"] == {"gpu": older.card, "n_bytes": older.n_bytes}
+    assert "(assumed)" in assumed._repr_html_()
+    named = plan(MODEL, [gpu()], replace(settings, engine_build="b8470"))
+    assert older_needs(named) is None
+    assert "b8470: August 2025 to b9451" in str(named)
+    assert named.to_dict()["era"] == "b8470: August 2025 to b9451"
+    assert named.estimate.to_dict()["era"] == named.to_dict()["era"]
+
+
+def test_a_plan_says_what_a_pool_takes() -> None:
+    """Where an older build converts a quantized cache outside every buffer, a warning gives the size."""
+    quantized = replace(SETTINGS, type_k="q8_0", type_v="q8_0", engine_build="b8470")
+    said = [w for w in plan(MODEL, [gpu()], quantized).warnings if "outside every buffer" in w]
+    assert len(said) == 1
+    assert "2 MiB" in said[0]  # 4,096 cells of 128 elements, K and V
+    for settings in (replace(quantized, engine_build=""), replace(quantized, type_k="f16", type_v="f16")):
+        assert not [w for w in plan(MODEL, [gpu()], settings).warnings if "outside every buffer" in w]
+
+
+@given(st.integers(0, 5), st.integers(1, 2))
+@settings_(max_examples=20, deadline=None)
+def test_plans_of_partial_offload_agree_with_their_estimate(n: int, cards: int) -> None:
+    """Where the output layer stays on the host, the solver's figures are those of `estimate`."""
+    settings = replace(SETTINGS, n_gpu_layers=n, engine_build="b7000")
+    found = plan(MODEL, [gpu()] * cards, settings)
+    assert found.estimate.gpus == estimate(MODEL, [gpu()] * cards, found.settings).gpus
+    assert sum(g.layers for g in found.estimate.gpus) == n

@@ -19,7 +19,7 @@ cards_option: Final = click.option(
     "gpus",
     default=None,
     metavar="CARDS",
-    help="Cards: 3090ti,3060 or 2x4090 or 24GiB or 3090ti:22000MiB (free memory) or none. Default: the cards of this machine.",
+    help="Cards: 3090ti,3060 or 2x4090 or 24GiB or 3090ti:22000MiB (free memory) or none. Default, or auto: the cards of this machine.",
 )
 
 
@@ -27,7 +27,7 @@ def cards(spec: str | None) -> tuple[Gpu, ...]:
     """Find the cards that `--gpus` names, else those of this machine. Raises `GpuError`."""
     from .._devices import detect_gpus, parse_gpus
 
-    if spec is not None:
+    if spec not in (None, "auto"):
         return parse_gpus(spec)
     found = detect_gpus()
     if not found:

@@ -22,6 +22,40 @@ ENGINES: Final = ("llama-server", "ollama", "ollama-before-0.30", "llama-cpp-pyt
 CLIENTS: Final = ("aider", "cline", "continue", "opencode", "roo")
 
 
+class _EngineName(click.Choice[str]):
+    """One of the engines, as it is or with a version behind an @; auto asks what is installed."""
+
+    name = "engine"
+
+    def __init__(self) -> None:
+        super().__init__(ENGINES)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(ENGINES)}|auto][@VERSION]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "auto":
+            return self._installed(param, ctx)
+        if not isinstance(value, str) or "@" not in value:
+            return super().convert(value, param, ctx)
+        from .._base.errors import SettingsError
+        from .._engines.table import named
+
+        try:
+            named(value)
+        except SettingsError as e:
+            self.fail(str(e), param, ctx)
+        return value
+
+    def _installed(self, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from .installed import installed
+
+        found = installed()
+        if not found:
+            self.fail("neither llama-server nor ollama answers here; name the engine", param, ctx)
+        return found
+
+
 def engine_options(command: F) -> F:
     """Add `--engine` and `--client`."""
     command = click.option(
@@ -32,9 +66,9 @@ def engine_options(command: F) -> F:
     )(command)
     return click.option(
         "--engine",
-        type=click.Choice(ENGINES),
+        type=_EngineName(),
         default=None,
-        help="Plan with this engine's defaults and its own split, and print what to run.",
+        help="Plan with this engine's defaults and its own split, and print what to run; auto: the one installed here.",
     )(command)
 
 

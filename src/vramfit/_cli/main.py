@@ -12,6 +12,7 @@ from .._base.version import __version__
 from .cards import cards, cards_option
 from .compare import compare
 from .engines import engine_options, show_commands
+from .installed import build_here
 from .modelfile import modelfile
 from .models import Choice, model_options
 from .options import (
@@ -107,6 +108,7 @@ def plan(
     from .._report import plans
 
     described, on = model.read(), cards(gpus)
+    options["engine_build"] = options["engine_build"] or build_here(gpus, engine)
     settings = to_settings(options, engine, described)
     asked = Asked(described, on, settings, engine, margin, max_ctx, host_bandwidth)
     chosen = asked.best(prefer) if prefer else None

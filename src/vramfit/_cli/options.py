@@ -103,6 +103,10 @@ def settings_options(command: F) -> F:
         "--outputs", "n_outputs_max", type=int, default=None, metavar="N",
         help="Logit rows kept per batch: N, or 0 for all. Default: one per slot, as llama-server keeps.",
     )(command)  # fmt: skip
+    command = click.option(
+        "--engine-build", default=None, metavar="BUILD",
+        help="Count by the rules of this build: b8470, a commit, ollama@0.24, llama-cpp-python@0.3.28.",
+    )(command)  # fmt: skip
     for names, value, text in reversed(_HELP):
         kind: dict[str, Any] = {"metavar": value} if value else {} if "/" in names else {"is_flag": True}
         command = click.option(*names.split(), cls=_Shown, expose_value=False, help=text, **kind)(command)
@@ -171,8 +175,10 @@ def to_settings(options: dict[str, Any], engine: str | None = None, model: Model
     """
     from .._engines.settings import engine_settings
 
-    outputs = options.pop("n_outputs_max")
+    outputs, build = options.pop("n_outputs_max"), options.pop("engine_build")
     given = dict(line().given)
+    if build:
+        given["engine_build"] = build
     if given.get("n_ctx") == 0 and model is not None:
         if not model.n_ctx_train:
             raise SettingsError("the header has no trained context; give --ctx a number")

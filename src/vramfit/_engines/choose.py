@@ -24,7 +24,7 @@ from .._planner.segments import Learned
 from .._planner.warnings import context_warnings
 from . import ollama
 from .settings import as_run, engine_settings
-from .table import Engine, find
+from .table import Engine, named
 
 __all__ = ["own_split", "plan_for"]
 
@@ -47,9 +47,12 @@ def plan_for(
 
     Raises what `plan` raises, and `SettingsError` for settings that the engine cannot be told.
     """
-    chosen = find(engine)
+    chosen, build = named(engine)
     model, gpus = model_of(model), cards(gpus)
-    settings = engine_settings(chosen, settings) if isinstance(settings, Mapping) else settings_of(settings)
+    settings = engine_settings(engine, settings) if isinstance(settings, Mapping) else settings_of(settings)
+    build = build or str(chosen.defaults.get("engine_build", ""))
+    if build and not settings.engine_build:
+        settings = replace(settings, engine_build=build)
     settings = as_run(settings, chosen)
     if chosen.split == "free":
         settings = as_run(ollama.settle(settings, model, gpus), chosen)

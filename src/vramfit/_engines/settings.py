@@ -9,14 +9,15 @@ from typing import Any, Final
 from .._base.errors import SettingsError
 from .._coerce import checked_fields, shown
 from .._llama.cparams import physical_batch
+from .._llama.eras import era_of
 from .._llama.params import MAX_SEQUENCES, Settings
 from .._llama.placement import split_is_given
-from .table import Engine, find
+from .table import Engine, find, named
 
 __all__ = ["as_run", "defaults", "engine_settings", "server_settings"]
 
 
-_FOLLOWS: Final = frozenset({"n_outputs_max", "tensor_split", "defaults"})
+_FOLLOWS: Final = frozenset({"n_outputs_max", "tensor_split", "engine_build", "defaults"})
 
 
 def defaults(engine: str | Engine) -> Settings:
@@ -38,11 +39,13 @@ def engine_settings(
     cache among them (server.cpp:156), and an engine with one batch size takes it from either name.
     Raises `SettingsError` for what the engine cannot be told.
     """
-    chosen = find(engine)
+    chosen, build = named(engine)
     if given is not None and not isinstance(given, Mapping):
         raise SettingsError(f"given={shown(given)}: give a mapping of fields of Settings")
     given = checked_fields({**(given or {}), **more}, "given")
     given.pop("defaults", None)
+    given = {"engine_build": build, **given} if build else given
+    one_slot = chosen.name == "llama-server" and era_of(given.get("engine_build", "")).one_slot
     split = Settings(tensor_split=given.get("tensor_split", ()))
     if split_is_given(split) and "tensor_split" not in chosen.told:
         raise SettingsError(f"{chosen.title} cannot be told a tensor_split; leave it out to plan for its own")
@@ -51,6 +54,8 @@ def engine_settings(
         values["kv_unified"] = chosen.name == "lm-studio"
     if "n_seq_max" not in given and chosen.name == "llama-server":
         values["kv_unified"] = True  # whatever it is told
+        if one_slot:
+            values |= {"n_seq_max": 1, "kv_unified": given.get("kv_unified", False)}
     if chosen.one_batch:
         size = given.get("n_batch", given.get("n_ubatch", values["n_batch"]))
         values |= {"n_batch": size, "n_ubatch": given.get("n_ubatch", size)}

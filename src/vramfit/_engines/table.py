@@ -14,9 +14,10 @@ from typing import Final
 
 from .._base.errors import SettingsError, shown
 from .._base.matches import get_close_matches
+from .._llama.eras import OWN_RUNNER, era_of, is_before
 from .._llama.params import CACHE_TYPES, Settings
 
-__all__ = ["ENGINES", "Engine", "find"]
+__all__ = ["ENGINES", "Engine", "find", "named"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,9 @@ ENGINES: Final[Mapping[str, Engine]] = {
         Engine(
             name="ollama-before-0.30",
             title="Ollama before 0.30",
-            defaults=_defaults(n_batch=512, n_ubatch=512, n_seq_max=1, flash_attn="off"),
+            defaults=_defaults(
+                n_batch=512, n_ubatch=512, n_seq_max=1, flash_attn="off", engine_build="ollama@0.24"
+            ),
             told=_OLD_OLLAMA,
             split="free",
             all_outputs=True,
@@ -100,7 +103,24 @@ ENGINES: Final[Mapping[str, Engine]] = {
 
 
 def find(name: str | Engine) -> Engine:
-    """Find the engine of that name. Raises `SettingsError`, which names the nearest."""
+    """Find the engine of that name, with a version or without. Raises `SettingsError`, which names the nearest."""
+    return named(name)[0]
+
+
+def named(name: str | Engine) -> tuple[Engine, str]:
+    """Find an engine and the build that its name says: "ollama@0.24" is Ollama before 0.30, and "ollama@0.24".
+
+    Without a version the build is "". Raises as `find`, and for a version that `eras` does not know.
+    """
+    if isinstance(name, str) and "@" in name:
+        program, _, version = name.partition("@")
+        era_of(name)
+        old = program == "ollama" and is_before(version, OWN_RUNNER)
+        return _find("ollama-before-0.30" if old else program), name
+    return _find(name), ""
+
+
+def _find(name: str | Engine) -> Engine:
     if isinstance(name, Engine):
         return name
     if isinstance(name, str) and name in ENGINES:

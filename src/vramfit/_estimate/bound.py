@@ -17,7 +17,7 @@ from .._ggml.backends import Backend, Node
 from .._ggml.graph import Extents, contiguous
 from .._ggml.graph import Tensor as GraphTensor
 from .._ggml.types import BY_NAME, TensorType
-from .._llama.cparams import CONTEXT_STEP, Context, cache_streams, cells, prompt_tokens
+from .._llama.cparams import CONTEXT_STEP, Context, cache_streams, cells, more_inputs, prompt_tokens
 from .._llama.memory import DeviceBytes, cache_rows
 from .._llama.model import Home, Layer, Model, Tensor
 from .._llama.placement import HOST, Placement, pipeline_copies
@@ -109,6 +109,7 @@ def bounds(
         peaks = [(_layer(r, kind), kind.devices) for kind in kinds]
         output = _output(r, tensors[model.n_layer])
         shared = copies * (_inputs(r) + _position_biases(r)) + _crossing(r, placement) + ALIGNMENT_SLACK
+        shared += copies * more_inputs(model, context)
         gpus = []
         for device in range(placement.n_devices):
             # with weights on the host any card may be handed the work of any layer
@@ -133,6 +134,8 @@ def _kinds(model: Model, placement: Placement, tensors: Sequence[Sequence[Tensor
 def _inputs(r: _Reserve) -> int:
     """Token rows, residual streams and one mask for each kind of cache."""
     width = F16 if r.flash_attn else F32
+    if r.context.era.f32_mask:  # the mask, and what it is cast to
+        width = F32 + F16
     kinds = {(c.kind, cells(c, r.context)) for kind in r.kinds for c in kind.layer.caches}
     rows = r.n_encoded + (sum(n for _, n in kinds) if r.model.has_cache else r.n_tokens)
     masks = rows * r.n_tokens * width * 2

@@ -13,13 +13,15 @@ from typing import Final
 from .._base.memo import Memo
 from .._ggml.backends import Backend
 from .._graphs import Unbuildable
-from .._llama.cparams import Context
+from .._llama.cparams import Context, more_inputs
 from .._llama.model import Model
-from .._llama.placement import Placement
+from .._llama.placement import Placement, pipeline_copies
 from .bound import compute_bound
 from .reserve import Reservation, reserve_context
 
 __all__ = ["Compute", "compute_bytes"]
+
+OLDER_GRAPH: Final = 8  # percent: compute buffers of 2024 printed up to 7.7 more
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +57,22 @@ def _compute(model: Model, placement: Placement, context: Context, backends: Seq
     except Unbuildable as reason:
         bound = compute_bound(model, placement, context, backends)
         return Compute(bound.gpus, bound.host, False, context.flash_attn, note=str(reason), replayed=False)
-    note = _unproved(backends, found)
-    return Compute(found.needs[:-1], found.needs[-1], not note, found.flash_attn, note)
+    note = _unproved(backends, found, context)
+    needs = _raised(found.needs, more_inputs(model, context) * pipeline_copies(placement, backends), context)
+    return Compute(needs[:-1], needs[-1], not note, found.flash_attn, note)
 
 
-def _unproved(backends: Sequence[Backend], found: Reservation) -> str:
+def _raised(needs: tuple[int, ...], more: int, context: Context) -> tuple[int, ...]:
+    """What builds reserve whose graph is not replayed: never less than was seen."""
+    share = OLDER_GRAPH if context.era.older_graph else 0
+    return tuple(n + n * share // 100 + more if n else 0 for n in needs)
+
+
+def _unproved(backends: Sequence[Backend], found: Reservation, context: Context) -> str:
     """Why replayed figures are not known to be exact; "" where they are."""
     unchecked = sorted({b.name for b in backends if not b.exact})
     if unchecked:
         return f"the rules of {', '.join(unchecked)} follow the engine's source and are not measured"
     if not found.sure:
         return "the compute capability of a card is not known; the largest figure of all was taken"
-    return ""
+    return context.era.why

@@ -56,6 +56,8 @@ class Stretch:
         backends: Sequence[Backend],
     ) -> None:
         ends = [context(i) for i in (0, 1, reach)]
+        if ends[0].era.is_raised:
+            raise NotStraight
         self._case = prepare_case(model, placement, ends[0], backends)
         self._span = Span(0, reach)
         self._reach = reach

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from .._base.shown import Shown
 from .._coerce import AnyGpus, AnyModel, AnySettings, cards, model_of, settings_of
 from .._devices import Gpu, told_apart
-from .._ggml.backends import HOST_BACKEND, Backend, backend
+from .._ggml.backends import HOST_BACKEND, Backend
 from .._llama.cparams import Context, resolve
+from .._llama.eras import era_of, rules_of
 from .._llama.memory import context_bytes, weight_bytes
 from .._llama.model import Model
 from .._llama.params import Settings
@@ -90,7 +91,8 @@ def estimate(model: AnyModel, gpus: AnyGpus, settings: AnySettings = None) -> Es
 
 
 def _rules(gpus: Sequence[Gpu], settings: Settings) -> list[Backend]:
-    return [backend(gpus[i].backend, gpus[i].compute_capability) for i in devices(gpus, settings)]
+    era = era_of(settings.engine_build)
+    return [rules_of(gpus[i], era) for i in devices(gpus, settings)]
 
 
 def assemble(

@@ -29,6 +29,7 @@ __all__ = [
     "cached_v",
     "k_input",
     "kv_input",
+    "mask_input",
     "mask_type",
     "mha",
     "rotation",
@@ -88,12 +89,19 @@ def mask_type(g: GraphContext) -> TensorType:
     return F16 if g.flash_attn else F32
 
 
+def mask_input(g: GraphContext, name: str, *ne: int) -> Tensor:
+    """A mask as attention reads it; older builds made it in f32 and cast it for flash attention (#23764)."""
+    if g.flash_attn and g.context.era.f32_mask:
+        return g.cast(g.input(name, F32, *ne), F16)
+    return g.input(name, mask_type(g), *ne)
+
+
 def bare_input(g: GraphContext, *, soft_cap: bool = False, alibi: bool = False) -> Bare:
     """Masks among the tokens of the batch; a second one where some layers see a window."""
-    n, type_ = g.n_tokens, mask_type(g)
-    mask = g.input("self_kq_mask", type_, n, n)
+    n = g.n_tokens
+    mask = mask_input(g, "self_kq_mask", n, n)
     windowed = any(g.is_swa(il) for il in g.known.trunk)
-    return Bare(mask, g.input("self_kq_mask_swa", type_, n, n) if windowed else None, soft_cap, alibi)
+    return Bare(mask, mask_input(g, "self_kq_mask_swa", n, n) if windowed else None, soft_cap, alibi)
 
 
 def kv_input(g: GraphContext, *, soft_cap: bool = False, alibi: bool = False) -> Kv:
@@ -152,8 +160,10 @@ def n_kv(g: GraphContext, layers: list[Layer], kind: str = "kv") -> int:
 def kq_mask(g: GraphContext, n_cells: int, type_: TensorType | None = None) -> Tensor:
     """Which cells each token may see: [n_kv, tokens of a stream, 1, streams] (llama-graph.cpp:29)."""
     n_stream = 1 if g.context.kv_unified else g.n_seqs
-    type_ = mask_type(g) if type_ is None else type_
-    return g.input("attn_inp_kq_mask", type_, n_cells, g.n_tokens // n_stream, 1, n_stream)
+    ne = (n_cells, g.n_tokens // n_stream, 1, n_stream)
+    if type_ is None:
+        return mask_input(g, "attn_inp_kq_mask", *ne)
+    return g.input("attn_inp_kq_mask", type_, *ne)
 
 
 def rotation(

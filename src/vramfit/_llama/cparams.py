@@ -15,6 +15,7 @@ from typing import Final
 from .._base.errors import EngineRefusal
 from .._ggml.backends import pad
 from .._ggml.types import TensorType, tensor_type
+from .eras import Era, era_of
 from .model import Cache, Cells, Model
 from .params import FlashAttn, Settings
 
@@ -25,11 +26,13 @@ __all__ = [
     "cells",
     "context_step",
     "least",
+    "more_inputs",
     "needs_flash_attn",
     "physical_batch",
     "prompt_tokens",
     "resolve",
     "resolve_counts",
+    "shares_cache",
     "streams",
     "trained_ctx",
     "wanted_ctx",
@@ -62,6 +65,7 @@ class Context:
     swa_full: bool
     op_offload: bool
     embeddings: bool
+    era: Era  # of the engine's build
 
     @property
     def v_trans(self) -> bool:
@@ -86,13 +90,16 @@ def resolve_counts(
     type_k, type_v = tensor_type(settings.type_k), tensor_type(settings.type_v)
     flash_attn = _flash_attn(model, settings, type_k, type_v)
     wanted, n_ctx = n_ctx, pad(n_ctx, CONTEXT_STEP)
+    era, unified = era_of(settings.engine_build), shares_cache(settings)
     n_stream = streams(settings, n_seq_max)
-    n_ctx_seq = n_ctx if settings.kv_unified else pad(n_ctx // n_stream, CONTEXT_STEP)
+    n_ctx_seq = n_ctx if unified else pad(n_ctx // n_stream, CONTEXT_STEP)
     n_batch = least(wanted, settings.n_batch) if model.is_causal else settings.n_batch
     n_ubatch = least(n_batch, n_ubatch)
-    all_outputs = settings.n_outputs_max == 0 or model.is_encoder or settings.embeddings
+    all_outputs = (
+        settings.n_outputs_max == 0 or model.is_encoder or settings.embeddings or era.all_logits
+    )  # llama-context.cpp:249
     return Context(
-        n_ctx=n_ctx if settings.kv_unified else n_ctx_seq * n_stream,
+        n_ctx=n_ctx if unified else n_ctx_seq * n_stream,
         n_ctx_seq=n_ctx_seq,
         n_stream=n_stream,
         n_seq_max=n_seq_max,
@@ -103,10 +110,11 @@ def resolve_counts(
         auto_fa=flash_attn == "auto",
         type_k=type_k,
         type_v=type_v,
-        kv_unified=settings.kv_unified,
+        kv_unified=unified,
         swa_full=settings.swa_full,
         op_offload=settings.op_offload,
         embeddings=settings.embeddings,
+        era=era,
     )
 
 
@@ -120,12 +128,19 @@ def physical_batch(settings: Settings) -> int:
     return min(settings.n_batch, settings.n_ubatch or settings.n_batch)
 
 
+def shares_cache(settings: Settings) -> bool:
+    """Whether all slots share one cache: where that is asked for, or the build knows nothing else."""
+    if settings.kv_unified:
+        return True
+    return era_of(settings.engine_build).one_cache
+
+
 def streams(settings: Settings, n_seq_max: int | None = None) -> int:
     """Among how many slots the context is divided: all, or one where they share a cache.
 
     `n_seq_max` takes the place of that in `settings`: an int or an int64 array.
     """
-    if settings.kv_unified:
+    if shares_cache(settings):
         return 1
     return settings.n_seq_max if n_seq_max is None else n_seq_max
 
@@ -189,6 +204,11 @@ def prompt_tokens(context: Context, *, one_sequence: bool = False) -> int:
     Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `graph_reserve` after it.
     """
     return pad(least(context.n_ctx, context.n_ubatch), 1 if one_sequence else context.n_seq_max)
+
+
+def more_inputs(model: Model, context: Context) -> int:
+    """Bytes that the inputs of a graph grew by after the pinned build: two rows of the embedding for each token."""
+    return 2 * model.n_embd * context.n_ubatch * 4 if context.era.more_inputs else 0
 
 
 def cache_streams(cache: Cache, context: Context) -> int:

@@ -15,6 +15,7 @@ from typing import Final, Literal, get_args
 from .._base.errors import SettingsError, shown
 from .._base.units import parse_count
 from .._ggml.types import BY_NAME
+from .eras import era_of
 
 __all__ = ["CACHE_TYPES", "DENSE", "EXPERTS", "MAX_SEQUENCES", "MAX_TOKENS", "FlashAttn", "Settings"]
 
@@ -67,6 +68,7 @@ class Settings:
     tensor_split: tuple[float, ...] = ()  # empty: in proportion to free memory
     cpu_tensors: tuple[str, ...] = ()  # regular expressions: matching tensors stay on the host
     embeddings: bool = False
+    engine_build: str = ""  # whose rules: "b8470", "ollama@0.24", a commit (see `eras`); "": the pinned build
     defaults: str = field(
         default="llama.cpp", compare=False, kw_only=True
     )  # whose: of the library, or an engine's
@@ -133,6 +135,7 @@ def _check(s: Settings) -> None:
             raise SettingsError(f"{f.name}={shown(getattr(s, f.name))}: give True or False")
     if not isinstance(s.defaults, str) or not s.defaults.isprintable():
         raise SettingsError(f"defaults={shown(s.defaults)}: give the name of a program")
+    era_of(s.engine_build)
     _check_split(s.tensor_split)
     for pattern in s.cpu_tensors:
         try:

@@ -19,9 +19,10 @@ from typing import Final
 from .._base.errors import GpuError, SettingsError
 from .._base.memo import Memo
 from .._devices import Gpu
-from .._ggml.backends import Backend, backend
+from .._ggml.backends import Backend
 from .._ggml.graph import HOST
 from .._ggml.sched import copies_of_inputs
+from .eras import era_of, rules_of
 from .loader import can_use
 from .model import Home, Model, Weight
 from .params import MAX_DEVICES, Settings
@@ -79,8 +80,8 @@ def place_split(model: Model, gpus: Sequence[Gpu], settings: Settings, counts: S
     `n_gpu_layers`.
     """
     used = [gpus[i] for i in devices(gpus, settings)]
-    on_gpu = [device for device, count in enumerate(counts) for _ in range(count)]
-    return _placed(model, used, settings, (HOST,) * (model.n_layer + 1 - len(on_gpu)) + tuple(on_gpu))
+    on_gpu = tuple(device for device, count in enumerate(counts) for _ in range(count))
+    return _placed(model, used, settings, _behind_host(model.n_layer, on_gpu, settings))
 
 
 def pipeline_copies(placement: Placement, backends: Sequence[Backend]) -> int:
@@ -105,7 +106,7 @@ def split_is_given(settings: Settings) -> bool:
 def _placed(model: Model, used: Sequence[Gpu], settings: Settings, layers: tuple[int, ...]) -> Placement:
     """The placement that follows from that of the layers, on the cards in use."""
     kept = _kept_back(model, settings.cpu_tensors)
-    rules = [backend(g.backend, g.compute_capability) for g in used]
+    rules = [rules_of(g, era_of(settings.engine_build)) for g in used]
     wanted = [HOST if i in kept else _weight(w, layers) for i, w in enumerate(model.weights)]
     useless = [_useless(model, b) for b in rules]
     if any(useless):
@@ -122,8 +123,16 @@ def _layers(n_layer: int, gpus: Sequence[Gpu], settings: Settings) -> tuple[int,
     asked = settings.n_gpu_layers
     active = n_layer + 1 if asked < 0 else min(asked, n_layer + 1)
     points = _split_points(gpus, settings.tensor_split)
-    on_gpu = (_device_at(points, i, active) for i in range(active))
-    return (HOST,) * (n_layer + 1 - active) + tuple(on_gpu)
+    on_gpu = tuple(_device_at(points, i, active) for i in range(active))
+    return _behind_host(n_layer, on_gpu, settings)
+
+
+def _behind_host(n_layer: int, on_gpu: tuple[int, ...], settings: Settings) -> tuple[int, ...]:
+    """Layers on cards behind those on the host; in an older build the output layer is the last to leave the host."""
+    rest = n_layer + 1 - len(on_gpu)
+    if rest and era_of(settings.engine_build).output_last:
+        return (HOST,) * (rest - 1) + on_gpu + (HOST,)
+    return (HOST,) * rest + on_gpu
 
 
 def _device_at(points: Sequence[float], index: int, active: int) -> int:

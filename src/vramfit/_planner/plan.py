@@ -24,7 +24,7 @@ from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
 from .search import Chains, Split, largest, least_short
 from .segments import Learned, Segments
-from .warnings import context_warnings, margin_warning, settings_warnings, wired_warnings
+from .warnings import context_warnings, margin_warning, pool_warning, settings_warnings, wired_warnings
 
 __all__ = ["DEFAULT_MARGIN", "Plan", "carries", "may_carry", "plan"]
 
@@ -289,5 +289,6 @@ def _warnings(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
         )
     found += assumed(gpus)
     found += context_warnings(model, result.n_ctx_seq)
+    found += pool_warning(model, resolve(model, result.settings), [g.backend for g in gpus])
     found += margin_warning({d.name: g for g, d in zip(gpus, result.gpus, strict=True) if d.total}, q.margin)
     return (*found, *_wired(q, result, limit))

@@ -26,10 +26,11 @@ from .._estimate.compute import Compute, compute_bytes
 from .._estimate.context_ranges import NotStraight, Piece, Stretch
 from .._estimate.layer_runs import collapse, layer_kinds
 from .._estimate.reserve import prepare_case, reservations
-from .._ggml.backends import Backend, backend, pad
+from .._ggml.backends import Backend, pad
 from .._ggml.galloc import most_alive
 from .._graphs import Unbuildable
 from .._llama.cparams import CONTEXT_STEP, Context, cells, context_step, resolve, streams, trained_ctx
+from .._llama.eras import era_of, rules_of
 from .._llama.memory import layer_context_bytes, weight_sizes
 from .._llama.model import Home, Model, Weight
 from .._llama.params import Settings
@@ -135,7 +136,7 @@ class _Tables:
 class Segments:
     """Answers for one model, one set of cards and settings; remembers what it has computed.
 
-    `first` and `last` bound the layers on cards: the output layer is `last` - 1. What is computed goes
+    Layers [`first`, `last`) are on cards, counted with the output layer, which comes last. What is computed goes
     into `learned`, which questions about one model may share whatever the cards and its
     tensors' types.
     """
@@ -146,10 +147,11 @@ class Segments:
         self._model = model
         self._gpus = gpus
         self._settings = settings
-        self._rules = [backend(g.backend, g.compute_capability) for g in gpus]
+        self._rules = [rules_of(g, era_of(settings.engine_build)) for g in gpus]
         placement = place(model, gpus, settings)
-        self.last = model.n_layer + 1
-        self.first = placement.layers.count(HOST)
+        on_cards = [i for i, at in enumerate(placement.layers) if at != HOST]
+        self.first = on_cards[0] if on_cards else model.n_layer + 1
+        self.last = on_cards[-1] + 1 if on_cards else model.n_layer + 1
         on_host = tuple([w == HOST for w in placement.weights])
         self._kinds = _KINDS.get(model, on_host, lambda: layer_kinds(model, on_host))
         self._tables = {rules: _remembered(model, on_host, rules) for rules in self._rules}
@@ -466,12 +468,13 @@ class Segments:
     def _where(self, device: int, start: int, end: int) -> tuple[Place, Kinds, _Known]:
         segment = (device, start, end)
         if segment not in self._places:
-            run = self._kinds[start : min(end, self.last - 1)]
+            n_layer = self._model.n_layer
+            run = self._kinds[start : min(end, n_layer)]
             kept = range(len(run)) if self._counts else collapse(run).kept
             kinds = "".join(chr(run[i]) for i in kept)
             # the first card also takes what is offloaded from the host, and of the last layer only rows of outputs go on
-            ends = end >= self.last - 1 and start < self.last - 1
-            edges = (device == 0, start == self.first, ends, end == self.last, start == end)
+            ends = end >= n_layer and start < n_layer
+            edges = (device == 0, start == self.first, ends, end == n_layer + 1, start == end)
             place = (self._rules.index(self._rules[device]), edges)
             known = self._known_at.setdefault(place, {}).setdefault(kinds, _Known())
             self._places[segment] = (place, kinds, known)

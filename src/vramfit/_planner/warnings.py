@@ -7,7 +7,7 @@ engine reads it (llama-model.cpp:1404-1432, llama-context.cpp:130-190).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
@@ -16,14 +16,24 @@ from .._base.units import GIB, MIB, format_bytes
 from .._coerce import card
 from .._devices import Gpu, all_cards, find, rules
 from .._ggml.backends import backend, pad
-from .._llama.cparams import CONTEXT_STEP, resolve
-from .._llama.memory import layer_context_bytes
+from .._llama.cparams import CONTEXT_STEP, Context, cache_streams, cells, resolve
+from .._llama.memory import cache_rows, layer_context_bytes
 from .._llama.model import Cells, Model
 from .._llama.params import DENSE, EXPERTS, Settings
 
 __all__ = [
-    "Overhead", "Reach", "context_warnings", "margin_warning", "overheads", "reach", "rope_sentence", "settings_warnings",
-    "swa_sentence", "wired_sentence", "wired_warnings",
+    "Overhead",
+    "Reach",
+    "context_warnings",
+    "margin_warning",
+    "overheads",
+    "pool_warning",
+    "reach",
+    "rope_sentence",
+    "settings_warnings",
+    "swa_sentence",
+    "wired_sentence",
+    "wired_warnings",
 ]  # fmt: skip
 
 STRONG: Final = 1.5  # times the length that a model was made for: answers degrade visibly
@@ -132,6 +142,31 @@ def settings_warnings(model: Model, settings: Settings) -> tuple[str, ...]:
             f"-ub {settings.n_ubatch} is above -b {settings.n_batch}: the engine takes {settings.n_batch} for both"
         )
     return tuple(said)
+
+
+def pool_warning(model: Model, context: Context, backends: Collection[str]) -> tuple[str, ...]:
+    """What an older build of CUDA's backend takes of a card while it runs, over a quantized cache: in no buffer.
+
+    It converts K and V of a layer to f16 in a pool (before #23907); from then on that is in the compute buffer.
+    """
+    if not context.era.pooled_copies or not context.flash_attn or not {"cuda", "hip"} & set(backends):
+        return ()
+    sizes = [
+        sum(
+            2 * width * cells(cache, context) * cache_streams(cache, context)
+            for cache in layer.caches
+            for kind, width in cache_rows(model, cache, context)
+            if kind.is_quantized
+        )
+        for layer in model.layers
+    ]
+    most = max(sizes, default=0)
+    if not most:
+        return ()
+    return (
+        f"this build converts a quantized cache to f16 outside every buffer: a card may take up to {format_bytes(most)} more"
+        " while it reads a prompt; leave that in the margin",
+    )
 
 
 def _by_flag(patterns: Sequence[str]) -> dict[str, list[str]]:

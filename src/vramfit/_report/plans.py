@@ -10,6 +10,7 @@ from .._base.units import format_bytes, format_mib
 from .._devices import told_apart
 from .._estimate.estimate import DeviceEstimate, Estimate
 from .._llama.model import Model
+from .._planner.older import era_title, older_needs
 from .._planner.plan import Plan
 from .._planner.warnings import overheads, rope_sentence
 from .look import PLAIN, Look, Marked
@@ -70,7 +71,8 @@ def title(plan: Plan) -> str:
 def estimate_text(estimate: Estimate, look: Look = PLAIN) -> str:
     """Show the context, and the devices side by side."""
     answer = look.paragraph(estimate_answer(estimate), "good" if estimate.fits else "bad")
-    return f"{answer}\n\n{device_table(estimate, 0, look)}"
+    said = f"Counted by the rules of llama.cpp {era_title(estimate.settings.engine_build)}."
+    return "\n\n".join((answer, device_table(estimate, 0, look), look.paragraph(said)))
 
 
 def estimate_answer(estimate: Estimate) -> str:
@@ -152,8 +154,9 @@ def _on(value: bool) -> str:
 
 def plan_as_schema(plan: Plan) -> PlanJson:
     """Make the pydantic object behind `vramfit plan --json`."""
-    from .schema import OverheadJson, PlanJson, settings_json
+    from .schema import OlderJson, OverheadJson, PlanJson, settings_json
 
+    older = older_needs(plan)
     return PlanJson(
         model=plan.model.source or plan.model.name,
         architecture=plan.model.architecture,
@@ -173,6 +176,8 @@ def plan_as_schema(plan: Plan) -> PlanJson:
         compute_note=plan.estimate.compute_note,
         warnings=list(plan.warnings),
         reach=rope_sentence(plan.model),
+        era=era_title(plan.settings.engine_build),
+        older_build=OlderJson(gpu=older.card, n_bytes=older.n_bytes) if older else None,
         overheads=[
             OverheadJson(gpu=card, name=o.name, n_bytes=o.n_bytes, counted=o.counted, why=o.why)
             for card, gpu in zip(told_apart(plan.gpus), plan.gpus, strict=True)
@@ -195,6 +200,7 @@ def estimate_as_schema(estimate: Estimate) -> EstimateJson:
         flash_attn=estimate.flash_attn,
         exact=estimate.exact,
         compute_note=estimate.compute_note,
+        era=era_title(estimate.settings.engine_build),
     )
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "MeasureJson",
     "ModelJson",
     "ModelfilesJson",
+    "OlderJson",
     "OverheadJson",
     "PlanJson",
     "RopeJson",
@@ -64,6 +65,13 @@ class OverheadJson(_Frozen):
     n_bytes: int
     counted: bool
     why: str
+
+
+class OlderJson(_Frozen):
+    """What a build before June 2026 would need more, on the card where that is most."""
+
+    gpu: Text
+    n_bytes: int
 
 
 class MeasureJson(_Frozen):
@@ -108,6 +116,7 @@ class EstimateJson(_Frozen):
     flash_attn: bool
     exact: bool
     compute_note: str
+    era: str
 
 
 class PlanJson(_Frozen):
@@ -133,6 +142,8 @@ class PlanJson(_Frozen):
     warnings: list[Text]
     reach: str
     overheads: list[OverheadJson]
+    era: str
+    older_build: Optional[OlderJson] = None  # noqa: UP045
     engine: Optional[str] = None  # noqa: UP045
     command: Optional[Text] = None  # noqa: UP045
     modelfile: Optional[Text] = None  # noqa: UP045

@@ -14,7 +14,7 @@ from typing import Final
 
 from ..._base.errors import GpuError
 from .cpu import CPU
-from .cuda import CUDA, HIP, of_capability
+from .cuda import CUDA, HIP, in_older_build, of_capability
 from .metal import METAL
 from .nouns import Backend, Node, SplitGraph, pad
 from .sycl import SYCL
@@ -29,13 +29,24 @@ BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(
 
 
 @lru_cache(maxsize=256)
-def backend(name: str, compute_capability: str | None = None) -> Backend:
+def backend(
+    name: str,
+    compute_capability: str | None = None,
+    *,
+    pooled_copies: bool = False,
+    keeps_sum: bool = True,
+    keeps_choice: bool = True,
+) -> Backend:
     """Find the rules of the backend called `name`, in any case, for a card of this compute capability ("8.6").
 
     One value for each question, so that backends can be compared by identity. Without a capability the
-    rules take the largest figure of all. Raises `GpuError` that names the known backends if there is none.
+    rules take the largest figure of all. The others are what CUDA did otherwise in older builds: f16 copies of a
+    quantized cache in a pool and in no buffer, nothing kept alive for a mixture's sum or choice of experts. Raises `GpuError` that names the known backends if there is none.
     """
     found = BACKENDS.get(name.lower())
     if found is None:
         raise GpuError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
-    return of_capability(compute_capability) if found is CUDA and compute_capability else found
+    found = of_capability(compute_capability) if found is CUDA and compute_capability else found
+    if found.name not in (CUDA.name, HIP.name) or (keeps_sum and keeps_choice and not pooled_copies):
+        return found
+    return in_older_build(found, pooled_copies=pooled_copies, keeps_sum=keeps_sum, keeps_choice=keeps_choice)

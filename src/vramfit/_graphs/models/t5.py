@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..._ggml.graph import Tensor
 from ..._ggml.ops import F32, I32
 from ..._llama.model import Model
-from ..attention import Bare, Kv, attend, kv_input, mask_type
+from ..attention import Bare, Kv, attend, kv_input, mask_input
 from ..context import GraphContext
 from ..feed_forward import ffn
 from ..parts import check_heads, embeddings, linear, logits, norm, output_rows, wide
@@ -28,7 +28,7 @@ def build(g: GraphContext) -> None:
     encoded = g.input("cross_embd", F32, g.n_embd, n_encoded)
     kv, rows = kv_input(g), output_rows(g)
     buckets = g.input("pos_bucket_dec", I32, kv.mask.ne[0], g.n_tokens)
-    cross = Bare(g.input("cross_kq_mask", mask_type(g), n_encoded, g.n_tokens))
+    cross = Bare(mask_input(g, "cross_kq_mask", n_encoded, g.n_tokens))
     for il in g.layers:
         is_last, is_behind = traits(g.model, il)
         if is_behind:

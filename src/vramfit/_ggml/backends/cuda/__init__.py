@@ -16,7 +16,7 @@ from . import fattn
 from .fusions import graph_optimize
 from .support import CONDITIONS, OPS
 
-__all__ = ["CUDA", "HIP", "of_capability"]
+__all__ = ["CUDA", "HIP", "in_older_build", "of_capability"]
 
 # One capability of each family whose kernels differ: no tensor cores, Volta's, Turing's, Ada's and newer.
 _FAMILIES: Final = ("6.1", "7.0", "7.5", "8.9")
@@ -56,3 +56,14 @@ def _largest(n_bytes: int, node: Node) -> int:
 CUDA: Final = replace(_ANY, scratch={"FLASH_ATTN_EXT": _largest}, may_be=_MAY_BE)
 # Peer copies, hence events, are a build option; which kernels run depends on the card in other ways.
 HIP: Final = replace(CUDA, name="hip", exact=False)
+
+
+def in_older_build(rules: Backend, *, pooled_copies: bool, keeps_sum: bool, keeps_choice: bool) -> Backend:
+    """Make the rules of a build that lacks some of what the pinned one reserves or keeps alive."""
+    optimize = partial(graph_optimize, sums=keeps_sum, choices=keeps_choice)
+    return replace(
+        rules,
+        graph_optimize=optimize if keeps_sum or keeps_choice else None,
+        scratch={} if pooled_copies else rules.scratch,
+        may_be=() if pooled_copies else rules.may_be,
+    )

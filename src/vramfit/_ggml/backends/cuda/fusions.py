@@ -23,19 +23,19 @@ _EXPERTS: Final = frozenset(
 _GATES: Final = frozenset(("SOFT_MAX", "UNARY"))
 
 
-def graph_optimize(g: SplitGraph, keep: Keep) -> None:
-    """Tell `keep` which tensors of a split stay alive until which node."""
+def graph_optimize(g: SplitGraph, keep: Keep, *, sums: bool = True, choices: bool = True) -> None:
+    """Tell `keep` which tensors of a split stay alive until which node; builds may lack either group."""
     nodes, tensors = g.nodes, g.tensors
     i = g.start
     while i < g.end:
         op = tensors[nodes[i]].op
-        if op == "MUL":
+        if op == "MUL" and sums:
             found = _weighted_sum(g, i)
             if found is not None:
                 for tensor in found.inputs:
                     keep(tensor, nodes[found.last])
                 i = found.last
-        elif op in _GATES:
+        elif op in _GATES and choices:
             n = _choice_of_experts(g, i)
             if n and i + n < len(nodes):
                 _keep_all(g, keep, range(i, i + n), nodes[i + n])

@@ -1,0 +1,51 @@
+"""What a plan would need in a build of the engine before the changes of June 2026.
+
+In: a `Plan` made without a build. Out: the card that lacks most then, and how many bytes more it needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from .._base.errors import VramfitError
+from .._base.units import format_mib
+from .._estimate.estimate import estimate
+from .._llama.eras import BEFORE, era_of
+from .plan import Plan
+
+__all__ = ["Older", "build_sentence", "era_title", "older_needs"]
+
+
+class Older(NamedTuple):
+    """How many bytes more an older build takes on the card where that is most, by the name that the estimate gives it."""
+
+    card: str
+    n_bytes: int
+
+
+def era_title(build: str) -> str:
+    """Name the rules that a result was counted by."""
+    return f"{era_of(build).title}{'' if build else ' (assumed)'}"
+
+
+def older_needs(plan: Plan) -> Older | None:
+    """What a build before June 2026 would need more; None where the build is known, or none would."""
+    if plan.settings.engine_build or not plan.estimate.gpus:
+        return None
+    try:
+        before = estimate(plan.model, plan.gpus, replace(plan.settings, engine_build=BEFORE))
+    except VramfitError:  # that build would refuse it
+        return None
+    more = [Older(g.name, b.total - g.total) for g, b in zip(plan.estimate.gpus, before.gpus, strict=True)]
+    most = max(more, key=lambda x: x.n_bytes)
+    return most if most.n_bytes > 0 else None
+
+
+def build_sentence(plan: Plan) -> str:
+    """Say whose rules were counted, and where none were named what an older build would need more."""
+    said = f"Counted by the rules of llama.cpp {era_title(plan.settings.engine_build)}."
+    older = older_needs(plan)
+    if older:
+        said += f" A build before June 2026 would need {format_mib(older.n_bytes)} MiB more on {older.card}; name yours with --engine-build."
+    return said

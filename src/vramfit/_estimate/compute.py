@@ -35,13 +35,21 @@ class Compute:
 
 
 def compute_bytes(
-    model: Model, placement: Placement, context: Context, backends: Sequence[Backend]
+    model: Model,
+    placement: Placement,
+    context: Context,
+    backends: Sequence[Backend],
+    *,
+    bound: bool = False,
 ) -> Compute:
     """The compute buffers that the engine reserves when the context starts.
 
     Exact where the architecture has a template that covers the model, and the rules of every backend
     were checked against the engine; else a bound. The last answers are remembered: a plan asks for its own again.
     """
+    if bound:
+        f = reserve_context(model, placement, context, backends, stand_in=True)
+        return Compute(f.needs[:-1], f.needs[-1], False, f.flash_attn, "a bound was asked for")
     key = (placement, context, tuple(backends))
     return _RECENT.get(model, key, lambda: _compute(model, placement, context, backends))
 

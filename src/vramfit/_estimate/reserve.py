@@ -62,9 +62,15 @@ class Case:
     """
 
     def __init__(
-        self, model: Model, placement: Placement, backends: Sequence[Backend], *, op_offload: bool
+        self,
+        model: Model,
+        placement: Placement,
+        backends: Sequence[Backend],
+        *,
+        op_offload: bool,
+        stand_in: bool = False,
     ) -> None:
-        self.known = _matched(model)
+        self.known = _matched(model, stand_in)
         self.placement = placement
         self.backends = tuple(backends)
         self.n_copies = pipeline_copies(placement, backends)
@@ -85,10 +91,18 @@ class Case:
 
 
 def reserve_context(
-    model: Model, placement: Placement, context: Context, backends: Sequence[Backend]
+    model: Model,
+    placement: Placement,
+    context: Context,
+    backends: Sequence[Backend],
+    *,
+    stand_in: bool = False,
 ) -> Reservation:
-    """What the engine reserves when it creates this context. Raises `Unbuildable`."""
-    case = prepare_case(model, placement, context, backends)
+    """What the engine reserves when it creates this context. Raises `Unbuildable`.
+
+    `stand_in`: no less than that, whatever the model's graph is (`_graphs.stand_in`).
+    """
+    case = Case(model, placement, backends, op_offload=context.op_offload, stand_in=stand_in)
     prompt, step, last = reservations(case, context)
     made = [_needs(case, run) for run in dict.fromkeys((prompt, step, last))]
     return Reservation(held([x.needs for x in made]), prompt.flash_attn, all(x.sure for x in made))
@@ -133,9 +147,9 @@ def _kinds(known: Known, placement: Placement) -> list[tuple[object, ...]]:
     ]
 
 
-def _matched(model: Model) -> Known:
+def _matched(model: Model, stand_in: bool) -> Known:
     """The model as its graphs start from it; remembered, because a plan asks many times."""
-    found = _MATCHED.get(model, None, lambda: replace(know(model), model=proxy(model)))
+    found = _MATCHED.get(model, stand_in, lambda: replace(know(model, stand_in=stand_in), model=proxy(model)))
     return replace(found, model=model)
 
 
@@ -153,7 +167,7 @@ def reservations(case: Case, context: Context) -> tuple[Run, Run, Run]:
     n_tokens = prompt_tokens(context, one_sequence=True)
     n_outputs = min(n_tokens, context.n_outputs_max)
     prompt = replace(step, n_tokens=prompt_tokens(context), n_outputs=n_outputs)
-    alone = one_sequence(case.known.model.architecture)
+    alone = one_sequence(case.known)
     return prompt, step, replace(prompt, n_tokens=n_tokens, n_seqs=1) if alone else prompt
 
 

@@ -7,9 +7,10 @@ each device, and whether they are what the engine reserves or a bound that is ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from .._base.errors import EngineRefusal
 from .._base.memo import Memo
 from .._ggml.backends import Backend
 from .._graphs import Unbuildable
@@ -17,9 +18,11 @@ from .._llama.cparams import Context
 from .._llama.model import Model
 from .._llama.placement import Placement
 from .bound import compute_bound
-from .reserve import Reservation, reserve_context
+from .reserve import Reservation, reserve_at_most, reserve_context
 
 __all__ = ["Compute", "compute_bytes"]
+
+_ASKED: Final = "a bound was asked for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +45,46 @@ def compute_bytes(
     *,
     bound: bool = False,
 ) -> Compute:
-    """The compute buffers that the engine reserves when the context starts.
+    """The compute buffers that the engine reserves when the context starts, or with `bound` no less than these.
 
-    Exact where the architecture has a template that covers the model, and the rules of every backend
-    were checked against the engine; else a bound. The last answers are remembered: a plan asks for its own again.
+    Exact where the graph of the architecture is known and the rules of every backend were checked against the
+    engine; else a bound. The last answers are remembered: a plan asks for its own again.
     """
-    if bound:
-        f = reserve_context(model, placement, context, backends, stand_in=True)
-        return Compute(f.needs[:-1], f.needs[-1], False, f.flash_attn, "a bound was asked for")
-    key = (placement, context, tuple(backends))
-    return _RECENT.get(model, key, lambda: _compute(model, placement, context, backends))
+    key = (placement, context, tuple(backends), bound)
+    return _RECENT.get(model, key, lambda: _compute(model, placement, context, backends, bound))
 
 
 _RECENT: Final[Memo[Compute]] = Memo(8)
 
 
-def _compute(model: Model, placement: Placement, context: Context, backends: Sequence[Backend]) -> Compute:
+def _compute(
+    model: Model, placement: Placement, context: Context, backends: Sequence[Backend], bound: bool
+) -> Compute:
+    why = _ASKED if bound else f"the architecture is assumed to be {model.assumed}" if model.assumed else ""
     try:
-        found = reserve_context(model, placement, context, backends)
+        if why:
+            found = reserve_at_most(model, placement, context, backends, stand_in=False)
+        else:
+            found = reserve_context(model, placement, context, backends)
     except Unbuildable as reason:
-        bound = compute_bound(model, placement, context, backends)
-        return Compute(bound.gpus, bound.host, False, context.flash_attn, note=str(reason), replayed=False)
-    note = _unproved(backends, found)
+        return _stand_in(model, placement, context, backends, why or str(reason))
+    if model.assumed:
+        other = _stand_in(model, placement, context, backends, why)
+        found = replace(found, needs=tuple(map(max, found.needs, (*other.gpus, other.host))))
+    note = why or _unproved(backends, found)
     return Compute(found.needs[:-1], found.needs[-1], not note, found.flash_attn, note)
+
+
+def _stand_in(
+    model: Model, placement: Placement, context: Context, backends: Sequence[Backend], why: str
+) -> Compute:
+    """The bound where the graph of the architecture is not known: a stand-in's, or if there is none, a sum's."""
+    try:
+        found = reserve_at_most(model, placement, context, backends, stand_in=True)
+    except (Unbuildable, EngineRefusal):
+        bound = compute_bound(model, placement, context, backends)
+        return Compute(bound.gpus, bound.host, False, context.flash_attn, why, replayed=False)
+    return Compute(found.needs[:-1], found.needs[-1], False, found.flash_attn, why, replayed=False)
 
 
 def _unproved(backends: Sequence[Backend], found: Reservation) -> str:

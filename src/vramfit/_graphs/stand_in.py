@@ -57,14 +57,18 @@ class _Kept:
 def build(g: GraphContext) -> None:
     """Append the graph."""
     always, kept = _Kept(g), _Kept(g)
+    ends: list[Tensor] = []
     x = embeddings(g, deepstack=g.n("n_deepstack_layers"))
     always(g.cont(x))
     always(g.of("ADD", x.ne, x, g.input("more", F32, *x.ne)))
     pos, rows, inputs = positions(g, _POSITIONS), output_rows(g), _inputs(g)
     rs = rs_input(g) if any(layer.states for layer in g.model.layers) else None
     _outer(g, x, always)
+    n_streams = max(1, g.n("hyper_connection.count"), g.n("altup.num_inputs"))
+    if n_streams > 1:
+        x = g.pad(x, (n_streams - 1) * g.n_embd)
     for il in g.layers:
-        h = kept(norm(g, x, _norm_of(g, il), il))
+        h = kept(norm(g, g.view(x, (g.n_embd, g.n_tokens), x.nb[1:2]), _norm_of(g, il), il))
         made = {g.n_embd: h}
         first, rest = _in_order(g, il)
         _products(g, first, made, il, kept)
@@ -74,6 +78,15 @@ def build(g: GraphContext) -> None:
         _products(g, rest, made, il, kept)
         x = kept.released(g.of("ADD", x.ne, x, h))
         x = g.end_layer(g.cont(always.released(x) if g.is_last(il) else x))
+        if g.has("output_res_score.weight"):
+            ends.append(x)  # the output looks back at all layers
+    last = g.w("output_norm.weight")
+    if last is not None:
+        streams = (g.view(x, (g.n_embd, g.n_tokens), x.nb[1:2], i * g.n_embd * x.nb[0]) for i in range(n_streams))
+        for t in (*ends, x, *streams):
+            kept(g.of("MUL", t.ne, t, last))  # where the output is
+    x = kept.released(x)
+    x = x if n_streams == 1 else g.cont(g.view(x, (g.n_embd, g.n_tokens), x.nb[1:2]))
     x = g.get_rows(g.output(norm(g, x, "output_norm"), "result_norm"), rows)
     g.expand(g.output(logits(g, x), "result_output"))
 
@@ -97,7 +110,7 @@ def _states(g: GraphContext, rs: Rs, made: dict[int, Tensor], il: int, kept: _Ke
         write_state(g, kept(kept(g.cont(found))), state)
     scan = next((w.scan for w in g.model.weights if w.home == il and w.scan), ())
     if found is not None and scan:
-        kept(_scan(g, rs, found, scan, made, il, kept))
+        _scan(g, rs, found, state, scan, made, il, kept)
     if states and not states[0]:  # no convolution before it: what fades does so from each token to each
         n = g.n_seq_tokens
         pairs = kept(g.scale(g.input("pairs", F32, n, n, g.n_head(il), g.n_seqs)))
@@ -105,8 +118,15 @@ def _states(g: GraphContext, rs: Rs, made: dict[int, Tensor], il: int, kept: _Ke
 
 
 def _scan(
-    g: GraphContext, rs: Rs, states: Tensor, scan: Sequence[int], made: dict[int, Tensor], il: int, kept: _Kept
-) -> Tensor:
+    g: GraphContext,
+    rs: Rs,
+    states: Tensor,
+    state: Tensor,
+    scan: Sequence[int],
+    made: dict[int, Tensor],
+    il: int,
+    kept: _Kept,
+) -> None:
     """A state-space scan. What it reads are parts of rows, whose copies are as long as the rows."""
     size, head, n_head, n_group = scan
     inner = head * n_head
@@ -114,7 +134,8 @@ def _scan(
     x, dt, b, c = (g.view(row, (n, g.n_tokens), row.nb[1:2]) for n in (inner, n_head, size * n_group, size * n_group))
     y = g.of("SSM_SCAN", (inner * g.n_tokens + size * inner * g.n_seqs,), states, x, dt, g.w("ssm_a", il), b, c, rs.main, params=(1,))
     kept(g.cont(g.view(kept(y), (inner, g.n_tokens))))
-    return y
+    n = size * inner * g.n_seqs
+    write_state(g, g.view(y, (n,), (), inner * g.n_tokens * y.nb[0]), state)
 
 
 def _norm_of(g: GraphContext, il: int) -> str:
@@ -245,21 +266,22 @@ def _attention(
         for t in (q, k):
             kept(g.rope(g.cont(t), pos))
         own = (None, None) if layer.shares_kv_with is not None else (k, v)
-        if _is_home(g, il):
+        if _stays(g, il):
             kept(attend(g, kv, q, *own, il, out=None))
         else:
             _twice(g, il, lambda kv=kv, q=q, own=own: kept(attend(g, kv, q, *own, il, out=None)))
 
 
-def _is_home(g: GraphContext, il: int) -> bool:
-    """Whether a layer's cache lies where the layer does."""
-    owner = g.layer(il).shares_kv_with
-    return g.placement.caches[il if owner is None else owner] == g.placement.layers[il]
+def _stays(g: GraphContext, il: int) -> bool:
+    """Whether attention of a layer runs where the layer is, and nowhere else: its cache is there, on a card or without cards."""
+    owner, home = g.layer(il).shares_kv_with, g.placement.layers[il]
+    at = g.placement.caches[il if owner is None else owner]
+    return at == home and (home != HOST or not g.placement.n_devices)
 
 
 def _twice(g: GraphContext, il: int, make: Callable[[], object]) -> None:
-    """Make something on the layer's device and once more on the host: where it runs depends on what is around it."""
-    for place in dict.fromkeys((g.placement.layers[il], HOST)):
+    """Make something on the layer's card, or the first, and on the host: where it runs depends on what is around it."""
+    for place in dict.fromkeys((max(0, g.placement.layers[il]) if g.placement.n_devices else HOST, HOST)):
         first = len(g.nodes)
         make()
         for i in g.nodes[first:]:

@@ -76,7 +76,9 @@ class Estimate(Shown):
         return all(d.compute_exact for d in (*self.gpus, self.host))
 
 
-def estimate(model: AnyModel, gpus: AnyGpus, settings: AnySettings = None) -> Estimate:
+def estimate(
+    model: AnyModel, gpus: AnyGpus, settings: AnySettings = None, *, bound: bool = False
+) -> Estimate:
     """The memory that the engine allocates for `model` on `gpus` (none: on the host alone).
 
     Raises `EngineRefusal` where the engine would not create the context, `SettingsError` or
@@ -86,7 +88,7 @@ def estimate(model: AnyModel, gpus: AnyGpus, settings: AnySettings = None) -> Es
     context = resolve(model, settings)
     placement = place(model, gpus, settings)
     rules = _rules(gpus, settings)
-    compute = compute_bytes(model, placement, context, rules)
+    compute = compute_bytes(model, placement, context, rules, bound=bound)
     return assemble(model, gpus, settings, context, placement, compute)
 
 

@@ -7,14 +7,14 @@ Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `resolve_
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
 from weakref import proxy
 
 from .._base.memo import Memo
 from .._ggml.backends import Backend
-from .._ggml.galloc import allocate, held
+from .._ggml.galloc import allocate, held, largest
 from .._ggml.sched import Schedule, node_of, schedule
 from .._graphs import Instance, Known, Run, build, know, one_sequence
 from .._llama.cparams import Context, prompt_tokens
@@ -32,6 +32,7 @@ __all__ = [
     "plans",
     "prepare_case",
     "reservations",
+    "reserve_at_most",
     "reserve_context",
 ]
 
@@ -62,9 +63,15 @@ class Case:
     """
 
     def __init__(
-        self, model: Model, placement: Placement, backends: Sequence[Backend], *, op_offload: bool
+        self,
+        model: Model,
+        placement: Placement,
+        backends: Sequence[Backend],
+        *,
+        op_offload: bool,
+        stand_in: bool = False,
     ) -> None:
-        self.known = _matched(model)
+        self.known = _matched(model, stand_in)
         self.placement = placement
         self.backends = tuple(backends)
         self.n_copies = pipeline_copies(placement, backends)
@@ -88,10 +95,29 @@ def reserve_context(
     model: Model, placement: Placement, context: Context, backends: Sequence[Backend]
 ) -> Reservation:
     """What the engine reserves when it creates this context. Raises `Unbuildable`."""
-    case = prepare_case(model, placement, context, backends)
+    return _reserved(prepare_case(model, placement, context, backends), context, _needs)
+
+
+def reserve_at_most(
+    model: Model, placement: Placement, context: Context, backends: Sequence[Backend], *, stand_in: bool
+) -> Reservation:
+    """No less than what the engine reserves when it creates this context. Raises `Unbuildable`.
+
+    From the model's own graph, with whatever is more: results that take over the memory of their sources, or
+    that never do. With `stand_in` from a graph that holds more than the model's own, whatever that is.
+    """
+    case = Case(model, placement, backends, op_offload=context.op_offload, stand_in=stand_in)
+    if stand_in:
+        return _reserved(case, context, _needs_with_gap)
+    exact, loose = (_reserved(case, context, needs) for needs in (_needs, _needs_apart))
+    return replace(exact, needs=tuple(map(max, exact.needs, loose.needs)))
+
+
+def _reserved(case: Case, context: Context, needs: Callable[[Case, Run], Needs]) -> Reservation:
     prompt, step, last = reservations(case, context)
-    made = [_needs(case, run) for run in dict.fromkeys((prompt, step, last))]
-    return Reservation(held([x.needs for x in made]), prompt.flash_attn, all(x.sure for x in made))
+    runs = tuple(dict.fromkeys((prompt, step, last)))
+    found = held([needs(case, run) for run in runs])
+    return Reservation(found, prompt.flash_attn, all(is_sure(case.graph(run)[1]) for run in runs))
 
 
 def plans(
@@ -133,9 +159,9 @@ def _kinds(known: Known, placement: Placement) -> list[tuple[object, ...]]:
     ]
 
 
-def _matched(model: Model) -> Known:
+def _matched(model: Model, stand_in: bool) -> Known:
     """The model as its graphs start from it; remembered, because a plan asks many times."""
-    found = _MATCHED.get(model, None, lambda: replace(know(model), model=proxy(model)))
+    found = _MATCHED.get(model, stand_in, lambda: replace(know(model, stand_in=stand_in), model=proxy(model)))
     return replace(found, model=model)
 
 
@@ -153,7 +179,7 @@ def reservations(case: Case, context: Context) -> tuple[Run, Run, Run]:
     n_tokens = prompt_tokens(context, one_sequence=True)
     n_outputs = min(n_tokens, context.n_outputs_max)
     prompt = replace(step, n_tokens=prompt_tokens(context), n_outputs=n_outputs)
-    alone = one_sequence(case.known.model.architecture)
+    alone = one_sequence(case.known)
     return prompt, step, replace(prompt, n_tokens=n_tokens, n_seqs=1) if alone else prompt
 
 
@@ -178,19 +204,26 @@ def _at_home(case: Case, run: Run, op: str) -> bool:
     return all(on[tensor] == (cpu if layers[layer] == HOST else layers[layer]) for tensor, layer in here)
 
 
-class _Made(NamedTuple):
-    """Chunks of each backend for one reservation."""
-
-    needs: Needs
-    sure: bool
-
-
-def _needs(case: Case, run: Run) -> _Made:
-    """One reservation: of as few layers as are proven to be enough."""
+def _needs(case: Case, run: Run, *, in_place: bool = True) -> Needs:
+    """Chunks of each backend for one reservation: of as few layers as are proven to be enough."""
     step = 0
-    while (needs := needs_of_all(case, step, *case.graph(run, step))) is None:
+    while True:
+        instance, plan = case.graph(run, step)
+        found = needs_of_all(case, step, instance, plan if in_place else replace(plan, in_place=False))
+        if found is not None:
+            return found
         step += 1
-    return _Made(needs, is_sure(case.graph(run)[1]))
+
+
+def _needs_apart(case: Case, run: Run) -> Needs:
+    """`_needs`, when no result is written over a source."""
+    return _needs(case, run, in_place=False)
+
+
+def _needs_with_gap(case: Case, run: Run) -> Needs:
+    """`_needs_apart`, and a gap on each device: in another order than this one there is one that just does not hold its largest tensor."""
+    gaps = largest(case.graph(run)[1])
+    return tuple((*n, gap) if n else () for n, gap in zip(_needs_apart(case, run), gaps, strict=True))
 
 
 def is_sure(plan: Schedule) -> bool:

@@ -16,7 +16,7 @@ from .backends import Backend
 from .graph import INPUT, NONE, OUTPUT, Tensor
 from .sched import Schedule, node_of
 
-__all__ = ["Arena", "Live", "Walk", "allocate", "fullest", "held", "most_alive", "reserve"]
+__all__ = ["Arena", "Live", "Walk", "allocate", "fullest", "held", "largest", "most_alive", "reserve"]
 
 # Operations that may write over a source (ggml_op_can_inplace, 20-52).
 _IN_PLACE: Final = frozenset(
@@ -45,6 +45,8 @@ _IN_PLACE: Final = frozenset(
         "SOFT_MAX_BACK",
     ]
 )
+# Attention's scores become probabilities where they are, in every graph that the engine's helper makes (build_attn_mha).
+_SURELY_IN_PLACE: Final = frozenset({"SOFT_MAX"})
 _MAX_CHUNKS: Final = 16  # GGML_VBUFFER_MAX_CHUNKS
 _ENDLESS: Final = 1 << 62
 # An address is chunk * _CHUNK + offset, so that it stays one int.
@@ -199,6 +201,7 @@ class Walk:
         "on_alloc",
         "owner",
         "plan",
+        "reusing",
         "size",
         "src",
         "tensors",
@@ -220,6 +223,7 @@ class Walk:
         self.address = [0] * n
         self.size = [0] * n
         self.on_alloc = on_alloc
+        self.reusing: frozenset[str] = _IN_PLACE if plan.in_place else _SURELY_IN_PLACE
 
     def begin(self) -> None:
         """Place what must be there before the first node."""
@@ -269,7 +273,7 @@ class Walk:
         if self.owner[i] != NONE or not self.loose[i]:
             return
         t = self.tensors[i]
-        if t.op in _IN_PLACE and self._reuse(i, t):
+        if t.op in self.reusing and self._reuse(i, t):
             return
         size = self.bytes_of(i, self.backends[backend])
         self.owner[i] = backend
@@ -327,6 +331,16 @@ class Walk:
 def allocate(plan: Schedule) -> tuple[tuple[int, ...], ...]:
     """Bytes of each backend's compute buffer for one graph, chunk by chunk."""
     return tuple(arena.peaks for arena in Walk(plan).run().arenas)
+
+
+def largest(plan: Schedule) -> tuple[int, ...]:
+    """Bytes of the largest tensor that each backend's compute buffer ever holds."""
+    most = [0] * len(plan.backends)
+    walk = Walk(plan)
+    for i, at in {*plan.leafs, *plan.nodes}:
+        if walk.loose[i]:
+            most[at] = max(most[at], walk.bytes_of(i, plan.backends[at]))
+    return tuple(most)
 
 
 def reserve(plans: Sequence[Schedule]) -> tuple[int, ...]:

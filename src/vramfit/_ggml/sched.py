@@ -57,6 +57,7 @@ class Schedule:
     sizes: Callable[[int, Backend], int] | None = (
         None  # padded bytes of a tensor, where they are known already
     )
+    in_place: bool = True  # whether all results that can take over the memory of a source do
 
 
 def copies_of_inputs(

@@ -10,12 +10,14 @@
 | `feed_forward` | dense networks and mixtures of experts                                        |
 | `recurrent`    | states, and Mamba's layers                                                    |
 | `pooling`      | what becomes of embeddings                                                    |
+| `stand_in`     | a graph that holds more than that of any architecture: for bounds             |
 | `models/`      | the builders, named as in the engine                                          |
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .._ggml.ops import Unbuildable
 from .._llama.model import Model
@@ -26,6 +28,7 @@ from .known import Known
 from .models import Builder, architectures, builder_for
 from .pooling import pool
 from .run import FUSED, Instance, Run
+from .stand_in import build as make_stand_in
 
 __all__ = [
     "FUSED",
@@ -40,8 +43,13 @@ __all__ = [
 ]
 
 
-def know(model: Model) -> Known:
-    """Look up once what all graphs of a model start from. Raises `Unbuildable` where no builder knows the architecture."""
+def know(model: Model, *, stand_in: bool = False) -> Known:
+    """Look up once what all graphs of a model start from. Raises `Unbuildable` where no builder knows the architecture.
+
+    `stand_in`: for a graph that holds more than its own (see there), for which every architecture is known.
+    """
+    if stand_in:
+        return replace(_known.know(model), stand_in=True)
     return _known.know(model, _builder(model.architecture).traits)
 
 
@@ -53,16 +61,16 @@ def build(known: Known, run: Run, placement: Placement, layers: Sequence[int] | 
     architecture = known.model.architecture
     g = GraphContext(known, run, placement, known.trunk if layers is None else layers)
     try:
-        _builder(architecture).build(g)
+        (make_stand_in if known.stand_in else _builder(architecture).build)(g)
         pool(g)
     except (ArithmeticError, LookupError, RecursionError) as e:
         raise Unbuildable(f"the graph of {architecture} cannot be built: {e!r}") from e
     return g.instance()
 
 
-def one_sequence(architecture: str) -> bool:
+def one_sequence(known: Known) -> bool:
     """Whether the last reservation of a context is made with one sequence (llama-context.cpp:717)."""
-    return _builder(architecture).one_sequence
+    return known.stand_in or _builder(known.model.architecture).one_sequence
 
 
 def _builder(architecture: str) -> Builder:

@@ -31,6 +31,7 @@ class Known:
     alike: tuple[
         Hashable, ...
     ]  # of the trunk: equal for layers that make the same nodes, whatever the reservation
+    stand_in: bool = False  # whether its graph is made by `stand_in`, and not by its architecture's builder
 
 
 def know(model: Model, traits: Callable[[Model, int], Hashable] | None = None) -> Known:

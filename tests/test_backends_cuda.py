@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -579,12 +580,12 @@ class Graph:
         self.nodes.append(len(self.tensors) - 1)
         return self.nodes[-1]
 
-    def kept(self, end: int | None = None) -> dict[int, set[int]]:
+    def kept(self, end: int | None = None, optimize: Any = graph_optimize) -> dict[int, set[int]]:
         found: dict[int, set[int]] = {}
         sources = [t.src for t in self.tensors]
         uses = [sum(x.count(i) for x in sources) for i in range(len(sources))]
         split = SplitGraph(self.tensors, sources, self.nodes, 0, end or len(self.nodes), uses.__getitem__)
-        graph_optimize(split, lambda tensor, until: found.setdefault(until, set()).add(tensor))
+        optimize(split, lambda tensor, until: found.setdefault(until, set()).add(tensor))
         return found
 
 
@@ -624,6 +625,19 @@ def test_the_weighted_sum_of_2_to_15_experts_keeps_its_inputs(n_used: int, scale
     inputs, last = weighted_sum(g, n_used, scaled=scaled, swap=swap)
     g.node("ADD", (32, 5), last, g.leaf(32, 5))
     assert g.kept() == ({last: set(inputs)} if 2 <= n_used <= 15 else {})
+
+
+@pytest.mark.parametrize("keeps", ["keeps_sum", "keeps_choice"])
+def test_older_builds_keep_one_group_or_the_other(keeps: str) -> None:
+    """A build that lacks a group keeps nothing for it, and for the other what the pinned build keeps."""
+    older = backend("cuda", **{keeps: False}).graph_optimize
+    for group in (weighted_sum, choice):
+        g = Graph()
+        group(g, 4)
+        g.node("ADD", (32, 5), g.nodes[-1], g.leaf(32, 5))
+        lacks = (group is weighted_sum) == (keeps == "keeps_sum")
+        assert g.kept(optimize=older) == ({} if lacks else g.kept())
+        assert g.kept()
 
 
 def test_a_sum_that_is_read_elsewhere_is_not_fused() -> None:

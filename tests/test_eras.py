@@ -25,6 +25,7 @@ from vramfit._ggml.graph import HOST
 from vramfit._llama import eras
 from vramfit._llama.cparams import resolve
 from vramfit._llama.eras import CHANGES, PINNED, PINNED_BUILD, RELEASES, Era, era_of, rules_of
+from vramfit._llama.model import Model
 from vramfit._llama.params import Settings
 from vramfit._llama.placement import place
 from vramfit._planner.older import older_needs
@@ -36,14 +37,18 @@ SETTINGS = Settings(n_ctx=4096, n_outputs_max=1, flash_attn="on")
 
 
 def at(
-    monkeypatch: pytest.MonkeyPatch, cards: int = 1, settings: Settings = SETTINGS, **switches: Any
+    monkeypatch: pytest.MonkeyPatch,
+    cards: int = 1,
+    settings: Settings = SETTINGS,
+    model: Model = MODEL,
+    **switches: Any,
 ) -> Estimate:
     """An estimate in an era that differs from the pinned one in `switches` alone."""
     era = replace(PINNED, **switches)
     monkeypatch.setattr(eras, "PINNED", era)
     eras.era_of.cache_clear()
     try:
-        return estimate(MODEL, [gpu()] * cards, settings)
+        return estimate(model, [gpu()] * cards, settings)
     finally:
         monkeypatch.undo()
         eras.era_of.cache_clear()
@@ -129,6 +134,15 @@ def test_older_cuda_keeps_less_alive() -> None:
     one = backend("cuda", keeps_choice=False)
     assert one.graph_optimize not in (None, CUDA.graph_optimize)
     assert backend("vulkan", keeps_sum=False) is backend("vulkan")
+
+
+def test_older_cuda_keeps_less_of_a_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what the sum of experts keeps, a compute buffer is smaller; without what their choice keeps, never larger."""
+    model = read(gzip.decompress((LOGS / "qwen3-30b-a3b.gguf.gz").read_bytes()))
+    settings = replace(SETTINGS, n_ctx=32768, type_k="q8_0", type_v="q8_0")
+    today = estimate(model, [gpu()], settings).gpus[0].compute
+    assert at(monkeypatch, settings=settings, model=model, no_sum=True).gpus[0].compute < today
+    assert at(monkeypatch, settings=settings, model=model, no_choice=True).gpus[0].compute <= today
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda c: c.switch)

@@ -41,7 +41,8 @@ def backend(
 
     One value for each question, so that backends can be compared by identity. Without a capability the
     rules take the largest figure of all. The others are what CUDA did otherwise in older builds: f16 copies of a
-    quantized cache in a pool and in no buffer, nothing kept alive for a mixture's sum or choice of experts. Raises `GpuError` that names the known backends if there is none.
+    quantized cache in a pool and in no buffer, nothing kept alive for a mixture's sum or choice of experts.
+    Raises `GpuError` that names the known backends if there is none.
     """
     found = BACKENDS.get(name.lower())
     if found is None:

@@ -26,17 +26,10 @@ from .recurrent import Rs, read_state, rs_input, write_state
 
 __all__ = ["build"]
 
-_OFFLOADED = (
-    32  # tokens from which on a card takes the products of the host's weights (ggml-cuda.cu, offload_op)
-)
+_OFFLOADED = 32  # tokens from which on a card takes the products of the host's weights (ggml-cuda.cu, offload_op)
+_WORDS = 64  # of a token beside its embedding, in inputs of any kind
 _POSITIONS = 4  # of a token, at most: time, height, width and one more
-_NO_PRODUCTS = (
-    "token_embd.weight",
-    "output.weight",
-    "rope_freqs.weight",
-    "rope_factors_long.weight",
-    "rope_factors_short.weight",
-)
+_NO_PRODUCTS = ("token_embd.weight", "output.weight", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 Inputs = dict[object, Kv]
 Rows = Callable[[int, int], Tensor]
 
@@ -66,9 +59,10 @@ def build(g: GraphContext) -> None:
     """Append the graph."""
     always, kept = _Kept(g), _Kept(g)
     ends: list[Tensor] = []
+    best: list[Tensor] = []  # what a layer has chosen of a cache, which later ones may use again
     x = embeddings(g, deepstack=g.n("n_deepstack_layers"))
     always(g.cont(x))
-    always(g.of("ADD", x.ne, x, g.input("more", F32, *x.ne)))
+    always(g.of("ADD", x.ne, x, g.input("more", F32, x.ne[0] + _WORDS, g.n_tokens)))
     pos, rows, inputs = positions(g, _POSITIONS), output_rows(g), _inputs(g)
     rs = rs_input(g) if any(layer.states for layer in g.model.layers) else None
     _outer(g, x, always)
@@ -80,7 +74,9 @@ def build(g: GraphContext) -> None:
         made = {g.n_embd: h}
         first, rest = _in_order(g, il)
         _products(g, first, made, il, kept)
-        _attention(g, inputs, made, pos, il, kept)
+        for t in best:
+            kept(g.cont(t))
+        best = _attention(g, inputs, made, pos, il, kept) or best
         if rs is not None:
             _states(g, rs, made, il, kept)
         _products(g, rest, made, il, kept)
@@ -90,9 +86,7 @@ def build(g: GraphContext) -> None:
             ends.append(x)  # the output looks back at all layers
     last = g.w("output_norm.weight")
     if last is not None:
-        streams = (
-            g.view(x, (g.n_embd, g.n_tokens), x.nb[1:2], i * g.n_embd * x.nb[0]) for i in range(n_streams)
-        )
+        streams = (g.view(x, (g.n_embd, g.n_tokens), x.nb[1:2], i * g.n_embd * x.nb[0]) for i in range(n_streams))
         for t in (*ends, x, *streams):
             kept(g.of("MUL", t.ne, t, last))  # where the output is
     x = kept.released(x)
@@ -141,21 +135,8 @@ def _scan(
     size, head, n_head, n_group = scan
     inner = head * n_head
     row = _wide(g, made, max(2 * inner + 2 * size * n_group + n_head, g.n_embd + 1), kept)
-    x, dt, b, c = (
-        g.view(row, (n, g.n_tokens), row.nb[1:2]) for n in (inner, n_head, size * n_group, size * n_group)
-    )
-    y = g.of(
-        "SSM_SCAN",
-        (inner * g.n_tokens + size * inner * g.n_seqs,),
-        states,
-        x,
-        dt,
-        g.w("ssm_a", il),
-        b,
-        c,
-        rs.main,
-        params=(1,),
-    )
+    x, dt, b, c = (g.view(row, (n, g.n_tokens), row.nb[1:2]) for n in (inner, n_head, size * n_group, size * n_group))
+    y = g.of("SSM_SCAN", (inner * g.n_tokens + size * inner * g.n_seqs,), states, x, dt, g.w("ssm_a", il), b, c, rs.main, params=(1,))
     kept(g.cont(g.view(kept(y), (inner, g.n_tokens))))
     n = size * inner * g.n_seqs
     write_state(g, g.view(y, (n,), (), inner * g.n_tokens * y.nb[0]), state)
@@ -163,11 +144,7 @@ def _scan(
 
 def _norm_of(g: GraphContext, il: int) -> str:
     """The norm that a layer begins with; its name says nothing else here."""
-    names = [
-        n.removesuffix(".weight")
-        for n in g.known.own[il]
-        if "norm" in n and g.need(n, il).ne[:2] == (g.n_embd, 1)
-    ]
+    names = [n.removesuffix(".weight") for n in g.known.own[il] if "norm" in n and g.need(n, il).ne[:2] == (g.n_embd, 1)]
     return names[0] if names else "attn_norm"
 
 
@@ -272,9 +249,9 @@ def _inputs(g: GraphContext) -> Inputs:
 
 def _attention(
     g: GraphContext, inputs: Inputs, made: dict[int, Tensor], pos: Tensor, il: int, kept: _Kept
-) -> None:
-    """Attention over each cache of a layer, from rows that are as wide as its heads."""
-    layer = g.layer(il)
+) -> list[Tensor]:
+    """Attention over each cache of a layer, from rows that are as wide as its heads; what was chosen of other caches."""
+    layer, best = g.layer(il), list[Tensor]()
 
     def rows(head: int, n: int) -> Tensor:
         return kept(g.cont(g.reshape(_wide(g, made, head * n, kept), head, n, g.n_tokens)))
@@ -287,7 +264,7 @@ def _attention(
         if not layer.n_head or not layer.n_head_kv:
             continue  # it has a cache, and nothing to look for in it
         if cache.kind != "kv":
-            _twice(g, il, lambda kv=kv, cache=cache: _scores(g, kv, cache, rows, il, kept))
+            _twice(g, il, lambda kv=kv, cache=cache: best.append(_scores(g, kv, cache, rows, il, kept)))
             continue
         q, k, v = _queries_keys_values(g, layer, made, kept)
         for t in (q, k):
@@ -297,6 +274,7 @@ def _attention(
             kept(attend(g, kv, q, *own, il, out=None))
         else:
             _twice(g, il, lambda kv=kv, q=q, own=own: kept(attend(g, kv, q, *own, il, out=None)))
+    return best
 
 
 def _stays(g: GraphContext, il: int) -> bool:
@@ -330,7 +308,7 @@ def _queries_keys_values(
     return found[0], found[1], found[2]
 
 
-def _scores(g: GraphContext, kv: Kv, cache: Cache, rows: Rows, il: int, kept: _Kept) -> None:
+def _scores(g: GraphContext, kv: Kv, cache: Cache, rows: Rows, il: int, kept: _Kept) -> Tensor:
     """What is chosen of a cache of another kind: scores of all heads, their sum, its order and a mask of the best."""
     n_head = g.model.n_head_indexer if cache.kind == "indexer" else g.n_head(il)
     if g.layer(il).shares_kv_with is None:
@@ -343,4 +321,4 @@ def _scores(g: GraphContext, kv: Kv, cache: Cache, rows: Rows, il: int, kept: _K
     shape = (scores.ne[0], n, 1, n_stream)
     total = kept(g.of("SUM_ROWS", shape, scores))
     order = kept(g.of("ARGSORT", shape, total, type_=I32))
-    kept(g.of("ADD", shape, total, kept(g.of("SCALE", shape, order))))
+    return kept(g.of("ADD", shape, total, kept(g.of("SCALE", shape, order))))

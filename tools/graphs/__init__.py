@@ -10,9 +10,12 @@
 | `draft`    | a header that can be edited and written again                           |
 | `vary`     | a header → random headers around it                                     |
 | `campaign` | random headers, each proved in a process of its own                     |
+| `digest`   | a graph → a short digest; those that were recorded                      |
+| `record`   | digests of the engine's graphs, with the headers they are of            |
 
     python -m tools.graphs prove HEADER_OR_FOLDER...
     python -m tools.graphs campaign --arch qwen3moe --seed 1 --runs 50
+    python -m tools.graphs record
 """
 
 import pathlib

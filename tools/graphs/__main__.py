@@ -11,6 +11,10 @@ names what is asked instead of the engine. Exit status 1 when something differs.
 Random headers around those given, and around models that the engine makes (`--no-make`: not these, so that no engine
 is needed). A run that differs is found again with `--seed`, `--first` and one run; its header, with no more edits than
 it takes, is kept in the folder that `--keep` names.
+
+    python -m tools.graphs record [ARCHITECTURE...]
+
+Makes a small header of every architecture, or of those named, and digests of the engine's graphs for it: `tests/data/builders`.
 """
 
 from __future__ import annotations
@@ -33,6 +37,11 @@ from .prove import Oracle, Report, prove
 def main() -> int:
     """Run one command; 1 where something differs."""
     args = _parser().parse_args()
+    if args.command == "record":
+        from .record import record
+
+        record(architectures=frozenset(args.architecture))
+        return 0
     report = Report(sys.stdout, args.show)
     oracle, settings = _oracle(args.oracle), _settings(args.settings, args.only)
     if args.command == "prove":
@@ -71,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     campaign.add_argument("--no-make", dest="make", action="store_false", help="vary the headers alone")
     campaign.add_argument("--keep", type=pathlib.Path, help="a folder for the headers that differ")
+    recording = commands.add_parser("record", help="digests of the engine's graphs, for the tests")
+    recording.add_argument("architecture", nargs="*")
     for command in (proof, campaign):
         _add_common(command)
     return parser

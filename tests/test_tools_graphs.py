@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from vramfit._ggml.graph import NONE, Graph, Tensor
 from vramfit._ggml.types import BY_NAME
 from vramfit._graphs import Run
+from vramfit._graphs.context import GraphContext
+from vramfit._graphs.models import builder_for, qwen2
 from vramfit._llama.model import Model
 from vramfit._llama.placement import Placement
 
@@ -29,6 +31,7 @@ from tools.graphs.campaign import Campaign, run  # noqa: E402
 from tools.graphs.cases import SETTINGS, Case, cases, read, reservations  # noqa: E402
 from tools.graphs.compare import first_difference, layer_difference, listing  # noqa: E402
 from tools.graphs.draft import Draft, Key, Shape  # noqa: E402
+from tools.graphs.keys import keys_of_engine, keys_read  # noqa: E402
 from tools.graphs.ours import Unbuildable, alike, graph_of, recorded_lines, short_of  # noqa: E402
 from tools.graphs.prove import Oracle, Refused, Report, Truth, Unable, prove, prove_case  # noqa: E402
 from tools.graphs.vary import SWITCHES, Edit, applied, draw_edits, draw_overrides  # noqa: E402
@@ -515,3 +518,69 @@ def test_a_campaign_against_the_engine(tmp_path: pathlib.Path) -> None:
     run(Campaign("mamba2", "1", truths), report, range(4))
     assert report.summarize(), out.getvalue()
     assert report.counts["mamba2"]["equal"]
+
+
+# -- keys that are read in vain
+
+SOURCES = {
+    "llama-arch.cpp": """
+    { LLM_ARCH_QWEN2,  "qwen2" },
+    { LLM_ARCH_TOY,    "toy"   },
+    { LLM_KV_BLOCK_COUNT,          "%s.block_count"         },
+    { LLM_KV_ATTENTION_CLAMP_KQV,  "%s.attention.clamp_kqv" },
+    { LLM_KV_LOGIT_SCALE,          "%s.logit_scale"         },
+    { LLM_KV_GENERAL_NAME,         "general.name"           },
+""",
+    "llama-hparams.cpp": "",
+    "llama-model.cpp": """
+static llama_model * make(llm_arch arch) {
+        case LLM_ARCH_QWEN2:
+            return new llama_model_qwen2(params);
+        case LLM_ARCH_TOY:
+            return new llama_model_toy(params);
+}
+
+void llama_model_base::load_hparams(llama_model_loader & ml) {
+    ml.get_key(LLM_KV_BLOCK_COUNT, n);
+}
+""",
+    "models/models.h": "struct llama_model_toy : public llama_model_qwen2 {\n};\n",
+    "models/qwen2.cpp": """
+static void more(llama_model_loader & ml) {
+    ml.get_key(LLM_KV_LOGIT_SCALE, x);
+}
+
+void llama_model_qwen2::load_arch_hparams(llama_model_loader & ml) {
+    more(ml);
+}
+
+void llama_model_qwen2::other(llama_model_loader & ml) {
+    ml.get_key(LLM_KV_ATTENTION_CLAMP_KQV, x);
+}
+""",
+}
+
+
+def test_keys_that_an_architecture_loads(tmp_path: pathlib.Path) -> None:
+    """What all load, what its own function loads, and those that this one calls; of a base where it has none."""
+    for name, text in SOURCES.items():
+        path = tmp_path / "src" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert keys_of_engine(tmp_path) == {name: {"block_count", "logit_scale"} for name in ("qwen2", "toy")}
+
+
+def test_a_false_switch_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A builder that asks for a key is told, whether the header has the key or not, but none that looks at all."""
+    before = keys_read(MODEL, HEADER)
+    assert "attention.clamp_kqv" not in before
+    build = qwen2.build
+
+    def nosy(g: GraphContext) -> None:
+        g.hp("attention.clamp_kqv")
+        build(g)
+
+    found = builder_for("qwen2")
+    assert found is not None
+    monkeypatch.setattr("vramfit._graphs.builder_for", lambda name: dataclasses.replace(found, build=nosy))
+    assert keys_read(MODEL, HEADER) - before == {"attention.clamp_kqv"}

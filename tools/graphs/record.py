@@ -20,6 +20,7 @@ from tools.engine.binding import engine
 from tools.engine.metadata import Dims
 from tools.engine.models import DENSE_OR_MIXTURE, MIXTURES, make_model
 from tools.published.facts import facts
+from vramfit._base.errors import VramfitError
 from vramfit._graphs import FUSED
 from vramfit._llama.arch.table import TABLE
 
@@ -41,7 +42,9 @@ _PUBLISHED: Final = {
     "plm": "PLM-1.8B-Instruct",
 }
 # Of which all heads have keys of their own
-_DIMS: Final = dict.fromkeys(("qwen", "deepseek2-ocr", "cogvlm"), Dims(n_layer=_LAYERS, n_head_kv=4))
+_DIMS: Final = dict.fromkeys(
+    ("qwen", "deepseek2-ocr", "cogvlm", "dots1", "modern-bert"), Dims(n_layer=_LAYERS, n_head_kv=4)
+)
 _Found = dict[str, list[Recorded]]
 
 
@@ -65,7 +68,7 @@ def record(folder: pathlib.Path = FOLDER, architectures: frozenset[str] = frozen
         print(said[-1], flush=True)
         if of_it:
             found[header.name] = of_it
-    write(found, folder)
+            write(found, folder)
     return said
 
 
@@ -117,7 +120,7 @@ def _graphs(case: Case) -> list[Recorded]:
     pins = case.placement.n_devices > 0
     try:
         return [Recorded(digest(t.graph, pins), _fused(t)) for t in truths(case)]
-    except (Refused, Unable) as e:
+    except (Refused, Unable, VramfitError) as e:
         print(f"{case.path.name}, {case.name}: {e}", file=sys.stderr)
         return []
 

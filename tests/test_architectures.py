@@ -426,6 +426,15 @@ def test_a_looped_model_has_a_cache_for_every_pass() -> None:
     found = model("nanbeige", {"num_loops": 3})
     assert found.n_layer == 24
     assert windowed(found) == "f" * 24
+    assert [x.block for x in found.layers] == [None] * 8 + [*range(8)] * 2
+
+
+def test_a_later_pass_has_scales_of_its_own_and_no_weights() -> None:
+    own = [("blk.8.attn_q.scale", (1,)), ("blk.8.attn_norm.weight", (64,)), ("blk.24.attn_q.scale", (1,))]
+    found = model("nanbeige", {"num_loops": 3}, tensors=(EMBEDDING, OUTPUT, *own))
+    assert [x.tensor.name for x in found.weights if x.tensor.name.startswith("blk.")] == [
+        "blk.8.attn_q.scale"
+    ]
 
 
 def test_stacks_run_their_blocks_in_turns() -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from traces import DEVICE, NAMES, Maker, graphs, trace
 
-from vramfit._ggml.backends import Backend, SplitGraph
+from vramfit._base.errors import EngineRefusal
+from vramfit._ggml.backends import BACKENDS, Backend, SplitGraph
 from vramfit._ggml.backends.nouns import Keep
 from vramfit._ggml.graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, Graph, Tensor
 from vramfit._ggml.sched import PIPELINE_COPIES, Schedule, copies_of_inputs, schedule
@@ -442,3 +443,11 @@ def test_a_view_lies_where_its_root_was_computed() -> None:
     node = make.node("ADD", (64, 8), make.view(far))
     devices = (replace(READER, conditions={"ADD": lambda node, src: False}), READER, READER)
     assert dict(schedule(make.graph, devices).nodes)[node] == 2
+
+
+def test_a_node_that_nothing_runs_is_refused() -> None:
+    """Quantized weights with f16 inputs run on no device and not on the host: the engine aborts, a plan is refused."""
+    make = Maker()
+    make.node("MUL_MAT", (4, 8), make.leaf((256, 4), "q4_0"), make.leaf((256, 8), "f16"))
+    with pytest.raises(EngineRefusal, match="runs MUL_MAT on q4_0 and f16"):
+        schedule(make.graph, (BACKENDS["cuda"],))

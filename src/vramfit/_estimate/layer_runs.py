@@ -87,7 +87,10 @@ def _best_run(
     """Of the runs from `start` the one that loses most: its period, its length, and how many repeats."""
     best = (1, 1, 0)
     for period in periods:
-        end = start + period
+        least = start + (repeats + 1) * period + 1  # up to where a run reaches of which one can be dropped
+        if least > len(alike) or alike[start : least - period] != alike[start + period : least]:
+            continue
+        end = least
         while end < len(alike) and alike[end] == alike[end - period]:
             end += 1
         length = min(end, len(alike)) - start

@@ -6,37 +6,20 @@ In: a `GraphContext` and tensors. Out: the tensor that a part ends with. `Unbuil
 from __future__ import annotations
 
 from .._ggml.graph import Tensor
-from .._ggml.ops import Unbuildable
 from .attention import Kv, Windowed, kv_input, windowed_input
 from .context import GraphContext
 from .parts import flat_qkv, logits, norm, wide
 
 __all__ = [
     "any_input",
-    "check_heads",
     "finish",
     "flat_heads",
     "has_sections",
     "head_gate",
-    "n_rot",
     "norm_if",
     "normed_rope",
     "soft_capped",
 ]
-
-
-def n_rot(g: GraphContext, il: int = 0) -> int:
-    """Elements of a head that are rotated (hparams.n_rot; llama-model.cpp:1448-1470)."""
-    heads = g.n_head()
-    default = g.n("attention.key_length", g.n_embd // heads) if heads else 0
-    full = g.n("rope.dimension_count", default) if heads else 0
-    return g.n("rope.dimension_count_swa", full) if g.is_swa(il) else full
-
-
-def check_heads(g: GraphContext, *, rotated: bool = True) -> None:
-    """Heads of keys and values are of one size, with `rotated` the whole of it: most builders of the engine assert so."""
-    if g.head_k() != g.head_v() or (rotated and g.head_k() != n_rot(g)):
-        raise Unbuildable(f"heads of {g.head_k()} and {g.head_v()} elements, of which {n_rot(g)} are rotated")
 
 
 def has_sections(g: GraphContext) -> bool:

@@ -6,20 +6,12 @@ Source: models/granite.cpp, granite-hybrid.cpp, granite-swa.cpp.
 from __future__ import annotations
 
 from .._ggml.graph import Tensor
-from .._ggml.ops import Unbuildable
 from .attention import Kv, Windowed, attend
 from .context import GraphContext
 from .feed_forward import ffn, moe
 from .parts import logits, norm, qkv, rope_factors
 
-__all__ = ["attention", "check_heads", "feed_forward", "finish"]
-
-
-def check_heads(g: GraphContext, *, rotated: bool = True) -> None:
-    """Raise `Unbuildable` for heads that the engine stops at: K and V differ, or only a part is `rotated`."""
-    head = g.head_v()
-    if head != g.head_k() or (rotated and g.n("rope.dimension_count", head) != head):
-        raise Unbuildable(f"heads of {g.head_k()} and {head}, rotated {g.n('rope.dimension_count', head)}")
+__all__ = ["attention", "feed_forward", "finish"]
 
 
 def attention(

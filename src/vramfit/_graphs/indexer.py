@@ -14,8 +14,7 @@ from .._ggml.ops import F16, F32, I64, Unbuildable
 from .._ggml.types import TensorType
 from .attention import Kv, cached_k, k_input, kq_mask, mha, n_kv, store_k
 from .context import GraphContext
-from .latent import n_rot
-from .parts import linear, norm, product
+from .parts import linear, n_rot, norm, product
 
 __all__ = [
     "Indexed",

@@ -62,7 +62,7 @@ def _kind(
     outer: Mapping[str, Homes],
     arrays: Sequence[tuple[str, Sequence[object]]],
 ) -> Hashable:
-    """All that a builder can tell of a layer, but its index: how quantized a weight is makes no other node."""
+    """Tell all that a builder can tell of a layer, but its index."""
     weights = tuple((name, _look(model, i)) for name, i in own.items())
     shared = tuple(name for name, homes in outer.items() if layer.index in homes)
     values = tuple(repr(x[layer.index]) for _, x in arrays)
@@ -71,7 +71,7 @@ def _kind(
 
 def _look(model: Model, i: int) -> tuple[object, ...]:
     tensor = model.weights[i].tensor
-    return tensor.shape, "quantized" if tensor.type.is_quantized else tensor.type.name
+    return tensor.shape, tensor.type.use
 
 
 def _shape(model: Model, index: int) -> tuple[Extents, Extents]:

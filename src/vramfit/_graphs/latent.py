@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .._ggml.graph import Tensor
 from .context import GraphContext
-from .parts import norm, product
+from .parts import n_rot, norm, product
 
 __all__ = [
     "Sizes",
@@ -47,11 +47,6 @@ def sizes(g: GraphContext) -> Sizes:
     head = g.n("attention.key_length_mla") if mla else g.head_k()
     head_v = g.n("attention.value_length_mla") if mla else g.head_v()
     return Sizes(head, head_v, n_rot(g), g.n("attention.kv_lora_rank"))
-
-
-def n_rot(g: GraphContext) -> int:
-    """Elements of a head that are rotated, in layers without a window."""
-    return g.n("rope.dimension_count", g.n("attention.key_length", g.head_k()))
 
 
 def low_rank(g: GraphContext, x: Tensor, il: int) -> Tensor:

@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .._ggml.graph import Tensor, is_contiguous
-from .._ggml.ops import F32, I32
+from .._ggml.ops import F32, I32, Unbuildable
 from .._llama.model import Home
 from .context import GraphContext
 
 __all__ = [
+    "check_heads",
     "deeper",
     "embeddings",
     "flat_qkv",
     "heads",
     "linear",
     "logits",
+    "n_rot",
     "norm",
     "output_matrix",
     "output_rows",
@@ -133,6 +135,20 @@ def product(g: GraphContext, x: Tensor, *names: str, il: int) -> Tensor:
 def wide(g: GraphContext, x: Tensor, head: int, n_head: int) -> Tensor:
     """Rows cut into heads: [head, n_head, n_tokens]."""
     return g.reshape(x, head, n_head, g.n_tokens)
+
+
+def n_rot(g: GraphContext, il: int = 0) -> int:
+    """Count the elements of a head that are rotated (hparams.n_rot; llama-model.cpp:1448-1470)."""
+    heads = g.n_head()
+    default = g.n("attention.key_length", g.n_embd // heads) if heads else 0
+    full = g.n("rope.dimension_count", default) if heads else 0
+    return g.n("rope.dimension_count_swa", full) if g.is_swa(il) else full
+
+
+def check_heads(g: GraphContext, *, rotated: bool = True) -> None:
+    """Raise `Unbuildable` where keys and values differ in size, or are not `rotated` as a whole: the engine asserts so."""
+    if g.head_k() != g.head_v() or (rotated and g.head_k() != n_rot(g)):
+        raise Unbuildable(f"heads of {g.head_k()} and {g.head_v()} elements, of which {n_rot(g)} are rotated")
 
 
 def qkv(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final
 
 from .._base.progress import Bar
@@ -253,9 +254,10 @@ def _least_short(chains: Chains, n_ctx: int, bar: Bar) -> Split:
     tried, floored = {best}, {best}
     while True:
         bar.advance()
+        at_least = cache(segments.at_least)  # what is known changes between rounds alone
 
-        def with_less(steps: int, most: int = most) -> Split | None:
-            return chains.widened(most - steps * _STEP).find(segments.at_least, n_ctx)
+        def with_less(steps: int, most: int = most, at_least: Compute = at_least) -> Split | None:
+            return chains.widened(most - steps * _STEP).find(at_least, n_ctx)
 
         steps = last_where(lambda n: with_less(n) is not None, 0, most // _STEP + 1)
         split = with_less(steps)

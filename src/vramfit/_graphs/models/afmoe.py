@@ -7,10 +7,10 @@ from ..._ggml.ops import Unbuildable
 from ..._llama.model import Model
 from ..attention import attend, windowed_input
 from ..context import GraphContext
-from ..decoder import check_heads, finish
+from ..decoder import finish
 from ..experts import gating, routed, shared
 from ..feed_forward import ffn
-from ..parts import embeddings, linear, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, linear, norm, output_rows, positions, qkv, select
 
 
 def traits(_: Model, il: int) -> bool:

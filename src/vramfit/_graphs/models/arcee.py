@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..attention import attend, kv_input
 from ..context import GraphContext
-from ..decoder import check_heads, finish
+from ..decoder import finish
 from ..feed_forward import ffn
-from ..parts import embeddings, norm, output_rows, positions, qkv, rope_factors, select
+from ..parts import check_heads, embeddings, norm, output_rows, positions, qkv, rope_factors, select
 
 
 def build(g: GraphContext) -> None:

@@ -7,17 +7,15 @@ from ..._llama.model import Model
 from ..attention import Kv, attend, k_input
 from ..context import GraphContext
 from ..experts import gating, routed, shared
-from ..feed_forward import ffn
+from ..feed_forward import NO_LIMIT, ffn
 from ..kda import by_sigmoid, kda
 from ..latent import Sizes, absorbed, compressed, queries, sizes, split
 from ..parts import embeddings, logits, norm, output_rows, positions, product
 from ..recurrent import before_recurrent, rs_input
 
-LIMIT = 1e-6  # what limits a gated unit must be above
-
 
 def traits(model: Model, il: int) -> object:
-    """Whether the next layer reads its state before this one has ended."""
+    """Whether the next layer reads its state before this one has ended, and is the first to do so."""
     return before_recurrent(model, il)
 
 
@@ -59,7 +57,9 @@ def _latent(g: GraphContext, kv: Kv, h: Tensor, pos: Tensor, il: int, s: Sizes) 
 
 
 def _feed_forward(g: GraphContext, h: Tensor, il: int) -> Tensor:
-    limits = ("steps" if g.hp(f"swiglu_clamp_{which}", il=il) > LIMIT else "" for which in ("exp", "shexp"))
+    limits = (
+        "steps" if g.hp(f"swiglu_clamp_{which}", il=il) > NO_LIMIT else "" for which in ("exp", "shexp")
+    )
     exp, shexp = limits
     if not g.has("ffn_gate_inp.weight", il):
         return ffn(g, h, il, biases=False, clamp=shexp)

@@ -9,7 +9,7 @@ from ..._llama.model import Model
 from ..attention import attend, bare_input
 from ..context import GraphContext
 from ..feed_forward import ffn, moe
-from ..parts import embeddings, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, norm, output_rows, positions, qkv, select
 
 _TURNED: Final = ("nomic-bert", "nomic-bert-moe", "jina-bert-v3")
 _PLAIN: Final = ("bert", "nomic-bert-moe", "jina-bert-v3")  # no gate in the feed-forward
@@ -17,6 +17,7 @@ _PLAIN: Final = ("bert", "nomic-bert-moe", "jina-bert-v3")  # no gate in the fee
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
+    check_heads(g, rotated=False)
     arch = g.model.architecture
     x = embeddings(g)
     pos, masks, rows = positions(g), bare_input(g, alibi=arch == "jina-bert-v2"), output_rows(g)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from ..attention import attend, kv_input
 from ..context import GraphContext
 from ..feed_forward import ffn
-from ..parts import embeddings, linear, logits, norm, positions
+from ..parts import check_heads, embeddings, linear, logits, norm, positions
 
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
+    check_heads(g)
     x = embeddings(g)
     pos, kv = positions(g), kv_input(g)
     for il in g.layers:

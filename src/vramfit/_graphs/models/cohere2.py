@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ..attention import attend, windowed_input
 from ..context import GraphContext
-from ..decoder import check_heads
 from ..feed_forward import ffn
-from ..parts import embeddings, logits, norm, output_rows, positions, qkv, rope_factors, select
+from ..parts import check_heads, embeddings, logits, norm, output_rows, positions, qkv, rope_factors, select
 
 
 def build(g: GraphContext) -> None:

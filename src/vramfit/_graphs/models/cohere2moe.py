@@ -6,10 +6,9 @@ from ..._ggml.graph import Tensor
 from ..._llama.model import Model
 from ..attention import attend, windowed_input
 from ..context import GraphContext
-from ..decoder import check_heads
 from ..experts import gating, routed, shared
 from ..feed_forward import ffn
-from ..parts import embeddings, logits, norm, output_rows, positions, qkv, rope_factors
+from ..parts import check_heads, embeddings, logits, norm, output_rows, positions, qkv, rope_factors
 
 
 def traits(model: Model, il: int) -> bool:

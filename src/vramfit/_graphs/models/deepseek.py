@@ -7,8 +7,7 @@ from ..attention import attend, kv_input
 from ..context import GraphContext
 from ..experts import shared
 from ..feed_forward import ffn, moe
-from ..latent import n_rot
-from ..parts import embeddings, logits, norm, output_rows, positions, qkv, rope_factors, select
+from ..parts import embeddings, logits, n_rot, norm, output_rows, positions, qkv, rope_factors, select
 
 
 def build(g: GraphContext) -> None:

@@ -13,12 +13,10 @@ from ..compressed import Caches, attend_compressed, best_keys, caches, compress
 from ..context import GraphContext
 from ..drafts import draft_tokens
 from ..experts import gating, shared
-from ..feed_forward import moe
+from ..feed_forward import NO_LIMIT, moe
 from ..hyper import chosen_rows, head, read, spread, write
 from ..latent import low_rank
 from ..parts import embeddings, norm, output_matrix, output_rows, positions, product
-
-LIMIT = 1e-6  # what limits a gated unit must be above
 
 
 def traits(model: Model, il: int) -> object:
@@ -128,7 +126,7 @@ def _experts(g: GraphContext, h: Tensor, il: int) -> Tensor:
         norm=bool(g.hp("expert_weights_norm")),
         scale=g.hp("expert_weights_scale"),
         bias=None if hashed is not None else "exp_probs_b.bias",
-        clamp="op" if limit > LIMIT else "",
+        clamp="op" if limit > NO_LIMIT else "",
         selected_in=hashed,
     )  # fmt: skip
-    return g.add(experts, shared(g, h, il, clamp="op" if limit_shared > LIMIT else ""))
+    return g.add(experts, shared(g, h, il, clamp="op" if limit_shared > NO_LIMIT else ""))

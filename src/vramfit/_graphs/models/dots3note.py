@@ -6,8 +6,8 @@ from ..._ggml.graph import Tensor
 from ..attention import Kv, attend, k_input
 from ..context import GraphContext
 from ..indexer import Indexed, attend_best, best_cells, indexed_input
-from ..latent import Sizes, absorbed, compressed, low_rank, n_rot, sizes, split
-from ..parts import embeddings, linear, logits, norm, output_rows, positions, product, select
+from ..latent import Sizes, absorbed, compressed, low_rank, sizes, split
+from ..parts import embeddings, linear, logits, n_rot, norm, output_rows, positions, product, select
 from .deepseek2 import feed_forward
 
 

@@ -6,10 +6,10 @@ from ..._ggml.ops import Unbuildable
 from ..._llama.model import Model
 from ..attention import attend, kv_input
 from ..context import GraphContext
-from ..decoder import check_heads, finish
+from ..decoder import finish
 from ..experts import shared
 from ..feed_forward import ffn, moe
-from ..parts import embeddings, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, norm, output_rows, positions, qkv, select
 
 
 def traits(model: Model, il: int) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from ..attention import attend, bare_input
 from ..context import GraphContext
 from ..feed_forward import ffn
-from ..parts import embeddings, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, norm, output_rows, positions, qkv, select
 
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
+    check_heads(g, rotated=False)
     x = embeddings(g)
     pos, masks, rows = positions(g), bare_input(g), output_rows(g)
     for il in g.layers:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..attention import Windowed, attend
 from ..context import GraphContext
-from ..decoder import any_input, check_heads, finish
+from ..decoder import any_input, finish
 from ..feed_forward import ffn
-from ..parts import embeddings, norm, output_rows, positions, qkv, rope_factors, select
+from ..parts import check_heads, embeddings, norm, output_rows, positions, qkv, rope_factors, select
 
 
 def build(g: GraphContext) -> None:

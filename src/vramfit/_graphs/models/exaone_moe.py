@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..attention import attend, windowed_input
 from ..context import GraphContext
-from ..decoder import check_heads, finish
+from ..decoder import finish
 from ..experts import gating, routed, shared
 from ..feed_forward import ffn
-from ..parts import embeddings, norm, output_rows, positions, qkv, rope_factors, select
+from ..parts import check_heads, embeddings, norm, output_rows, positions, qkv, rope_factors, select
 
 
 def build(g: GraphContext) -> None:

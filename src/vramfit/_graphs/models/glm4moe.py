@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..attention import attend, kv_input
 from ..context import GraphContext
-from ..decoder import check_heads, finish, has_sections, norm_if
+from ..decoder import finish, has_sections, norm_if
 from ..experts import gating, routed, shared
 from ..feed_forward import ffn
-from ..parts import embeddings, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, norm, output_rows, positions, qkv, select
 
 
 def build(g: GraphContext) -> None:

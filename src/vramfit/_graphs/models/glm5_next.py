@@ -12,15 +12,13 @@ from ..._ggml.ops import Unbuildable
 from ..attention import Kv, cached_k, k_input, mha, store_k
 from ..context import GraphContext
 from ..experts import gating, routed, shared
-from ..feed_forward import ffn
+from ..feed_forward import NO_LIMIT, ffn
 from ..hyper import chosen_rows, mean, read, spread, write
 from ..kda import by_sigmoid, by_softplus, kda
-from ..latent import low_rank, n_rot
-from ..parts import embeddings, norm, output_matrix, output_rows, product
+from ..latent import low_rank
+from ..parts import embeddings, n_rot, norm, output_matrix, output_rows, product
 from ..pools import Pools, attend_gathered, pools_input, select_pools
 from ..recurrent import Rs, rs_input
-
-LIMIT = 1e-6  # what limits a gated unit must be above
 
 
 def build(g: GraphContext) -> None:
@@ -82,7 +80,9 @@ def _sparse(
 
 def _feed_forward(g: GraphContext, h: Tensor, il: int) -> Tensor:
     limit = g.hp("swiglu_clamp_exp", il=il)
-    clamp, clamp_shared = ("op" if x > LIMIT else "" for x in (limit, g.hp("swiglu_clamp_shexp", limit, il)))
+    clamp, clamp_shared = (
+        "op" if x > NO_LIMIT else "" for x in (limit, g.hp("swiglu_clamp_shexp", limit, il))
+    )
     if not g.has("ffn_gate_inp.weight", il):
         return ffn(g, h, il, biases=False, clamp=clamp_shared)
     return g.add(routed(g, h, il, gating(g, "sigmoid"), clamp=clamp), shared(g, h, il, clamp=clamp_shared))

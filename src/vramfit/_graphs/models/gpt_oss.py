@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..attention import attend, windowed_input
 from ..context import GraphContext
-from ..decoder import finish, n_rot
+from ..decoder import finish
 from ..feed_forward import moe
-from ..parts import embeddings, norm, output_rows, positions, qkv
+from ..parts import embeddings, n_rot, norm, output_rows, positions, qkv
 
 
 def build(g: GraphContext) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from ..attention import attend, kv_input
 from ..context import GraphContext
 from ..feed_forward import ffn
-from ..parts import embeddings, logits, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, logits, norm, output_rows, positions, qkv, select
 
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
+    check_heads(g, rotated=False)
     x = embeddings(g)
     pos, kv, rows = positions(g), kv_input(g), output_rows(g)
     beside = bool(g.hp("use_parallel_residual"))

@@ -9,8 +9,8 @@ from ..._llama.model import Model
 from ..attention import kv_input
 from ..context import GraphContext
 from ..deepstack import add_stack, mapped, stacked_embeddings
-from ..granite import attention, check_heads, feed_forward, finish
-from ..parts import embeddings, norm, output_rows, positions, select
+from ..granite import attention, feed_forward, finish
+from ..parts import check_heads, embeddings, norm, output_rows, positions, select
 
 
 def traits(model: Model, il: int) -> int:

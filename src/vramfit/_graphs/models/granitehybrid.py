@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..._llama.model import Model
 from ..attention import kv_input
 from ..context import GraphContext
-from ..granite import attention, check_heads, feed_forward, finish
-from ..parts import embeddings, norm, output_rows, positions, select
+from ..granite import attention, feed_forward, finish
+from ..parts import check_heads, embeddings, norm, output_rows, positions, select
 from ..recurrent import before_recurrent, mamba2, rs_input
 
 

@@ -10,8 +10,8 @@ from ..._ggml.ops import F32, I32
 from ..._llama.model import Home, Model
 from ..attention import Kv, attend, kv_input
 from ..context import GraphContext
-from ..granite import check_heads, finish
-from ..parts import norm, output_rows, positions, rope_factors, wide
+from ..granite import finish
+from ..parts import check_heads, norm, output_rows, positions, rope_factors, wide
 
 
 def traits(model: Model, il: int) -> bool:

@@ -6,9 +6,9 @@ from ..._ggml.graph import Tensor
 from ..._ggml.ops import F32, I32, Unbuildable
 from ..attention import attend, kv_input
 from ..context import GraphContext
-from ..decoder import check_heads, finish, normed_rope
+from ..decoder import finish, normed_rope
 from ..feed_forward import choose, moe
-from ..parts import embeddings, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, norm, output_rows, positions, qkv, select
 
 
 def build(g: GraphContext) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..attention import attend, kv_input
 from ..context import GraphContext
-from ..decoder import check_heads, normed_rope
+from ..decoder import normed_rope
 from ..experts import gating, routed, shared
 from ..feed_forward import ffn
-from ..parts import embeddings, logits, norm, output_rows, positions, qkv, rope_factors
+from ..parts import check_heads, embeddings, logits, norm, output_rows, positions, qkv, rope_factors
 
 
 def build(g: GraphContext) -> None:

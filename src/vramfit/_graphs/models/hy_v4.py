@@ -10,13 +10,11 @@ from ..._ggml.ops import F32, Unbuildable
 from ..attention import Kv, attend, k_input
 from ..context import GraphContext
 from ..experts import gating, routed, shared
-from ..feed_forward import ffn
+from ..feed_forward import NO_LIMIT, ffn
 from ..hyper import chosen_rows, gate, joined, mixes, n_streams, row, spread, stream, weighed
 from ..indexer import Indexed, attend_best, best_cells, indexed_input
 from ..latent import Sizes, absorbed, compressed, low_rank, sizes, split
 from ..parts import embeddings, norm, output_matrix, output_rows, positions, product
-
-LIMIT = 1e-6  # what limits a gated unit must be above
 
 
 def build(g: GraphContext) -> None:
@@ -87,5 +85,5 @@ def _attention(
 def _feed_forward(g: GraphContext, h: Tensor, il: int) -> Tensor:
     if not g.has("ffn_gate_inp.weight", il):
         return ffn(g, h, il, biases=False)
-    clamp = "op" if g.hp("swiglu_clamp_exp", il=il) > LIMIT else ""
+    clamp = "op" if g.hp("swiglu_clamp_exp", il=il) > NO_LIMIT else ""
     return g.add(routed(g, h, il, gating(g), clamp=clamp), shared(g, h, il))

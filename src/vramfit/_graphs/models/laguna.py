@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..attention import attend
 from ..context import GraphContext
-from ..decoder import any_input, check_heads, finish, head_gate, normed_rope
+from ..decoder import any_input, finish, head_gate, normed_rope
 from ..experts import gating, routed, shared
 from ..feed_forward import ffn
-from ..parts import embeddings, linear, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, linear, norm, output_rows, positions, qkv, select
 
 
 def build(g: GraphContext) -> None:

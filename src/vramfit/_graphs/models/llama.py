@@ -5,11 +5,12 @@ from __future__ import annotations
 from ..attention import attend, kv_input
 from ..context import GraphContext
 from ..feed_forward import ffn, moe
-from ..parts import embeddings, logits, norm, output_rows, positions, qkv, rope_factors, select
+from ..parts import check_heads, embeddings, logits, norm, output_rows, positions, qkv, rope_factors, select
 
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
+    check_heads(g)
     x = embeddings(g)
     pos, kv, rows = positions(g), kv_input(g), output_rows(g)
     for il in g.layers:

@@ -7,10 +7,20 @@ from typing import Final
 from ..._llama.model import Model
 from ..attention import attend
 from ..context import GraphContext
-from ..decoder import any_input, check_heads, finish
+from ..decoder import any_input, finish
 from ..experts import shared
 from ..feed_forward import ffn, moe
-from ..parts import embeddings, norm, output_rows, positions, qkv, rope_factors, select, temperature
+from ..parts import (
+    check_heads,
+    embeddings,
+    norm,
+    output_rows,
+    positions,
+    qkv,
+    rope_factors,
+    select,
+    temperature,
+)
 
 MAVERICK: Final = 128  # experts of the model whose queries and keys are not normed (llama4.cpp:41)
 

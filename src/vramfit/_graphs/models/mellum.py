@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..attention import attend
 from ..context import GraphContext
-from ..decoder import any_input, check_heads, finish, normed_rope
+from ..decoder import any_input, finish, normed_rope
 from ..feed_forward import moe
-from ..parts import embeddings, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, norm, output_rows, positions, qkv, select
 
 
 def build(g: GraphContext) -> None:

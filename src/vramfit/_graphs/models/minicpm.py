@@ -5,9 +5,8 @@ from __future__ import annotations
 from ..._ggml.graph import Tensor
 from ..attention import attend, kv_input
 from ..context import GraphContext
-from ..decoder import check_heads
 from ..feed_forward import ffn, moe
-from ..parts import embeddings, logits, norm, output_rows, positions, qkv, rope_factors, select
+from ..parts import check_heads, embeddings, logits, norm, output_rows, positions, qkv, rope_factors, select
 
 
 def build(g: GraphContext) -> None:

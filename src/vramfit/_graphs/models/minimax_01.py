@@ -20,7 +20,7 @@ ONE_SEQUENCE = True
 
 
 def traits(model: Model, il: int) -> object:
-    """Whether the next layer reads its state before this one has ended."""
+    """Whether the next layer reads its state before this one has ended, and is the first to do so."""
     return before_recurrent(model, il)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..attention import attend, kv_input
 from ..context import GraphContext
-from ..decoder import check_heads, finish, flat_heads
+from ..decoder import finish, flat_heads
 from ..experts import gating
 from ..feed_forward import moe
-from ..parts import embeddings, norm, output_rows, positions, select
+from ..parts import check_heads, embeddings, norm, output_rows, positions, select
 
 
 def build(g: GraphContext) -> None:

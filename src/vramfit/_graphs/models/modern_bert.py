@@ -7,13 +7,14 @@ from typing import Final
 from ..attention import attend, bare_input
 from ..context import GraphContext
 from ..feed_forward import ffn
-from ..parts import embeddings, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, norm, output_rows, positions, qkv, select
 
 _UNITS: Final = {"silu": "swiglu", "gelu": "geglu", "relu": "reglu"}
 
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
+    check_heads(g, rotated=False)
     x = norm(g, embeddings(g), "token_embd_norm", kind="norm", beside=0)
     pos, masks, rows = positions(g), bare_input(g), output_rows(g)
     act = _UNITS.get(str(g.model.hparams.get("hidden_activation", "")), "geglu")

@@ -6,11 +6,12 @@ from ..._ggml.graph import Tensor
 from ..attention import attend, kv_input
 from ..context import GraphContext
 from ..feed_forward import ffn
-from ..parts import embeddings, logits, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, logits, norm, output_rows, positions, qkv, select
 
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
+    check_heads(g, rotated=False)
     x = embeddings(g)
     kv, rows = kv_input(g, alibi=g.hp("attention.max_alibi_bias") > 0), output_rows(g)
     if g.has("position_embd.weight"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..attention import attend, windowed_input
 from ..context import GraphContext
-from ..decoder import check_heads, soft_capped
+from ..decoder import soft_capped
 from ..feed_forward import ffn
-from ..parts import embeddings, linear, logits, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, linear, logits, norm, output_rows, positions, qkv, select
 
 
 def build(g: GraphContext) -> None:

@@ -6,8 +6,7 @@ from ..._llama.model import Model
 from ..attention import attend, kv_input
 from ..context import GraphContext
 from ..feed_forward import ffn
-from ..granite import check_heads
-from ..parts import embeddings, logits, norm, output_rows, positions, qkv, rope_factors, select
+from ..parts import check_heads, embeddings, logits, norm, output_rows, positions, qkv, rope_factors, select
 
 
 def traits(model: Model, il: int) -> bool:

@@ -10,8 +10,7 @@ from ..._llama.model import Model
 from ..attention import attend, kv_input
 from ..context import GraphContext
 from ..feed_forward import ffn, moe
-from ..granite import check_heads
-from ..parts import embeddings, linear, logits, norm, output_rows, qkv
+from ..parts import check_heads, embeddings, linear, logits, norm, output_rows, qkv
 from ..recurrent import before_recurrent, mamba2, rs_input
 
 

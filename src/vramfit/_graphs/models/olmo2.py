@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..attention import attend
 from ..context import GraphContext
-from ..decoder import any_input, check_heads, finish, flat_heads
+from ..decoder import any_input, finish, flat_heads
 from ..feed_forward import ffn
-from ..parts import embeddings, norm, output_rows, positions, select
+from ..parts import check_heads, embeddings, norm, output_rows, positions, select
 
 
 def build(g: GraphContext) -> None:

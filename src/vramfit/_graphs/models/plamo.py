@@ -5,8 +5,7 @@ from __future__ import annotations
 from ..attention import attend, kv_input
 from ..context import GraphContext
 from ..feed_forward import ffn
-from ..granite import check_heads
-from ..parts import embeddings, logits, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, logits, norm, output_rows, positions, qkv, select
 
 
 def build(g: GraphContext) -> None:

@@ -9,9 +9,9 @@ from ..._ggml.ops import Unbuildable
 from ..._llama.model import Model
 from ..attention import attend, kv_input
 from ..context import GraphContext
-from ..decoder import check_heads, normed_rope
+from ..decoder import normed_rope
 from ..feed_forward import ffn
-from ..parts import deeper, embeddings, logits, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, deeper, embeddings, logits, norm, output_rows, positions, qkv, select
 
 
 def traits(model: Model, il: int) -> Hashable:

@@ -7,9 +7,9 @@ from collections.abc import Hashable
 from ..._llama.model import Model
 from ..attention import attend, kv_input
 from ..context import GraphContext
-from ..decoder import check_heads, finish, normed_rope
+from ..decoder import finish, normed_rope
 from ..feed_forward import moe
-from ..parts import deeper, embeddings, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, deeper, embeddings, norm, output_rows, positions, qkv, select
 
 
 def traits(model: Model, il: int) -> Hashable:

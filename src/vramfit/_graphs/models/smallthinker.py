@@ -5,10 +5,10 @@ from __future__ import annotations
 from ..._llama.model import Model
 from ..attention import attend
 from ..context import GraphContext
-from ..decoder import any_input, check_heads, finish
+from ..decoder import any_input, finish
 from ..experts import gating
 from ..feed_forward import moe
-from ..parts import embeddings, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, norm, output_rows, positions, qkv, select
 
 
 def traits(model: Model, il: int) -> bool:

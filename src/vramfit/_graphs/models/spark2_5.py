@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..attention import attend, windowed_input
 from ..context import GraphContext
-from ..decoder import check_heads, finish, head_gate
+from ..decoder import finish, head_gate
 from ..feed_forward import ffn
-from ..parts import embeddings, linear, norm, output_rows, positions, qkv, select
+from ..parts import check_heads, embeddings, linear, norm, output_rows, positions, qkv, select
 
 
 def build(g: GraphContext) -> None:

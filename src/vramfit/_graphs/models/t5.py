@@ -8,7 +8,7 @@ from ..._llama.model import Model
 from ..attention import Bare, Kv, attend, kv_input, mask_type
 from ..context import GraphContext
 from ..feed_forward import ffn
-from ..parts import embeddings, linear, logits, norm, output_rows, wide
+from ..parts import check_heads, embeddings, linear, logits, norm, output_rows, wide
 
 __all__ = ["build", "position_bias", "traits"]
 
@@ -22,6 +22,7 @@ def traits(model: Model, il: int) -> tuple[bool, bool]:
 
 def build(g: GraphContext) -> None:
     """Append the graph of the decoder: the one that a context reserves for."""
+    check_heads(g, rotated=False)
     x = embeddings(g)
     n_encoded = g.model.n_ctx_train
     encoded = g.input("cross_embd", F32, g.n_embd, n_encoded)

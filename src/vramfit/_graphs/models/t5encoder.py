@@ -5,12 +5,13 @@ from __future__ import annotations
 from ..._ggml.ops import I32
 from ..attention import attend, bare_input
 from ..context import GraphContext
-from ..parts import embeddings, linear, norm, output_rows, select, wide
+from ..parts import check_heads, embeddings, linear, norm, output_rows, select, wide
 from .t5 import feed, position_bias
 
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
+    check_heads(g, rotated=False)
     x = embeddings(g)
     masks, rows = bare_input(g), output_rows(g)
     buckets = g.input("pos_bucket_enc", I32, g.n_tokens, g.n_tokens)

@@ -426,6 +426,16 @@ def test_blocks_in_another_order() -> None:
     assert "blk.1.ffn_gate_up_exps.weight" in draft.tensors
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(0, "u32"), (2**32 - 1, "u32"), (2**32, "u64"), (-1, "i32"), (-(2**31), "i32"), (-(2**31) - 1, "i64")],
+)
+def test_a_number_has_a_type_that_holds_it(value: int, kind: str) -> None:
+    draft = small_draft()
+    draft.put("embedding_length", value)
+    assert draft.keys["toy.embedding_length"].type == kind
+
+
 def test_tensors_away_and_back() -> None:
     draft = small_draft()
     draft.drop("blk.N.attn_qkv.weight", 1)

@@ -30,8 +30,9 @@ from tools.engine.metadata import Dims  # noqa: E402
 from tools.engine.models import ARCHITECTURES, make_model  # noqa: E402
 from tools.engine.quantize import types  # noqa: E402
 from tools.engine.reserve import reservations  # noqa: E402
-from tools.engine.trace import COMPUTE, INPUT, NONE, WEIGHT, Tracer, to_graph, to_text, trace  # noqa: E402
+from tools.engine.trace import COMPUTE, INPUT, WEIGHT, Tracer, to_graph, to_text, trace  # noqa: E402
 from vramfit._base.errors import EngineRefusal  # noqa: E402
+from vramfit._ggml.graph import NONE  # noqa: E402
 from vramfit._gguf import parse  # noqa: E402
 from vramfit._llama.arch import describe  # noqa: E402
 from vramfit._quant import FILE_TYPES, requantize  # noqa: E402

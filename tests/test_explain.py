@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from conftest import examples
@@ -21,7 +22,9 @@ GEMMA = shortened(read(EXAMPLES / "gemma-3-12b-q4_k_m.gguf"), 8)
 
 @examples(6)
 @given(st.integers(256, 30_000), st.integers(1, 3), st.sampled_from([-1, 5]), st.sampled_from(["on", "off"]))
-def test_terms_add_up_to_the_figures(n_ctx: int, n: int, n_gpu_layers: int, flash: str) -> None:
+def test_terms_add_up_to_the_figures(
+    n_ctx: int, n: int, n_gpu_layers: int, flash: Literal["on", "off"]
+) -> None:
     """Weights, context and compute of every device equal the sum of their terms, for a graph and for a bound."""
     settings = Settings(n_ctx=n_ctx, n_gpu_layers=n_gpu_layers, flash_attn=flash, n_outputs_max=1)
     for model in (GEMMA, dense(tied=True)):

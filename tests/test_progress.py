@@ -53,7 +53,12 @@ def test_what_may_take_long_shows_a_bar(monkeypatch: pytest.MonkeyPatch, work: C
     monkeypatch.setattr(progress, "PATIENCE", -1.0)
     shown: list[str] = []
     start = progress.Bar._start
-    monkeypatch.setattr(progress.Bar, "_start", lambda bar: shown.append(bar._what) or start(bar))
+
+    def noted(bar: progress.Bar) -> None:
+        shown.append(bar._what)
+        start(bar)
+
+    monkeypatch.setattr(progress.Bar, "_start", noted)
     work()
     assert shown
     assert screen.getvalue()

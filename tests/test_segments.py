@@ -123,13 +123,16 @@ def test_what_is_asked_often_is_learned_along_contexts(monkeypatch: pytest.Monke
     often, split = Segments(REPLAYED[0], [gpu()] * 2, settings), (20, 29)
     replays: list[int] = []
     real = Segments._compute
-    monkeypatch.setattr(
-        Segments, "_compute", lambda self, counts, at: replays.append(at) or real(self, counts, at)
-    )
+
+    def compute(self: Segments, counts: tuple[int, ...], at: int) -> object:
+        replays.append(at)
+        return real(self, counts, at)
+
+    monkeypatch.setattr(Segments, "_compute", compute)
     found = [often.compute(split, n_ctx) for n_ctx in asked]
     assert len(replays) == 4
-    for n_ctx, compute in zip(asked, found, strict=True):
-        assert compute == Segments(REPLAYED[0], [gpu()] * 2, settings).compute(split, n_ctx)
+    for n_ctx, sizes_found in zip(asked, found, strict=True):
+        assert sizes_found == Segments(REPLAYED[0], [gpu()] * 2, settings).compute(split, n_ctx)
         sizes = often.learn(split, n_ctx)
         assert often.holds(split, n_ctx, sizes)
 

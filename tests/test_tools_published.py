@@ -8,6 +8,7 @@ import pathlib
 import re
 import sys
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from tools.published import facts as module  # noqa: E402
 from tools.published.facts import CERTAINTY, FOLDER, Fact, facts, keep, pack, save, unpack  # noqa: E402
 from tools.published.gguf import Tensor, header  # noqa: E402
 from vramfit._gguf import parse  # noqa: E402
+from vramfit._gguf.nouns import Array  # noqa: E402
 from vramfit._llama.arch.table import TABLE  # noqa: E402
 from vramfit._quant import FILE_TYPES  # noqa: E402
 
@@ -42,40 +44,40 @@ def of(model: str) -> Fact:
 # -- the facts ---------------------------------------------------------------
 
 
-def test_every_loadable_architecture_has_a_fact():
+def test_every_loadable_architecture_has_a_fact() -> None:
     assert {fact.architecture for fact in ALL} == set(TABLE)
 
 
-def test_those_that_people_run_have_several():
+def test_those_that_people_run_have_several() -> None:
     count = Counter(fact.architecture for fact in ALL)
     assert len(ALL) >= 300
     assert {name: count[name] for name in _OFTEN_RUN.split() if count[name] < 3} == {}
 
 
-def test_files_stay_small():
+def test_files_stay_small() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 400_000
 
 
-def test_file_names_are_unique_in_any_case_and_safe():
+def test_file_names_are_unique_in_any_case_and_safe() -> None:
     names = [fact.file_name.lower() for fact in ALL]
     assert len(set(names)) == len(names)
     assert [name for name in names if not re.fullmatch(r"[\w.+-]+--[\w.+-]+\.gguf", name)] == []
 
 
-def test_a_fact_says_whose_and_how_sure_it_is():
+def test_a_fact_says_whose_and_how_sure_it_is() -> None:
     assert [
         f.model for f in ALL if f.by not in CERTAINTY or not re.fullmatch(r"[^/\s]+/[^/\s]+", f.source)
     ] == []
     assert [f.model for f in ALL if f.type not in FILE_TYPES] == []
 
 
-def test_every_model_has_its_extents():
+def test_every_model_has_its_extents() -> None:
     for fact in ALL:
         for key in ("block_count", "embedding_length", "context_length", "vocab_size"):
             assert isinstance(fact.keys.get(key), int), (fact.model, key)
 
 
-def test_arrays_have_one_type_and_as_many_elements_as_there_are_layers():
+def test_arrays_have_one_type_and_as_many_elements_as_there_are_layers() -> None:
     layers = re.compile(
         r"head_count|feed_forward_length|sliding_window_pattern|swiglu_clamp|recurrent_layers"
     )
@@ -91,14 +93,14 @@ def test_arrays_have_one_type_and_as_many_elements_as_there_are_layers():
                     )
 
 
-def test_patterns_compile():
+def test_patterns_compile() -> None:
     for fact in ALL:
         for pattern in (*fact.lacks, *fact.has):
             re.compile(pattern)
 
 
 @pytest.mark.skipif(not SOURCE, reason="LLAMA_CPP_SOURCE names no tree")
-def test_keys_are_those_that_the_engine_knows():
+def test_keys_are_those_that_the_engine_knows() -> None:
     text = (pathlib.Path(str(SOURCE)) / "src" / "llama-arch.cpp").read_text()
     known = set(re.findall(r'\{ *LLM_KV_\w+, *"(?:%s\.)?([^"]+)"', text))
     unread = {
@@ -113,18 +115,18 @@ def test_keys_are_those_that_the_engine_knows():
     | st.lists(st.integers(0, 2), max_size=40)
     | st.lists(st.sampled_from([0.0, 1.0]), max_size=40)
 )
-def test_a_list_comes_back_with_its_types(values):
+def test_a_list_comes_back_with_its_types(values: list[Any]) -> None:
     """unpack(pack(x)) is x, to the type of each element."""
     again = unpack(json.loads(json.dumps(pack(values))))
     assert [(type(v), v) for v in again] == [(type(v), v) for v in values]
 
 
-def test_periods_and_runs_are_packed():
+def test_periods_and_runs_are_packed() -> None:
     assert pack([True, True, False] * 16) == {"cycle": [True, True, False], "length": 48}
     assert pack([0] * 3 + [1] * 45) == {"runs": [[3, 0], [45, 1]]}
 
 
-def test_facts_come_back_as_they_were_saved(tmp_path, monkeypatch):
+def test_facts_come_back_as_they_were_saved(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     made = [
         Fact("llama", "a", "x/a", "config", {"n": 1, "f": 1.0, "s": True}, ("^output",), ("bias",)),
@@ -140,7 +142,9 @@ def test_facts_come_back_as_they_were_saved(tmp_path, monkeypatch):
     assert [repr(fact) for fact in again] == [repr(fact) for fact in made]
 
 
-def test_a_converted_configuration_becomes_a_fact(tmp_path, monkeypatch):
+def test_a_converted_configuration_becomes_a_fact(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     line = {
         "source": "x/New-1B",
@@ -172,8 +176,8 @@ def test_a_converted_configuration_becomes_a_fact(tmp_path, monkeypatch):
 # -- headers -----------------------------------------------------------------
 
 
-def test_a_header_reads_back_with_the_converter_s_types():
-    keys = {
+def test_a_header_reads_back_with_the_converter_s_types() -> None:
+    keys: dict[str, Any] = {
         "general.architecture": "llama",
         "a": 3,
         "b": 1.5,
@@ -183,9 +187,11 @@ def test_a_header_reads_back_with_the_converter_s_types():
         "x.ple.head_offsets": [3],
     }
     found = parse(header(keys, [Tensor("x", (256, 3), "q4_K"), Tensor("y", (5,), "f32")]))
-    assert {k: list(v) if isinstance(keys[k], list) else v for k, v in found.metadata.items()} == keys
+    plain = {k: list(v.values()) if isinstance(v, Array) else v for k, v in found.metadata.items()}
+    assert plain == keys
     assert [found.types[k] for k in "abc"] == ["u32", "f32", "bool"]
-    assert [found.metadata[k].type for k in ("d", "e", "x.ple.head_offsets")] == ["bool", "i32", "u64"]
+    arrays = [found.metadata[k] for k in ("d", "e", "x.ple.head_offsets")]
+    assert [x.type for x in arrays if isinstance(x, Array)] == ["bool", "i32", "u64"]
     assert [(t.name, tuple(t.shape), t.offset) for t in found.tensors] == [
         ("x", (256, 3), 0),
         ("y", (5,), 448),
@@ -193,7 +199,7 @@ def test_a_header_reads_back_with_the_converter_s_types():
 
 
 @needs_engine
-def test_a_written_header_is_what_a_published_file_has(tmp_path):
+def test_a_written_header_is_what_a_published_file_has(tmp_path: pathlib.Path) -> None:
     from tools.published.tensors import write
 
     def names(model: str) -> set[str]:
@@ -214,7 +220,7 @@ def test_a_written_header_is_what_a_published_file_has(tmp_path):
 
 
 @needs_engine
-def test_the_engine_chooses_the_types(tmp_path):
+def test_the_engine_chooses_the_types(tmp_path: pathlib.Path) -> None:
     from tools.published.tensors import write
 
     found = parse(write(of("Llama-3.2-1B-Instruct"), tmp_path).read_bytes())
@@ -225,7 +231,9 @@ def test_the_engine_chooses_the_types(tmp_path):
 
 
 @needs_engine
-def test_what_the_engine_refuses_leaves_no_file(tmp_path, monkeypatch):
+def test_what_the_engine_refuses_leaves_no_file(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tools.engine.load import Refused
     from tools.published import tensors
 

@@ -11,10 +11,12 @@ import json
 import pathlib
 from collections.abc import Iterable, Iterator
 
+from vramfit._ggml.graph import HOST, NONE
+
 from .binding import engine
 from .load import type_id
 from .reserve import Reservation, reservations
-from .trace import HOST, INPUT, NONE, OUTPUT, Node
+from .trace import INPUT, OUTPUT, Node
 
 PASSES = 2  # the third reservation repeats the first
 _PLACES = {NONE: "-", HOST: "host"}

@@ -10,9 +10,14 @@
 | `draft`    | a header that can be edited and written again                           |
 | `vary`     | a header → random headers around it                                     |
 | `campaign` | random headers, each proved in a process of its own                     |
+| `digest`   | a graph → a short digest; those that were recorded                      |
+| `record`   | digests of the engine's graphs, with the headers they are of            |
+| `keys`     | header keys that a builder reads and the engine does not                |
 
     python -m tools.graphs prove HEADER_OR_FOLDER...
     python -m tools.graphs campaign --arch qwen3moe --seed 1 --runs 50
+    python -m tools.graphs record
+    python -m tools.graphs keys HEADER_OR_FOLDER...
 """
 
 import pathlib

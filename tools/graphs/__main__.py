@@ -11,6 +11,14 @@ names what is asked instead of the engine. Exit status 1 when something differs.
 Random headers around those given, and around models that the engine makes (`--no-make`: not these, so that no engine
 is needed). A run that differs is found again with `--seed`, `--first` and one run; its header, with no more edits than
 it takes, is kept in the folder that `--keep` names.
+
+    python -m tools.graphs record [ARCHITECTURE...]
+
+Makes a small header of every architecture, or of those named, and digests of the engine's graphs for it: `tests/data/builders`.
+
+    python -m tools.graphs keys HEADER_OR_FOLDER...
+
+Names header keys that a builder reads although the engine does not load them for the architecture. Exit status 1 when there are any.
 """
 
 from __future__ import annotations
@@ -23,16 +31,25 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tools.engine.binding import source_dir
 from vramfit._base.errors import VramfitError
 
 from .campaign import Campaign, run
 from .cases import SETTINGS, read
+from .keys import false_switches
 from .prove import Oracle, Report, prove
 
 
 def main() -> int:
     """Run one command; 1 where something differs."""
     args = _parser().parse_args()
+    if args.command == "record":
+        from .record import record
+
+        record(architectures=frozenset(args.architecture))
+        return 0
+    if args.command == "keys":
+        return _keys(args.header)
     report = Report(sys.stdout, args.show)
     oracle, settings = _oracle(args.oracle), _settings(args.settings, args.only)
     if args.command == "prove":
@@ -42,6 +59,21 @@ def main() -> int:
         campaign = Campaign(args.arch, args.seed, oracle, headers, args.make, args.keep, settings)
         run(campaign, report, range(args.first, args.first + args.runs))
     return 0 if report.summarize() else 1
+
+
+def _keys(headers: list[pathlib.Path]) -> int:
+    """Print what builders read in vain; 1 where there is any."""
+    source, found = source_dir(), 0
+    for path in _headers(headers):
+        try:
+            model = read(path)
+        except VramfitError as e:
+            print(f"{path}: not read: {e}")
+            continue
+        for key in false_switches(model, path, source):
+            found += 1
+            print(f"{path}: {model.architecture}.{key} is not loaded by the engine")
+    return 1 if found else 0
 
 
 def _is_of(path: pathlib.Path, architecture: str) -> bool:
@@ -71,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     campaign.add_argument("--no-make", dest="make", action="store_false", help="vary the headers alone")
     campaign.add_argument("--keep", type=pathlib.Path, help="a folder for the headers that differ")
+    recording = commands.add_parser("record", help="digests of the engine's graphs, for the tests")
+    recording.add_argument("architecture", nargs="*")
+    keys = commands.add_parser("keys", help="header keys that builders read and the engine does not")
+    keys.add_argument("header", type=pathlib.Path, nargs="+", help="a GGUF header, or a folder of them")
     for command in (proof, campaign):
         _add_common(command)
     return parser

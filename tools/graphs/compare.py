@@ -15,12 +15,9 @@ from typing import Final
 from vramfit._ggml.graph import CACHE, COMPUTE, INPUT, NONE, OUTPUT, WEIGHT, Graph, Tensor, param
 from vramfit._graphs import Instance
 
-__all__ = ["Difference", "first_difference", "layer_difference", "listing"]
+__all__ = ["MARKS", "Difference", "asked", "first_difference", "inputs", "layer_difference", "listing"]
 
-_MARKS: Final = INPUT | OUTPUT
-WITHIN: Final = (
-    1  # the offset of a view that begins behind its root, where how far is not said: no type has one byte
-)
+MARKS: Final = INPUT | OUTPUT
 _BEFORE: Final = 9  # a source that is not of the layer: less than zero, by what its buffer is for
 _CONTEXT: Final = 6  # nodes before the difference that are shown
 
@@ -69,7 +66,7 @@ class _Comparison:
         self.back = [NONE] * len(theirs.tensors)
 
     def first(self) -> Difference | None:
-        return self._pair("input", _inputs(self.a), _inputs(self.b), self._input) or self._pair(
+        return self._pair("input", inputs(self.a), inputs(self.b), self._input) or self._pair(
             "node", self.a.nodes, self.b.nodes, self._node
         )
 
@@ -89,7 +86,7 @@ class _Comparison:
 
     def _input(self, i: int, j: int) -> str:
         t, d = self.a.tensors[i], self.b.tensors[j]
-        return _layout(t, d) or _said("flags", t.flags & _MARKS, d.flags & _MARKS)
+        return _layout(t, d) or _said("flags", t.flags & MARKS, d.flags & MARKS)
 
     def _node(self, i: int, j: int) -> str:
         t, d = self.a.tensors[i], self.b.tensors[j]
@@ -99,7 +96,7 @@ class _Comparison:
             _layout(t, d)
             or self._sources(t, d)
             or self._root(t, d)
-            or _said("flags", t.flags & _MARKS, d.flags & _MARKS)
+            or _said("flags", t.flags & MARKS, d.flags & MARKS)
             or (_said("pinned", t.pinned, d.pinned) if self.pins else "")
             or _parameters(t, d)
         )
@@ -119,8 +116,6 @@ class _Comparison:
             return ""
         if what := self._same(t.view, d.view):
             return f"root of the view: {what}"
-        if t.offset == WITHIN and d.offset:
-            return ""
         return _said("offset", t.offset, d.offset)
 
     def _same(self, s: int, r: int) -> str:
@@ -159,11 +154,11 @@ def _of_layer(made: Instance, il: int) -> list[tuple[object, ...]]:
     for i in graph.nodes[start:end]:
         t = graph.tensors[i]
         src = tuple(at.get(s, graph.tensors[s].usage - _BEFORE) for s in t.src)
-        found.append((t.op, t.type.name, tuple(t.ne), tuple(t.nb), src, t.flags & _MARKS, t.params))
+        found.append((t.op, t.type.name, tuple(t.ne), tuple(t.nb), src, t.flags & MARKS, t.params))
     return found
 
 
-def _inputs(graph: Graph) -> list[int]:
+def inputs(graph: Graph) -> list[int]:
     """Leafs that the allocator places, in the engine's order."""
     return [i for i in graph.leafs if graph.tensors[i].usage == COMPUTE]
 
@@ -188,17 +183,22 @@ def _leaf(t: Tensor, d: Tensor) -> str:
 
 
 def _parameters(t: Tensor, d: Tensor) -> str:
+    return _said("asked of its op_params", asked(t), asked(d))
+
+
+def asked(t: Tensor) -> bool:
+    """What a rule of a backend asks of a node's parameters."""
     if t.op not in _ASKED:
-        return ""
+        return False
     word, question = _ASKED[t.op]
-    return _said(f"op_params[{word}]", question(param(t, word)), question(param(d, word)))
+    return question(param(t, word))
 
 
 def listing(
     graph: Graph, number: int, order: str = "node", before: int = _CONTEXT, after: int = 2
 ) -> list[str]:
     """Lines of a graph around one of its nodes (or inputs); nodes are called by their number."""
-    chosen = graph.nodes if order == "node" else _inputs(graph)
+    chosen = graph.nodes if order == "node" else inputs(graph)
     at = {i: k for k, i in enumerate(chosen)} if order == "node" else None
     first, last = max(0, number - before), min(len(chosen), number + after + 1)
     return [_line(graph, k, chosen[k], at) for k in range(first, last)]
@@ -209,7 +209,7 @@ def _line(graph: Graph, number: int, i: int, at: dict[int, int] | None) -> str:
     line = f"{number:5} {t.op:15} {t.type.name:5} {list(t.ne)!s:26} {list(t.nb)!s:34}"
     line += f" ({', '.join('itself' if s == i else _called(graph, s, at) for s in t.src)})"
     line += f" view of {_called(graph, t.view, at)}+{t.offset}" if t.view != NONE else ""
-    line += f" flags {t.flags}" if t.flags & _MARKS else ""
+    line += f" flags {t.flags}" if t.flags & MARKS else ""
     line += f" pinned {t.pinned}" if t.pinned != NONE else ""
     return f"{line} {t.name!r}"
 

@@ -155,5 +155,5 @@ def _type_of(value: Any, old: Key | None) -> str:
         return "bool"
     if isinstance(value, int):
         signed = value < 0 or (old is not None and old.type in ("i32", "i64"))
-        return "i32" if signed else "u32"
+        return ("i" if signed else "u") + ("64" if value >> (31 if signed else 32) not in (0, -1) else "32")
     return "f32" if isinstance(value, float) else "str"

@@ -31,6 +31,7 @@ __all__ = [
     "Report",
     "Truth",
     "Unable",
+    "collapse_difference",
     "prove",
     "prove_case",
 ]
@@ -100,11 +101,7 @@ def _prove_run(case: Case, number: int, truth: Truth, oracle: Oracle) -> Proof:
         )
     found = first_difference(made.graph, truth.graph, case.placement.n_devices > 0)
     if found is None:
-        what = (
-            _fused_difference(made, truth)
-            or _false_repeat(case, made)
-            or _unlike_alone(case, truth.run, made)
-        )
+        what = _fused_difference(made, truth) or collapse_difference(case, truth.run, made)
         return _proof(case, "different" if what else "equal", what)
     return _explained(case, number, truth.run, oracle)
 
@@ -121,6 +118,11 @@ def _fused_difference(made: Instance, truth: Truth) -> str:
     if list(starts) != sorted(starts) or (starts and starts[-1] > len(made.graph.nodes)):
         return f"the layers start at {starts} of {len(made.graph.nodes)} nodes"
     return ""
+
+
+def collapse_difference(case: Case, run: Run, made: Instance) -> str:
+    """How the layers that stand for all of `made` fail to; nothing where they do not."""
+    return _false_repeat(case, made) or _unlike_alone(case, run, made)
 
 
 def _false_repeat(case: Case, made: Instance) -> str:

@@ -39,11 +39,11 @@ class _Stub(types.ModuleType):
 
 def load_converter() -> Any:
     """The engine's `conversion` package, with a stub in torch's place."""
-    from transformers import AutoConfig  # noqa: F401  (before the stub: it must not believe that torch is here)  # type: ignore[import-not-found]
+    from transformers import AutoConfig  # noqa: F401  (before the stub: it must not believe that torch is here)
 
     sys.path.insert(0, os.environ[SOURCE_VARIABLE])
     sys.modules["torch"] = _Stub("torch")
-    import conversion  # type: ignore[import-not-found]
+    import conversion
 
     return conversion
 

@@ -7,7 +7,9 @@ Source: `build_inp_dsv4` (llama-graph.cpp:3485), models/deepseek4.cpp, llama-kv-
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from .._ggml.graph import Tensor
 from .._ggml.ops import F16, F32, I32, I64, Unbuildable
@@ -58,7 +60,7 @@ class Caches:
     k_idxs: Tensor
     mask: Tensor
     rot: Tensor | None
-    of: dict[str, Compressor]
+    of: Mapping[str, Compressor]  # by kind
 
 
 def caches(g: GraphContext) -> Caches:
@@ -67,7 +69,7 @@ def caches(g: GraphContext) -> Caches:
     found = {x.kind: x.ratio for layer in layers for x in layer.caches if x.kind != "kv"}
     made = {kind: _compressor(g, kind, ratio) for kind, ratio in found.items()}
     k_idxs = g.input("attn_inp_k_idxs", I64, g.n_tokens)
-    return Caches(k_idxs, _mask(g, n_kv(g, layers), mask_type(g)), _rotation(g), made)
+    return Caches(k_idxs, _mask(g, n_kv(g, layers), mask_type(g)), _rotation(g), MappingProxyType(made))
 
 
 def _rotation(g: GraphContext) -> Tensor | None:

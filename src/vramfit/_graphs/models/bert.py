@@ -42,7 +42,9 @@ def build(g: GraphContext) -> None:
 
 
 def traits(model: Model, il: int) -> bool:
-    """Whether a layer is a mixture."""
+    """Whether a layer is a mixture; only one of the kin reads which are."""
+    if model.architecture != "nomic-bert-moe":
+        return False
     every = model.hparams.get("moe_every_n_layers", 0)
     return isinstance(every, int) and every > 0 and il % every == 1
 

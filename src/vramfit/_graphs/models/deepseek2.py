@@ -18,13 +18,13 @@ from ..parts import embeddings, logits, norm, output_rows, positions, qkv, selec
 def build(g: GraphContext) -> None:
     """Append the graph."""
     x = embeddings(g, scale=False)
-    s, default = sizes(g), "sigmoid" if _is_flash(g) else "softmax"
-    is_ocr = g.model.architecture == "deepseek2-ocr"
-    factor = temperature(g) if g.hp("attention.temperature_scale") and not is_ocr else None
+    s = None if g.model.architecture == "deepseek2-ocr" else sizes(g)  # its header's latent is not read
+    default = "sigmoid" if _is_flash(g) else "softmax"
+    factor = temperature(g) if s and g.hp("attention.temperature_scale") else None
     pos, kv, rows = positions(g), k_input(g) if g.model.is_mla else kv_input(g), output_rows(g)
     for il in g.layers:
         h = norm(g, x, "attn_norm", il)
-        if is_ocr:
+        if s is None:
             h = _plain(g, kv, h, pos, il)
         elif g.model.is_mla:
             h = _latent(g, kv, h, pos, factor, il, s)

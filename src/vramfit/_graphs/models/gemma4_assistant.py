@@ -1,4 +1,7 @@
-"""The draft of Gemma 4: it reads the caches and embeddings of its target. Source: models/gemma4-assistant.cpp."""
+"""Gemma 4's assistant, which keeps no keys: it reads the caches of the model that it drafts for.
+
+Source: models/gemma4-assistant.cpp. The engine makes no context of it without that model's.
+"""
 
 from __future__ import annotations
 
@@ -7,5 +10,5 @@ from ..context import GraphContext
 
 
 def build(g: GraphContext) -> None:
-    """Raise `Unbuildable`: the engine makes no context of it without its target's."""
-    raise Unbuildable("the engine makes no context of a Gemma 4 draft without the model that it drafts for")
+    """Say that the graph is not built."""
+    raise Unbuildable("its layers read the caches of the model that it drafts for, which is not given")

@@ -15,7 +15,7 @@ from ..parts import check_heads, embeddings, norm, output_rows, positions, selec
 
 def traits(model: Model, il: int) -> int:
     """Which packed layer of a projector is added."""
-    return mapped(model, il)
+    return mapped(model, il) if model.architecture == "granite" else -1
 
 
 def build(g: GraphContext) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from .metadata import MAX_LAYERS, Metadata
-from .table import Architecture, Indexer, Memory, Mla, Pattern, Recurrent, Window
+from .table import Architecture, Indexer, Memory, Mla, Pattern, Recurrent, State, Window
 
 __all__ = ["Geometry", "read"]
 
@@ -79,7 +79,8 @@ def _ssm(arch: Architecture, meta: Metadata) -> tuple[int, int, int] | None:
     if not arch.scans:
         return None
     state, inner = meta.require("ssm.state_size"), meta.require("ssm.inner_size")
-    return state, inner, meta.number("ssm.group_count", 0) or 1
+    groups = meta.number("ssm.group_count", 0) if arch.state is State.SSM else 0  # Mamba's has none
+    return state, inner, groups or 1
 
 
 def _layer_counts(arch: Architecture, meta: Metadata, tensors: Collection[str]) -> tuple[int, int]:

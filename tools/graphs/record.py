@@ -1,0 +1,130 @@
+"""Digests of the engine's graphs, with the headers they are of: what the tests hold every builder against.
+
+For every loadable architecture a small header, under all settings of a proof. Needs a built engine
+(docs/internals/engine.md). What the engine refuses to load or to reserve has no digest.
+"""
+
+from __future__ import annotations
+
+import gzip
+import multiprocessing
+import pathlib
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Final, NamedTuple
+
+from tools.engine.binding import engine
+from tools.engine.metadata import Dims
+from tools.engine.models import DENSE_OR_MIXTURE, MIXTURES, make_model
+from tools.published.facts import facts
+from vramfit._base.errors import VramfitError
+from vramfit._graphs import FUSED
+from vramfit._llama.arch.table import TABLE
+
+from .cases import SETTINGS, Case, cases, read
+from .digest import FOLDER, Recorded, digest, digests, write
+from .draft import Draft
+from .live import truths
+from .prove import Refused, Truth, Unable
+
+__all__ = ["record"]
+
+_LAYERS: Final = 8
+# Architectures of which the engine makes no model that it can run: made of a published one.
+_PUBLISHED: Final = {
+    "dflash": "Qwen3-8B-DFlash-b16",
+    "eagle3": "EAGLE3-LLaMA3.3-Instruct-70B",
+    "gemma4-assistant": "gemma-4-26B-A4B-it-assistant",
+    "jina-bert-v2": "jina-embeddings-v2-base-en",
+    "plm": "PLM-1.8B-Instruct",
+}
+# Of which all heads have keys of their own
+_DIMS: Final = dict.fromkeys(
+    ("qwen", "deepseek2-ocr", "cogvlm", "dots1", "modern-bert"), Dims(n_layer=_LAYERS, n_head_kv=4)
+)
+_Found = dict[str, list[Recorded]]
+
+
+class _Header(NamedTuple):
+    name: str
+    architecture: str
+    experts: bool
+
+
+def record(folder: pathlib.Path = FOLDER, architectures: frozenset[str] = frozenset()) -> list[str]:
+    """Make headers, write them and their digests; says what came of each. Without a choice, of all architectures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    engine()  # once, before the processes part
+    found: dict[str, Mapping[str, list[Recorded]]] = dict(digests(folder)) if architectures else {}
+    said = []
+    for header in _headers():
+        if architectures and header.architecture not in architectures:
+            continue
+        of_it, words = _apart(header, folder)
+        said.append(f"{header.name}: {words}")
+        print(said[-1], flush=True)
+        if of_it:
+            found[header.name] = of_it
+            write(found, folder)
+    return said
+
+
+def _headers() -> Iterator[_Header]:
+    for architecture in TABLE:
+        yield _Header(architecture, architecture, architecture in MIXTURES - DENSE_OR_MIXTURE)
+        if architecture in DENSE_OR_MIXTURE:
+            yield _Header(f"{architecture}.experts", architecture, True)
+
+
+def _apart(header: _Header, folder: pathlib.Path) -> tuple[_Found | None, str]:
+    """Record in a process of its own: some models end the engine."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        try:
+            return pool.submit(_one, header, folder).result()
+        except BrokenProcessPool:
+            return None, "the engine ended"
+
+
+def _one(header: _Header, folder: pathlib.Path) -> tuple[_Found | None, str]:
+    with tempfile.TemporaryDirectory(prefix="record-") as temporary:
+        path = pathlib.Path(temporary, f"{header.name}.gguf")
+        try:
+            _make(header, path)
+            model = read(path)
+        except Exception as e:
+            return None, f"no model: {e}"
+        (folder / f"{header.name}.gguf.gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
+        graphs = {case.name: _graphs(case) for case in cases(path, model, SETTINGS)}
+        n = sum(map(len, graphs.values()))
+        return graphs, f"{n} graphs"
+
+
+def _make(header: _Header, path: pathlib.Path) -> None:
+    if wanted := _PUBLISHED.get(header.architecture):
+        from tools.published.tensors import write as publish
+
+        fact = next(x for x in facts(header.architecture) if x.model == wanted)
+        draft = Draft.read(publish(fact, path.parent))
+        if draft.n_layer > _LAYERS:
+            draft.reorder(list(range(_LAYERS)))
+        draft.write(path)
+        return
+    dims = _DIMS.get(header.architecture, Dims(n_layer=_LAYERS))
+    make_model(header.architecture, path, dims, types="q8_0", experts=header.experts)
+
+
+def _graphs(case: Case) -> list[Recorded]:
+    pins = case.placement.n_devices > 0
+    try:
+        return [Recorded(digest(t.graph, pins), _fused(t)) for t in truths(case)]
+    except (Refused, Unable, VramfitError) as e:
+        print(f"{case.path.name}, {case.name}: {e}", file=sys.stderr)
+        return []
+
+
+def _fused(truth: Truth) -> tuple[str, ...] | None:
+    """What the engine had fused, where that is not all that a graph could have."""
+    return None if truth.run.fused == FUSED else tuple(sorted(truth.run.fused))

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from vramfit._cli import main
 from vramfit._cli.options import to_settings
+from vramfit._devices import parse_gpus
 from vramfit._engines.settings import server_settings
 from vramfit._llama.params import EXPERTS, Settings
 
@@ -165,3 +166,43 @@ def test_it_runs_as_a_module_and_a_script() -> None:
     """`python -m vramfit` is the same command."""
     out = subprocess.check_output([sys.executable, "-m", "vramfit", "--version"], text=True)
     assert "vramfit" in out
+
+
+def test_a_build_is_named_on_the_command_line() -> None:
+    """By a number, by an engine's version, or by what is typed last; what names none is an error with the next step."""
+    by_number = run("plan", QWEN, "--gpus", "3090ti", "--ctx", "8192", "--engine-build", "b8470")
+    assert "b8470: August 2025 to b9451" in by_number.output
+    by_version = run("plan", QWEN, "--gpus", "3090ti", "--ctx", "8192", "--engine", "ollama@0.24", "--json")
+    found = json.loads(by_version.output)
+    assert (found["settings"]["engine_build"], found["settings"]["defaults"]) == (
+        "ollama@0.24",
+        "ollama-before-0.30",
+    )
+    assert found["era"].startswith("ollama 0.24")
+    assert run("plan", QWEN, "--engine-build", "newest").exit_code == 1
+    assert run("plan", QWEN, "--engine", "ollama@newest").exit_code == 2
+
+
+def test_the_machine_is_asked_for_its_engine_only_when_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--engine auto`, and the cards of this machine with no engine named; llama.cpp's own before Ollama's."""
+    asked: list[str] = []
+    answers = {"ollama": "ollama version is 0.31.2"}
+
+    def answer(program: str) -> str:
+        asked.append(program)
+        return answers.get(program, "")
+
+    monkeypatch.setattr("vramfit._cli.installed._run", answer)
+    one = ("plan", QWEN, "--gpus", "3090ti", "--ctx", "8192", "--json")
+    assert json.loads(run(*one).output)["settings"]["engine_build"] == ""
+    assert not asked
+    assert json.loads(run(*one, "--engine", "auto").output)["settings"]["engine_build"] == "ollama@0.31.2"
+    answers["llama-server"] = "version: 8470 (abc)"
+    assert (
+        json.loads(run(*one, "--engine", "auto").output)["settings"]["engine_build"] == "llama-server@b8470"
+    )
+    monkeypatch.setattr("vramfit._devices.detect_gpus", lambda: parse_gpus("3090ti"))
+    here = ("plan", QWEN, "--gpus", "auto", "--ctx", "8192", "--json")
+    assert json.loads(run(*here).output)["settings"]["engine_build"] == "llama-server@b8470"
+    answers.clear()
+    assert run(*one, "--engine", "auto").exit_code == 2

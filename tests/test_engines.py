@@ -90,7 +90,7 @@ def test_running_is_idempotent(settings: Settings, engine: str) -> None:
     [
         ("llama-server", Settings(n_seq_max=4, kv_unified=True, n_outputs_max=4)),
         ("ollama", Settings(n_batch=512, n_outputs_max=1)),
-        ("ollama-before-0.30", Settings(n_batch=512, flash_attn="off")),
+        ("ollama-before-0.30", Settings(n_batch=512, flash_attn="off", engine_build="ollama@0.24")),
         ("llama-cpp-python", Settings(n_batch=512, flash_attn="off", swa_full=True)),
         ("lm-studio", Settings(n_batch=512, n_seq_max=4, kv_unified=True)),
     ],

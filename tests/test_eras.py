@@ -19,6 +19,7 @@ from vramfit._cli.installed import parse_version
 from vramfit._engines.choose import plan_for
 from vramfit._engines.settings import engine_settings
 from vramfit._estimate.compute import OLDER_GRAPH
+from vramfit._estimate.context_ranges import NotStraight, Stretch
 from vramfit._estimate.estimate import Estimate, estimate
 from vramfit._ggml.backends import CUDA, backend
 from vramfit._ggml.graph import HOST
@@ -108,6 +109,21 @@ def test_graphs_of_2024_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     n = today.gpus[0].compute
     assert older.gpus[0].compute == n + n * OLDER_GRAPH // 100
     assert not estimate(MODEL, [gpu()], replace(SETTINGS, engine_build="b5000")).exact
+
+
+@pytest.mark.parametrize("build", ["b5000", "b99999"])
+def test_what_is_raised_is_not_learned_along_contexts(build: str) -> None:
+    """A stretch of contexts is replayed, so it refuses builds whose figures are raised; else they would be too low."""
+    settings = replace(SETTINGS, engine_build=build)
+    placement = place(MODEL, [gpu()], settings)
+    with pytest.raises(NotStraight):
+        Stretch(
+            MODEL,
+            placement,
+            lambda i: resolve(MODEL, replace(settings, n_ctx=256 * (i + 2))),
+            4,
+            [rules_of(gpu(), era_of(build))],
+        )
 
 
 def test_newer_builds_have_more_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,3 +316,4 @@ def test_plans_of_partial_offload_agree_with_their_estimate(n: int, cards: int) 
     found = plan(MODEL, [gpu()] * cards, settings)
     assert found.estimate.gpus == estimate(MODEL, [gpu()] * cards, found.settings).gpus
     assert sum(g.layers for g in found.estimate.gpus) == n
+    assert cards == 1 or sum(found.settings.tensor_split) == n

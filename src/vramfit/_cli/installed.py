@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from typing import Final
 
 from .._base.errors import SettingsError
@@ -48,6 +47,8 @@ def parse_version(program: str, text: str) -> str:
 
 def _run(program: str) -> str:
     """What a program says of its version, on either stream; nothing where it is absent, fails or hangs."""
+    import subprocess
+
     try:
         done = subprocess.run(
             (program, "--version"), capture_output=True, text=True, timeout=TIMEOUT_S, check=False,

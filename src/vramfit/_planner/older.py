@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from .._base.errors import VramfitError
-from .._base.units import format_mib
+from .._base.units import MIB, format_mib
 from .._estimate.estimate import estimate
 from .._llama.eras import BEFORE, era_of
 from .plan import Plan
@@ -30,7 +30,7 @@ def era_title(build: str) -> str:
 
 
 def older_needs(plan: Plan) -> Older | None:
-    """What a build before June 2026 would need more; None where the build is known, or none would."""
+    """What a build before June 2026 would need more; None where the build is known, or none needs a MiB more."""
     if plan.settings.engine_build or not plan.estimate.gpus:
         return None
     try:
@@ -39,7 +39,7 @@ def older_needs(plan: Plan) -> Older | None:
         return None
     more = [Older(g.name, b.total - g.total) for g, b in zip(plan.estimate.gpus, before.gpus, strict=True)]
     most = max(more, key=lambda x: x.n_bytes)
-    return most if most.n_bytes > 0 else None
+    return most if most.n_bytes >= MIB else None
 
 
 def build_sentence(plan: Plan) -> str:

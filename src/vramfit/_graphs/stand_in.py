@@ -19,7 +19,7 @@ from .._ggml.graph import HOST, NONE, Tensor
 from .._ggml.ops import F32, I32, I64
 from .._llama.cparams import cells
 from .._llama.model import Cache, Home, Layer
-from .attention import Kv, attend, bare_input, cached_k, kq_mask, rotation, store_k
+from .attention import Kv, attend, bare_input, cached_k, cached_v, kq_mask, rotation, store_k
 from .context import GraphContext
 from .parts import embeddings, logits, norm, output_rows, positions
 from .recurrent import Rs, read_state, rs_input, write_state
@@ -28,6 +28,7 @@ __all__ = ["build"]
 
 _OFFLOADED = 32  # tokens from which on a card takes the products of the host's weights (ggml-cuda.cu, offload_op)
 _WORDS = 64  # of a token beside its embedding, in inputs of any kind
+_STREAM_COPIES = 4  # of residual streams in a layer: read, predicted, corrected, written
 _POSITIONS = 4  # of a token, at most: time, height, width and one more
 _NO_PRODUCTS = ("token_embd.weight", "output.weight", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 Inputs = dict[object, Kv]
@@ -74,7 +75,7 @@ def build(g: GraphContext) -> None:
         made = {g.n_embd: h}
         first, rest = _in_order(g, il)
         _products(g, first, made, il, kept)
-        for t in best:
+        for t in (*best, *([x] * _STREAM_COPIES if n_streams > 1 else ())):
             kept(g.cont(t))
         best = _attention(g, inputs, made, pos, il, kept) or best
         if rs is not None:
@@ -273,8 +274,17 @@ def _attention(
         if _stays(g, il):
             kept(attend(g, kv, q, *own, il, out=None))
         else:
-            _twice(g, il, lambda kv=kv, q=q, own=own: kept(attend(g, kv, q, *own, il, out=None)))
+            _twice(g, il, lambda kv=kv, q=q, own=own: _attend_away(g, kv, q, *own, il, kept))
     return best
+
+
+def _attend_away(
+    g: GraphContext, kv: Kv, q: Tensor, k: Tensor | None, v: Tensor | None, il: int, kept: _Kept
+) -> None:
+    """Attention over a cache that lies elsewhere, whose copies are there a second time: in another order, or type."""
+    kept(attend(g, kv, q, k, v, il, out=None))
+    for t in (cached_k(g, il, kv.kind), cached_v(g, il)) if kv.v_idxs is not None else ():
+        kept(g.cont(t), travels=False)
 
 
 def _stays(g: GraphContext, il: int) -> bool:

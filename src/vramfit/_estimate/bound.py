@@ -143,7 +143,7 @@ def _inputs(r: _Reserve) -> int:
 
 
 def _layer(r: _Reserve, kind: _Kind) -> int:
-    layer = kind.layer
+    layer = _with_caches(r.model, kind.layer)
     products = kind.products * max(r.n_tokens, r.n_encoded) * F32 * PRODUCT_COPIES
     attention = _scores(r, layer) * F32 * SCORE_COPIES
     states = sum(layer.states) * F32 * r.context.n_seq_max * STATE_COPIES
@@ -169,14 +169,26 @@ def _crossing(r: _Reserve, placement: Placement) -> int:
     That is so for caches kept on the host, and for heads that a card has no kernel for. With several
     copies nothing of it is freed, and copies of different sizes leave gaps: all of them are counted.
     """
-    if placement.offload_kqv and r.model.has_cache and all(r.is_plain(kind.layer) for kind in r.kinds):
-        return 0
+    here = placement.offload_kqv and r.model.has_cache and all(r.is_plain(kind.layer) for kind in r.kinds)
     queries = caches = 0
     for layer, _, devices in r.kinds:
-        queries += len(devices) * (layer.n_head * layer.head_k + 3 * r.model.n_embd)
-        caches += len(devices) * sum(_cast(r, layer))
+        away = sum(1 for at in devices if not here or _reads_away(layer, at, placement))
+        queries += away * (layer.n_head * layer.head_k + 3 * r.model.n_embd)
+        caches += away * sum(_cast(r, _with_caches(r.model, layer)))
     queries *= max(r.n_tokens, r.n_encoded) * F32
     return 4 * caches + 4 * queries
+
+
+def _reads_away(layer: Layer, device: int, placement: Placement) -> bool:
+    """Whether a layer reads the cache of one that is on another device."""
+    return layer.shares_kv_with is not None and placement.caches[layer.shares_kv_with] != device
+
+
+def _with_caches(model: Model, layer: Layer) -> Layer:
+    """A layer with the caches that it reads: another one's where it shares them."""
+    if layer.shares_kv_with is None:
+        return layer
+    return replace(layer, caches=model.layers[layer.shares_kv_with].caches)
 
 
 def _position_biases(r: _Reserve) -> int:

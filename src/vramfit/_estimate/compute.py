@@ -7,7 +7,7 @@ each device, and whether they are what the engine reserves or a bound that is ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from .._base.errors import EngineRefusal
@@ -23,7 +23,6 @@ from .reserve import Reservation, reserve_at_most, reserve_context
 __all__ = ["Compute", "compute_bytes"]
 
 OLDER_GRAPH: Final = 8  # percent: compute buffers of 2024 printed up to 7.7 more
-_ASKED: Final = "a bound was asked for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +60,40 @@ _RECENT: Final[Memo[Compute]] = Memo(8)
 def _compute(
     model: Model, placement: Placement, context: Context, backends: Sequence[Backend], bound: bool
 ) -> Compute:
-    why = _ASKED if bound else f"the architecture is assumed to be {model.assumed}" if model.assumed else ""
+    if bound:
+        return _at_most(model, placement, context, backends)
     try:
-        if why:
-            found = reserve_at_most(model, placement, context, backends, stand_in=False)
-        else:
-            found = reserve_context(model, placement, context, backends)
-    except Unbuildable as reason:
-        return _stand_in(model, placement, context, backends, why or str(reason))
-    if model.assumed:
-        other = _stand_in(model, placement, context, backends, why)
-        found = replace(found, needs=tuple(map(max, found.needs, (*other.gpus, other.host))))
-    note = why or _unproved(backends, found, context)
+        found = reserve_context(model, placement, context, backends)
+    except Unbuildable as reason:  # a sum, because a plan asks hundreds of times
+        sums = compute_bound(model, placement, context, backends)
+        return Compute(sums.gpus, sums.host, False, context.flash_attn, note=str(reason), replayed=False)
+    assumed = f"the architecture is assumed to be {model.assumed}" if model.assumed else ""
+    note = assumed or _unproved(backends, found, context)
     needs = _of_era(found.needs, model, placement, context, backends)
     return Compute(needs[:-1], needs[-1], not note, found.flash_attn, note)
 
 
-def _stand_in(
-    model: Model, placement: Placement, context: Context, backends: Sequence[Backend], why: str
-) -> Compute:
-    """The bound where the graph of the architecture is not known: a stand-in's, or if there is none, a sum's."""
-    try:
-        found = reserve_at_most(model, placement, context, backends, stand_in=True)
-    except (Unbuildable, EngineRefusal):
-        bound = compute_bound(model, placement, context, backends)
-        return Compute(bound.gpus, bound.host, False, context.flash_attn, why, replayed=False)
-    needs = _of_era(found.needs, model, placement, context, backends)
-    return Compute(needs[:-1], needs[-1], False, found.flash_attn, why, replayed=False)
+def _at_most(model: Model, placement: Placement, context: Context, backends: Sequence[Backend]) -> Compute:
+    """The bound: from the model's own graph where that is known, else from a stand-in, at last a sum."""
+    question, found, flash_attn = (
+        (model, placement, context, backends),
+        list[tuple[int, ...]](),
+        context.flash_attn,
+    )
+    for stand_in in (False, True):
+        if stand_in and found and not model.assumed:
+            break
+        try:
+            reserved = reserve_at_most(*question, stand_in=stand_in)
+        except (Unbuildable, EngineRefusal):
+            continue
+        found.append(reserved.needs)
+        flash_attn = reserved.flash_attn
+    if not found:
+        sums = compute_bound(*question)
+        found.append((*sums.gpus, sums.host))
+    *gpus, host = _of_era(tuple(map(max, zip(*found, strict=True))), *question)
+    return Compute(tuple(gpus), host, False, flash_attn, "a bound was asked for", replayed=False)
 
 
 def _of_era(

@@ -202,7 +202,7 @@ def _ways(model: Model, placement: Placement, rules: Sequence[Backend], settings
         found = of_context(at if without_flash else replace(at, auto_fa=False))
         return (*found.gpus, found.host)
 
-    exact = all(rule.exact for rule in rules)
+    exact = all(rule.exact for rule in rules) and not model.assumed
     return Ways(replay, lambda run: along(model, placement, settings, rules, run), bound, exact)
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from .._base.shown import Shown
 from .._coerce import AnyGpus, AnyModel, AnySettings, cards, model_of, settings_of
-from .._devices import Gpu, told_apart
-from .._ggml.backends import HOST_BACKEND, Backend, backend
+from .._devices import Gpu, backend_of, told_apart
+from .._ggml.backends import HOST_BACKEND, Backend
 from .._llama.cparams import Context, resolve
 from .._llama.memory import context_bytes, weight_bytes
 from .._llama.model import Model
@@ -90,7 +90,7 @@ def estimate(model: AnyModel, gpus: AnyGpus, settings: AnySettings = None) -> Es
 
 
 def _rules(gpus: Sequence[Gpu], settings: Settings) -> list[Backend]:
-    return [backend(gpus[i].backend, gpus[i].compute_capability) for i in devices(gpus, settings)]
+    return [backend_of(gpus[i]) for i in devices(gpus, settings)]
 
 
 def assemble(

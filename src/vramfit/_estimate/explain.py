@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .._devices import Gpu
-from .._ggml.backends import HOST_BACKEND, Backend, backend
+from .._devices import Gpu, backend_of
+from .._ggml.backends import HOST_BACKEND, Backend
 from .._ggml.galloc import Live, fullest
 from .._graphs import Unbuildable
 from .._llama.cparams import Context, cache_streams, cells, resolve
@@ -54,7 +54,7 @@ def explain(model: Model, gpus: Sequence[Gpu], settings: Settings) -> tuple[Expl
     found = estimate(model, gpus, settings)
     context = resolve(model, settings)
     used = devices(gpus, settings)
-    rules = [backend(gpus[i].backend, gpus[i].compute_capability) for i in used]
+    rules = [backend_of(gpus[i]) for i in used]
     places = [(found.gpus[i], at, rules[at]) for at, i in enumerate(used)]
     places.append((found.host, HOST, HOST_BACKEND))
     live = _live(model, found, context, rules, [device.compute for device, *_ in places])

@@ -12,7 +12,7 @@ a backend also names its buffer type.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from .._base.errors import EngineRefusal
@@ -57,6 +57,9 @@ class Schedule:
     sizes: Callable[[int, Backend], int] | None = (
         None  # padded bytes of a tensor, where they are known already
     )
+    leaders: dict[int, int] = field(
+        default_factory=dict
+    )  # of the nodes that a backend ordered: the first of each one's batch
 
 
 def copies_of_inputs(
@@ -85,7 +88,8 @@ def schedule(
 
     `n_copies` is `PIPELINE_COPIES` when pipeline parallelism is on, else 1.
     """
-    backends = (*devices, HOST_BACKEND)
+    host = devices[0].pinned if devices else None  # llama-context.cpp:367
+    backends = (*devices, host or HOST_BACKEND)
     home = _homes(graph, len(devices))
     on = _assign(graph, backends, home, op_offload)
     return _Splitter(graph, backends, home, on, n_copies).run()
@@ -138,7 +142,9 @@ def _refusals(graph: Graph, backends: tuple[Backend, ...]) -> dict[int, frozense
                 refused[i] = refused.get(i, frozenset()) | here
                 continue
             condition = conditions.get(t.op)
-            if condition is not None and not condition(t, [tensors[s] for s in t.src]):
+            if condition is None and not rules.max_tensor:
+                continue
+            if not rules.supports_op(t, [tensors[s] for s in t.src]):
                 refused[i] = refused.get(i, frozenset()) | here
     return refused
 
@@ -279,6 +285,7 @@ class _Splitter:
         self.on = on
         self.n_copies = n_copies
         self.home = home
+        self.order = list(graph.nodes)  # as the backends run them
         self.out = Schedule(
             backends,
             list(graph.tensors),
@@ -293,7 +300,8 @@ class _Splitter:
 
     def run(self) -> Schedule:
         self._cut()
-        self._list_nodes(self._kept_alive())
+        kept = self._optimize()
+        self._list_nodes(kept)
         self._list_leafs()
         return self.out
 
@@ -355,8 +363,8 @@ class _Splitter:
         self.out.flags.append(flags)
         return len(self.out.tensors) - 1
 
-    def _kept_alive(self) -> dict[int, list[int]]:
-        """Tensors to keep by the node until which they are kept, as the backends ask for (1442-1468)."""
+    def _optimize(self) -> dict[int, list[int]]:
+        """Let each backend order its nodes; tensors to keep, by the node until which they are kept (1442-1468)."""
         graph, out = self.graph, self.out
         kept: dict[int, list[int]] = {}
 
@@ -368,8 +376,14 @@ class _Splitter:
         uses = _Uses(graph)
         for split in out.splits:
             optimize = out.backends[split.backend].graph_optimize
-            if optimize is not None:
-                optimize(SplitGraph(out.tensors, out.src, graph.nodes, split.start, split.end, uses.of), keep)
+            if optimize is None:
+                continue
+            batches = optimize(
+                SplitGraph(out.tensors, out.src, graph.nodes, split.start, split.end, uses.of), keep
+            )
+            if batches is not None:
+                self.order[split.start : split.end] = [i for batch in batches for i in batch]
+                out.leaders.update((i, batch[0]) for batch in batches for i in batch)
         return kept
 
     def _list_nodes(self, kept: Mapping[int, Sequence[int]]) -> None:
@@ -378,7 +392,7 @@ class _Splitter:
         A dependency keeps the source of a copy alive until the copy is placed; behind a node stand those of
         the tensors that are kept until it has run.
         """
-        on, nodes, out = self.on, self.graph.nodes, self.out
+        on, nodes, out = self.on, self.order, self.out
         for split in out.splits:
             for s in split.inputs:
                 out.nodes.append((self._depend((s,)), on[s]))

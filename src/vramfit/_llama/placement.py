@@ -18,8 +18,8 @@ from typing import Final
 
 from .._base.errors import GpuError, SettingsError
 from .._base.memo import Memo
-from .._devices import Gpu
-from .._ggml.backends import Backend, backend
+from .._devices import Gpu, backend_of
+from .._ggml.backends import Backend
 from .._ggml.graph import HOST
 from .._ggml.sched import copies_of_inputs
 from .loader import can_use
@@ -105,7 +105,7 @@ def split_is_given(settings: Settings) -> bool:
 def _placed(model: Model, used: Sequence[Gpu], settings: Settings, layers: tuple[int, ...]) -> Placement:
     """The placement that follows from that of the layers, on the cards in use."""
     kept = _kept_back(model, settings.cpu_tensors)
-    rules = [backend(g.backend, g.compute_capability) for g in used]
+    rules = [backend_of(g) for g in used]
     wanted = [HOST if i in kept else _weight(w, layers) for i, w in enumerate(model.weights)]
     useless = [_useless(model, b) for b in rules]
     if any(useless):

@@ -21,12 +21,12 @@ from itertools import accumulate, pairwise
 from typing import Any, Final, NamedTuple
 
 from .._base.memo import Memo
-from .._devices import Gpu
+from .._devices import Gpu, backend_of
 from .._estimate.compute import Compute, compute_bytes
 from .._estimate.context_ranges import NotStraight, Piece, Stretch
 from .._estimate.layer_runs import collapse, layer_kinds
 from .._estimate.reserve import prepare_case, reservations
-from .._ggml.backends import Backend, backend, pad
+from .._ggml.backends import Backend, pad
 from .._ggml.galloc import most_alive
 from .._graphs import Unbuildable
 from .._llama.cparams import CONTEXT_STEP, Context, cells, context_step, resolve, streams, trained_ctx
@@ -146,7 +146,7 @@ class Segments:
         self._model = model
         self._gpus = gpus
         self._settings = settings
-        self._rules = [backend(g.backend, g.compute_capability) for g in gpus]
+        self._rules = [backend_of(g) for g in gpus]
         placement = place(model, gpus, settings)
         self.last = model.n_layer + 1
         self.first = placement.layers.count(HOST)

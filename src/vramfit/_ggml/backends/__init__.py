@@ -8,6 +8,7 @@ asks, and know no backend by name. Each has a module of its own, with the engine
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
@@ -18,7 +19,7 @@ from .cuda import CUDA, HIP, of_capability
 from .metal import METAL
 from .nouns import Backend, Node, SplitGraph, pad
 from .sycl import SYCL
-from .vulkan import VULKAN
+from .vulkan import VULKAN, of_card
 
 __all__ = ["BACKENDS", "HOST_BACKEND", "Backend", "Node", "SplitGraph", "backend", "pad"]
 
@@ -29,13 +30,26 @@ BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(
 
 
 @lru_cache(maxsize=256)
-def backend(name: str, compute_capability: str | None = None) -> Backend:
-    """Find the rules of the backend called `name`, in any case, for a card of this compute capability ("8.6").
+def backend(
+    name: str,
+    compute_capability: str | None = None,
+    alignment: int | None = None,
+    host_alignment: int | None = None,
+    max_tensor: int | None = None,
+    max_buffer: int | None = None,
+) -> Backend:
+    """Find the rules of the backend called `name`, in any case, for a card of which this is known.
 
-    One value for each question, so that backends can be compared by identity. Without a capability the
-    rules take the largest figure of all. Raises `GpuError` that names the known backends if there is none.
+    A compute capability ("8.6") counts for CUDA. The others are bytes that the card's driver reports: the alignments of tensors
+    and of pinned memory and the largest tensor for Vulkan, the largest buffer for Vulkan, Metal and SYCL. One value for each question, so
+    that backends can be compared by identity. What is not known takes the largest figure.
+    Raises `GpuError` that names the known backends if there is none.
     """
     found = BACKENDS.get(name.lower())
     if found is None:
         raise GpuError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
-    return of_capability(compute_capability) if found is CUDA and compute_capability else found
+    if found is VULKAN:
+        return of_card(alignment, host_alignment, max_tensor, max_buffer)
+    if found is CUDA and compute_capability:
+        return of_capability(compute_capability)
+    return replace(found, max_buffer=max_buffer) if found in (METAL, SYCL) and max_buffer else found

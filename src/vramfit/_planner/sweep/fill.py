@@ -12,8 +12,8 @@ import numpy as np
 from ..._base.errors import EngineRefusal
 from ..._base.progress import Bar
 from ..._coerce import AnyGpus, AnyModel, AnySettings, count, flag, margin, model_of, settings_of
-from ..._devices import Gpu
-from ..._ggml.backends import HOST_BACKEND, backend
+from ..._devices import Gpu, backend_of
+from ..._ggml.backends import HOST_BACKEND
 from ..._llama.cparams import Context, resolve_counts
 from ..._llama.memory import DeviceBytes, context_bytes, weight_bytes
 from ..._llama.model import Model
@@ -158,7 +158,7 @@ def _fill(
     gpus, (type_k, type_v) = g.gpu_sets[i_gpus], g.cache_types[i_types]
     settings = replace(g.settings, type_k=type_k, type_v=type_v)
     used = devices(gpus, settings)
-    rules = [backend(gpus[i].backend, gpus[i].compute_capability) for i in used]
+    rules = [backend_of(gpus[i]) for i in used]
     for i_file, model in enumerate(models):
         at = (i_gpus, i_file, i_types)
         try:

@@ -1,0 +1,20 @@
+"""The rules of a card's backend, with what is known of the card."""
+
+from __future__ import annotations
+
+from .._ggml.backends import Backend, backend
+from .noun import Gpu
+
+__all__ = ["backend_of"]
+
+
+def backend_of(gpu: Gpu) -> Backend:
+    """Find the rules by which the engine allocates on a card."""
+    return backend(
+        gpu.backend,
+        gpu.compute_capability,
+        gpu.alignment,
+        gpu.host_alignment,
+        gpu.max_tensor_bytes,
+        gpu.max_buffer_bytes,
+    )

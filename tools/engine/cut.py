@@ -70,6 +70,22 @@ CUDA_RULES: Cuts = (
     ("ggml-cuda/ggml-cuda.cu", r"get_op_batch_size"),
     ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_device_offload_op"),
 )
+VULKAN_RULES: Cuts = (
+    ("ggml-vulkan/ggml-vulkan-types.h", r"num_argsort_pipelines"),
+    ("ggml-vulkan/ggml-vulkan-types.h", r"num_topk_pipelines"),
+    ("ggml-vulkan/ggml-vulkan-types.h", r"topk_moe_(?:early|late|sigmoid|sqrt)_\w+(?<!_edges)"),
+    ("ggml-vulkan/ggml-vulkan-types.h", r"\w+_pattern"),
+    ("ggml-vulkan/ggml-vulkan-types.h", r"lightning_indexer_k_types"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_vk_lightning_indexer_k_type_supported"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_vk_concat_supported"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_vk_dim01_contiguous"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_vk_unary_mul_op_index"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_vk_can_fuse_unary_mul"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_vk_graph_optimize"),
+    ("ggml-vulkan/ggml-vulkan-debug.cpp", r"ggml_vk_get_op_batch_size"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_backend_vk_device_supports_op"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_backend_vk_device_offload_op"),
+)
 ALLOCATOR: Cuts = (
     ("ggml-alloc.c", r"buffer_address"),
     ("ggml-alloc.c", r"tensor_alloc"),
@@ -83,9 +99,10 @@ _SHAPES = (
     r"^#if[^\n]*\n# *define (?:{name})\b[^\n]*\n#endif[^\n]*\n",
     r"^# *define (?:{name})\b(?:[^\n]*\\\n)*[^\n]*\n",
     r"^static constexpr \w+ (?:{name}) = [^;]*;\n",
+    r"^static constexpr std::[^;={{]*[ >](?:{name})\s*(?:= *)?\{{[^;]*;\n",
     r"^typedef [^;\n]*\(\* (?:{name})\)\([^;]*\);\n",
     r"^(?:struct|enum) (?:{name}) \{{\n.*?^\}};\n",
-    r"^(?:[a-z][^\n;(]*[ *])?(?:{name})\([^;{{]*\) \{{\n.*?^\}}\n",
+    r"^(?:[a-z][^\n;(]*[ *])?(?:{name})\([^;{{]*\)\s\{{\n.*?^\}}\n",
 )
 
 
@@ -95,6 +112,7 @@ def write_cuts(source: pathlib.Path, folder: pathlib.Path) -> None:
     for name, start, cuts in (
         ("cuda-types.inc", "", CUDA_TYPES),
         ("cuda-rules.inc", built, CUDA_RULES),
+        ("vulkan-rules.inc", "", VULKAN_RULES),
         ("allocator.inc", "", ALLOCATOR),
     ):
         text = start + "".join(cut(source / "ggml/src" / file, pattern) for file, pattern in cuts)

@@ -90,8 +90,10 @@ def reserve_context(
     """What the engine reserves when it creates this context. Raises `Unbuildable`."""
     case = prepare_case(model, placement, context, backends)
     prompt, step, last = reservations(case, context)
-    made = [_needs(case, run) for run in dict.fromkeys((prompt, step, last))]
-    return Reservation(held([x.needs for x in made]), prompt.flash_attn, all(x.sure for x in made))
+    made = {run: _needs(case, run) for run in dict.fromkeys((prompt, step, last))}
+    # the last may be the first again: a buffer in several chunks need not be the larger of two
+    needs = held([made[run].needs for run in (prompt, step, last)])
+    return Reservation(needs, prompt.flash_attn, all(x.sure for x in made.values()))
 
 
 def plans(

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .._base.errors import EngineRefusal
-from .backends import HOST_BACKEND, Backend, Node, SplitGraph
-from .graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, WEIGHT, Graph, Tensor
+from .backends import Backend, Node, SplitGraph, host_of
+from .graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, WEIGHT, Graph, Tensor, n_bytes
 
 __all__ = ["PIPELINE_COPIES", "Schedule", "Split", "copies_of_inputs", "node_of", "schedule"]
 
@@ -88,8 +88,7 @@ def schedule(
 
     `n_copies` is `PIPELINE_COPIES` when pipeline parallelism is on, else 1.
     """
-    host = devices[0].pinned if devices else None  # llama-context.cpp:367
-    backends = (*devices, host or HOST_BACKEND)
+    backends = (*devices, host_of(devices))
     home = _homes(graph, len(devices))
     on = _assign(graph, backends, home, op_offload)
     return _Splitter(graph, backends, home, on, n_copies).run()
@@ -110,6 +109,7 @@ def _assign(graph: Graph, backends: tuple[Backend, ...], home: list[int], op_off
     refused = _refusals(graph, backends)
     on = [_UNSET] * len(tensors)
     for i in graph.leafs:
+        _check_reach(tensors[i], home[i], backends)
         on[i] = home[i] if home[i] != NONE else cpu if tensors[i].flags & INPUT else _UNSET
     for i in graph.nodes:
         t = tensors[i]
@@ -119,6 +119,14 @@ def _assign(graph: Graph, backends: tuple[Backend, ...], home: list[int], op_off
     _place_rest(work, graph, on, home, refused, len(backends))
     _follow(graph, on, refused, len(backends))
     return on
+
+
+def _check_reach(t: Tensor, home: int, backends: tuple[Backend, ...]) -> None:
+    """Refuse a weight or a cache that its device cannot reach: it cannot be moved (GGML_ABORT, 941)."""
+    if home >= 0 and backends[home].max_tensor and backends[home].is_too_large(t, ()):
+        raise EngineRefusal(
+            f"{t.name}: {n_bytes(t)} bytes on a device that reaches {backends[home].max_tensor}; the engine aborts. Take a shorter context or more devices"
+        )
 
 
 def _homes(graph: Graph, cpu: int) -> list[int]:

@@ -7,7 +7,7 @@ asks, and know no backend by name. Each has a module of its own, with the engine
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from .nouns import Backend, Node, SplitGraph, pad
 from .sycl import SYCL
 from .vulkan import VULKAN, of_card
 
-__all__ = ["BACKENDS", "HOST_BACKEND", "Backend", "Node", "SplitGraph", "backend", "pad"]
+__all__ = ["BACKENDS", "HOST_BACKEND", "Backend", "Node", "SplitGraph", "backend", "host_of", "pad"]
 
 HOST_BACKEND: Final = CPU
 BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(
@@ -53,3 +53,8 @@ def backend(
     if found is CUDA and compute_capability:
         return of_capability(compute_capability)
     return replace(found, max_buffer=max_buffer) if found in (METAL, SYCL) and max_buffer else found
+
+
+def host_of(devices: Sequence[Backend]) -> Backend:
+    """The rules of host memory beside these devices: the first one pins it (llama-context.cpp:367, llama-model.cpp:518)."""
+    return (devices[0].pinned if devices else None) or HOST_BACKEND

@@ -7,13 +7,13 @@ driver reports: `of_card` takes it, and without it the largest figures hold.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from ..cpu import CPU
 from ..nouns import Backend
 from .order import graph_optimize
-from .support import CONDITIONS, OPS
+from .support import CONDITIONS, OPS, indexes
 
 __all__ = ["VULKAN", "of_card"]
 
@@ -50,10 +50,12 @@ def of_card(
     """
     if alignment is host_alignment is max_tensor is max_buffer is None:
         return VULKAN
+    step = alignment or VULKAN.alignment
     block = min(_BLOCK, max_buffer or _BLOCK)
     return replace(
         VULKAN,
-        alignment=alignment or VULKAN.alignment,
+        alignment=step,
+        conditions={**CONDITIONS, "LIGHTNING_INDEXER": partial(indexes, alignment=step)},
         max_tensor=max_tensor or 0,
         max_buffer=block,
         pinned=_pinned(host_alignment or 4096, block),

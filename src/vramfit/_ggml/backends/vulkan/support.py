@@ -7,12 +7,13 @@ floats, subgroup shuffles, votes and sums, the Vulkan memory model, and 32 KiB o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
 from ...graph import Tensor, is_contiguous, is_contiguous_rows, param
 
-__all__ = ["CONDITIONS", "OPS"]
+__all__ = ["CONDITIONS", "OPS", "indexes"]
 
 Sources = Sequence[Tensor]
 _PREC_F32: Final = 10  # GGML_PREC_F32
@@ -40,7 +41,7 @@ _MATRICES: Final = (
 _CACHES: Final = _words("f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0 iq4_nl")  # 15470
 _WRITTEN: Final = _FLOATS | _BLOCKS | {"iq4_nl"}  # 15535, 15558
 _HALVES: Final = _words("f32 f16")
-_INDEXER: Final = _words("f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0")  # ggml-vulkan.cpp:140
+_INDEXER: Final = _CACHES  # lightning_indexer_k_types, ggml-vulkan-types.h:664
 
 
 def _names(src: Sources) -> tuple[str, ...]:
@@ -159,12 +160,13 @@ def _delta(node: Tensor, src: Sources) -> bool:
     return src[2].ne[0] in (16, 32, 64, 128) and _all_f32(node, src[:6])
 
 
-def _indexes(node: Tensor, src: Sources) -> bool:
-    """A sparse indexer's scores (15843-15877). Where in a buffer a tensor starts is not known here."""
+def indexes(node: Tensor, src: Sources, alignment: int) -> bool:
+    """A sparse indexer's scores, of tensors and views that start where a card can bind them (15843-15877)."""
     if src[1].type.name not in _INDEXER or src[0].ne[0] != 128:
         return False
     return all(
-        t.nb[0] == t.type.block_bytes and not any(n % t.nb[0] for n in t.nb[1:]) for t in (*src[:4], node)
+        t.nb[0] == t.type.block_bytes and not t.offset % alignment and not any(n % t.nb[0] for n in t.nb[1:])
+        for t in (*src[:4], node)
     )
 
 
@@ -236,7 +238,7 @@ CONDITIONS: Final = MappingProxyType(
         "POOL_1D": _flat_f32,
         "POOL_2D": _flat_f32,
         "GATED_LINEAR_ATTN": lambda n, s: _all_f32(n, s[:1]) and s[0].ne[0] == 64,
-        "LIGHTNING_INDEXER": _indexes,
+        "LIGHTNING_INDEXER": partial(indexes, alignment=256),
         "GATED_DELTA_NET": _delta,
         "SSM_SCAN": _scans,
         "SSM_CONV": _f32_in,

@@ -86,6 +86,20 @@ VULKAN_RULES: Cuts = (
     ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_backend_vk_device_supports_op"),
     ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_backend_vk_device_offload_op"),
 )
+METAL_RULES: Cuts = (
+    ("ggml-metal/ggml-metal-impl.h", r"N_MM_NPART_AMAX|OP_FLASH_ATTN_EXT_\w+|OP_LIGHTNING_INDEXER_\w+"),
+    ("ggml-metal/ggml-metal-ops.cpp", r"ggml_metal_op_mul_mat_id_extra_\w+"),
+    ("ggml-metal/ggml-metal-ops.cpp", r"ggml_metal_op_flash_attn_ext_use_vec"),
+    ("ggml-metal/ggml-metal-ops.cpp", r"ggml_metal_op_flash_attn_ext_use_kv_f16"),
+    ("ggml-metal/ggml-metal-ops.cpp", r"ggml_metal_op_flash_attn_ext_n_kv_max_sparse"),
+    ("ggml-metal/ggml-metal-ops.cpp", r"ggml_metal_op_flash_attn_ext_v_is_view_of_k"),
+    ("ggml-metal/ggml-metal-ops.cpp", r"ggml_metal_op_flash_attn_ext_kv_f16_k_size"),
+    ("ggml-metal/ggml-metal-ops.cpp", r"ggml_metal_op_flash_attn_ext_extra_\w+"),
+    ("ggml-metal/ggml-metal.cpp", r"ggml_backend_metal_buffer_type_get_alloc_size"),
+    ("ggml-metal/ggml-metal-device.m", r"ggml_metal_supports_mul_mat_op"),
+    ("ggml-metal/ggml-metal-device.m", r"ggml_metal_device_supports_op"),
+    ("ggml-metal/ggml-metal.cpp", r"get_op_batch_size"),
+)
 ALLOCATOR: Cuts = (
     ("ggml-alloc.c", r"buffer_address"),
     ("ggml-alloc.c", r"tensor_alloc"),
@@ -113,6 +127,7 @@ def write_cuts(source: pathlib.Path, folder: pathlib.Path) -> None:
         ("cuda-types.inc", "", CUDA_TYPES),
         ("cuda-rules.inc", built, CUDA_RULES),
         ("vulkan-rules.inc", "", VULKAN_RULES),
+        ("metal-rules.inc", "", METAL_RULES),
         ("allocator.inc", "", ALLOCATOR),
     ):
         text = start + "".join(cut(source / "ggml/src" / file, pattern) for file, pattern in cuts)

@@ -124,11 +124,46 @@ size_t vk_tensor_offset(const ggml_tensor * t) { return size_t(t->data) - 0x1000
 
 }  // namespace
 
+// ----------------------------------------------------------------------------- the Metal backend's rules
+// An M1 or newer. Order and fusions are whole files of the engine that ask nothing of Apple.
+
+#include "ggml-metal/ggml-metal-device.h"
+#include "ggml-metal/ggml-metal-common.cpp"
+#include "ggml-metal/ggml-metal-fusion.cpp"
+
+struct ggml_metal_device {
+    ggml_metal_device_props props;
+};
+
+extern "C" ggml_metal_buffer_id ggml_metal_buffer_get_id(ggml_metal_buffer_t, const ggml_tensor *) { return {}; }
+
+namespace metal {
+
+#include "metal-rules.inc"
+
+ggml_metal_device card;
+
+bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) { return metal::ggml_metal_device_supports_op(&card, op); }
+
+bool offload_op(ggml_backend_dev_t, const ggml_tensor * op) {
+    return (op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID) && get_op_batch_size(op) >= 32;
+}
+
+void graph_optimize(ggml_backend_t, ggml_cgraph * graph, ggml_backend_graph_optimize_params * params) {
+    ggml_metal_fusion_add_alloc_deps(params->user_data, params->add_alloc_dep, graph);
+    ggml_graph_optimize(graph);
+}
+
+size_t alignment(ggml_backend_buffer_type_t) { return 32; }
+size_t max_size(ggml_backend_buffer_type_t) { return card.props.max_buffer_size; }
+
+}  // namespace metal
+
 // ---------------------------------------------------------------------------------------------- devices
 
 namespace {
 
-enum kind { CUDA, VULKAN };
+enum kind { CUDA, VULKAN, METAL };
 
 constexpr int    MAX_DEVICES    = GGML_CUDA_MAX_DEVICES;
 constexpr size_t HOST_ALIGNMENT = 32;  // of the CPU backend, as CUDA's pinned buffers have it
@@ -216,7 +251,9 @@ ggml_backend_t new_backend(ggml_backend_dev_t dev, const char *) {
     b->iface.cpy_tensor_async = async_copy;
     b->iface.synchronize = nop;
     b->iface.graph_compute = compute;
-    b->iface.graph_optimize = rules == VULKAN ? ggml_vk_graph_optimize : ggml_backend_cuda_graph_optimize;
+    b->iface.graph_optimize = rules == VULKAN ? ggml_vk_graph_optimize
+                              : rules == METAL ? metal::graph_optimize
+                                               : ggml_backend_cuda_graph_optimize;
     b->iface.event_record = on_event;
     b->iface.event_wait = on_event;
     return b;
@@ -262,16 +299,32 @@ size_t cuda_host_alignment(ggml_backend_buffer_type_t) { return HOST_ALIGNMENT; 
 
 void use_rules(kind k) {
     rules = k;
-    const bool vk = k == VULKAN;
     for (device & d : devices) {
-        d.dev.iface.supports_op = vk ? ggml_backend_vk_device_supports_op : ggml_backend_cuda_device_supports_op;
-        d.dev.iface.offload_op = vk ? ggml_backend_vk_device_offload_op : ggml_backend_cuda_device_offload_op;
-        d.buft.iface.get_alignment = vk ? vk_alignment : ggml_backend_cuda_buffer_type_get_alignment;
-        d.buft.iface.get_max_size = vk ? vk_max_size : nullptr;
-        d.buft.iface.get_alloc_size = vk ? vk_alloc_size : ggml_backend_cuda_buffer_type_get_alloc_size;
+        auto & dev = d.dev.iface;
+        auto & buft = d.buft.iface;
+        dev.supports_op = ggml_backend_cuda_device_supports_op;
+        dev.offload_op = ggml_backend_cuda_device_offload_op;
+        dev.get_host_buffer_type = [](ggml_backend_dev_t) { return &host_buft; };
+        buft.get_alignment = ggml_backend_cuda_buffer_type_get_alignment;
+        buft.get_max_size = nullptr;
+        buft.get_alloc_size = ggml_backend_cuda_buffer_type_get_alloc_size;
+        if (k == VULKAN) {
+            dev.supports_op = ggml_backend_vk_device_supports_op;
+            dev.offload_op = ggml_backend_vk_device_offload_op;
+            buft.get_alignment = vk_alignment;
+            buft.get_max_size = vk_max_size;
+            buft.get_alloc_size = vk_alloc_size;
+        } else if (k == METAL) {
+            dev.supports_op = metal::supports_op;
+            dev.offload_op = metal::offload_op;
+            dev.get_host_buffer_type = nullptr;
+            buft.get_alignment = metal::alignment;
+            buft.get_max_size = metal::max_size;
+            buft.get_alloc_size = metal::ggml_backend_metal_buffer_type_get_alloc_size;
+        }
     }
-    host_buft.iface.get_alignment = vk ? vk_host_alignment : cuda_host_alignment;
-    host_buft.iface.get_max_size = vk ? vk_max_size : nullptr;
+    host_buft.iface.get_alignment = k == VULKAN ? vk_host_alignment : cuda_host_alignment;
+    host_buft.iface.get_max_size = k == VULKAN ? vk_max_size : nullptr;
 }
 
 }  // namespace
@@ -315,6 +368,15 @@ EXPORT ggml_backend_dev_t vf_device(int i, size_t bytes, int capability) {
     devices[i].memory = bytes;
     cuda_info.devices[i].cc = capability;
     return &devices[i].dev;
+}
+
+// The next load's devices answer as Metal's, with a largest buffer of so many bytes.
+EXPORT void vf_metal(size_t max_buffer) {
+    auto & p = metal::card.props;
+    p.max_buffer_size = max_buffer;
+    p.max_theadgroup_memory_size = 32768;
+    p.has_simdgroup_reduction = p.has_simdgroup_mm = p.has_bfloat = true;
+    use_rules(METAL);
 }
 
 static int device_index(ggml_backend_dev_t dev) {

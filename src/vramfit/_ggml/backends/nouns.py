@@ -12,10 +12,10 @@ from math import prod
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from ..graph import NONE, Extents, Tensor, n_bytes
+from ..graph import NONE, OUTPUT, WEIGHT, Extents, Tensor, n_bytes
 from ..types import TensorType
 
-__all__ = ["Backend", "Batch", "Keep", "Node", "Optimize", "SplitGraph", "pad"]
+__all__ = ["Backend", "Batch", "Keep", "Node", "Optimize", "SplitGraph", "can_fuse", "pad"]
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -69,6 +69,27 @@ class SplitGraph:
         """Whether that source of the node at `position` is the node at `made_at`."""
         src = self.src(position)
         return source < len(src) and src[source] == self.nodes[made_at]
+
+
+def can_fuse(g: SplitGraph, positions: Sequence[int], outputs: tuple[int, ...]) -> bool:
+    """Whether nobody outside reads a node of a group, but for its outputs (ggml_can_fuse_subgraph_ext, ggml.c:7769)."""
+    if positions[-1] >= g.end:
+        return False
+    inside = {g.nodes[p] for p in positions}
+    read: dict[int, int] = {}
+    for p in positions:
+        for s in g.src(p):
+            if s in inside:
+                read[s] = read.get(s, 0) + 1
+    for p in positions:
+        if p in outputs:
+            continue
+        i, t = g.nodes[p], g.at(p)
+        if t.flags & OUTPUT or read.get(i, 0) != g.uses(i):
+            return False
+        if t.view != NONE and t.view not in inside and g.tensors[t.view].usage != WEIGHT:
+            return False
+    return True
 
 
 Keep = Callable[[int, int], None]  # keep a tensor alive until a node has run (add_alloc_dep)

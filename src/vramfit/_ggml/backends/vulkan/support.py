@@ -6,12 +6,13 @@ floats, subgroup shuffles, votes and sums, the Vulkan memory model, and 32 KiB o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Final
 
 from ...graph import Tensor, is_contiguous, is_contiguous_rows, param
+from ..nouns import Predicate
 
 __all__ = ["CONDITIONS", "OPS", "indexes"]
 
@@ -175,7 +176,7 @@ def _solves(node: Tensor, src: Sources) -> bool:
     return _all_f32(node, src[:1]) and k <= _WIDEST and (n + k) * 4 <= _SHARED
 
 
-CONDITIONS: Final = MappingProxyType(
+CONDITIONS: Final[Mapping[str, Predicate]] = MappingProxyType(
     {
         "UNARY": _same_halves,
         "GLU": _gates,

@@ -116,7 +116,6 @@ def test_heads_of_metal_and_vulkan() -> None:
     [
         ("metal", (32, 0, 0, 32), (False, False, True, False), {"MUL_MAT", "MUL_MAT_ID"}),
         ("sycl", (128, 512, 0, 32), (False, False, True, True), set()),
-        ("vulkan", (256, 0, 1 << 30, 32), (False, False, True, True), set()),
         ("cpu", (32, 0, 0, 0), (True, False, False, False), set()),
     ],
 )

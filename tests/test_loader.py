@@ -110,7 +110,7 @@ def f32(*ne: int) -> tuple[str, Extents]:
         ),
         # The type alone decides, so that all matrices of a type are one question.
         (weight("MUL_MAT", (256, 64), "q4_K"), (("q4_K", (1, 1, 1, 1)), f32(1, 512))),
-        (weight("MUL_MAT_ID", (256, 64, 8), "f16"), (("f16", (1, 1, 1, 1)), f32(1, 512))),
+        (weight("MUL_MAT_ID", (256, 64, 8), "f16"), (("f16", (1, 1, 1, 1)), f32(1, 1, 512), ("i32", (1, 512, 1, 1)))),
         (weight("ADD", (64,), "bf16"), (f32(1), ("bf16", (1, 1, 1, 1)))),
         (weight("MUL", (64,), "f16"), (f32(1), ("f16", (1, 1, 1, 1)))),
         (weight("DIV", (64,), "f16"), (f32(1), ("f16", (1, 1, 1, 1)))),

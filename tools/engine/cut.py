@@ -70,6 +70,36 @@ CUDA_RULES: Cuts = (
     ("ggml-cuda/ggml-cuda.cu", r"get_op_batch_size"),
     ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_device_offload_op"),
 )
+VULKAN_RULES: Cuts = (
+    ("ggml-vulkan/ggml-vulkan-types.h", r"num_argsort_pipelines"),
+    ("ggml-vulkan/ggml-vulkan-types.h", r"num_topk_pipelines"),
+    ("ggml-vulkan/ggml-vulkan-types.h", r"topk_moe_(?:early|late|sigmoid|sqrt)_\w+(?<!_edges)"),
+    ("ggml-vulkan/ggml-vulkan-types.h", r"\w+_pattern"),
+    ("ggml-vulkan/ggml-vulkan-types.h", r"lightning_indexer_k_types"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_vk_lightning_indexer_k_type_supported"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_vk_concat_supported"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_vk_dim01_contiguous"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_vk_unary_mul_op_index"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_vk_can_fuse_unary_mul"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_vk_graph_optimize"),
+    ("ggml-vulkan/ggml-vulkan-debug.cpp", r"ggml_vk_get_op_batch_size"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_backend_vk_device_supports_op"),
+    ("ggml-vulkan/ggml-vulkan.cpp", r"ggml_backend_vk_device_offload_op"),
+)
+METAL_RULES: Cuts = (
+    ("ggml-metal/ggml-metal-impl.h", r"N_MM_NPART_AMAX|OP_FLASH_ATTN_EXT_\w+|OP_LIGHTNING_INDEXER_\w+"),
+    ("ggml-metal/ggml-metal-ops.cpp", r"ggml_metal_op_mul_mat_id_extra_\w+"),
+    ("ggml-metal/ggml-metal-ops.cpp", r"ggml_metal_op_flash_attn_ext_use_vec"),
+    ("ggml-metal/ggml-metal-ops.cpp", r"ggml_metal_op_flash_attn_ext_use_kv_f16"),
+    ("ggml-metal/ggml-metal-ops.cpp", r"ggml_metal_op_flash_attn_ext_n_kv_max_sparse"),
+    ("ggml-metal/ggml-metal-ops.cpp", r"ggml_metal_op_flash_attn_ext_v_is_view_of_k"),
+    ("ggml-metal/ggml-metal-ops.cpp", r"ggml_metal_op_flash_attn_ext_kv_f16_k_size"),
+    ("ggml-metal/ggml-metal-ops.cpp", r"ggml_metal_op_flash_attn_ext_extra_\w+"),
+    ("ggml-metal/ggml-metal.cpp", r"ggml_backend_metal_buffer_type_get_alloc_size"),
+    ("ggml-metal/ggml-metal-device.m", r"ggml_metal_supports_mul_mat_op"),
+    ("ggml-metal/ggml-metal-device.m", r"ggml_metal_device_supports_op"),
+    ("ggml-metal/ggml-metal.cpp", r"get_op_batch_size"),
+)
 ALLOCATOR: Cuts = (
     ("ggml-alloc.c", r"buffer_address"),
     ("ggml-alloc.c", r"tensor_alloc"),
@@ -83,9 +113,10 @@ _SHAPES = (
     r"^#if[^\n]*\n# *define (?:{name})\b[^\n]*\n#endif[^\n]*\n",
     r"^# *define (?:{name})\b(?:[^\n]*\\\n)*[^\n]*\n",
     r"^static constexpr \w+ (?:{name}) = [^;]*;\n",
+    r"^static constexpr std::[^;={{]*[ >](?:{name})\s*(?:= *)?\{{[^;]*;\n",
     r"^typedef [^;\n]*\(\* (?:{name})\)\([^;]*\);\n",
     r"^(?:struct|enum) (?:{name}) \{{\n.*?^\}};\n",
-    r"^(?:[a-z][^\n;(]*[ *])?(?:{name})\([^;{{]*\) \{{\n.*?^\}}\n",
+    r"^(?:[a-z][^\n;(]*[ *])?(?:{name})\([^;{{]*\)\s\{{\n.*?^\}}\n",
 )
 
 
@@ -95,6 +126,8 @@ def write_cuts(source: pathlib.Path, folder: pathlib.Path) -> None:
     for name, start, cuts in (
         ("cuda-types.inc", "", CUDA_TYPES),
         ("cuda-rules.inc", built, CUDA_RULES),
+        ("vulkan-rules.inc", "", VULKAN_RULES),
+        ("metal-rules.inc", "", METAL_RULES),
         ("allocator.inc", "", ALLOCATOR),
     ):
         text = start + "".join(cut(source / "ggml/src" / file, pattern) for file, pattern in cuts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -22,11 +22,19 @@ Capability = float | str  # 8.6 or "8.6"
 MIB = 1 << 20
 DEFAULT_CAPABILITY = 8.6
 MAX_DEVICES = 16  # of the shim, and of the engine's tensor splits
+# What a driver reports, in bytes, as Mesa's software device does; `in_order`: GGML_VK_DISABLE_GRAPH_OPTIMIZE.
+VULKAN = {
+    "alignment": 16,
+    "host_alignment": 64,
+    "max_tensor": 2**32 - 1,
+    "max_buffer": 1 << 30,
+    "in_order": 0,
+}
 _HOLE = 1 << 44  # bytes: no header's tensors reach beyond, and a hole costs nothing
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 _SPLIT_MODES = {"none": 0, "layer": 1}
 _MODEL_SETTINGS = frozenset(
-    {"n_gpu_layers", "split_mode", "tensor_split", "cpu_tensors", "compute_capability"}
+    {"n_gpu_layers", "split_mode", "tensor_split", "cpu_tensors", "compute_capability", "vulkan", "metal"}
 )
 _DEFAULTS: dict[str, Any] = {
     "n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_outputs_max": 0, "flash_attn": "auto",
@@ -123,12 +131,22 @@ def load_model(
     tensor_split: Sequence[float] = (),
     cpu_tensors: Sequence[str] = (),
     compute_capability: Capability | Sequence[Capability] = DEFAULT_CAPABILITY,
+    vulkan: Mapping[str, int] | None = None,
+    metal: int = 0,
 ) -> int:
     """The address of a model loaded from a header that ends after its tensor table.
 
-    `compute_capability`: of every device, or one for each. Raises Refused, or EngineError on one that is none.
+    `compute_capability`: of every device, or one for each. `vulkan`: devices answer as Vulkan's, with these of `VULKAN`; `metal`:
+    as Metal's, with a largest buffer of so many bytes.
+    Raises Refused, or EngineError on one that is none.
     """
     lib = engine()
+    limits = VULKAN | vulkan if vulkan is not None else dict.fromkeys(VULKAN, 0)
+    if limits.keys() != VULKAN.keys():
+        raise EngineError(f"vulkan: {', '.join(limits.keys() - VULKAN.keys())}: give {', '.join(VULKAN)}")
+    lib.vf_vulkan(*limits.values())
+    if metal:
+        lib.vf_metal(metal)
     for i, (mib, capability) in enumerate(
         zip(gpus_mib, _capabilities(compute_capability, len(gpus_mib)), strict=True)
     ):

@@ -21,7 +21,10 @@
 #include <array>
 #include <cstdint>
 #include <cstdlib>
+#include <cmath>
 #include <cstring>
+#include <initializer_list>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -66,9 +69,101 @@ void ggml_cuda_flash_attn_ext_vec_case(ggml_backend_cuda_context &, ggml_tensor 
 
 }  // namespace
 
+// ---------------------------------------------------------------------------- the Vulkan backend's rules
+// A card that has all that the backend asks for, and limits that are set at run time.
+
+namespace {
+
+#define VK_LOG_DEBUG(text)
+#define UNUSED GGML_UNUSED
+
+struct vk_limits {
+    uint32_t maxStorageBufferRange = UINT32_MAX;
+    uint64_t minStorageBufferOffsetAlignment = 16;
+    uint32_t maxComputeSharedMemorySize = 32768;
+};
+
+struct vk_device_struct {
+    struct { vk_limits limits; } properties;
+    uint64_t max_buffer_size = UINT64_MAX;
+    uint64_t suballocation_block_size = uint64_t(1) << 30;
+    size_t host_alignment = 64;
+    bool shader_int64 = true, buffer_device_address = true, shader_64b_indexing = false, fp16 = true;
+    bool coopmat2 = false, vulkan_memory_model = true, disable_graph_optimize = false;
+    bool subgroup_basic = true, subgroup_shuffle = true, subgroup_vote = true, subgroup_arithmetic = true;
+    bool subgroup_require_full_support = true;
+    uint32_t max_workgroup_size_log2 = 10, subgroup_size_log2 = 5;
+    std::array<bool, GGML_TYPE_COUNT> mul_mat_id_s, mul_mat_id_m, mul_mat_id_l;
+    std::array<bool, 16> pipeline_topk_f32;
+    void * pipeline_topk_radix_f32 = this;
+    void * pipeline_dsv4_hc_comb_f32 = this;
+
+    vk_device_struct() {
+        mul_mat_id_s.fill(true);
+        mul_mat_id_m.fill(true);
+        mul_mat_id_l.fill(true);
+        pipeline_topk_f32.fill(true);
+    }
+};
+
+typedef vk_device_struct * vk_device;
+typedef ggml_backend_cuda_device_context ggml_backend_vk_device_context;
+
+struct ggml_backend_vk_context {
+    vk_device device;
+};
+
+vk_device_struct vk_card_data;
+vk_device vk_card = &vk_card_data;
+
+const vk_device & ggml_vk_get_device(size_t) { return vk_card; }
+// of device memory as of tensors that have none yet: multiples of any alignment
+size_t vk_tensor_offset(const ggml_tensor * t) { return size_t(t->data) - 0x1000; }
+
+#include "vulkan-rules.inc"
+
+}  // namespace
+
+// ----------------------------------------------------------------------------- the Metal backend's rules
+// An M1 or newer. Order and fusions are whole files of the engine that ask nothing of Apple.
+
+#include "ggml-metal/ggml-metal-device.h"
+#include "ggml-metal/ggml-metal-common.cpp"
+#include "ggml-metal/ggml-metal-fusion.cpp"
+
+struct ggml_metal_device {
+    ggml_metal_device_props props;
+};
+
+extern "C" ggml_metal_buffer_id ggml_metal_buffer_get_id(ggml_metal_buffer_t, const ggml_tensor *) { return {}; }
+
+namespace metal {
+
+#include "metal-rules.inc"
+
+ggml_metal_device card;
+
+bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) { return metal::ggml_metal_device_supports_op(&card, op); }
+
+bool offload_op(ggml_backend_dev_t, const ggml_tensor * op) {
+    return (op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID) && get_op_batch_size(op) >= 32;
+}
+
+void graph_optimize(ggml_backend_t, ggml_cgraph * graph, ggml_backend_graph_optimize_params * params) {
+    ggml_metal_fusion_add_alloc_deps(params->user_data, params->add_alloc_dep, graph);
+    ggml_graph_optimize(graph);
+}
+
+size_t alignment(ggml_backend_buffer_type_t) { return 32; }
+size_t max_size(ggml_backend_buffer_type_t) { return card.props.max_buffer_size; }
+
+}  // namespace metal
+
 // ---------------------------------------------------------------------------------------------- devices
 
 namespace {
+
+enum kind { CUDA, VULKAN, METAL };
 
 constexpr int    MAX_DEVICES    = GGML_CUDA_MAX_DEVICES;
 constexpr size_t HOST_ALIGNMENT = 32;  // of the CPU backend, as CUDA's pinned buffers have it
@@ -83,6 +178,7 @@ struct device {
 };
 
 device devices[MAX_DEVICES];
+kind rules = CUDA;  // which backend's: of all devices of a load
 ggml_backend_buffer_type host_buft = {};
 ggml_backend_reg registry = {};
 
@@ -115,6 +211,7 @@ ggml_backend_buffer_t device_alloc(ggml_backend_buffer_type_t buft, size_t size)
 }
 
 ggml_backend_buffer_t mapped_alloc(ggml_backend_buffer_type_t buft, size_t size) {
+    size += rules == VULKAN ? 32 : 0;  // ggml_backend_vk_host_buffer_type_alloc_buffer
     void * p = mmap(nullptr, std::max<size_t>(size, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return p == MAP_FAILED ? nullptr : ggml_backend_buffer_init(buft, buffer_iface(true), p, size);
 }
@@ -123,7 +220,11 @@ ggml_backend_buffer_t mapped_alloc(ggml_backend_buffer_type_t buft, size_t size)
 
 void nop(ggml_backend_t) {}
 void free_backend(ggml_backend_t b) {
-    delete static_cast<ggml_backend_cuda_context *>(b->context);
+    if (b->iface.graph_optimize == ggml_vk_graph_optimize) {
+        delete static_cast<ggml_backend_vk_context *>(b->context);
+    } else {
+        delete static_cast<ggml_backend_cuda_context *>(b->context);
+    }
     delete b;
 }
 void async_set(ggml_backend_t, ggml_tensor *, const void *, size_t, size_t) {}
@@ -138,7 +239,11 @@ ggml_backend_t new_backend(ggml_backend_dev_t dev, const char *) {
     auto * b = new ggml_backend();
     b->guid = &guid;
     b->device = dev;
-    b->context = new ggml_backend_cuda_context{ of(dev).context.device, {} };
+    if (rules == VULKAN) {
+        b->context = new ggml_backend_vk_context{ vk_card };
+    } else {
+        b->context = new ggml_backend_cuda_context{ of(dev).context.device, {} };
+    }
     b->iface.get_name = [](ggml_backend_t self) { return of(self->device).context.name.c_str(); };
     b->iface.free = free_backend;
     b->iface.set_tensor_async = async_set;
@@ -146,7 +251,9 @@ ggml_backend_t new_backend(ggml_backend_dev_t dev, const char *) {
     b->iface.cpy_tensor_async = async_copy;
     b->iface.synchronize = nop;
     b->iface.graph_compute = compute;
-    b->iface.graph_optimize = ggml_backend_cuda_graph_optimize;
+    b->iface.graph_optimize = rules == VULKAN ? ggml_vk_graph_optimize
+                              : rules == METAL ? metal::graph_optimize
+                                               : ggml_backend_cuda_graph_optimize;
     b->iface.event_record = on_event;
     b->iface.event_wait = on_event;
     return b;
@@ -171,9 +278,7 @@ void fill_device(device & d) {
     i.init_backend = new_backend;
     i.get_buffer_type = [](ggml_backend_dev_t dev) { return &of(dev).buft; };
     i.get_host_buffer_type = [](ggml_backend_dev_t) { return &host_buft; };
-    i.supports_op = ggml_backend_cuda_device_supports_op;
     i.supports_buft = ggml_backend_cuda_device_supports_buft;
-    i.offload_op = ggml_backend_cuda_device_offload_op;
     i.event_new = [](ggml_backend_dev_t dev) { return new ggml_backend_event{ dev, nullptr }; };
     i.event_free = [](ggml_backend_dev_t, ggml_backend_event_t event) { delete event; };
     i.event_synchronize = [](ggml_backend_dev_t, ggml_backend_event_t) {};
@@ -183,8 +288,43 @@ void fill_device(device & d) {
     d.buft.context = &d.buft_context;
     d.buft.iface.get_name = ggml_backend_cuda_buffer_type_get_name;
     d.buft.iface.alloc_buffer = device_alloc;
-    d.buft.iface.get_alignment = ggml_backend_cuda_buffer_type_get_alignment;
-    d.buft.iface.get_alloc_size = ggml_backend_cuda_buffer_type_get_alloc_size;
+}
+
+// What Vulkan's buffer types answer (ggml_backend_vk_buffer_type_get_*, ggml_backend_vk_host_buffer_type_get_*).
+size_t vk_alignment(ggml_backend_buffer_type_t) { return vk_card->properties.limits.minStorageBufferOffsetAlignment; }
+size_t vk_host_alignment(ggml_backend_buffer_type_t) { return vk_card->host_alignment; }
+size_t vk_max_size(ggml_backend_buffer_type_t) { return vk_card->suballocation_block_size; }
+size_t vk_alloc_size(ggml_backend_buffer_type_t, const ggml_tensor * t) { return ggml_nbytes(t); }
+size_t cuda_host_alignment(ggml_backend_buffer_type_t) { return HOST_ALIGNMENT; }
+
+void use_rules(kind k) {
+    rules = k;
+    for (device & d : devices) {
+        auto & dev = d.dev.iface;
+        auto & buft = d.buft.iface;
+        dev.supports_op = ggml_backend_cuda_device_supports_op;
+        dev.offload_op = ggml_backend_cuda_device_offload_op;
+        dev.get_host_buffer_type = [](ggml_backend_dev_t) { return &host_buft; };
+        buft.get_alignment = ggml_backend_cuda_buffer_type_get_alignment;
+        buft.get_max_size = nullptr;
+        buft.get_alloc_size = ggml_backend_cuda_buffer_type_get_alloc_size;
+        if (k == VULKAN) {
+            dev.supports_op = ggml_backend_vk_device_supports_op;
+            dev.offload_op = ggml_backend_vk_device_offload_op;
+            buft.get_alignment = vk_alignment;
+            buft.get_max_size = vk_max_size;
+            buft.get_alloc_size = vk_alloc_size;
+        } else if (k == METAL) {
+            dev.supports_op = metal::supports_op;
+            dev.offload_op = metal::offload_op;
+            dev.get_host_buffer_type = nullptr;
+            buft.get_alignment = metal::alignment;
+            buft.get_max_size = metal::max_size;
+            buft.get_alloc_size = metal::ggml_backend_metal_buffer_type_get_alloc_size;
+        }
+    }
+    host_buft.iface.get_alignment = k == VULKAN ? vk_host_alignment : cuda_host_alignment;
+    host_buft.iface.get_max_size = k == VULKAN ? vk_max_size : nullptr;
 }
 
 }  // namespace
@@ -207,9 +347,20 @@ EXPORT ggml_backend_reg_t vf_registry() {
     host_buft.device = &devices[0].dev;
     host_buft.iface.get_name = ggml_backend_cuda_host_buffer_type_name;
     host_buft.iface.alloc_buffer = mapped_alloc;
-    host_buft.iface.get_alignment = [](ggml_backend_buffer_type_t) { return HOST_ALIGNMENT; };
     host_buft.iface.is_host = [](ggml_backend_buffer_type_t) { return true; };
+    use_rules(CUDA);
     return &registry;
+}
+
+// The next load's devices answer as Vulkan's, with these limits in bytes; alignment 0: as CUDA's.
+EXPORT void vf_vulkan(size_t alignment, size_t host_alignment, size_t max_tensor, size_t max_buffer, bool in_order) {
+    use_rules(alignment ? VULKAN : CUDA);
+    vk_card->properties.limits.minStorageBufferOffsetAlignment = alignment;
+    vk_card->properties.limits.maxStorageBufferRange = uint32_t(std::min<size_t>(max_tensor, UINT32_MAX));
+    vk_card->max_buffer_size = max_tensor;
+    vk_card->host_alignment = host_alignment;
+    vk_card->suballocation_block_size = std::min<size_t>(max_buffer, size_t(1) << 30);
+    vk_card->disable_graph_optimize = in_order;
 }
 
 // `capability`: 860 for 8.6.
@@ -217,6 +368,15 @@ EXPORT ggml_backend_dev_t vf_device(int i, size_t bytes, int capability) {
     devices[i].memory = bytes;
     cuda_info.devices[i].cc = capability;
     return &devices[i].dev;
+}
+
+// The next load's devices answer as Metal's, with a largest buffer of so many bytes.
+EXPORT void vf_metal(size_t max_buffer) {
+    auto & p = metal::card.props;
+    p.max_buffer_size = max_buffer;
+    p.max_theadgroup_memory_size = 32768;
+    p.has_simdgroup_reduction = p.has_simdgroup_mm = p.has_bfloat = true;
+    use_rules(METAL);
 }
 
 static int device_index(ggml_backend_dev_t dev) {

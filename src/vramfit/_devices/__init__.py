@@ -6,12 +6,14 @@
 | `catalogue` | `data/gpus.yaml` → `Card`, its rules, the size a driver reports |
 | `names`     | what people type → the cards it can mean, least memory first |
 | `spec`      | "2x4090,3090ti:22GiB" → `Gpu`s                       |
+| `backend_of` | a card → the rules of its backend |
 | `detection` | this machine → `Gpu`s                                |
 | `check`     | every fault of a catalogue in one error              |
 """
 
 from __future__ import annotations
 
+from .backend_of import backend_of
 from .catalogue import Card, Rules, all_cards, rules
 from .check import validate_catalogue
 from .detection import detect_gpus
@@ -28,6 +30,7 @@ __all__ = [
     "all_cards",
     "all_gpus",
     "assumed",
+    "backend_of",
     "detect_gpus",
     "find",
     "parse_gpus",

@@ -14,6 +14,9 @@ __all__ = ["BACKENDS", "MAX_GPUS", "Gpu", "assumed", "check_count", "told_apart"
 BACKENDS: Final = ("cuda", "hip", "vulkan", "metal", "sycl", "cpu")
 MAX_GPUS: Final = 16  # GGML_CUDA_MAX_DEVICES and llama_max_devices, llama.cpp:86
 MAX_BYTES: Final = 2**53  # JSON readers keep whole numbers up to here
+MAX_ALIGNMENT: Final = 256  # minStorageBufferOffsetAlignment is no larger on any card of Vulkan
+MAX_HOST_ALIGNMENT: Final = 65536
+LEAST_LIMIT: Final = 1 << 27  # maxStorageBufferRange is no smaller on any card of Vulkan
 CUDA_CAPABILITY: Final = re.compile(r"[1-9]\d?\.\d")  # major.minor, as nvidia-smi prints it
 
 
@@ -34,6 +37,12 @@ class Gpu:
     backend: str = "cuda"
     bandwidth_gbs: float | None = None
     compute_capability: str | None = None  # "8.6" of CUDA, "gfx1100" of HIP; None: not known
+    alignment: int | None = None  # bytes, of tensors: what Vulkan's driver reports (16); None: not known
+    host_alignment: int | None = None  # bytes, of pinned host memory: what Vulkan's driver reports (64, 4096)
+    max_tensor_bytes: int | None = (
+        None  # the largest that Vulkan's driver lets a shader read; None: not known
+    )
+    max_buffer_bytes: int | None = None  # the largest of Vulkan, Metal and SYCL; None: not known
     overhead_bytes: int = 0  # set aside for the process's own driver context; already out of `free`
     free_measured: bool | None = None  # None: whether `free_bytes` was given
     unified: bool = False  # shares the system's memory
@@ -48,6 +57,7 @@ class Gpu:
             raise GpuError(f"{self.name}: backend={shown(self.backend)}: give one of {', '.join(BACKENDS)}")
         self._check_bytes("total_bytes", self.total_bytes, 1, MAX_BYTES)
         self._check_bytes("overhead_bytes", self.overhead_bytes, 0, self.total_bytes)
+        self._check_limits()
         if self.bandwidth_gbs is not None and not (_is_number(self.bandwidth_gbs) and self.bandwidth_gbs > 0):
             raise GpuError(
                 f"{self.name}: bandwidth_gbs={shown(self.bandwidth_gbs)}: give GB/s above 0, or None"
@@ -86,6 +96,23 @@ class Gpu:
             raise GpuError(
                 f'{self.name}: compute_capability={value!r}: give text such as "8.6" (CUDA) or "gfx1100" (HIP), or None'
             )
+
+    def _check_limits(self) -> None:
+        """Check what a driver reports of tensors and buffers."""
+        for name, most, limit in (
+            ("alignment", MAX_ALIGNMENT, "minStorageBufferOffsetAlignment"),
+            ("host_alignment", MAX_HOST_ALIGNMENT, "minMemoryMapAlignment"),
+        ):
+            value = getattr(self, name)
+            if value is not None:
+                self._check_bytes(name, value, 1, most)
+                if value & (value - 1):
+                    raise GpuError(
+                        f"{self.name}: {name}={value}: give a power of two, as vulkaninfo prints {limit}"
+                    )
+        for name in ("max_tensor_bytes", "max_buffer_bytes"):
+            if getattr(self, name) is not None:
+                self._check_bytes(name, getattr(self, name), LEAST_LIMIT, MAX_BYTES)
 
     def _check_bytes(self, field: str, value: object, low: int, high: int) -> None:
         if not isinstance(value, int) or isinstance(value, bool):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from .._base.shown import Shown
 from .._coerce import AnyGpus, AnyModel, AnySettings, cards, model_of, settings_of
 from .._devices import Gpu, told_apart
-from .._ggml.backends import HOST_BACKEND, Backend
+from .._ggml.backends import HOST_BACKEND, Backend, host_of
 from .._llama.cparams import Context, resolve
 from .._llama.eras import era_of, rules_of
 from .._llama.memory import context_bytes, weight_bytes
@@ -107,7 +107,7 @@ def assemble(
 ) -> Estimate:
     """An `Estimate` of a placement whose compute buffers are known (the solver tries many)."""
     used, rules = devices(gpus, settings), _rules(gpus, settings)
-    weights = weight_bytes(model, placement, rules, HOST_BACKEND)
+    weights = weight_bytes(model, placement, rules, host_of(rules))
     caches = context_bytes(model, placement, context, rules, HOST_BACKEND)
     at = {index: device for device, index in enumerate(used)}
     cards = tuple(

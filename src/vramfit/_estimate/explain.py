@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .._devices import Gpu
-from .._ggml.backends import HOST_BACKEND, Backend
+from .._ggml.backends import Backend, host_of
 from .._ggml.galloc import Live, fullest
 from .._graphs import Unbuildable
 from .._llama.cparams import Context, cache_streams, cells, resolve
@@ -57,7 +57,7 @@ def explain(model: Model, gpus: Sequence[Gpu], settings: Settings) -> tuple[Expl
     used = devices(gpus, settings)
     rules = [rules_of(gpus[i], era_of(settings.engine_build)) for i in used]
     places = [(found.gpus[i], at, rules[at]) for at, i in enumerate(used)]
-    places.append((found.host, HOST, HOST_BACKEND))
+    places.append((found.host, HOST, host_of(rules)))
     live = _live(model, found, context, rules, [device.compute for device, *_ in places])
     return tuple(
         Explanation(

@@ -7,6 +7,8 @@ stands for all of them if the last ones only bring back what was there before th
 * the nodes of one repeat are those of the repeat before it, one for one, and so are their backends,
   their sources and the copies that the scheduler made for them: whatever is not common to both is the
   same distance away in both;
+* a backend that orders its nodes gathered the same ones, from the same first node on: it looks ahead
+  no further than a repeat's worth and so would go on like that;
 * no repeat brings a tensor that is placed before everything else;
 * the allocator finds after one repeat, or after two, what it found before: the same free blocks, and
   alive at the same addresses the same tensors, or those that play the same part so many repeats later.
@@ -20,8 +22,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from .._ggml.galloc import Walk
+from .._ggml.galloc import Walk, allocate
 from .._ggml.graph import NONE, Graph, Tensor
 from .._ggml.sched import Schedule
 
@@ -47,9 +50,11 @@ def walk_repeats(graph: Graph, plan: Schedule, runs: Sequence[Run]) -> Repeats:
     places = {i: at for at, (i, _) in enumerate(plan.nodes)}
     walk = Walk(plan)
     pairing = _Pairing(graph, plan, walk)
+    cuts = {p: _boundary(plan, places[graph.nodes[p]], len(graph.tensors)) for run in runs for p in run}
+    if any(cuts[p] >= cuts[q] for p, q in pairwise(sorted(cuts))):  # repeats are too short to be told apart
+        return Repeats(allocate(plan), (0,) * len(runs))
     walk.begin()
     at = 0
-    cuts = {p: _boundary(plan, places[graph.nodes[p]], len(graph.tensors)) for run in runs for p in run}
     states = {}
     for p in sorted(cuts):
         walk.advance(at, cuts[p])
@@ -138,7 +143,16 @@ class _Pairing:
             )
             and all(self.same(x, y) for x, y in zip(src[a], src[b], strict=True))
             and self._same_bytes(a, b, where)
+            and self._same_leader(a, b)
         )
+
+    def _same_leader(self, a: int, b: int) -> bool:
+        """Whether the backend gathered both in the same way, from first nodes of the same part."""
+        leaders = self.plan.leaders
+        one, two = leaders.get(a, NONE), leaders.get(b, NONE)
+        if one == NONE or two == NONE:
+            return one == two
+        return self.position[two] - self.position[one] == self.distance
 
     def _same_bytes(self, a: int, b: int, where: int) -> bool:
         """Whether two nodes of one layout carry the same beside their results on a backend."""

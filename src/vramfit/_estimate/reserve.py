@@ -115,9 +115,11 @@ def reserve_at_most(
 
 def _reserved(case: Case, context: Context, needs: Callable[[Case, Run], Needs]) -> Reservation:
     prompt, step, last = reservations(case, context)
-    runs = tuple(dict.fromkeys((prompt, step, last)))
-    found = held([needs(case, run) for run in runs])
-    return Reservation(found, prompt.flash_attn, all(is_sure(case.graph(run)[1]) for run in runs))
+    runs = (prompt, step, last)
+    made = {run: needs(case, run) for run in dict.fromkeys(runs)}
+    # the last may be the first again: a buffer in several chunks need not be the larger of two
+    found = held([made[run] for run in runs])
+    return Reservation(found, prompt.flash_attn, all(is_sure(case.graph(run)[1]) for run in made))
 
 
 def plans(

@@ -133,16 +133,17 @@ class Arena:
     Sizes passed in must be padded to the backend's alignment. Source: ggml_dyn_tallocr (97-392).
     """
 
-    __slots__ = ("chunks", "max_buffer")
+    __slots__ = ("chunks", "extra", "max_buffer")
 
-    def __init__(self, max_buffer: int = 0) -> None:
+    def __init__(self, max_buffer: int = 0, extra: int = 0) -> None:
         self.max_buffer = max_buffer
+        self.extra = extra
         self.chunks: list[_Chunk] = []
 
     @property
     def peaks(self) -> tuple[int, ...]:
-        """The high-water mark of each chunk."""
-        return tuple(c.peak for c in self.chunks)
+        """The high-water mark of each chunk, with what its buffer takes beside it."""
+        return tuple(c.peak + self.extra if self.extra and c.peak else c.peak for c in self.chunks)
 
     @property
     def blocks(self) -> tuple[tuple[int, int], ...]:
@@ -215,7 +216,7 @@ class Walk:
         self.tensors = plan.tensors
         self.src = plan.src
         self.flags = plan.flags
-        self.arenas = [Arena(b.max_buffer) for b in plan.backends]
+        self.arenas = [Arena(b.max_buffer, b.buffer_extra) for b in plan.backends]
         self.loose = [t.view == NONE and t.home == NONE for t in plan.tensors]  # takes memory of its own
         self.children = [0] * n  # readers to come
         self.views = [0] * n  # views that still have readers

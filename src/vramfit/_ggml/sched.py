@@ -12,12 +12,12 @@ a backend also names its buffer type.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from .._base.errors import EngineRefusal
-from .backends import HOST_BACKEND, Backend, Node, SplitGraph
-from .graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, WEIGHT, Graph, Tensor
+from .backends import Backend, Node, SplitGraph, host_of
+from .graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, WEIGHT, Graph, Tensor, n_bytes
 
 __all__ = ["PIPELINE_COPIES", "Schedule", "Split", "copies_of_inputs", "node_of", "schedule"]
 
@@ -58,6 +58,9 @@ class Schedule:
         None  # padded bytes of a tensor, where they are known already
     )
     in_place: bool = True  # whether all results that can take over the memory of a source do
+    leaders: dict[int, int] = field(
+        default_factory=dict
+    )  # of the nodes that a backend ordered: the first of each one's batch
 
 
 def copies_of_inputs(
@@ -86,7 +89,7 @@ def schedule(
 
     `n_copies` is `PIPELINE_COPIES` when pipeline parallelism is on, else 1.
     """
-    backends = (*devices, HOST_BACKEND)
+    backends = (*devices, host_of(devices))
     home = _homes(graph, len(devices))
     on = _assign(graph, backends, home, op_offload)
     return _Splitter(graph, backends, home, on, n_copies).run()
@@ -107,6 +110,7 @@ def _assign(graph: Graph, backends: tuple[Backend, ...], home: list[int], op_off
     refused = _refusals(graph, backends)
     on = [_UNSET] * len(tensors)
     for i in graph.leafs:
+        _check_reach(tensors[i], home[i], backends)
         on[i] = home[i] if home[i] != NONE else cpu if tensors[i].flags & INPUT else _UNSET
     for i in graph.nodes:
         t = tensors[i]
@@ -116,6 +120,14 @@ def _assign(graph: Graph, backends: tuple[Backend, ...], home: list[int], op_off
     _place_rest(work, graph, on, home, refused, len(backends))
     _follow(graph, on, refused, len(backends))
     return on
+
+
+def _check_reach(t: Tensor, home: int, backends: tuple[Backend, ...]) -> None:
+    """Refuse a weight or a cache that its device cannot reach: it cannot be moved (GGML_ABORT, 941)."""
+    if home >= 0 and backends[home].max_tensor and backends[home].is_too_large(t, ()):
+        raise EngineRefusal(
+            f"{t.name}: {n_bytes(t)} bytes on a device that reaches {backends[home].max_tensor}; the engine aborts. Take a shorter context or more devices"
+        )
 
 
 def _homes(graph: Graph, cpu: int) -> list[int]:
@@ -139,7 +151,9 @@ def _refusals(graph: Graph, backends: tuple[Backend, ...]) -> dict[int, frozense
                 refused[i] = refused.get(i, frozenset()) | here
                 continue
             condition = conditions.get(t.op)
-            if condition is not None and not condition(t, [tensors[s] for s in t.src]):
+            if condition is None and not rules.max_tensor:
+                continue
+            if not rules.supports_op(t, [tensors[s] for s in t.src]):
                 refused[i] = refused.get(i, frozenset()) | here
     return refused
 
@@ -280,6 +294,7 @@ class _Splitter:
         self.on = on
         self.n_copies = n_copies
         self.home = home
+        self.order = list(graph.nodes)  # as the backends run them
         self.out = Schedule(
             backends,
             list(graph.tensors),
@@ -294,7 +309,8 @@ class _Splitter:
 
     def run(self) -> Schedule:
         self._cut()
-        self._list_nodes(self._kept_alive())
+        kept = self._optimize()
+        self._list_nodes(kept)
         self._list_leafs()
         return self.out
 
@@ -356,8 +372,8 @@ class _Splitter:
         self.out.flags.append(flags)
         return len(self.out.tensors) - 1
 
-    def _kept_alive(self) -> dict[int, list[int]]:
-        """Tensors to keep by the node until which they are kept, as the backends ask for (1442-1468)."""
+    def _optimize(self) -> dict[int, list[int]]:
+        """Let each backend order its nodes; tensors to keep, by the node until which they are kept (1442-1468)."""
         graph, out = self.graph, self.out
         kept: dict[int, list[int]] = {}
 
@@ -369,8 +385,14 @@ class _Splitter:
         uses = _Uses(graph)
         for split in out.splits:
             optimize = out.backends[split.backend].graph_optimize
-            if optimize is not None:
-                optimize(SplitGraph(out.tensors, out.src, graph.nodes, split.start, split.end, uses.of), keep)
+            if optimize is None:
+                continue
+            batches = optimize(
+                SplitGraph(out.tensors, out.src, graph.nodes, split.start, split.end, uses.of), keep
+            )
+            if batches is not None:
+                self.order[split.start : split.end] = [i for batch in batches for i in batch]
+                out.leaders.update((i, batch[0]) for batch in batches for i in batch)
         return kept
 
     def _list_nodes(self, kept: Mapping[int, Sequence[int]]) -> None:
@@ -379,7 +401,7 @@ class _Splitter:
         A dependency keeps the source of a copy alive until the copy is placed; behind a node stand those of
         the tensors that are kept until it has run.
         """
-        on, nodes, out = self.on, self.graph.nodes, self.out
+        on, nodes, out = self.on, self.order, self.out
         for split in out.splits:
             for s in split.inputs:
                 out.nodes.append((self._depend((s,)), on[s]))

@@ -292,17 +292,23 @@ def _attention(
         if not layer.n_head or not layer.n_head_kv:
             continue  # it has a cache, and nothing to look for in it
         if cache.kind != "kv":
-            _twice(g, il, lambda kv=kv, cache=cache: best.append(_scores(g, kv, cache, rows, il, kept)))
+            _twice(g, il, partial(_choose, best, g, kv, cache, rows, il, kept))
             continue
         q, k, v = _queries_keys_values(g, layer, made, kept)
         for t in (q, k):
             kept(g.rope(g.cont(t), pos))
-        own = (None, None) if layer.shares_kv_with is not None else (k, v)
+        own_k, own_v = (None, None) if layer.shares_kv_with is not None else (k, v)
         if _stays(g, il):
-            kept(attend(g, kv, q, *own, il, out=None))
+            kept(attend(g, kv, q, own_k, own_v, il, out=None))
         else:
-            _twice(g, il, lambda kv=kv, q=q, own=own: _attend_away(g, kv, q, *own, il, kept))
+            _twice(g, il, partial(_attend_away, g, kv, q, own_k, own_v, il, kept))
     return best
+
+
+def _choose(
+    best: list[Tensor], g: GraphContext, kv: Kv, cache: Cache, rows: Rows, il: int, kept: _Kept
+) -> None:
+    best.append(_scores(g, kv, cache, rows, il, kept))
 
 
 def _attend_away(

@@ -17,8 +17,8 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from .._base.errors import SettingsError, shown
-from .._devices import Gpu
-from .._ggml.backends import Backend, backend
+from .._devices import Gpu, backend_of
+from .._ggml.backends import Backend
 
 __all__ = [
     "BEFORE", "CHANGES", "OWN_RUNNER", "PINNED", "RELEASES", "Change", "Era", "Release", "era_of", "is_before", "rules_of",
@@ -168,9 +168,8 @@ def is_before(version: str, other: tuple[int, ...]) -> bool:
 
 def rules_of(gpu: Gpu, era: Era) -> Backend:
     """The rules of a card's backend in the builds of an era."""
-    return backend(
-        gpu.backend,
-        gpu.compute_capability,
+    return backend_of(
+        gpu,
         pooled_copies=era.pooled_copies,
         keeps_sum=not era.no_sum,
         keeps_choice=not era.no_choice,

@@ -7,7 +7,8 @@ asks, and know no backend by name. Each has a module of its own, with the engine
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
@@ -18,9 +19,9 @@ from .cuda import CUDA, HIP, in_older_build, of_capability
 from .metal import METAL
 from .nouns import Backend, Node, SplitGraph, pad
 from .sycl import SYCL
-from .vulkan import VULKAN
+from .vulkan import VULKAN, of_card
 
-__all__ = ["BACKENDS", "HOST_BACKEND", "Backend", "Node", "SplitGraph", "backend", "pad"]
+__all__ = ["BACKENDS", "HOST_BACKEND", "Backend", "Node", "SplitGraph", "backend", "host_of", "pad"]
 
 HOST_BACKEND: Final = CPU
 BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(
@@ -32,22 +33,37 @@ BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(
 def backend(
     name: str,
     compute_capability: str | None = None,
+    alignment: int | None = None,
+    host_alignment: int | None = None,
+    max_tensor: int | None = None,
+    max_buffer: int | None = None,
     *,
     pooled_copies: bool = False,
     keeps_sum: bool = True,
     keeps_choice: bool = True,
 ) -> Backend:
-    """Find the rules of the backend called `name`, in any case, for a card of this compute capability ("8.6").
+    """Find the rules of the backend called `name`, in any case, for a card of which this is known.
 
-    One value for each question, so that backends can be compared by identity. Without a capability the
-    rules take the largest figure of all. The others are what CUDA did otherwise in older builds: f16 copies of a
-    quantized cache in a pool and in no buffer, nothing kept alive for a mixture's sum or choice of experts.
+    A compute capability ("8.6") counts for CUDA. The next four are bytes that the card's driver reports: the alignments of tensors
+    and of pinned memory and the largest tensor for Vulkan, the largest buffer for Vulkan, Metal and SYCL. The others are what CUDA
+    did otherwise in older builds: f16 copies of a quantized cache in a pool and in no buffer, nothing kept alive for a mixture's
+    sum or choice of experts. One value for each question, so that backends can be compared by identity. What is not known takes
+    the largest figure.
     Raises `GpuError` that names the known backends if there is none.
     """
     found = BACKENDS.get(name.lower())
     if found is None:
         raise GpuError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
+    if found is VULKAN:
+        return of_card(alignment, host_alignment, max_tensor, max_buffer)
+    if found in (METAL, SYCL):
+        return replace(found, max_buffer=max_buffer) if max_buffer else found
     found = of_capability(compute_capability) if found is CUDA and compute_capability else found
     if found.name not in (CUDA.name, HIP.name) or (keeps_sum and keeps_choice and not pooled_copies):
         return found
     return in_older_build(found, pooled_copies=pooled_copies, keeps_sum=keeps_sum, keeps_choice=keeps_choice)
+
+
+def host_of(devices: Sequence[Backend]) -> Backend:
+    """The rules of host memory beside these devices: the first one pins it (llama-context.cpp:367, llama-model.cpp:518)."""
+    return (devices[0].pinned if devices else None) or HOST_BACKEND

@@ -12,10 +12,10 @@ from math import prod
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from ..graph import NONE, Extents, Tensor, n_bytes
+from ..graph import NONE, OUTPUT, WEIGHT, Extents, Tensor, n_bytes
 from ..types import TensorType
 
-__all__ = ["Backend", "Keep", "Node", "SplitGraph", "pad"]
+__all__ = ["Backend", "Batch", "Keep", "Node", "Optimize", "SplitGraph", "can_fuse", "pad"]
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -71,7 +71,31 @@ class SplitGraph:
         return source < len(src) and src[source] == self.nodes[made_at]
 
 
+def can_fuse(g: SplitGraph, positions: Sequence[int], outputs: tuple[int, ...]) -> bool:
+    """Whether nobody outside reads a node of a group, but for its outputs (ggml_can_fuse_subgraph_ext, ggml.c:7769)."""
+    if positions[-1] >= g.end:
+        return False
+    inside = {g.nodes[p] for p in positions}
+    read: dict[int, int] = {}
+    for p in positions:
+        for s in g.src(p):
+            if s in inside:
+                read[s] = read.get(s, 0) + 1
+    for p in positions:
+        if p in outputs:
+            continue
+        i, t = g.nodes[p], g.at(p)
+        if t.flags & OUTPUT or read.get(i, 0) != g.uses(i):
+            return False
+        if t.view != NONE and t.view not in inside and g.tensors[t.view].usage != WEIGHT:
+            return False
+    return True
+
+
 Keep = Callable[[int, int], None]  # keep a tensor alive until a node has run (add_alloc_dep)
+Batch = Sequence[int]  # nodes that a backend gathers, in the order in which they run
+# What a backend does with the nodes of a split: says what to keep, and the order that it gives them; None: they stay.
+Optimize = Callable[[SplitGraph, Keep], "Sequence[Batch] | None"]
 Predicate = Callable[[Tensor, Sequence[Tensor]], bool]  # a node and its sources -> whether it runs
 Scratch = Callable[[int, Node], int]  # bytes of the result, node -> bytes with what it carries beside it
 
@@ -93,12 +117,15 @@ class Backend:
         default_factory=lambda: _NOTHING
     )  # operations that need more than their result
     may_be: tuple[Backend, ...] = ()  # the kinds of card that one of no known capability can be
-    graph_optimize: Callable[[SplitGraph, Keep], None] | None = None
+    graph_optimize: Optimize | None = None
     offload_batch: int = 0  # rows from which operations on host weights move here; 0: never
     offload_ops: frozenset[str] = frozenset()  # only these; empty: all
     async_events: bool = False  # asynchronous compute and events: pipeline parallelism can switch on
     host_buffer: bool = False  # has a pinned host buffer type
     max_buffer: int = 0  # largest single buffer; 0: no limit
+    buffer_extra: int = 0  # bytes that each compute buffer takes beside what lies in it
+    pinned: Backend | None = None  # the host, where the first device pins its memory in a manner of its own
+    max_tensor: int = 0  # largest tensor that an operation reads or makes; 0: no limit
     repacked: frozenset[str] = (
         frozenset()
     )  # types whose matrices are kept in another order, in a buffer apart
@@ -143,8 +170,14 @@ class Backend:
         """Whether the backend can run a node with these sources, wherever they are."""
         if self.ops is not None and node.op not in self.ops:
             return False
+        if self.max_tensor and self.is_too_large(node, src):
+            return False
         condition = self.conditions.get(node.op)
         return condition is None or condition(node, src)
+
+    def is_too_large(self, node: Tensor, src: Sequence[Tensor]) -> bool:
+        """Whether a node or a source of it is above the largest tensor."""
+        return any(n_bytes(t) > self.max_tensor for t in (node, *src))
 
     def offload_op(self, op: str, ne: Extents) -> bool:
         """Whether the backend takes over an operation whose weight stays on the host."""

@@ -13,7 +13,7 @@ from ..._base.errors import EngineRefusal
 from ..._base.progress import Bar
 from ..._coerce import AnyGpus, AnyModel, AnySettings, count, flag, margin, model_of, settings_of
 from ..._devices import Gpu
-from ..._ggml.backends import HOST_BACKEND
+from ..._ggml.backends import HOST_BACKEND, host_of
 from ..._llama.cparams import Context, resolve_counts
 from ..._llama.eras import era_of, rules_of
 from ..._llama.memory import DeviceBytes, context_bytes, weight_bytes
@@ -173,7 +173,7 @@ def _fill(
             sheet.refuse(at, e)
             continue
         block = _Block(sheet, at, gpus, used)
-        block.write(weight_bytes(model, placement, rules, HOST_BACKEND), caches, learned)
+        block.write(weight_bytes(model, placement, rules, host_of(rules)), caches, learned)
 
 
 def _context(grid: Grid, settings: Settings) -> Context:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from ...graph import NONE, OUTPUT, WEIGHT, Tensor, is_contiguous
-from ..nouns import Keep, SplitGraph
+from ...graph import NONE, Tensor, is_contiguous
+from ..nouns import Keep, SplitGraph, can_fuse
 
 __all__ = ["graph_optimize"]
 
@@ -75,7 +75,7 @@ def _weighted_sum(g: SplitGraph, first: int) -> _Sum | None:
     last = weighted + 2 * n_used - 1
     if not 2 <= n_used <= _MOST_SUMMED or last >= g.end or not _sums_slices(g, weighted, last):
         return None
-    return _Sum(inputs, last) if _can_fuse(g, range(first, last + 1), (last,)) else None
+    return _Sum(inputs, last) if can_fuse(g, range(first, last + 1), (last,)) else None
 
 
 def _scaled_product(g: SplitGraph, first: int) -> tuple[int, ...] | None:
@@ -164,7 +164,7 @@ def _choice_of_experts(g: SplitGraph, first: int) -> int:
     if last + 1 < g.end:
         last = _scaled(g, _normalised(g, last))
     positions = range(first, last + 1)
-    if not _can_fuse(g, positions, (ids, last)) or not _has_kernel(g, first, ids, last):
+    if not can_fuse(g, positions, (ids, last)) or not _has_kernel(g, first, ids, last):
         return 0
     return len(positions)
 
@@ -215,27 +215,3 @@ def _has_kernel(g: SplitGraph, first: int, ids: int, last: int) -> bool:
     if gate.op == "SOFT_MAX" and len(g.src(first)) > 1:  # with a mask or sinks
         return False
     return is_contiguous(logits) and is_contiguous(g.at(last))
-
-
-# --- whether nodes can be fused at all
-
-
-def _can_fuse(g: SplitGraph, positions: range, outputs: tuple[int, ...]) -> bool:
-    """Whether nobody outside reads a node of a group, but for its outputs."""
-    if positions[-1] >= g.end:
-        return False
-    inside = {g.nodes[p] for p in positions}
-    read: dict[int, int] = {}
-    for p in positions:
-        for s in g.src(p):
-            if s in inside:
-                read[s] = read.get(s, 0) + 1
-    for p in positions:
-        if p in outputs:
-            continue
-        i, t = g.nodes[p], g.at(p)
-        if t.flags & OUTPUT or read.get(i, 0) != g.uses(i):
-            return False
-        if t.view != NONE and t.view not in inside and g.tensors[t.view].usage != WEIGHT:
-            return False
-    return True

@@ -1,0 +1,25 @@
+"""The rules of a card's backend, with what is known of the card."""
+
+from __future__ import annotations
+
+from .._ggml.backends import Backend, backend
+from .noun import Gpu
+
+__all__ = ["backend_of"]
+
+
+def backend_of(
+    gpu: Gpu, *, pooled_copies: bool = False, keeps_sum: bool = True, keeps_choice: bool = True
+) -> Backend:
+    """Find the rules by which the engine allocates on a card; the switches are those of older builds (`backend`)."""
+    return backend(
+        gpu.backend,
+        gpu.compute_capability,
+        gpu.alignment,
+        gpu.host_alignment,
+        gpu.max_tensor_bytes,
+        gpu.max_buffer_bytes,
+        pooled_copies=pooled_copies,
+        keeps_sum=keeps_sum,
+        keeps_choice=keeps_choice,
+    )

@@ -21,7 +21,8 @@ from vramfit._engines.settings import engine_settings
 from vramfit._estimate.compute import OLDER_GRAPH
 from vramfit._estimate.context_ranges import NotStraight, Stretch
 from vramfit._estimate.estimate import Estimate, estimate
-from vramfit._ggml.backends import CUDA, backend
+from vramfit._ggml.backends import backend
+from vramfit._ggml.backends.cuda import CUDA
 from vramfit._ggml.graph import HOST
 from vramfit._llama import eras
 from vramfit._llama.cparams import resolve

@@ -10,6 +10,7 @@ from .._base.foreign import json_text, printable
 from .._base.units import format_bytes
 from .._devices import assumed, told_apart
 from .._planner.compare import Choice, Comparison
+from .._planner.older import era_title
 from .._planner.quality import CACHE_PR, METRIC, MODEL, README
 from .look import PLAIN, Look, Marked
 from .plans import model_name
@@ -136,6 +137,7 @@ def notes(comparison: Comparison) -> list[str]:
         "front (*): no other measured choice has a context as long and a KLD, of weights and cache together, as low.",
     ]
     found.append(f"What is not said is as {comparison.settings.defaults} has it.")
+    found.append(f"Counted by the rules of llama.cpp {era_title(comparison.settings.engine_build)}.")
     bad = sorted({c.file_type for c in comparison.choices if c.needs_imatrix})
     found += [f"Needs an importance matrix: {', '.join(bad)}."] if bad else []
     if any(c.fits and not c.exact for c in comparison.choices):
@@ -164,4 +166,5 @@ def comparison_as_schema(comparison: Comparison) -> ComparisonJson:
         warnings=list(assumed(comparison.gpus)),
         choices=[ChoiceJson(**asdict(c)) for c in comparison.choices],
         settings=settings_json(comparison.settings),
+        era=era_title(comparison.settings.engine_build),
     )

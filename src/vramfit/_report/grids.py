@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from .._base.units import format_bytes
 from .._devices import assumed
+from .._planner.older import era_title
 from .look import PLAIN, Look
 from .plans import model_name
 from .tables import render_table
@@ -74,6 +75,7 @@ def sweep_as_schema(sweep: Sweep) -> SweepJson:
         shape=list(sweep.shape),
         columns=columns,
         settings=settings_json(sweep.settings),
+        era=era_title(sweep.settings.engine_build),
     )
 
 

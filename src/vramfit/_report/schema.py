@@ -298,6 +298,7 @@ class ComparisonJson(_Frozen):
     warnings: list[str]
     choices: list[ChoiceJson]
     settings: dict[str, Any]
+    era: str
     ignored: list[str] = []
 
 
@@ -326,6 +327,7 @@ class ShortlistJson(_Frozen):
     sort: str
     carriers: list[CarrierJson]
     settings: dict[str, Any]
+    era: str
     ignored: list[str] = []
 
 
@@ -339,6 +341,7 @@ class SweepJson(_Frozen):
     shape: list[int]
     columns: dict[str, list[Any]]
     settings: dict[str, Any]
+    era: str
 
 
 def settings_json(settings: Settings) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from .._base.foreign import json_text
+from .._base.foreign import json_text, printable
 from .._base.units import format_bytes, format_mib
+from .._planner.older import era_title
 from .._planner.which import Carrier, Shortlist
 from .look import PLAIN, Look
 from .plans import model_name
@@ -47,7 +48,7 @@ def title(found: Shortlist) -> str:
     """Name the model, and what its cards have to hold."""
     model = found.model
     asked = f"{found.n_ctx:,} tokens with {format_bytes(found.margin_bytes)} left on every card"
-    stands = f"defaults of {found.settings.defaults}"
+    stands = f"defaults of {found.settings.defaults} · llama.cpp {printable(era_title(found.settings.engine_build))}"
     return f"{model_name(model)} · {model.file_type or model.architecture} · {asked} · {stands}"
 
 
@@ -130,4 +131,5 @@ def shortlist_as_schema(found: Shortlist) -> ShortlistJson:
             for c in found.carriers
         ],
         settings=settings_json(found.settings),
+        era=era_title(found.settings.engine_build),
     )

@@ -26,10 +26,18 @@ from .recurrent import Rs, read_state, rs_input, write_state
 
 __all__ = ["build"]
 
-_OFFLOADED = 32  # tokens from which on a card takes the products of the host's weights (ggml-cuda.cu, offload_op)
+_OFFLOADED = (
+    32  # tokens from which on a card takes the products of the host's weights (ggml-cuda.cu, offload_op)
+)
 _WORDS = 64  # of a token beside its embedding, in inputs of any kind
 _POSITIONS = 4  # of a token, at most: time, height, width and one more
-_NO_PRODUCTS = ("token_embd.weight", "output.weight", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+_NO_PRODUCTS = (
+    "token_embd.weight",
+    "output.weight",
+    "rope_freqs.weight",
+    "rope_factors_long.weight",
+    "rope_factors_short.weight",
+)
 Inputs = dict[object, Kv]
 Rows = Callable[[int, int], Tensor]
 
@@ -86,7 +94,9 @@ def build(g: GraphContext) -> None:
             ends.append(x)  # the output looks back at all layers
     last = g.w("output_norm.weight")
     if last is not None:
-        streams = (g.view(x, (g.n_embd, g.n_tokens), x.nb[1:2], i * g.n_embd * x.nb[0]) for i in range(n_streams))
+        streams = (
+            g.view(x, (g.n_embd, g.n_tokens), x.nb[1:2], i * g.n_embd * x.nb[0]) for i in range(n_streams)
+        )
         for t in (*ends, x, *streams):
             kept(g.of("MUL", t.ne, t, last))  # where the output is
     x = kept.released(x)
@@ -135,8 +145,21 @@ def _scan(
     size, head, n_head, n_group = scan
     inner = head * n_head
     row = _wide(g, made, max(2 * inner + 2 * size * n_group + n_head, g.n_embd + 1), kept)
-    x, dt, b, c = (g.view(row, (n, g.n_tokens), row.nb[1:2]) for n in (inner, n_head, size * n_group, size * n_group))
-    y = g.of("SSM_SCAN", (inner * g.n_tokens + size * inner * g.n_seqs,), states, x, dt, g.w("ssm_a", il), b, c, rs.main, params=(1,))
+    x, dt, b, c = (
+        g.view(row, (n, g.n_tokens), row.nb[1:2]) for n in (inner, n_head, size * n_group, size * n_group)
+    )
+    y = g.of(
+        "SSM_SCAN",
+        (inner * g.n_tokens + size * inner * g.n_seqs,),
+        states,
+        x,
+        dt,
+        g.w("ssm_a", il),
+        b,
+        c,
+        rs.main,
+        params=(1,),
+    )
     kept(g.cont(g.view(kept(y), (inner, g.n_tokens))))
     n = size * inner * g.n_seqs
     write_state(g, g.view(y, (n,), (), inner * g.n_tokens * y.nb[0]), state)
@@ -144,7 +167,11 @@ def _scan(
 
 def _norm_of(g: GraphContext, il: int) -> str:
     """The norm that a layer begins with; its name says nothing else here."""
-    names = [n.removesuffix(".weight") for n in g.known.own[il] if "norm" in n and g.need(n, il).ne[:2] == (g.n_embd, 1)]
+    names = [
+        n.removesuffix(".weight")
+        for n in g.known.own[il]
+        if "norm" in n and g.need(n, il).ne[:2] == (g.n_embd, 1)
+    ]
     return names[0] if names else "attn_norm"
 
 

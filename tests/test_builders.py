@@ -41,7 +41,7 @@ sys.path.insert(0, str(ROOT))  # the tools are no part of the distribution
 from tools.graphs.cases import SETTINGS, Case, cases, reservations  # noqa: E402
 from tools.graphs.digest import FOLDER, digest, digests, header_of, names  # noqa: E402
 from tools.graphs.draft import Draft  # noqa: E402
-from tools.graphs.keys import false_switches  # noqa: E402
+from tools.graphs.keys import false_switches, keys_read  # noqa: E402
 from tools.graphs.ours import Unbuildable, graph_of  # noqa: E402
 from tools.graphs.prove import collapse_difference  # noqa: E402
 from tools.graphs.vary import SWITCHES  # noqa: E402
@@ -196,6 +196,37 @@ def odd_headers(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     own = sorted(model_of(name).hparams)
     keys = st.one_of(st.sampled_from(own), st.sampled_from(sorted(SWITCHES)))
     return name, draw(st.dictionaries(keys, st.sampled_from(ODD), min_size=1, max_size=2))
+
+
+@cache
+def read_by(name: str) -> list[str]:
+    """Keys that the builder of a recorded header asks for."""
+    return sorted(keys_read(model_of(name), FOLDER / name))
+
+
+@st.composite
+def odd_numbers(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """A header's name, and odd values of keys that its builder asks for."""
+    name = draw(st.sampled_from(NAMES))
+    return name, draw(
+        st.dictionaries(
+            st.sampled_from(read_by(name) or ["block_count"]), st.sampled_from(ODD), min_size=1, max_size=2
+        )
+    )
+
+
+@given(odd_numbers())
+@settings(max_examples=60, deadline=None)
+def test_a_builder_raises_unbuildable_alone(odd: tuple[str, dict[str, Any]]) -> None:
+    """Whatever a builder is told by a key that it reads, past the reader's checks: a graph or `Unbuildable`, and soon."""
+    name, values = odd
+    model = model_of(name)
+    told = {k: v for k, v in {**model.hparams, **values}.items() if v is not None}
+    case = next(cases(FOLDER / name, model, {"one card": SETTINGS["one card"]}))
+    began = time.process_time()
+    with suppress(Unbuildable):
+        graph_of(dataclasses.replace(model, hparams=told), reservations(case)[0], case.placement)
+    assert time.process_time() - began < CPU_SECONDS
 
 
 @given(odd_headers())

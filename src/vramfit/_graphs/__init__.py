@@ -50,7 +50,10 @@ def know(model: Model, *, stand_in: bool = False) -> Known:
     """
     if stand_in:
         return replace(_known.know(model), stand_in=True)
-    return _known.know(model, _builder(model.architecture).traits)
+    try:
+        return _known.know(model, _builder(model.architecture).traits)
+    except (ArithmeticError, LookupError) as e:
+        raise Unbuildable(f"the layers of {model.architecture} cannot be told apart: {e!r}") from e
 
 
 def build(known: Known, run: Run, placement: Placement, layers: Sequence[int] | None = None) -> Instance:

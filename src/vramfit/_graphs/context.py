@@ -8,7 +8,7 @@ Source: `llm_graph_context` (llama-graph.cpp:1460-1512); names of numbers are th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
+from math import isfinite, prod
 
 from .._ggml.graph import CACHE, HOST, NONE, OUTPUT, WEIGHT, Extents, Tensor, contiguous
 from .._ggml.ops import F32, Ops, Unbuildable
@@ -63,7 +63,10 @@ class GraphContext(Ops):
 
     def n(self, key: str, default: int = 0, il: int | None = None) -> int:
         """A whole number of the header."""
-        return int(self.hp(key, default, il))
+        value = self.hp(key, default, il)
+        if not isfinite(value):
+            raise Unbuildable(f"{self.model.architecture}.{key} is no whole number")
+        return int(value)
 
     def layer(self, il: int = 0) -> Layer:
         """What the model says of a layer."""
@@ -239,6 +242,8 @@ class GraphContext(Ops):
         if len(self._ends) != len(self.layers):
             raise Unbuildable(f"{len(self._ends)} of {len(self.layers)} layers have an end")
         position = {i: p for p, i in enumerate(self.nodes)}
+        if any(i not in position for i in self._ends):
+            raise Unbuildable("a layer ends with what no later one reads")
         starts = [0, *[position[i] + 1 for i in self._ends]]
         return Instance(self.graph(), tuple(starts), tuple(self._fused))
 

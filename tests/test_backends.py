@@ -62,7 +62,7 @@ def test_scratch_never_shrinks_a_result(b: Backend, head: int, n: int, kind: Ten
 
 
 def test_metal_attention_carries_more() -> None:
-    """A tail of 64 cells, a map of blocks, partial results of 32 groups and f16 copies (ggml-metal-ops.cpp:3064)."""
+    """A padded tail, a map of blocks, partial results of 32 groups and f16 copies (ggml-metal-ops.cpp:3064)."""
     metal = BACKENDS["metal"]
     found = attention(128, 64, 4, n_tokens=100, n_kv=272, n_head_kv=2)
     k, _, mask = found.src[1:]
@@ -70,23 +70,38 @@ def test_metal_attention_carries_more() -> None:
     tail = 64 * (512 * 2 + 128 * 2 + 2 * 100)
     partial = 4 * 32 * 8 * 32 * 66
     copies = 2 * 272 * 2 * (128 + 64)
-    assert metal.with_scratch(1000, found) == 1000 + tail + 9 * 100 + 28 + partial + copies
+    blocks = 96  # 5 by 13 bytes
+    assert metal.with_scratch(1000, found) == 1000 + tail + blocks + partial + copies
     mask.ne = (272, 100, 3, 2)
-    more = 64 * 2 * 100 * 5 + 9 * 100 * 6 + 8 - 928
-    assert metal.with_scratch(1000, found) == 1000 + tail + 928 + partial + copies + more
-    few = attention(128, 64, 4, n_tokens=1, k_type=Q8, v_type=Q8, n_kv=3, n_head_kv=1, mask=False)
-    tail, partial, copies = 64 * (256 + 128), 4 * 4 * 32 * 66, 2 * 3 * 192
-    assert metal.with_scratch(0, few) == tail + partial + copies
-    few.src[0].ne = (128, 1, 4, 3)
-    assert metal.with_scratch(0, few) == tail + 3 * partial + copies
-    several = attention(128, 64, 1, n_tokens=1, n_kv=3, n_head_kv=1, mask=False)
-    for t in several.src[1:]:
-        t.ne = (t.ne[0], 3, 1, 5)
-    assert metal.with_scratch(0, several) == 5 * tail + partial // 4 + 5 * copies
+    more = 64 * 2 * 100 * 5 + 416 - blocks
+    assert metal.with_scratch(1000, found) == 1000 + tail + blocks + partial + copies + more
+    few = attention(128, 64, 4, n_tokens=1, k_type=Q8, v_type=Q8, n_kv=3, n_head_kv=1)
+    tail, partial, copies = 64 * (136 + 68 + 2), 4 * 4 * 32 * 66, 2 * 3 * 192
+    assert metal.with_scratch(0, few) == tail + 32 + partial + copies, "few tokens: rows as they are stored"
     odd = attention(12, 10, 1, n_tokens=1, n_kv=1, n_head_kv=1, mask=False)
     assert metal.with_scratch(0, odd) == 64 * (24 + 20) + 4 * 32 * 12 + 32 + 32, (
         "copies are padded to 16 bytes"
     )
+
+
+def test_metal_copies_a_value_that_is_part_of_its_key_once() -> None:
+    """As in latent attention; a quantized tail then has the width of K (ggml-metal-ops.cpp:3066, 3206)."""
+    metal = BACKENDS["metal"]
+    apart, within = (
+        attention(576, 512, n_tokens=64, k_type=Q8, v_type=Q8, n_head_kv=1, v_in_k=x) for x in (False, True)
+    )
+    assert metal.with_scratch(0, apart) - metal.with_scratch(0, within) == 2 * 512 * 256 - 64 * 2 * 64
+
+
+def test_metal_lists_the_cells_of_a_sparse_mask() -> None:
+    """Numbers of 4 bytes for each row of the mask, in steps of 32 cells; none above 4096 (ggml-metal-ops.cpp:3217)."""
+    metal = BACKENDS["metal"]
+    sizes = []
+    for cells in (0, 40, 4096, 4097):
+        found = attention(128, 128, n_tokens=3)
+        found.tensor.params = (0, 0, 0, 0, cells)
+        sizes.append(metal.with_scratch(0, found))
+    assert [n - sizes[0] for n in sizes] == [0, 4 * 64 * 3, 4 * 4096 * 3, 0]
 
 
 def test_sycl_attention_carries_the_worst_of_all_kernels() -> None:
@@ -94,16 +109,22 @@ def test_sycl_attention_carries_the_worst_of_all_kernels() -> None:
     found = attention(128, 64, 4, n_tokens=3, n_kv=256, n_head_kv=2)
     q, k, v = 2 * 8 * 3 * 128, 2 * 128 * 256 * 2, 2 * 64 * 256 * 2
     assert BACKENDS["sycl"].with_scratch(1000, found) == 1024 + q + k + v + 128 + q
+    other = attention(128, 64, 4, n_tokens=3, n_kv=256, n_head_kv=2, k_type=BF16, v_type=F16)
+    assert BACKENDS["sycl"].with_scratch(1000, other) == 1024 + k, (
+        "oneDNN takes no bf16: what is not f16 is copied"
+    )
+    one = attention(128, 64, n_kv=256, n_head_kv=2, k_type=BF16, v_type=BF16, v_in_k=True)
+    assert BACKENDS["sycl"].with_scratch(1000, one) == 1024 + k, "V is part of K"
     assert BACKENDS["sycl"].with_scratch(1000, node("ADD", (250,), [leaf((250,))])) == 1000
     assert runs(BACKENDS["sycl"], attention(128, 128))
     assert not runs(BACKENDS["sycl"], attention(100, 100))
 
 
 def test_heads_of_metal_and_vulkan() -> None:
-    """Metal has kernels for these pairs alone; Vulkan for all multiples of 8, each of K and V by itself."""
+    """Metal has kernels for these widths of K and any narrower V; Vulkan for all multiples of 8, each of K and V by itself."""
     square = (32, 40, 48, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576)
-    wanted = {(n, n) for n in square} | {(192, 128), (320, 256), (576, 512)}
     sizes = range(8, 640, 8)
+    wanted = {(k, v) for k in square for v in sizes if v <= k and (k != 72 or v == 72)}
     assert {(k, v) for k in sizes for v in sizes if runs(BACKENDS["metal"], attention(k, v))} == wanted
     assert not runs(BACKENDS["vulkan"], attention(100, 96))
     assert not runs(BACKENDS["vulkan"], attention(96, 100))
@@ -127,7 +148,7 @@ def test_what_the_other_backends_are(
     assert (b.name, b.offload_ops) == (name, ops)
     assert (b.alignment, b.row_padding, b.max_buffer, b.offload_batch) == sizes
     assert (b.exact, b.own_memory_only, b.async_events, b.host_buffer) == manners
-    assert (b.ops, b.graph_optimize, b.may_be) == (None, None, ())
+    assert (b.ops is None, b.graph_optimize is None, b.may_be) == (name != "metal", name != "metal", ())
     assert bool(b.repacked) is (name == "cpu")
 
 

@@ -289,6 +289,14 @@ def test_tensors_above_the_limit_stay_on_the_host() -> None:
         assert on["blk.1.attn_q.weight"] == 0
 
 
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_0", "q4_K", "q6_K", "mxfp4"])
+@pytest.mark.parametrize("known", [{}, {"max_tensor_bytes": 2**32 - 1}])
+def test_weights_are_placed_alike_on_cards_known_and_unknown(kind: str, known: dict[str, int]) -> None:
+    """All but the embeddings are the card's, whatever the type."""
+    model = dense(2, weight_type=kind)
+    assert place(model, [card(**known)], Settings()).weights.count(HOST) == 1
+
+
 def test_each_pinned_buffer_takes_32_bytes_more() -> None:
     """Chunks of a host buffer that Vulkan pins, where anything lies in them (ggml-vulkan.cpp:13077)."""
     arena = Arena(1000, 32)

@@ -32,9 +32,12 @@ from tools.engine.quantize import types  # noqa: E402
 from tools.engine.reserve import reservations  # noqa: E402
 from tools.engine.trace import COMPUTE, INPUT, WEIGHT, Tracer, to_graph, to_text, trace  # noqa: E402
 from vramfit._base.errors import EngineRefusal  # noqa: E402
+from vramfit._devices import Gpu  # noqa: E402
+from vramfit._estimate.estimate import estimate  # noqa: E402
 from vramfit._ggml.graph import NONE  # noqa: E402
 from vramfit._gguf import parse  # noqa: E402
 from vramfit._llama.arch import describe  # noqa: E402
+from vramfit._llama.params import Settings  # noqa: E402
 from vramfit._quant import FILE_TYPES, requantize  # noqa: E402
 
 
@@ -68,6 +71,27 @@ def test_frozen_rows_are_measured_again_to_the_byte():
     keys = ("n_ctx", "gpus", "host", "refused")
     wanted = [{k: r[k] for k in keys if k in r} for r in rows]
     assert list(measure_all(jobs)) == wanted
+
+
+@pytest.mark.skipif(not TRUTH.is_dir(), reason="no engine-truth rows here")
+def test_devices_that_answer_as_vulkan_give_the_rows_of_the_real_backend():
+    with gzip.open(TRUTH / "backend-rows-vulkan.jsonl.gz", "rt") as file:
+        rows = random.Random(2).sample(list(map(json.loads, file)), 8)
+    for row in rows:
+        found = measure(TRUTH / row["file"], [48 << 10], row["settings"] | {"vulkan": {}})
+        assert found == {k: row[k] for k in ("n_ctx", "gpus", "host")}
+
+
+@pytest.mark.parametrize("settings", [{"n_ctx": 4096}, {"n_ctx": 4096, "n_gpu_layers": 3, "type_k": "q8_0"}])
+def test_vramfit_gives_what_devices_that_answer_as_metal_reserve(model, settings):
+    chosen = settings | {"flash_attn": "on", "type_v": settings.get("type_k", "f16")}
+    found = measure(model, [10_000], chosen | {"metal": 1 << 40})
+    mac = Gpu("mac", 10_000 << 20, backend="metal")
+    ours = estimate(describe(parse(model.read_bytes())), [mac], Settings(**chosen))
+    assert [ours.gpus[0].compute, ours.host.compute] == [
+        found["gpus"][0]["compute"],
+        found["host"]["compute"],
+    ]
 
 
 def test_what_the_engine_refuses_is_refused_with_its_reason(model):

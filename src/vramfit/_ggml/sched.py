@@ -203,12 +203,23 @@ def _first_choice(
         where = home[s]
         if where in bad:
             return _UNSET
-        if op_offload and where == cpu:
+        if op_offload and where == cpu and not _is_repacked(t, tensors[s], backends):
             for b in range(cpu):
                 if b not in bad and backends[b].offload_op(t.op, t.ne):
                     return b
         return where
     return _UNSET
+
+
+def _is_repacked(node: Tensor, weight: Tensor, backends: tuple[Backend, ...]) -> bool:
+    """Whether a weight on the host is stored in an order that only the CPU reads (ggml_backend_buffer_is_host, 976).
+
+    Repacked is what no device's pinned memory takes first (make_cpu_buft_list, llama-model.cpp:1078): matrices, and
+    experts in one tensor (repack.cpp:5183).
+    """
+    if node.op != ("MUL_MAT" if weight.ne[2] == 1 else "MUL_MAT_ID"):
+        return False
+    return not backends[0].host_buffer and backends[-1].repacks(weight.type, weight.ne)
 
 
 def _expand(work: list[int], on: list[int], refused: dict[int, frozenset[int]], cpu: int) -> None:

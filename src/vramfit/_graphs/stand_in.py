@@ -13,6 +13,7 @@ lives through all of them. Not held are results without a weight of their size, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 
 from .._ggml.graph import HOST, NONE, Tensor

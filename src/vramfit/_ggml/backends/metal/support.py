@@ -22,15 +22,15 @@ _HEADS: Final = frozenset((32, 40, 48, 64, 72, 80, 96, 112, 128, 192, 256, 320, 
 _CACHES: Final = frozenset(("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"))
 _JOINED: Final = (_CACHES | {"i8", "i16", "i32", "i64"}) - {"f64"}
 _STORED: Final = frozenset(("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "tq2_0"))
+_HALVES: Final = frozenset(("f32", "f16"))
 _TO: Final = {  # CPY and its kin: from -> to
     "f32": _STORED | {"q1_0", "q2_0", "i32"},
     "f16": {"f32", "f16"},
     "bf16": {"f32", "bf16"},
     "i32": {"f32", "i32"},
-    **{x: {"f32", "f16"} for x in ("q1_0", "q2_0", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq2_0")},
+    **dict.fromkeys(("q1_0", "q2_0", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq2_0"), _HALVES),
 }
 _NO_MATRIX: Final = frozenset(("nvfp4", "tq1_0"))
-_HALVES: Final = frozenset(("f32", "f16"))
 
 
 def _attends(node: Tensor, src: Sources) -> bool:

@@ -67,8 +67,10 @@ def _multiplies_experts(node: Tensor, src: Sources) -> bool:
 
 
 def _dense(t: Tensor) -> bool:
-    """Rows and matrices without gaps (ggml_vk_dim01_contiguous, 6010)."""
-    if t.nb[0] != t.type.block_bytes or t.nb[1] != t.nb[0] * t.ne[0] // t.type.block:
+    """Rows and matrices without gaps (ggml_vk_dim01_contiguous, 6010); less than a block stands for any row."""
+    if t.nb[0] != t.type.block_bytes:
+        return False
+    if t.ne[0] >= t.type.block and t.nb[1] != t.nb[0] * t.ne[0] // t.type.block:
         return False
     return t.ne[3] == 1 or t.nb[3] == t.nb[2] * t.ne[2]
 

@@ -38,8 +38,9 @@ Rows = Callable[[int, int], Tensor]
 class _Kept:
     """What must live on until it is released."""
 
-    def __init__(self, g: GraphContext) -> None:
+    def __init__(self, g: GraphContext, longer: _Kept | None = None) -> None:
         self._g = g
+        self.longer = longer or self  # for what lives on behind the layer, too
         self._all: list[Tensor] = []
 
     def __call__(self, t: Tensor, *, travels: bool = True) -> Tensor:
@@ -58,7 +59,8 @@ class _Kept:
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    always, kept = _Kept(g), _Kept(g)
+    always = _Kept(g)
+    kept = _Kept(g, always)
     ends: list[Tensor] = []
     best: list[Tensor] = []  # what a layer has chosen of a cache, which later ones may use again
     x = embeddings(g, deepstack=g.n("n_deepstack_layers"))
@@ -281,10 +283,14 @@ def _attention(
 def _attend_away(
     g: GraphContext, kv: Kv, q: Tensor, k: Tensor | None, v: Tensor | None, il: int, kept: _Kept
 ) -> None:
-    """Attention over a cache that lies elsewhere, whose copies are there a second time: in another order, or type."""
+    """Attention over a cache that lies elsewhere, whose copies are there a second time: in another order, or type.
+
+    Copies for layers that store nothing themselves are there all at once: with no store between them they are one split.
+    """
     kept(attend(g, kv, q, k, v, il, out=None))
+    last = kept.longer if k is None else kept
     for t in (cached_k(g, il, kv.kind), cached_v(g, il)) if kv.v_idxs is not None else ():
-        kept(g.cont(t), travels=False)
+        last(g.cont(t), travels=False)
 
 
 def _stays(g: GraphContext, il: int) -> bool:

@@ -65,15 +65,19 @@ def _compute(
     except Unbuildable as reason:  # a sum, because a plan asks hundreds of times
         sums = compute_bound(model, placement, context, backends)
         return Compute(sums.gpus, sums.host, False, context.flash_attn, note=str(reason), replayed=False)
-    note = f"the architecture is assumed to be {model.assumed}" if model.assumed else _unproved(backends, found)
+    note = (
+        f"the architecture is assumed to be {model.assumed}" if model.assumed else _unproved(backends, found)
+    )
     return Compute(found.needs[:-1], found.needs[-1], not note, found.flash_attn, note)
 
 
-def _at_most(
-    model: Model, placement: Placement, context: Context, backends: Sequence[Backend]
-) -> Compute:
+def _at_most(model: Model, placement: Placement, context: Context, backends: Sequence[Backend]) -> Compute:
     """The bound: from the model's own graph where that is known, else from a stand-in, at last a sum."""
-    question, found, flash_attn = (model, placement, context, backends), list[tuple[int, ...]](), context.flash_attn
+    question, found, flash_attn = (
+        (model, placement, context, backends),
+        list[tuple[int, ...]](),
+        context.flash_attn,
+    )
     for stand_in in (False, True):
         if stand_in and found and not model.assumed:
             break

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 from .._ggml.graph import HOST, NONE, Tensor
-from .._ggml.ops import F32, I32, I64
+from .._ggml.ops import F32, I32, I64, Unbuildable
 from .._llama.cparams import cells
 from .._llama.model import Cache, Home, Layer
 from .attention import Kv, attend, bare_input, cached_k, cached_v, kq_mask, rotation, store_k
@@ -26,11 +26,19 @@ from .recurrent import Rs, read_state, rs_input, write_state
 
 __all__ = ["build"]
 
-_OFFLOADED = 32  # tokens from which on a card takes the products of the host's weights (ggml-cuda.cu, offload_op)
+_OFFLOADED = (
+    32  # tokens from which on a card takes the products of the host's weights (ggml-cuda.cu, offload_op)
+)
 _WORDS = 64  # of a token beside its embedding, in inputs of any kind
 _STREAM_COPIES = 4  # of residual streams in a layer: read, predicted, corrected, written
 _POSITIONS = 4  # of a token, at most: time, height, width and one more
-_NO_PRODUCTS = ("token_embd.weight", "output.weight", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+_NO_PRODUCTS = (
+    "token_embd.weight",
+    "output.weight",
+    "rope_freqs.weight",
+    "rope_factors_long.weight",
+    "rope_factors_short.weight",
+)
 Inputs = dict[object, Kv]
 Rows = Callable[[int, int], Tensor]
 
@@ -59,6 +67,8 @@ class _Kept:
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
+    if g.model.is_encoder and g.model.has_cache:
+        raise Unbuildable("no stand-in holds what a decoder reads of an encoder")
     always = _Kept(g)
     kept = _Kept(g, always)
     ends: list[Tensor] = []
@@ -89,7 +99,9 @@ def build(g: GraphContext) -> None:
             ends.append(x)  # the output looks back at all layers
     last = g.w("output_norm.weight")
     if last is not None:
-        streams = (g.view(x, (g.n_embd, g.n_tokens), x.nb[1:2], i * g.n_embd * x.nb[0]) for i in range(n_streams))
+        streams = (
+            g.view(x, (g.n_embd, g.n_tokens), x.nb[1:2], i * g.n_embd * x.nb[0]) for i in range(n_streams)
+        )
         for t in (*ends, x, *streams):
             kept(g.of("MUL", t.ne, t, last))  # where the output is
     x = kept.released(x)
@@ -138,8 +150,21 @@ def _scan(
     size, head, n_head, n_group = scan
     inner = head * n_head
     row = _wide(g, made, max(2 * inner + 2 * size * n_group + n_head, g.n_embd + 1), kept)
-    x, dt, b, c = (g.view(row, (n, g.n_tokens), row.nb[1:2]) for n in (inner, n_head, size * n_group, size * n_group))
-    y = g.of("SSM_SCAN", (inner * g.n_tokens + size * inner * g.n_seqs,), states, x, dt, g.w("ssm_a", il), b, c, rs.main, params=(1,))
+    x, dt, b, c = (
+        g.view(row, (n, g.n_tokens), row.nb[1:2]) for n in (inner, n_head, size * n_group, size * n_group)
+    )
+    y = g.of(
+        "SSM_SCAN",
+        (inner * g.n_tokens + size * inner * g.n_seqs,),
+        states,
+        x,
+        dt,
+        g.w("ssm_a", il),
+        b,
+        c,
+        rs.main,
+        params=(1,),
+    )
     kept(g.cont(g.view(kept(y), (inner, g.n_tokens))))
     n = size * inner * g.n_seqs
     write_state(g, g.view(y, (n,), (), inner * g.n_tokens * y.nb[0]), state)
@@ -147,7 +172,11 @@ def _scan(
 
 def _norm_of(g: GraphContext, il: int) -> str:
     """The norm that a layer begins with; its name says nothing else here."""
-    names = [n.removesuffix(".weight") for n in g.known.own[il] if "norm" in n and g.need(n, il).ne[:2] == (g.n_embd, 1)]
+    names = [
+        n.removesuffix(".weight")
+        for n in g.known.own[il]
+        if "norm" in n and g.need(n, il).ne[:2] == (g.n_embd, 1)
+    ]
     return names[0] if names else "attn_norm"
 
 

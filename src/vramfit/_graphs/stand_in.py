@@ -13,6 +13,7 @@ lives through all of them. Not held are results without a weight of their size, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 
 from .._ggml.graph import HOST, NONE, Tensor
@@ -76,7 +77,7 @@ def build(g: GraphContext) -> None:
     x = embeddings(g, deepstack=g.n("n_deepstack_layers"))
     always(g.cont(x))
     always(g.of("ADD", x.ne, x, g.input("more", F32, x.ne[0] + _WORDS, g.n_tokens)))
-    pos, rows, inputs = positions(g, _POSITIONS), output_rows(g), _inputs(g)
+    pos, inputs = positions(g, _POSITIONS), _inputs(g)
     rs = rs_input(g) if any(layer.states for layer in g.model.layers) else None
     _outer(g, x, always)
     n_streams = max(1, g.n("hyper_connection.count"), g.n("altup.num_inputs"))
@@ -97,6 +98,11 @@ def build(g: GraphContext) -> None:
         x = g.end_layer(g.cont(always.released(x) if g.is_last(il) else x))
         if g.has("output_res_score.weight"):
             ends.append(x)  # the output looks back at all layers
+    _end(g, x, ends, n_streams, kept)
+
+
+def _end(g: GraphContext, x: Tensor, ends: Sequence[Tensor], n_streams: int, kept: _Kept) -> None:
+    """The last norm and the logits, where all residual streams and what the output looks back at come together."""
     last = g.w("output_norm.weight")
     if last is not None:
         streams = (
@@ -106,7 +112,7 @@ def build(g: GraphContext) -> None:
             kept(g.of("MUL", t.ne, t, last))  # where the output is
     x = kept.released(x)
     x = x if n_streams == 1 else g.cont(g.view(x, (g.n_embd, g.n_tokens), x.nb[1:2]))
-    x = g.get_rows(g.output(norm(g, x, "output_norm"), "result_norm"), rows)
+    x = g.get_rows(g.output(norm(g, x, "output_norm"), "result_norm"), output_rows(g))
     g.expand(g.output(logits(g, x), "result_output"))
 
 
@@ -296,30 +302,31 @@ def _attention(
         if not layer.n_head or not layer.n_head_kv:
             continue  # it has a cache, and nothing to look for in it
         if cache.kind != "kv":
-            _twice(g, il, lambda kv=kv, cache=cache: best.append(_scores(g, kv, cache, rows, il, kept)))
+            best += _twice(g, il, partial(_scores, g, kv, cache, rows, il, kept))
             continue
         q, k, v = _queries_keys_values(g, layer, made, kept)
         for t in (q, k):
             kept(g.rope(g.cont(t), pos))
-        own = (None, None) if layer.shares_kv_with is not None else (k, v)
+        own_k, own_v = (None, None) if layer.shares_kv_with is not None else (k, v)
         if _stays(g, il):
-            kept(attend(g, kv, q, *own, il, out=None))
+            kept(attend(g, kv, q, own_k, own_v, il, out=None))
         else:
-            _twice(g, il, lambda kv=kv, q=q, own=own: _attend_away(g, kv, q, *own, il, kept))
+            _twice(g, il, partial(_attend_away, g, kv, q, own_k, own_v, il, kept))
     return best
 
 
 def _attend_away(
     g: GraphContext, kv: Kv, q: Tensor, k: Tensor | None, v: Tensor | None, il: int, kept: _Kept
-) -> None:
+) -> Tensor:
     """Attention over a cache that lies elsewhere, whose copies are there a second time: in another order, or type.
 
     Copies for layers that store nothing themselves are there all at once: with no store between them they are one split.
     """
-    kept(attend(g, kv, q, k, v, il, out=None))
+    x = kept(attend(g, kv, q, k, v, il, out=None))
     last = kept.longer if k is None else kept
     for t in (cached_k(g, il, kv.kind), cached_v(g, il)) if kv.v_idxs is not None else ():
         last(g.cont(t), travels=False)
+    return x
 
 
 def _stays(g: GraphContext, il: int) -> bool:
@@ -329,15 +336,17 @@ def _stays(g: GraphContext, il: int) -> bool:
     return at == home and (home != HOST or not g.placement.n_devices)
 
 
-def _twice(g: GraphContext, il: int, make: Callable[[], object]) -> None:
+def _twice(g: GraphContext, il: int, make: Callable[[], Tensor]) -> list[Tensor]:
     """Make something on the layer's card, or the first, and on the host: where it runs depends on what is around it."""
+    made: list[Tensor] = []
     for place in dict.fromkeys((max(0, g.placement.layers[il]) if g.placement.n_devices else HOST, HOST)):
         first = len(g.nodes)
-        make()
+        made.append(make())
         for i in g.nodes[first:]:
             t = g.tensors[i]
             if t.view == NONE and t.pinned == NONE:
                 t.pinned = place
+    return made
 
 
 def _queries_keys_values(

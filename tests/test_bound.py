@@ -10,19 +10,98 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT, examples
 from hypothesis import given
 from hypothesis import strategies as st
-from small import dense, gpu
+from small import dense, gpu, shortened
 
+import vramfit
 from vramfit._base.errors import EngineRefusal
 from vramfit._devices import Gpu
 from vramfit._estimate.bound import compute_bound
+from vramfit._estimate.reserve import reserve_at_most, reserve_context
 from vramfit._ggml.backends import BACKENDS
 from vramfit._llama.cparams import resolve
 from vramfit._llama.model import Model
 from vramfit._llama.params import Settings
 from vramfit._llama.placement import place
 from vramfit._sources.load import read
+
+MODELS = [shortened(read(ROOT / "examples" / f"{name}.gguf"), 8) for name in (
+    "qwen2.5-14b-instruct-1m-q8_0", "gemma-3-12b-q4_k_m",
+)]  # fmt: skip
+SETTINGS = st.builds(
+    Settings,
+    n_ctx=st.sampled_from([512, 4096, 33000]),
+    n_ubatch=st.sampled_from([64, 512, 1024]),
+    n_seq_max=st.integers(1, 3),
+    kv_unified=st.booleans(),
+    n_outputs_max=st.sampled_from([0, 1]),
+    flash_attn=st.sampled_from(["on", "off", "auto"]),
+    type_k=st.sampled_from(["f16", "q8_0"]),
+    offload_kqv=st.booleans(),
+    op_offload=st.booleans(),
+    swa_full=st.booleans(),
+    n_gpu_layers=st.sampled_from([0, 1, 4, 99]),
+    tensor_split=st.sampled_from([(), (1, 1), (7, 2)]),
+)
+
+
+def questions(model: Model, n_cards: int, settings: Settings) -> tuple[Any, ...]:
+    """A placed model, its context and the rules, as the replays take them."""
+    placement = place(model, [gpu()] * n_cards, settings)
+    return model, placement, resolve(model, settings), [BACKENDS["cuda"]] * placement.n_devices
+
+
+@examples(20)
+@given(st.sampled_from(MODELS), st.integers(1, 2), SETTINGS, st.booleans())
+def test_it_is_no_less_than_the_replay(model: Model, n_cards: int, settings: Settings, known: bool) -> None:
+    """Whatever the settings, the bound of every buffer is the replayed one or more: of the graph, and of its stand-in."""
+    question = questions(model, n_cards, settings)
+    exact, most = reserve_context(*question), reserve_at_most(*question, stand_in=not known)
+    assert all(a <= b for a, b in zip(exact.needs, most.needs, strict=True))
+
+
+@examples(5)
+@given(st.sampled_from(MODELS), SETTINGS)
+def test_one_that_is_asked_for(model: Model, settings: Settings) -> None:
+    """It says so, is never called exact, and differs in compute alone."""
+    plain = vramfit.estimate(model, [gpu(), gpu()], settings)
+    asked = vramfit.estimate(model, [gpu(), gpu()], settings, bound=True)
+    assert not asked.exact
+    assert asked.compute_note == "a bound was asked for"
+    for a, b in zip((*plain.gpus, plain.host), (*asked.gpus, asked.host), strict=True):
+        assert (a.model, a.context) == (b.model, b.context)
+        assert a.compute <= b.compute
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["qwen2", "gemma3"])
+def test_an_unknown_architecture_is_bounded_near_its_own_graph(model: Model) -> None:
+    """Without its builder a model's bound is no less than what that would say, and less than twice as much in all."""
+    settings = Settings(n_ctx=16384, flash_attn="on", n_outputs_max=1)
+    unheard = replace(model, architecture="unheard-of")
+    exact = vramfit.estimate(model, [gpu(), gpu()], settings)
+    found = vramfit.estimate(unheard, [gpu(), gpu()], settings, bound=True)
+    assert all(a.total <= b.total < 2 * a.total for a, b in zip(exact.gpus, found.gpus, strict=True))
+
+
+def test_an_assumed_architecture_is_not_exact() -> None:
+    """What is planned as another architecture may be wrong, and does not call itself exact."""
+    found = vramfit.estimate(replace(MODELS[0], assumed="qwen2"), [gpu()], Settings(n_ctx=512))
+    assert not found.exact
+    assert "assumed to be qwen2" in found.compute_note
+
+
+@pytest.mark.parametrize("split", [(9, 1), (3, 2)])
+def test_caches_that_are_shared_across_cards_count(truth: Path, split: tuple[int, int]) -> None:
+    """Layers that read what a layer of another card has stored have copies of it on their own."""
+    model = read(truth / "models/gemma-4-e4b-Q4_K_M.gguf")
+    settings = Settings(n_ctx=65536, flash_attn="on", n_outputs_max=1, tensor_split=split)
+    question = questions(model, 2, settings)
+    exact, sums = reserve_context(*question).needs, compute_bound(*question)
+    stand_in = reserve_at_most(*question, stand_in=True).needs
+    for most in ((*sums.gpus, sums.host), stand_in):
+        assert all(a <= b for a, b in zip(exact, most, strict=True))
 
 
 def bound(model: Model, gpus: list[Gpu], settings: Settings) -> tuple[int, ...]:

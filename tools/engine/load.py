@@ -141,7 +141,7 @@ def load_model(
     Raises Refused, or EngineError on one that is none.
     """
     lib = engine()
-    limits = VULKAN | vulkan if vulkan is not None else dict.fromkeys(VULKAN, 0)
+    limits = {**VULKAN, **vulkan} if vulkan is not None else dict.fromkeys(VULKAN, 0)
     if limits.keys() != VULKAN.keys():
         raise EngineError(f"vulkan: {', '.join(limits.keys() - VULKAN.keys())}: give {', '.join(VULKAN)}")
     lib.vf_vulkan(*limits.values())

@@ -81,6 +81,8 @@ def estimate(
 ) -> Estimate:
     """The memory that the engine allocates for `model` on `gpus` (none: on the host alone).
 
+    With `bound` compute buffers are no less than the engine's, and never called exact: those of the model's graph as
+    if next to nothing took over memory that is free, or where no graph is known, of one that holds more.
     Raises `EngineRefusal` where the engine would not create the context, `SettingsError` or
     `GpuError` for values that make no sense together.
     """

@@ -17,7 +17,7 @@ from functools import partial
 from math import prod
 
 from .._ggml.graph import HOST, NONE, Tensor
-from .._ggml.ops import F32, I32, I64
+from .._ggml.ops import F32, I32, I64, Unbuildable
 from .._llama.cparams import cells
 from .._llama.model import Cache, Home, Layer
 from .attention import Kv, attend, bare_input, cached_k, cached_v, kq_mask, rotation, store_k
@@ -47,8 +47,9 @@ Rows = Callable[[int, int], Tensor]
 class _Kept:
     """What must live on until it is released."""
 
-    def __init__(self, g: GraphContext) -> None:
+    def __init__(self, g: GraphContext, longer: _Kept | None = None) -> None:
         self._g = g
+        self.longer = longer or self  # for what lives on behind the layer, too
         self._all: list[Tensor] = []
 
     def __call__(self, t: Tensor, *, travels: bool = True) -> Tensor:
@@ -67,13 +68,16 @@ class _Kept:
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    always, kept = _Kept(g), _Kept(g)
+    if g.model.is_encoder and g.model.has_cache:
+        raise Unbuildable("no stand-in holds what a decoder reads of an encoder")
+    always = _Kept(g)
+    kept = _Kept(g, always)
     ends: list[Tensor] = []
     best: list[Tensor] = []  # what a layer has chosen of a cache, which later ones may use again
     x = embeddings(g, deepstack=g.n("n_deepstack_layers"))
     always(g.cont(x))
     always(g.of("ADD", x.ne, x, g.input("more", F32, x.ne[0] + _WORDS, g.n_tokens)))
-    pos, rows, inputs = positions(g, _POSITIONS), output_rows(g), _inputs(g)
+    pos, inputs = positions(g, _POSITIONS), _inputs(g)
     rs = rs_input(g) if any(layer.states for layer in g.model.layers) else None
     _outer(g, x, always)
     n_streams = max(1, g.n("hyper_connection.count"), g.n("altup.num_inputs"))
@@ -94,6 +98,11 @@ def build(g: GraphContext) -> None:
         x = g.end_layer(g.cont(always.released(x) if g.is_last(il) else x))
         if g.has("output_res_score.weight"):
             ends.append(x)  # the output looks back at all layers
+    _end(g, x, ends, n_streams, kept)
+
+
+def _end(g: GraphContext, x: Tensor, ends: Sequence[Tensor], n_streams: int, kept: _Kept) -> None:
+    """The last norm and the logits, where all residual streams and what the output looks back at come together."""
     last = g.w("output_norm.weight")
     if last is not None:
         streams = (
@@ -103,7 +112,7 @@ def build(g: GraphContext) -> None:
             kept(g.of("MUL", t.ne, t, last))  # where the output is
     x = kept.released(x)
     x = x if n_streams == 1 else g.cont(g.view(x, (g.n_embd, g.n_tokens), x.nb[1:2]))
-    x = g.get_rows(g.output(norm(g, x, "output_norm"), "result_norm"), rows)
+    x = g.get_rows(g.output(norm(g, x, "output_norm"), "result_norm"), output_rows(g))
     g.expand(g.output(logits(g, x), "result_output"))
 
 
@@ -293,7 +302,7 @@ def _attention(
         if not layer.n_head or not layer.n_head_kv:
             continue  # it has a cache, and nothing to look for in it
         if cache.kind != "kv":
-            _twice(g, il, partial(_choose, best, g, kv, cache, rows, il, kept))
+            best += _twice(g, il, partial(_scores, g, kv, cache, rows, il, kept))
             continue
         q, k, v = _queries_keys_values(g, layer, made, kept)
         for t in (q, k):
@@ -306,19 +315,18 @@ def _attention(
     return best
 
 
-def _choose(
-    best: list[Tensor], g: GraphContext, kv: Kv, cache: Cache, rows: Rows, il: int, kept: _Kept
-) -> None:
-    best.append(_scores(g, kv, cache, rows, il, kept))
-
-
 def _attend_away(
     g: GraphContext, kv: Kv, q: Tensor, k: Tensor | None, v: Tensor | None, il: int, kept: _Kept
-) -> None:
-    """Attention over a cache that lies elsewhere, whose copies are there a second time: in another order, or type."""
-    kept(attend(g, kv, q, k, v, il, out=None))
+) -> Tensor:
+    """Attention over a cache that lies elsewhere, whose copies are there a second time: in another order, or type.
+
+    Copies for layers that store nothing themselves are there all at once: with no store between them they are one split.
+    """
+    x = kept(attend(g, kv, q, k, v, il, out=None))
+    last = kept.longer if k is None else kept
     for t in (cached_k(g, il, kv.kind), cached_v(g, il)) if kv.v_idxs is not None else ():
-        kept(g.cont(t), travels=False)
+        last(g.cont(t), travels=False)
+    return x
 
 
 def _stays(g: GraphContext, il: int) -> bool:
@@ -328,15 +336,17 @@ def _stays(g: GraphContext, il: int) -> bool:
     return at == home and (home != HOST or not g.placement.n_devices)
 
 
-def _twice(g: GraphContext, il: int, make: Callable[[], object]) -> None:
+def _twice(g: GraphContext, il: int, make: Callable[[], Tensor]) -> list[Tensor]:
     """Make something on the layer's card, or the first, and on the host: where it runs depends on what is around it."""
+    made: list[Tensor] = []
     for place in dict.fromkeys((max(0, g.placement.layers[il]) if g.placement.n_devices else HOST, HOST)):
         first = len(g.nodes)
-        make()
+        made.append(make())
         for i in g.nodes[first:]:
             t = g.tensors[i]
             if t.view == NONE and t.pinned == NONE:
                 t.pinned = place
+    return made
 
 
 def _queries_keys_values(

@@ -6,6 +6,7 @@ import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -239,7 +240,7 @@ def test_what_vulkan_runs() -> None:
     assert not runs(VULKAN, node("CPY", (64,), [leaf((256, 4), Q8), leaf((256, 4), F16)], F16))
 
 
-def card(**known: int) -> Gpu:
+def card(**known: Any) -> Gpu:
     return replace(Gpu("card", 48 << 30, backend="vulkan"), **known)
 
 

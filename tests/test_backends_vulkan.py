@@ -110,6 +110,7 @@ def made(text: str) -> Made:
         ("a MUL_MAT w x\nb ADD a y\no SCALE z\nc ADD b o", ["a b o", "c"]),
         ("z SCALE x\nu UNARY x\ns MUL_MAT w x\nt SCALE s\nm MUL u y", ["z u m s", "t"]),
         ("z SCALE x\nu UNARY x neg\ns MUL_MAT w x\nt SCALE s\nm MUL u y", ["z u s", "t m"]),
+        ("z SCALE x\nu UNARY x\ns MUL_MAT w x\nm MUL u s", ["z u s", "m"]),
         # Rotated keys go to their cache at once.
         ("q SCALE x\nr ROPE x p\no SCALE y\nv VIEW r >r\ns SET_ROWS v i k >k", ["q r v s o"]),
         ("q SCALE x\nr ROPE x p out\no SCALE y\nv VIEW r >r\ns SET_ROWS v i k >k", ["q r o v", "s"]),

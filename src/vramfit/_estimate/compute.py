@@ -111,9 +111,11 @@ def _of_era(
 
 def _unproved(backends: Sequence[Backend], found: Reservation, context: Context) -> str:
     """Why replayed figures are not known to be exact; "" where they are."""
-    unchecked = sorted({b.name for b in backends if not b.exact})
+    unchecked: dict[str, list[str]] = {}
+    for name, why in sorted({(b.name, b.unproved) for b in backends if not b.exact}):
+        unchecked.setdefault(why, []).append(name)
     if unchecked:
-        return f"the rules of {', '.join(unchecked)} follow the engine's source and are not measured"
+        return "; ".join(f"the rules of {', '.join(names)} {why}" for why, names in unchecked.items())
     if not found.sure:
         return "the compute capability of a card is not known; the largest figure of all was taken"
     return context.era.why

@@ -28,6 +28,7 @@ def _pinned(alignment: int, block: int) -> Backend:
 VULKAN: Final = Backend(
     name="vulkan",
     alignment=256,  # minStorageBufferOffsetAlignment, 13036: the largest that Vulkan allows
+    unproved="want alignment, host_alignment and max_tensor_bytes of the card; the largest alignments were taken",
     ops=OPS,
     conditions=CONDITIONS,
     graph_optimize=graph_optimize,

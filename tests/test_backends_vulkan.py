@@ -326,3 +326,12 @@ def test_every_row_of_the_real_backend_comes_out_to_the_byte(truth: Path) -> Non
                 assert {k: getattr(ours, k) for k in theirs} == theirs, (row["file"], row["settings"])
             n += 1
     assert n == 48
+
+
+def test_what_moves_to_the_host_for_its_size_is_not_called_exact() -> None:
+    """Every limit of the driver is known, and one tensor is larger: what the host then holds was not measured."""
+    model = replace(dense(n_vocab=1 << 19, weight_type="f16"), architecture="llama")
+    known = {"alignment": 16, "host_alignment": 64}
+    for limit, is_exact in ((1 << 30, True), (1 << 27, False)):
+        found = estimate(model, [card(max_tensor_bytes=limit, **known)], Settings(n_ctx=4096, flash_attn="on"))
+        assert found.exact is is_exact, found.compute_note

@@ -68,7 +68,7 @@ def _compute(
         sums = compute_bound(model, placement, context, backends)
         return Compute(sums.gpus, sums.host, False, context.flash_attn, note=str(reason), replayed=False)
     assumed = f"the architecture is assumed to be {model.assumed}" if model.assumed else ""
-    note = assumed or _unproved(backends, found, context)
+    note = assumed or _unproved(model, backends, found, context)
     needs = _of_era(found.needs, model, placement, context, backends)
     return Compute(needs[:-1], needs[-1], not note, found.flash_attn, note)
 
@@ -109,7 +109,7 @@ def _of_era(
     return tuple(n + n * share // 100 + more if n else 0 for n in needs)
 
 
-def _unproved(backends: Sequence[Backend], found: Reservation, context: Context) -> str:
+def _unproved(model: Model, backends: Sequence[Backend], found: Reservation, context: Context) -> str:
     """Why replayed figures are not known to be exact; "" where they are."""
     unchecked: dict[str, list[str]] = {}
     for name, why in sorted({(b.name, b.unproved) for b in backends if not b.exact}):
@@ -118,4 +118,7 @@ def _unproved(backends: Sequence[Backend], found: Reservation, context: Context)
         return "; ".join(f"the rules of {', '.join(names)} {why}" for why, names in unchecked.items())
     if not found.sure:
         return "the compute capability of a card is not known; the largest figure of all was taken"
+    largest = max((w.tensor.n_bytes for w in model.weights), default=0)
+    if any(b.max_tensor and largest > b.max_tensor for b in backends):
+        return "a tensor is larger than a card takes; what the host holds for it is not measured"
     return context.era.why

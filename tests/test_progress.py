@@ -54,9 +54,9 @@ def test_what_may_take_long_shows_a_bar(monkeypatch: pytest.MonkeyPatch, work: C
     shown: list[str] = []
     start = progress.Bar._start
 
-    def noted(bar: progress.Bar) -> None:
+    def noted(bar: progress.Bar) -> object:
         shown.append(bar._what)
-        start(bar)
+        return start(bar)
 
     monkeypatch.setattr(progress.Bar, "_start", noted)
     work()

@@ -333,5 +333,7 @@ def test_what_moves_to_the_host_for_its_size_is_not_called_exact() -> None:
     model = replace(dense(n_vocab=1 << 19, weight_type="f16"), architecture="llama")
     known = {"alignment": 16, "host_alignment": 64}
     for limit, is_exact in ((1 << 30, True), (1 << 27, False)):
-        found = estimate(model, [card(max_tensor_bytes=limit, **known)], Settings(n_ctx=4096, flash_attn="on"))
+        found = estimate(
+            model, [card(max_tensor_bytes=limit, **known)], Settings(n_ctx=4096, flash_attn="on")
+        )
         assert found.exact is is_exact, found.compute_note

@@ -34,7 +34,16 @@ _HOLE = 1 << 44  # bytes: no header's tensors reach beyond, and a hole costs not
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 _SPLIT_MODES = {"none": 0, "layer": 1}
 _MODEL_SETTINGS = frozenset(
-    {"n_gpu_layers", "split_mode", "tensor_split", "cpu_tensors", "compute_capability", "vulkan", "metal"}
+    {
+        "n_gpu_layers",
+        "split_mode",
+        "tensor_split",
+        "cpu_tensors",
+        "compute_capability",
+        "vulkan",
+        "metal",
+        "fuses",
+    }
 )
 _DEFAULTS: dict[str, Any] = {
     "n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_outputs_max": 0, "flash_attn": "auto",
@@ -133,11 +142,12 @@ def load_model(
     compute_capability: Capability | Sequence[Capability] = DEFAULT_CAPABILITY,
     vulkan: Mapping[str, int] | None = None,
     metal: int = 0,
+    fuses: bool = True,
 ) -> int:
     """The address of a model loaded from a header that ends after its tensor table.
 
     `compute_capability`: of every device, or one for each. `vulkan`: devices answer as Vulkan's, with these of `VULKAN`; `metal`:
-    as Metal's, with a largest buffer of so many bytes.
+    as Metal's, with a largest buffer of so many bytes; without `fuses`, CUDA's devices lack what the engine fuses.
     Raises Refused, or EngineError on one that is none.
     """
     lib = engine()
@@ -145,6 +155,7 @@ def load_model(
     if limits.keys() != VULKAN.keys():
         raise EngineError(f"vulkan: {', '.join(limits.keys() - VULKAN.keys())}: give {', '.join(VULKAN)}")
     lib.vf_vulkan(*limits.values())
+    lib.vf_apart(not fuses)
     if metal:
         lib.vf_metal(metal)
     for i, (mib, capability) in enumerate(

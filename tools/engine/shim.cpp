@@ -297,12 +297,29 @@ size_t vk_max_size(ggml_backend_buffer_type_t) { return vk_card->suballocation_b
 size_t vk_alloc_size(ggml_backend_buffer_type_t, const ggml_tensor * t) { return ggml_nbytes(t); }
 size_t cuda_host_alignment(ggml_backend_buffer_type_t) { return HOST_ALIGNMENT; }
 
+bool apart = false;  // the devices lack what the engine fuses, as those of some backends do
+
+bool cuda_supports_op(ggml_backend_dev_t dev, const ggml_tensor * op) {
+    switch (op->op) {
+        case GGML_OP_GATED_DELTA_NET:
+        case GGML_OP_LIGHTNING_INDEXER:
+        case GGML_OP_DSV4_HC_PRE:
+        case GGML_OP_DSV4_HC_COMB:
+        case GGML_OP_DSV4_HC_POST:
+            if (apart) {
+                return false;
+            }
+        default:
+            return ggml_backend_cuda_device_supports_op(dev, op);
+    }
+}
+
 void use_rules(kind k) {
     rules = k;
     for (device & d : devices) {
         auto & dev = d.dev.iface;
         auto & buft = d.buft.iface;
-        dev.supports_op = ggml_backend_cuda_device_supports_op;
+        dev.supports_op = cuda_supports_op;
         dev.offload_op = ggml_backend_cuda_device_offload_op;
         dev.get_host_buffer_type = [](ggml_backend_dev_t) { return &host_buft; };
         buft.get_alignment = ggml_backend_cuda_buffer_type_get_alignment;
@@ -371,6 +388,9 @@ EXPORT ggml_backend_dev_t vf_device(int i, size_t bytes, int capability) {
 }
 
 // The next load's devices answer as Metal's, with a largest buffer of so many bytes.
+// Whether CUDA devices lack the operations that the engine fuses.
+EXPORT void vf_apart(bool on) { apart = on; }
+
 EXPORT void vf_metal(size_t max_buffer) {
     auto & p = metal::card.props;
     p.max_buffer_size = max_buffer;

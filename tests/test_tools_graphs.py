@@ -592,5 +592,5 @@ def test_a_false_switch_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     found = builder_for("qwen2")
     assert found is not None
-    monkeypatch.setattr("vramfit._graphs.builder_for", lambda name: dataclasses.replace(found, build=nosy))
+    monkeypatch.setattr("vramfit._graphs.builder_for", lambda name: found._replace(build=nosy))
     assert keys_read(MODEL, HEADER) - before == {"attention.clamp_kqv"}

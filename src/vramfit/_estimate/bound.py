@@ -9,7 +9,7 @@ the worst layer of a device, and adds what lives through all of them. The terms 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -44,8 +44,7 @@ class _Kind(NamedTuple):
     devices: tuple[int, ...]  # one for each layer of the kind
 
 
-@dataclass(frozen=True, slots=True)
-class _Reserve:
+class _Reserve(NamedTuple):
     """What every term needs to know of the reserved batch."""
 
     model: Model

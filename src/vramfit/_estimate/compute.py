@@ -7,8 +7,7 @@ each device, and whether they are what the engine reserves or a bound that is ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.errors import EngineRefusal
 from .._base.memo import Memo
@@ -25,8 +24,7 @@ __all__ = ["Compute", "compute_bytes"]
 OLDER_GRAPH: Final = 8  # percent: compute buffers of 2024 printed up to 7.7 more
 
 
-@dataclass(frozen=True, slots=True)
-class Compute:
+class Compute(NamedTuple):
     """Compute buffers in bytes. `note` says why they are not known to be exact; `replayed` is false for a formula."""
 
     gpus: tuple[int, ...]

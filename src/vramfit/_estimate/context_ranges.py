@@ -10,8 +10,8 @@ not monotone in the context, but it is straight between the points where a decis
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from .._ggml.backends import Backend
 from .._ggml.galloc import Walk, held
@@ -31,8 +31,7 @@ class NotStraight(Exception):
     """The graphs of these contexts differ in more than sizes that grow evenly."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Bytes of each device's compute buffer, the host last: `sizes` + i * `slopes` at context i, `first` to `last`."""
 
     sizes: tuple[int, ...]

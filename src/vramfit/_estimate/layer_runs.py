@@ -7,7 +7,7 @@ a few equal layers has seen every lifetime that the next ones bring; `periodicit
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from .._llama.model import Model
@@ -29,8 +29,7 @@ class Cut(NamedTuple):
     dropped: int  # repeats
 
 
-@dataclass(frozen=True, slots=True)
-class Collapsed:
+class Collapsed(NamedTuple):
     """Which layers stand for all, and where others were between them."""
 
     kept: tuple[int, ...]

@@ -21,8 +21,8 @@ they leave every high-water mark, and everything that follows, as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from .._ggml.galloc import Walk, allocate
 from .._ggml.graph import NONE, Graph, Tensor
@@ -33,8 +33,7 @@ __all__ = ["Repeats", "Run", "walk_repeats"]
 Run = tuple[int, int, int]  # positions in Graph.nodes: one repeat is [0]:[1], the next is [1]:[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Repeats:
+class Repeats(NamedTuple):
     """A walk of the allocator, and what it says of each run."""
 
     needs: tuple[tuple[int, ...], ...]  # bytes of each backend, chunk by chunk, as of `allocate`

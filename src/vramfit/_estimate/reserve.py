@@ -8,8 +8,8 @@ Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `resolve_
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
+from typing import Final, NamedTuple
 from weakref import proxy
 
 from .._base.memo import Memo
@@ -42,8 +42,7 @@ _ATTENTION: Final = "flash_attn_ext"
 Needs = tuple[tuple[int, ...], ...]  # bytes of each backend, chunk by chunk
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(NamedTuple):
     """Bytes of each device's compute buffer, the host last, and what flash attention became.
 
     `sure` is false where a card's compute capability is not known and would change the bytes.
@@ -110,7 +109,7 @@ def reserve_at_most(
     if stand_in:
         return _reserved(case, context, _needs_with_gap)
     exact, loose = (_reserved(case, context, needs) for needs in (_needs, _needs_apart))
-    return replace(exact, needs=tuple(map(max, exact.needs, loose.needs)))
+    return exact._replace(needs=tuple(map(max, exact.needs, loose.needs)))
 
 
 def _reserved(case: Case, context: Context, needs: Callable[[Case, Run], Needs]) -> Reservation:

@@ -9,8 +9,7 @@ reserved with several graphs, and a buffer is replaced when a graph needs more (
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .backends import Backend
 from .graph import INPUT, NONE, OUTPUT, Tensor
@@ -53,8 +52,7 @@ _ENDLESS: Final = 1 << 62
 _CHUNK: Final = 1 << 63
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
+class Live(NamedTuple):
     """A tensor that is alive when a buffer is fullest, and the bytes it takes there."""
 
     name: str

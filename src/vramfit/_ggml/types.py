@@ -6,8 +6,7 @@ Source: `ggml/include/ggml.h` (enum ggml_type) and the block structures of `ggml
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.errors import ModelError
 
@@ -16,8 +15,7 @@ __all__ = ["BY_ID", "BY_NAME", "TensorType", "tensor_type"]
 _K_QUANTS: Final = frozenset(("q2_K", "q3_K", "q4_K", "q5_K", "q6_K"))
 
 
-@dataclass(frozen=True, slots=True)
-class TensorType:
+class TensorType(NamedTuple):
     """One storage format: `block` consecutive elements of a row take `block_bytes` bytes."""
 
     id: int

@@ -8,8 +8,7 @@ Source: `build_attn_inp_*`, `build_attn` and `build_attn_mha` (llama-graph.cpp:2
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._ggml.graph import Tensor
 from .._ggml.ops import F16, F32, I64, Unbuildable
@@ -41,8 +40,7 @@ __all__ = [
 ROTATED: Final = 64  # head sizes that a rotation of quantized caches divides (llama-kv-cache.cpp:325)
 
 
-@dataclass(frozen=True, slots=True)
-class Kv:
+class Kv(NamedTuple):
     """The inputs of attention over one cache (llm_graph_input_attn_kv, _attn_k)."""
 
     k_idxs: Tensor
@@ -59,8 +57,7 @@ class Kv:
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Windowed:
+class Windowed(NamedTuple):
     """Two caches: one for layers that see all, one for layers that see a window (llm_graph_input_attn_kv_iswa)."""
 
     full: Kv
@@ -71,8 +68,7 @@ class Windowed:
         return self.window if g.is_swa(il) else self.full
 
 
-@dataclass(frozen=True, slots=True)
-class Bare:
+class Bare(NamedTuple):
     """The masks of attention without a cache (llm_graph_input_attn_no_cache)."""
 
     mask: Tensor
@@ -119,7 +115,7 @@ def windowed_input(
     layers = [x for x in g.model.layers if x.caches]
     full, window = (_kv(g, [x for x in layers if x.is_swa == swa], soft_cap, alibi) for swa in (False, True))
     if not rotates:
-        full, window = (replace(x, k_rot=None, v_rot=None) for x in (full, window))
+        full, window = (x._replace(k_rot=None, v_rot=None) for x in (full, window))
     return Windowed(full, window)
 
 

@@ -7,7 +7,7 @@ Source: `build_rs` (llama-graph.cpp:3512-3590), models/mamba-base.cpp.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .._ggml.graph import Tensor
 from .._ggml.ops import I32, Unbuildable
@@ -27,8 +27,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Rs:
+class Rs(NamedTuple):
     """Which states the sequences of the batch continue (llm_graph_input_rs)."""
 
     main: Tensor  # those that the batch works on

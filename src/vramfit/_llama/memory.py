@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.memo import Memo
 from .._ggml.backends import Backend, pad
@@ -34,8 +33,7 @@ _F32 = BY_NAME["f32"]
 _Tensor = tuple[TensorType, tuple[int, ...]]  # type and shape
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceBytes:
+class DeviceBytes(NamedTuple):
     """Bytes of one kind of memory: one figure for each device, and one for the host."""
 
     gpus: tuple[int, ...]

@@ -371,7 +371,7 @@ class Segments:
             often.failed = True
             return None
         *gpus, host = (size + at * slope for size, slope in zip(piece.sizes, piece.slopes, strict=True))
-        return replace(before, gpus=tuple(gpus), host=host)
+        return before._replace(gpus=tuple(gpus), host=host)
 
     def _along(self, counts: tuple[int, ...], contexts: range) -> _Along:
         """The last of these contexts, as far as a split can be learned along them. Raises as `Stretch` does."""

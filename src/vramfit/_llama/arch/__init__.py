@@ -7,7 +7,6 @@ what an architecture is called. The rules are in `table`, one entry an architect
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from ..._base.errors import ModelError, UnknownArchitecture
 from ..._base.matches import get_close_matches
@@ -40,7 +39,7 @@ def describe(headers: Header | Sequence[Header], *, assume: str | None = None, s
     arch = _entry(name, assume, source)
     meta = Metadata(pairs, own if f"{own}.block_count" in pairs else name, source, parts[0].types)
     if arch.variant and meta.number(arch.variant[0], 0):
-        arch = replace(arch, **arch.variant[1])
+        arch = arch._replace(**arch.variant[1])
     tensors = tuple(Tensor(t.name, t.shape, t.type) for part in parts for t in part.tensors)
     return _model(arch, meta, tensors, name, assume)
 

@@ -7,7 +7,6 @@ Source: `llama_model_loader::get_key`, `get_arr` and `get_key_or_arr` (llama-mod
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from math import isfinite
 from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn
@@ -25,16 +24,13 @@ LONGEST_KEPT: Final = 1024  # elements of an array, or characters of a string, t
 MOST_DECODED: Final = 64  # arrays that stay decoded
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
+class Metadata(NamedTuple):
     """Key-value pairs, and how the keys of one architecture begin."""
 
     pairs: Mapping[str, Value]
     prefix: str
     source: str
-    types: Mapping[str, str] = field(
-        default_factory=lambda: _NOTHING
-    )  # of the values; one that is not in it is not checked
+    types: Mapping[str, str] = _NOTHING  # of the values; one that is not in it is not checked
 
     def raw(self, key: str) -> Value | None:
         """The value under `<prefix>.<key>`, or None."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import dropwhile
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..._base.errors import SettingsError
 from ..._base.matches import get_close_matches
@@ -27,15 +26,14 @@ _HARMLESS: Final = {"--spec-type": "none", "--pooling": "none"}
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """What a command line asks for. Flags that are only listed stand without their values, which may be secret.
 
     `given` holds fields of `Settings`; `n_ctx` 0 in it is the trained context, asked for. `model` are the words
     that name the model. `uncounted` says why for the flags that take memory which is not planned.
     """
 
-    given: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, hash=False)
+    given: Mapping[str, Any] = _NOTHING
     model: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     host: tuple[str, ...] = ()

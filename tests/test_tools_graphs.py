@@ -200,7 +200,7 @@ def test_layers_that_stand_for_all_are_compared(monkeypatch: pytest.MonkeyPatch)
     found = prove_case(c, right)[0]
     assert found.outcome == "different"
     assert f"layer {layers[2]} among those that stand for all: node 5" in found.what
-    lost = dataclasses.replace(short, starts=short.starts[1:])
+    lost = short._replace(starts=short.starts[1:])
     monkeypatch.setattr("tools.graphs.prove.short_of", lambda model, run, placement: (layers, lost))
     assert "begin at" in prove_case(c, right)[0].what
 

@@ -7,10 +7,11 @@ a few equal layers has seen every lifetime that the next ones bring; `periodicit
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from dataclasses import fields
+from operator import attrgetter
 from typing import Final, NamedTuple
 
-from .._llama.model import Model
+from .._llama.model import Layer, Model
 
 __all__ = ["Collapsed", "Cut", "collapse", "layer_kinds"]
 
@@ -112,8 +113,8 @@ def layer_kinds(model: Model, on_host: Sequence[bool]) -> tuple[int, ...]:
             copied = weight.tensor.type if host else None  # a weight of a card is never in a compute buffer
             weights[weight.home].append((suffix, weight.tensor.shape, copied))
     numbers: dict[object, int] = {}
-    kinds = []
-    for layer, tensors in zip(model.layers, weights, strict=True):
-        key = (replace(layer, index=0), tuple(tensors))
-        kinds.append(numbers.setdefault(key, len(numbers)))
-    return tuple(kinds)
+    layers = zip(map(_but_index, model.layers), map(tuple, weights), strict=True)
+    return tuple([numbers.setdefault(layer, len(numbers)) for layer in layers])
+
+
+_but_index: Final = attrgetter(*(f.name for f in fields(Layer) if f.name != "index"))

@@ -8,9 +8,8 @@ them at least, so that the answer is that of trying every split at every context
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.progress import Bar
 from .segments import Segments
@@ -28,8 +27,7 @@ _ABOVE: Final = 8  # part of a context by which another is tried for floors
 _STEP: Final = 1 << 20  # bytes to which the least shortfall is found
 
 
-@dataclass(frozen=True, slots=True)
-class Chains:
+class Chains(NamedTuple):
     """All splits of the layers over the cards, or the one that the caller fixed; `room` is bytes a card."""
 
     segments: Segments
@@ -97,7 +95,7 @@ class Chains:
 
     def widened(self, n_bytes: int) -> Chains:
         """The same with more room on every card."""
-        return replace(self, room=[r + n_bytes for r in self.room])
+        return self._replace(room=[r + n_bytes for r in self.room])
 
 
 def largest(chains: Chains, candidates: range) -> tuple[int, Split] | None:

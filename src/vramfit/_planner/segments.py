@@ -125,8 +125,7 @@ Learned = dict[
 ]  # for each question its places, for several which cache types are alike, for all what is usual
 
 
-@dataclass(frozen=True, slots=True)
-class _Tables:
+class _Tables(NamedTuple):
     """Prefix sums of one backend: `weights[i]` is what layers before i take, shared tensors left out."""
 
     weights: tuple[int, ...]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.units import GIB, MIB, format_bytes
 from .._coerce import card
@@ -49,8 +49,7 @@ _METHODS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(NamedTuple):
     """How long a context the header supports, in tokens. `trained` is 0 where it does not say."""
 
     trained: int
@@ -208,8 +207,7 @@ def _context_bytes(model: Model, settings: Settings) -> int:
     return sum(layer_context_bytes(model, layer, context, cuda) for layer in model.layers)
 
 
-@dataclass(frozen=True, slots=True)
-class Overhead:
+class Overhead(NamedTuple):
     """Memory that a card loses and that is in none of the engine's buffers.
 
     `counted`: it is already out of the card's free bytes. Otherwise the margin has to cover it.
@@ -271,8 +269,7 @@ def _desktop() -> Overhead:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class WiredLimit:
+class WiredLimit(NamedTuple):
     """What macOS lends the GPU of its memory, in bytes: `lent` now, `most` at most by our advice, of `ram`."""
 
     lent: int

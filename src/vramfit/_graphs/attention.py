@@ -21,6 +21,7 @@ from .parts import linear
 __all__ = [
     "Bare",
     "Kv",
+    "Scoring",
     "Windowed",
     "attend",
     "bare_input",
@@ -34,6 +35,7 @@ __all__ = [
     "rotation",
     "store_k",
     "store_v",
+    "values_in",
     "windowed_input",
 ]
 
@@ -235,88 +237,67 @@ def _row(t: Tensor, n: int) -> int:
 # --- attention
 
 
+class Scoring(NamedTuple):
+    """What attention in layer `il` takes beside queries, keys and values (the arguments of build_attn_mha)."""
+
+    il: int
+    mask: Tensor | None
+    kq_b: Tensor | None = None  # is added to the scores
+    sinks: Tensor | None = None
+    v_mla: Tensor | None = None  # turns the result of latent attention into values
+    soft_cap: bool = False
+    alibi: bool = False
+
+
 def attend(
-    g: GraphContext,
-    inputs: Kv | Windowed | Bare,
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    il: int,
-    *,
-    out: str | None = "attn_output",
-    bias: bool = True,
-    scale: bool = True,
-    kq_b: Tensor | None = None,
-    sinks: Tensor | None = None,
-    v_mla: Tensor | None = None,
-) -> Tensor:
+    g: GraphContext, inputs: Kv | Windowed | Bare, q: Tensor, k: Tensor | None, v: Tensor | None, il: int,
+    *, out: str | None = "attn_output", bias: bool = True, scale: bool = True,
+    kq_b: Tensor | None = None, sinks: Tensor | None = None, v_mla: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Attention of one layer, and its output projection (`out`; None for none, with its bias and scale if handed on).
 
     Without `k` and `v` the layer reads what another one has stored.
     """
     if isinstance(inputs, Bare):
-        x = _attend_bare(g, inputs, q, k, v, il, kq_b, sinks, v_mla)
-    elif inputs.of(g, il).v_idxs is None:
-        x = _attend_k(g, inputs.of(g, il), q, k, v, il, kq_b, sinks, v_mla)
+        mask = inputs.window if g.is_swa(il) and inputs.window is not None else inputs.mask
+        x = _attend_bare(g, q, k, v, Scoring(il, mask, kq_b, sinks, v_mla, inputs.soft_cap, inputs.alibi))
     else:
-        x = _attend_kv(g, inputs, q, k, v, il, kq_b, sinks, v_mla)
+        kv = inputs.of(g, il)
+        how = Scoring(il, kv.mask, kq_b, sinks, v_mla, kv.soft_cap, kv.alibi)
+        x = _attend_k(g, kv, q, k, v, how) if kv.v_idxs is None else _attend_kv(g, inputs, q, k, v, how)
     return x if out is None else linear(g, x, out, il, scale=scale, bias=bias)
 
 
-def _attend_bare(
-    g: GraphContext,
-    inputs: Bare,
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    il: int,
-    kq_b: Tensor | None,
-    sinks: Tensor | None,
-    v_mla: Tensor | None,
-) -> Tensor:
+def _attend_bare(g: GraphContext, q: Tensor, k: Tensor | None, v: Tensor | None, how: Scoring) -> Tensor:
     """Without a cache (2783)."""
     if k is None or v is None:
-        raise Unbuildable(f"layer {il} has nothing to attend to")
+        raise Unbuildable(f"layer {how.il} has nothing to attend to")
     for t in (q, k, v):
         g.expand(t)
-    mask = inputs.window if g.is_swa(il) and inputs.window is not None else inputs.mask
-    return mha(g, q, k, v, mask, il, kq_b, sinks, v_mla, soft_cap=inputs.soft_cap, alibi=inputs.alibi)
+    return mha(g, q, k, v, how)
 
 
-def _attend_k(
-    g: GraphContext,
-    kv: Kv,
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    il: int,
-    kq_b: Tensor | None,
-    sinks: Tensor | None,
-    v_mla: Tensor | None,
-) -> Tensor:
+def _attend_k(g: GraphContext, kv: Kv, q: Tensor, k: Tensor | None, v: Tensor | None, how: Scoring) -> Tensor:
     """Over a cache whose keys are values, too: V is the head of each K (2981)."""
     if k is None or v is None:
-        raise Unbuildable(f"layer {il} has nothing to store")
+        raise Unbuildable(f"layer {how.il} has nothing to store")
     for t in (q, v, k):
         g.expand(t)
-    g.expand(store_k(g, k, kv.k_idxs, il, kv.kind))
-    k = cached_k(g, il, kv.kind)
-    values = g.view(k, (v.ne[0], *k.ne[1:]), k.nb[1:])
-    return mha(g, q, k, values, kv.mask, il, kq_b, sinks, v_mla, soft_cap=kv.soft_cap, alibi=kv.alibi)
+    g.expand(store_k(g, k, kv.k_idxs, how.il, kv.kind))
+    k = cached_k(g, how.il, kv.kind)
+    return mha(g, q, k, values_in(g, k, v.ne[0]), how)
+
+
+def values_in(g: GraphContext, k: Tensor, width: int) -> Tensor:
+    """The values of a cache whose keys are values, too: the first `width` elements of each key."""
+    return g.view(k, (width, *k.ne[1:]), k.nb[1:])
 
 
 def _attend_kv(
-    g: GraphContext,
-    inputs: Kv | Windowed,
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    il: int,
-    kq_b: Tensor | None,
-    sinks: Tensor | None,
-    v_mla: Tensor | None,
+    g: GraphContext, inputs: Kv | Windowed, q: Tensor, k: Tensor | None, v: Tensor | None, how: Scoring
 ) -> Tensor:
     """Over a cache of keys and values (2868, 3115); with windows beside it, K comes before V in the graph."""
+    il = how.il
     kv = inputs.of(g, il)
     if kv.k_rot is not None:
         q = g.hadamard(q, kv.k_rot)
@@ -330,25 +311,11 @@ def _attend_kv(
         g.expand(store_k(g, k, kv.k_idxs, il))
     if v is not None and kv.v_idxs is not None:
         g.expand(store_v(g, v, kv.v_idxs, il))
-    cached = cached_k(g, il), cached_v(g, il)
-    x = mha(g, q, *cached, kv.mask, il, kq_b, sinks, v_mla, soft_cap=kv.soft_cap, alibi=kv.alibi)
+    x = mha(g, q, cached_k(g, il), cached_v(g, il), how)
     return x if kv.v_rot is None else g.hadamard(x, kv.v_rot)
 
 
-def mha(
-    g: GraphContext,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    il: int,
-    kq_b: Tensor | None = None,
-    sinks: Tensor | None = None,
-    v_mla: Tensor | None = None,
-    *,
-    soft_cap: bool = False,
-    alibi: bool = False,
-) -> Tensor:
+def mha(g: GraphContext, q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> Tensor:
     """Attention of many heads: [heads together, n_tokens] (build_attn_mha, 2616)."""
     v_trans = v.nb[1] > v.nb[2]
     n_stream = k.ne[3]
@@ -357,61 +324,41 @@ def mha(
     n = q.ne[2] // n_stream
     q = g.view(q, (q.ne[0], q.ne[1], n, n_stream), (q.nb[1], q.nb[2], q.nb[2] * n))
     q, k, v = (g.permute(t, 0, 2, 1, 3) for t in (q, k, v))
-    if g.flash_attn and kq_b is None:
-        x = _flash(g, q, k, g.transpose(v) if v_trans else v, mask, il, sinks, v_mla, alibi)
+    if g.flash_attn and how.kq_b is None:
+        x = _flash(g, q, k, g.transpose(v) if v_trans else v, how)
     else:
-        x = _scores(g, q, k, v, mask, kq_b, sinks, v_mla, v_trans, soft_cap, alibi)
+        x = _scores(g, q, k, v, v_trans, how)
     return g.named(g.expand(x), "kqv_out")
 
 
-def _flash(
-    g: GraphContext,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    il: int,
-    sinks: Tensor | None,
-    v_mla: Tensor | None,
-    alibi: bool,
-) -> Tensor:
+def _flash(g: GraphContext, q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> Tensor:
+    """Attention in one operation, which holds no scores."""
     if k.type is F32:
         k = g.cast(k, F16)
     if v.type is F32:
         v = g.cast(v, F16)
-    x = g.fused(g.flash_attn_ext(q, k, v, mask, sinks, alibi=alibi), il, "flash_attn_ext")
-    if v_mla is not None:
-        x = g.mul_mat(v_mla, g.permute(x, 0, 2, 1, 3))
+    x = g.flash_attn_ext(q, k, v, how.mask, how.sinks, alibi=how.alibi)
+    x = g.fused(x, how.il, "flash_attn_ext")
+    if how.v_mla is not None:
+        x = g.mul_mat(how.v_mla, g.permute(x, 0, 2, 1, 3))
         x = g.cont(g.permute(x, 0, 2, 1, 3))
     return g.reshape(x, x.ne[0] * x.ne[1], x.ne[2] * x.ne[3])
 
 
-def _scores(
-    g: GraphContext,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    kq_b: Tensor | None,
-    sinks: Tensor | None,
-    v_mla: Tensor | None,
-    v_trans: bool,
-    soft_cap: bool,
-    alibi: bool,
-) -> Tensor:
+def _scores(g: GraphContext, q: Tensor, k: Tensor, v: Tensor, v_trans: bool, how: Scoring) -> Tensor:
     """Attention with the scores of all heads in memory."""
     kq = g.named(g.mul_mat(k, q), "kq")
     if g.model.architecture == "grok":  # scores are capped twice over (llama-graph.cpp:2691)
         kq = g.scale(g.tanh(g.scale(kq)))
-    if soft_cap:
+    if how.soft_cap:
         kq = g.scale(g.tanh(g.scale(kq)))
-    if kq_b is not None:
-        kq = g.add(kq, kq_b)
-    kq = g.named(g.soft_max(kq, mask, sinks, alibi=alibi), "kq_soft_max")
+    if how.kq_b is not None:
+        kq = g.add(kq, how.kq_b)
+    kq = g.named(g.soft_max(kq, how.mask, how.sinks, alibi=how.alibi), "kq_soft_max")
     if not v_trans:
         v = g.named(g.cont(g.transpose(v)), "v_cont")
     x = g.named(g.mul_mat(v, kq), "kqv")
-    if v_mla is not None:
-        x = g.mul_mat(v_mla, x)
+    if how.v_mla is not None:
+        x = g.mul_mat(how.v_mla, x)
     x = g.permute(x, 0, 2, 1, 3)
     return g.on_host(g.cont(x, x.ne[0] * x.ne[1], x.ne[2] * x.ne[3]))

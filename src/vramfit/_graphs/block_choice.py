@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .._ggml.graph import Tensor
 from .._ggml.ops import F32, I32, I64, Unbuildable
-from .attention import Kv, cached_k, cached_v, mha, store_k, store_v
+from .attention import Kv, Scoring, cached_k, cached_v, mha, store_k, store_v
 from .context import GraphContext
 from .parts import linear, norm
 
@@ -113,7 +113,7 @@ def attend_chosen(
     g.expand(store_k(g, k, kv.k_idxs, il))
     g.expand(store_v(g, v, kv.v_idxs, il))
     mask = _only(g, kv.mask, chosen)
-    x = mha(g, q, cached_k(g, il), cached_v(g, il), mask, il)
+    x = mha(g, q, cached_k(g, il), cached_v(g, il), Scoring(il, mask))
     return x if kv.v_rot is None else g.hadamard(x, kv.v_rot)
 
 

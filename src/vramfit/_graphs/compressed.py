@@ -14,7 +14,7 @@ from types import MappingProxyType
 from .._ggml.graph import Tensor
 from .._ggml.ops import F16, F32, I32, I64, Unbuildable
 from .._ggml.types import TensorType
-from .attention import cached_k, mask_type, mha, n_kv, store_k
+from .attention import Scoring, cached_k, mask_type, mha, n_kv, store_k
 from .context import GraphContext
 from .indexer import (
     LIGHTNING,
@@ -204,5 +204,5 @@ def attend_compressed(
         seen = x.of[kind].mask
         seen = seen if best is None else keep_best(g, seen, best, mask_type(g))
         mask = g.concat(mask, seen, 0)
-    y = mha(g, q, k, k, mask, il, sinks=sinks)
+    y = mha(g, q, k, k, Scoring(il, mask, sinks=sinks))
     return y if x.rot is None else g.hadamard(y, x.rot)

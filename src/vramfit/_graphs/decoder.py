@@ -6,9 +6,10 @@ In: a `GraphContext` and tensors. Out: the tensor that a part ends with. `Unbuil
 from __future__ import annotations
 
 from .._ggml.graph import Tensor
-from .attention import Kv, Windowed, kv_input, windowed_input
+from .attention import Kv, Windowed, attend, kv_input, windowed_input
 from .context import GraphContext
-from .parts import flat_qkv, logits, norm, wide
+from .feed_forward import ffn
+from .parts import check_heads, embeddings, flat_qkv, logits, norm, output_rows, positions, qkv, select, wide
 
 __all__ = [
     "any_input",
@@ -19,6 +20,7 @@ __all__ = [
     "norm_if",
     "normed_rope",
     "soft_capped",
+    "ungated",
 ]
 
 
@@ -71,3 +73,21 @@ def finish(
     """The end of a graph: the last norm, then the logits. `bias`, `scale`: whether they are applied where there are some."""
     x = g.output(norm(g, x, "output_norm", kind=kind), "result_norm")
     g.expand(g.output(logits(g, x, bias=bias, scale=scale), "result_output"))
+
+
+def ungated(g: GraphContext, act: str, *, rotated: bool = True) -> None:
+    """The whole graph of GPT-2's heirs with rotary positions: centred norms, and networks without a gate.
+
+    `act` is the network's activation. `rotated`: the engine asserts that all elements of a head are.
+    """
+    check_heads(g, rotated=rotated)
+    x = embeddings(g)
+    pos, kv, rows = positions(g), kv_input(g), output_rows(g)
+    for il in g.layers:
+        q, k, v = qkv(g, norm(g, x, "attn_norm", il, "norm"), il)
+        h = attend(g, kv, g.rope(q, pos), g.rope(k, pos), v, il)
+        h, x = select(g, rows, il, h, x)
+        x = g.add(h, x)
+        h = ffn(g, norm(g, x, "ffn_norm", il, "norm"), il, act=act, gate=None)
+        x = g.end_layer(g.add(h, x))
+    finish(g, x, "norm")

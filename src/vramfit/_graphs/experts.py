@@ -13,7 +13,7 @@ from .._ggml.graph import Tensor
 from .context import GraphContext
 from .feed_forward import ffn, moe
 
-__all__ = ["gating", "routed", "shared"]
+__all__ = ["beside_shared", "gating", "routed", "shared"]
 
 _GATINGS: Final = ("", "softmax", "sigmoid", "softmax_weight", "sqrt_softplus")
 
@@ -55,3 +55,13 @@ def shared(g: GraphContext, x: Tensor, il: int, *, scales: bool = False, clamp: 
     names = "ffn_up_shexp", "ffn_gate_shexp", "ffn_down_shexp"
     up, gate, down = names
     return ffn(g, x, il, up=up, gate=gate, down=down, biases=False, scales=scales, clamp=clamp)
+
+
+def beside_shared(g: GraphContext, x: Tensor, il: int, default: str = "") -> Tensor:
+    """The chosen experts and the one beside them where the layer has a router; elsewhere a dense network.
+
+    `default` is how probabilities are made where the header does not say (see `gating`).
+    """
+    if not g.has("ffn_gate_inp.weight", il):
+        return ffn(g, x, il, biases=False)
+    return g.add(routed(g, x, il, gating(g, default)), shared(g, x, il))

@@ -104,31 +104,13 @@ def limited(g: GraphContext, x: Tensor, h: Tensor, how: str) -> Tensor:
 
 
 def moe(
-    g: GraphContext,
-    x: Tensor,
-    il: int,
-    *,
-    gating: str = "softmax",
-    norm: bool = True,
-    scale: float = 0.0,
-    act: str = "silu",
-    router: str = "ffn_gate_inp",
-    router_bias: bool = False,
-    bias: str | None = None,
-    up: str = "ffn_up_exps",
-    gate: str | None = "ffn_gate_exps",
-    down: str = "ffn_down_exps",
-    gate_up: str | None = None,
-    biases: bool = False,
-    scales: bool = False,
-    clamp: str = "",
-    n_expert: int | None = None,
-    n_used: int | None = None,
-    logits_in: Tensor | None = None,
-    selected_in: Tensor | None = None,
-    precise: bool = False,
-    weights_first: bool = False,
-) -> Tensor:
+    g: GraphContext, x: Tensor, il: int, *,
+    gating: str = "softmax", norm: bool = True, scale: float = 0.0, act: str = "silu",
+    router: str = "ffn_gate_inp", router_bias: bool = False, bias: str | None = None,
+    up: str = "ffn_up_exps", gate: str | None = "ffn_gate_exps", down: str = "ffn_down_exps", gate_up: str | None = None,
+    biases: bool = False, scales: bool = False, clamp: str = "", n_expert: int | None = None, n_used: int | None = None,
+    logits_in: Tensor | None = None, selected_in: Tensor | None = None, precise: bool = False, weights_first: bool = False,
+) -> Tensor:  # fmt: skip
     """A mixture of experts. Names are of weights without ".weight"; those that the model has not are left out.
 
     `gating` is softmax, sigmoid, softmax_weight (of the chosen ones only) or sqrt_softplus; `norm` divides the
@@ -139,9 +121,7 @@ def moe(
     total = g.n_expert if n_expert is None else n_expert
     used = g.n_expert_used() if n_used is None else n_used
     n_embd, n_tokens = x.ne[0], x.ne[1]
-    logits = g.mul_mat(g.need(f"{router}.weight", il), x) if logits_in is None else logits_in
-    more = g.w(f"{router}.bias", il) if router_bias else None
-    logits = g.named(logits if more is None else g.add(logits, more), "ffn_moe_logits")
+    logits = _routed(g, x, il, router, router_bias, logits_in)
     probs = _probabilities(g, logits, gating)
     chosen = selected_in
     if chosen is None:
@@ -152,11 +132,18 @@ def moe(
     if weights_first:
         x = g.mul(g.repeat(x, n_embd, used, n_tokens), weights)
     both = gate_up if gate_up is not None and g.has(f"{gate_up}.weight", il) else None
-    x = _experts(g, x, chosen, il, act, (up, gate, both), (biases, scales), clamp)
+    x = _experts(g, x, chosen, il, (up, gate, both), (biases, scales), act, clamp)
     x = g.named(by_expert(g, x, down, chosen, il, biases, scales, precise), "ffn_moe_down")
     if not weights_first:
         x = g.named(g.mul(x, weights), "ffn_moe_weighted")
     return sum_experts(g, x, g.n_expert_used(il))
+
+
+def _routed(g: GraphContext, x: Tensor, il: int, router: str, biased: bool, logits: Tensor | None) -> Tensor:
+    """The router's scores of each expert, [n_expert, n_tokens]: its own product unless `logits` are given."""
+    logits = g.mul_mat(g.need(f"{router}.weight", il), x) if logits is None else logits
+    bias = g.w(f"{router}.bias", il) if biased else None
+    return g.named(logits if bias is None else g.add(logits, bias), "ffn_moe_logits")
 
 
 def _probabilities(g: GraphContext, logits: Tensor, gating: str) -> Tensor:
@@ -220,23 +207,25 @@ def by_expert(
     """The product with each chosen expert's matrix, its scale, its bias (build_lora_mm_id, 1555)."""
     x_tokens = x.ne[2]
     y = g.mul_mat_id(g.need(f"{name}.weight", il), x, chosen, (0, 0, 0, 10) if precise else ())
-    scale, bias = g.w(f"{name}.scale", il), g.w(f"{name}.bias", il)
+    return _adjusted(g, y, chosen, il, (name, name), x_tokens, (biases, scales))
+
+
+def _adjusted(
+    g: GraphContext, y: Tensor, chosen: Tensor, il: int, names: tuple[str, str], n_tokens: int, passes: tuple[bool, bool]
+) -> Tensor:  # fmt: skip
+    """A product of chosen experts, times their scale, plus their bias: of whose names, and whether they are passed on."""
+    scale, bias = g.w(f"{names[0]}.scale", il), g.w(f"{names[1]}.bias", il)
+    biases, scales = passes
     if scales and scale is not None:
         n = scale.ne[0]
-        y = g.mul(y, g.get_rows(g.repeat(g.reshape(scale, 1, n, 1), 1, n, x_tokens), chosen))
+        y = g.mul(y, g.get_rows(g.repeat(g.reshape(scale, 1, n, 1), 1, n, n_tokens), chosen))
     return g.add_id(y, bias, chosen) if biases and bias is not None else y
 
 
 def _experts(
-    g: GraphContext,
-    x: Tensor,
-    chosen: Tensor,
-    il: int,
-    act: str,
-    names: tuple[str, str | None, str | None],
-    passes: tuple[bool, bool],
-    clamp: str,
-) -> Tensor:
+    g: GraphContext, x: Tensor, chosen: Tensor, il: int,
+    names: tuple[str, str | None, str | None], passes: tuple[bool, bool], act: str, clamp: str,
+) -> Tensor:  # fmt: skip
     """The hidden layer of each chosen expert: gate and up in one matrix or in two."""
     up, gate, both = names
     if both is not None:
@@ -257,11 +246,7 @@ def _both(
     """Gate and up in one product; the scale is the one of up (llama-graph.cpp:2178)."""
     n_tokens = x.ne[2]
     y = g.mul_mat_id(g.need(f"{name}.weight", il), x, chosen)
-    scale, bias = g.w(f"{up}.scale", il), g.w(f"{name}.bias", il)
-    if scales and scale is not None:
-        n = scale.ne[0]
-        y = g.mul(y, g.get_rows(g.repeat(g.reshape(scale, 1, n, 1), 1, n, n_tokens), chosen))
-    return g.add_id(y, bias, chosen) if biases and bias is not None else y
+    return _adjusted(g, y, chosen, il, (up, name), n_tokens, (biases, scales))
 
 
 def sum_experts(g: GraphContext, x: Tensor, used: int) -> Tensor:

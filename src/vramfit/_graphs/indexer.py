@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .._ggml.graph import Tensor
 from .._ggml.ops import F16, F32, I64, Unbuildable
 from .._ggml.types import TensorType
-from .attention import Kv, cached_k, k_input, kq_mask, mha, n_kv, store_k
+from .attention import Kv, Scoring, cached_k, k_input, kq_mask, mha, n_kv, store_k, values_in
 from .context import GraphContext
 from .parts import linear, n_rot, norm, product
 
@@ -130,6 +130,5 @@ def attend_best(
     g.expand(store_k(g, k, kv.k_idxs, il, kv.kind))
     mask = keep_best(g, kv.mask, best)
     k = cached_k(g, il, kv.kind)
-    values = g.view(k, (v.ne[0], *k.ne[1:]), k.nb[1:])
-    x = mha(g, q, k, values, mask, il, sinks=sinks, v_mla=v_mla)
+    x = mha(g, q, k, values_in(g, k, v.ne[0]), Scoring(il, mask, sinks=sinks, v_mla=v_mla))
     return x if out is None else linear(g, x, out, il, bias=False)

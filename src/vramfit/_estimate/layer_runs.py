@@ -1,4 +1,4 @@
-"""Runs of equal layers, and how few of them stand for all.
+"""Reduce runs of equal layers to the few that determine the compute buffer.
 
 In: a `Model`, or the kinds of its layers. Out: small ints and positions. A buffer that has been through
 a few equal layers has seen every lifetime that the next ones bring; `periodicity` proves it for a graph.
@@ -31,7 +31,7 @@ class Cut(NamedTuple):
 
 
 class Collapsed(NamedTuple):
-    """Which layers stand for all, and where others were between them."""
+    """The layers that stand for all, by index, and where others were dropped between them."""
 
     kept: tuple[int, ...]
     cuts: tuple[Cut, ...]
@@ -64,7 +64,7 @@ class _Item(NamedTuple):
 def _shorten(
     items: Sequence[_Item], alike: Sequence[Hashable], periods: Sequence[int], repeats: int
 ) -> list[_Item]:
-    """Cut every run of a pattern of one of these lengths."""
+    """Drop repeats from every run of a pattern of one of these lengths."""
     kept: list[_Item] = []
     i = 0
     while i < len(items):
@@ -84,7 +84,7 @@ def _shorten(
 def _best_run(
     alike: Sequence[Hashable], start: int, periods: Sequence[int], repeats: int
 ) -> tuple[int, int, int]:
-    """Of the runs from `start` the one that loses most: its period, its length, and how many repeats."""
+    """Find the run from `start` that loses most layers: its period, its length in items, and how many repeats it loses."""
     best = (1, 1, 0)
     for period in periods:
         least = start + (repeats + 1) * period + 1  # up to where a run reaches of which one can be dropped
@@ -102,7 +102,7 @@ def _best_run(
 
 
 def layer_kinds(model: Model, on_host: Sequence[bool]) -> tuple[int, ...]:
-    """A number for each layer; layers with the same number need the same compute buffer.
+    """Number the layers by kind: layers with the same number need the same compute buffer.
 
     `on_host` says for each of `model.weights` whether it stays in host memory.
     """

@@ -1,4 +1,4 @@
-"""Attention: what it reads of a cache, how it stores there, and the products between.
+"""Append attention: its inputs and masks, what it stores in a cache and reads back, and the products between.
 
 In: a `GraphContext`, queries, keys and values in heads. Out: the result behind the output projection.
 `kv_input` and its kin are what a graph makes once (inputs and masks); `attend` is what each layer makes of them.
@@ -55,7 +55,7 @@ class Kv(NamedTuple):
     alibi: bool = False  # f_max_alibi_bias is above zero
 
     def of(self, g: GraphContext, il: int) -> Kv:
-        """The inputs for a layer: the same for all."""
+        """Return the inputs for a layer: the same for all."""
         return self
 
 
@@ -66,7 +66,7 @@ class Windowed(NamedTuple):
     window: Kv
 
     def of(self, g: GraphContext, il: int) -> Kv:
-        """The inputs for a layer."""
+        """Return the inputs for a layer: those of windows where it sees one."""
         return self.window if g.is_swa(il) else self.full
 
 
@@ -83,19 +83,19 @@ class Bare(NamedTuple):
 
 
 def mask_type(g: GraphContext) -> TensorType:
-    """Type of a mask: flash attention wants f16."""
+    """Choose the type of a mask: flash attention wants f16."""
     return F16 if g.flash_attn else F32
 
 
 def mask_input(g: GraphContext, name: str, *ne: int) -> Tensor:
-    """A mask as attention reads it; older builds made it in f32 and cast it for flash attention (#23764)."""
+    """Append a mask of extents `ne`, in the type that attention reads; older builds made it in f32 and cast it for flash attention (#23764)."""
     if g.flash_attn and g.context.era.f32_mask:
         return g.cast(g.input(name, F32, *ne), F16)
     return g.input(name, mask_type(g), *ne)
 
 
 def bare_input(g: GraphContext, *, soft_cap: bool = False, alibi: bool = False) -> Bare:
-    """Masks among the tokens of the batch; a second one where some layers see a window."""
+    """Append the masks among the tokens of the batch; a second one where some layers see a window."""
     n = g.n_tokens
     mask = mask_input(g, "self_kq_mask", n, n)
     windowed = any(g.is_swa(il) for il in g.known.trunk)
@@ -103,14 +103,14 @@ def bare_input(g: GraphContext, *, soft_cap: bool = False, alibi: bool = False) 
 
 
 def kv_input(g: GraphContext, *, soft_cap: bool = False, alibi: bool = False) -> Kv:
-    """The inputs for a cache that all layers with attention have (build_attn_inp_kv, 2860)."""
+    """Append the inputs for a cache that all layers with attention have (build_attn_inp_kv, 2860)."""
     return _kv(g, [x for x in g.model.layers if x.caches], soft_cap, alibi)
 
 
 def windowed_input(
     g: GraphContext, *, soft_cap: bool = False, alibi: bool = False, rotates: bool = True
 ) -> Windowed:
-    """The inputs for a cache of whole contexts and one of windows (build_attn_inp_kv_iswa, 3425).
+    """Append the inputs for a cache of whole contexts and one of windows (build_attn_inp_kv_iswa, 3425).
 
     Beside recurrent states a quantized cache is not rotated (build_inp_mem_hybrid_iswa, 3646): no `rotates`.
     """
@@ -122,7 +122,7 @@ def windowed_input(
 
 
 def k_input(g: GraphContext, layers: list[Layer] | None = None, kind: str = "kv") -> Kv:
-    """The inputs for a cache of keys that are values, too (build_attn_inp_k, 2973)."""
+    """Append the inputs for a cache of keys that are values, too (build_attn_inp_k, 2973)."""
     with_k = (
         [x for x in g.model.layers if any(c.kind == kind for c in x.caches)] if layers is None else layers
     )
@@ -147,7 +147,7 @@ def _kv(g: GraphContext, layers: list[Layer], soft_cap: bool, alibi: bool) -> Kv
 
 
 def n_kv(g: GraphContext, layers: list[Layer], kind: str = "kv") -> int:
-    """Cells that a layer's attention sees in a full cache; of a cache without layers, those of a context."""
+    """Count the cells that a layer's attention sees in a full cache; of a cache without layers, those of a context."""
     for layer in layers:
         for cache in layer.caches:
             if cache.kind == kind:
@@ -156,7 +156,7 @@ def n_kv(g: GraphContext, layers: list[Layer], kind: str = "kv") -> int:
 
 
 def kq_mask(g: GraphContext, n_cells: int, type_: TensorType | None = None) -> Tensor:
-    """Which cells each token may see: [n_kv, tokens of a stream, 1, streams] (llama-graph.cpp:29)."""
+    """Append the mask of the cells that each token may see: [n_kv, tokens of a stream, 1, streams] (llama-graph.cpp:29)."""
     n_stream = 1 if g.context.kv_unified else g.n_seqs
     ne = (n_cells, g.n_tokens // n_stream, 1, n_stream)
     if type_ is None:
@@ -167,7 +167,7 @@ def kq_mask(g: GraphContext, n_cells: int, type_: TensorType | None = None) -> T
 def rotation(
     g: GraphContext, name: str, type_: TensorType, first: int, heads: list[int], *, smallest: bool = False
 ) -> Tensor | None:
-    """The matrix that rotates what a quantized cache stores (llama-kv-cache.cpp:321-338, 1447-1490).
+    """Append the matrix that rotates what a quantized cache stores, None for no rotation (llama-kv-cache.cpp:321-338, 1447-1490).
 
     `first` is the head size of layer 0, `heads` are those of the cache's layers.
     """
@@ -183,7 +183,7 @@ def rotation(
 
 
 def cached_k(g: GraphContext, il: int, kind: str = "kv") -> Tensor:
-    """The cached keys of a layer in heads: [head_k, n_head_kv, cells, streams] (get_k). Other kinds have one head."""
+    """View the cached keys of a layer in heads: [head_k, n_head_kv, cells, streams] (get_k). Other kinds have one head."""
     k = g.cache(il, 0, kind)
     head, n_head = (g.head_k(il), g.n_head_kv(il)) if kind == "kv" else (k.ne[0], 1)
     row = _row(k, k.ne[0])
@@ -191,7 +191,7 @@ def cached_k(g: GraphContext, il: int, kind: str = "kv") -> Tensor:
 
 
 def cached_v(g: GraphContext, il: int) -> Tensor:
-    """The cached values of a layer in heads; transposed where the cache is (get_v)."""
+    """View the cached values of a layer in heads; transposed where the cache is (get_v)."""
     v = g.cache(il, 1)
     head, n_head, n_cells = g.head_v(il), g.n_head_kv(il), v.ne[1]
     row = _row(v, v.ne[0])
@@ -202,7 +202,7 @@ def cached_v(g: GraphContext, il: int) -> Tensor:
 
 
 def store_k(g: GraphContext, k: Tensor, idxs: Tensor, il: int, kind: str = "kv") -> Tensor:
-    """The keys written into the cache (cpy_k)."""
+    """Write keys into the cache (cpy_k)."""
     cache = g.cache(il, 0, kind)
     width = k.ne[0] * k.ne[1]
     flat = g.view(k, (width, k.ne[2]), (k.nb[2],))
@@ -210,7 +210,7 @@ def store_k(g: GraphContext, k: Tensor, idxs: Tensor, il: int, kind: str = "kv")
 
 
 def store_v(g: GraphContext, v: Tensor, idxs: Tensor, il: int) -> Tensor:
-    """The values written into the cache, element by element where it is transposed (cpy_v)."""
+    """Write values into the cache, element by element where it is transposed (cpy_v)."""
     cache = g.cache(il, 1)
     width, n_tokens = v.ne[0] * v.ne[1], v.ne[2]
     if not g.context.v_trans:
@@ -225,12 +225,12 @@ def store_v(g: GraphContext, v: Tensor, idxs: Tensor, il: int) -> Tensor:
 
 
 def _one_stream(g: GraphContext, cache: Tensor, width: int) -> Tensor:
-    """All streams of a cache, one behind the other: the indices are global."""
+    """View all streams of a cache as one, since the indices are global."""
     return g.reshape(cache, width, cache.ne[1] * cache.ne[2]) if cache.ne[2] > 1 else cache
 
 
 def _row(t: Tensor, n: int) -> int:
-    """Bytes of `n` elements, cut off where they are no whole blocks (ggml_row_size in a release build)."""
+    """Count the bytes of `n` elements, rounded down to whole blocks (ggml_row_size in a release build)."""
     return n * t.type.block_bytes // t.type.block
 
 
@@ -254,7 +254,7 @@ def attend(
     *, out: str | None = "attn_output", bias: bool = True, scale: bool = True,
     kq_b: Tensor | None = None, sinks: Tensor | None = None, v_mla: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Attention of one layer, and its output projection (`out`; None for none, with its bias and scale if handed on).
+    """Append the attention of one layer, and its output projection (`out`; None for none, with its bias and scale if handed on).
 
     Without `k` and `v` the layer reads what another one has stored.
     """
@@ -269,7 +269,7 @@ def attend(
 
 
 def _attend_bare(g: GraphContext, q: Tensor, k: Tensor | None, v: Tensor | None, how: Scoring) -> Tensor:
-    """Without a cache (2783)."""
+    """Attend among the tokens of the batch, without a cache (2783)."""
     if k is None or v is None:
         raise Unbuildable(f"layer {how.il} has nothing to attend to")
     for t in (q, k, v):
@@ -278,7 +278,7 @@ def _attend_bare(g: GraphContext, q: Tensor, k: Tensor | None, v: Tensor | None,
 
 
 def _attend_k(g: GraphContext, kv: Kv, q: Tensor, k: Tensor | None, v: Tensor | None, how: Scoring) -> Tensor:
-    """Over a cache whose keys are values, too: V is the head of each K (2981)."""
+    """Attend over a cache whose keys are values, too: V is the head of each K (2981)."""
     if k is None or v is None:
         raise Unbuildable(f"layer {how.il} has nothing to store")
     for t in (q, v, k):
@@ -289,14 +289,14 @@ def _attend_k(g: GraphContext, kv: Kv, q: Tensor, k: Tensor | None, v: Tensor | 
 
 
 def values_in(g: GraphContext, k: Tensor, width: int) -> Tensor:
-    """The values of a cache whose keys are values, too: the first `width` elements of each key."""
+    """View the values of a cache whose keys are values, too: the first `width` elements of each key."""
     return g.view(k, (width, *k.ne[1:]), k.nb[1:])
 
 
 def _attend_kv(
     g: GraphContext, inputs: Kv | Windowed, q: Tensor, k: Tensor | None, v: Tensor | None, how: Scoring
 ) -> Tensor:
-    """Over a cache of keys and values (2868, 3115); with windows beside it, K comes before V in the graph."""
+    """Attend over a cache of keys and values (2868, 3115); with windows beside it, K comes before V in the graph."""
     il = how.il
     kv = inputs.of(g, il)
     if kv.k_rot is not None:
@@ -316,7 +316,7 @@ def _attend_kv(
 
 
 def mha(g: GraphContext, q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> Tensor:
-    """Attention of many heads: [heads together, n_tokens] (build_attn_mha, 2616)."""
+    """Append attention of many heads: [heads together, n_tokens] (build_attn_mha, 2616)."""
     v_trans = v.nb[1] > v.nb[2]
     n_stream = k.ne[3]
     if not n_stream or not q.ne[2] // n_stream:
@@ -332,7 +332,7 @@ def mha(g: GraphContext, q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> Tenso
 
 
 def _flash(g: GraphContext, q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> Tensor:
-    """Attention in one operation, which holds no scores."""
+    """Append flash attention: one operation, which holds no scores."""
     if k.type is F32:
         k = g.cast(k, F16)
     if v.type is F32:
@@ -346,7 +346,7 @@ def _flash(g: GraphContext, q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> Te
 
 
 def _scores(g: GraphContext, q: Tensor, k: Tensor, v: Tensor, v_trans: bool, how: Scoring) -> Tensor:
-    """Attention with the scores of all heads in memory."""
+    """Append attention with the scores of all heads in memory."""
     kq = g.named(g.mul_mat(k, q), "kq")
     if g.model.architecture == "grok":  # scores are capped twice over (llama-graph.cpp:2691)
         kq = g.scale(g.tanh(g.scale(kq)))

@@ -1,4 +1,4 @@
-"""What Qwen 3 VL is, dense or with experts: the first layers take in embeddings of deeper layers of the vision model.
+"""Append the layers of Qwen 3 VL, dense or with experts: the first ones take in embeddings of deeper levels of the vision model.
 
 Source: models/qwen3vl.cpp, models/qwen3vlmoe.cpp.
 """
@@ -18,13 +18,13 @@ __all__ = ["decoder", "takes_deeper"]
 
 
 def takes_deeper(model: Model, il: int) -> Hashable:
-    """Whether the layer ends with embeddings of a deeper layer of the vision model."""
+    """Tell whether the layer ends by adding embeddings of a deeper level of the vision model."""
     n = model.hparams.get("n_deepstack_layers", 0)
     return isinstance(n, int) and il < n
 
 
 def decoder(g: GraphContext, network: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """All layers, up to the last norm; `network` is the feed-forward part of a layer."""
+    """Append all layers, up to the last norm; `network` appends the feed-forward part of a layer."""
     check_heads(g)
     deep = g.n("n_deepstack_layers")
     x = first = embeddings(g, deepstack=deep)

@@ -1,4 +1,4 @@
-"""What a graph is built for, and what is built: the nouns between the reservations and the builders."""
+"""Name what a graph is built for (`Run`), and what is built (`Instance`)."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from .recurrent import Rs, read_state, rs_input, write_state
 
 __all__ = ["mixed_in_channels", "mixed_in_networks", "normed_embeddings", "time_mix_6", "time_mix_7"]
 
-TimeMix = Callable[[Rs, Tensor, Tensor, int], Tensor]
-Channels = Callable[[Tensor, Tensor, int], Tensor]
+TimeMix = Callable[[Rs, Tensor, Tensor, int], Tensor]  # states, tokens, those before them, layer -> result
+Channels = Callable[[Tensor, Tensor, int], Tensor]  # tokens, those before them, layer -> result
 
 
 # --- models

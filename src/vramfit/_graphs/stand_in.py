@@ -40,8 +40,8 @@ _NO_PRODUCTS = (
     "rope_factors_long.weight",
     "rope_factors_short.weight",
 )
-Inputs = dict[object, Kv]
-Rows = Callable[[int, int], Tensor]
+Inputs = dict[object, Kv]  # by what caches with one mask have in common
+Rows = Callable[[int, int], Tensor]  # elements of a row, rows -> a tensor of such rows
 
 
 class _Kept:

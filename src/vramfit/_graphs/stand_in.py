@@ -41,7 +41,7 @@ _NO_PRODUCTS = (
     "rope_factors_short.weight",
 )
 Inputs = dict[object, Kv]  # by what caches with one mask have in common
-Rows = Callable[[int, int], Tensor]  # elements of a row, rows -> a tensor of such rows
+Rows = Callable[[int, int], Tensor]  # elements of a head, heads -> [head, heads, n_tokens]
 
 
 class _Kept:

@@ -197,7 +197,7 @@ def test_a_forgotten_trait_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     found = builder_for("smollm3")
     assert found is not None
     assert found.traits is not None
-    silent = dataclasses.replace(found, traits=None)
+    silent = found._replace(traits=None)
     monkeypatch.setattr("vramfit._graphs.builder_for", lambda architecture: silent)
     monkeypatch.setattr("tools.graphs.ours._LAST", [])
     case = next(recorded_cases("smollm3", ("one card",)))

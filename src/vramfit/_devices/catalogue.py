@@ -170,6 +170,7 @@ def _card(entry: dict[str, Any], memory_gib: int | None) -> Card:
     return Card(**{**values, "memory_gib": memory_gib})
 
 
+@lru_cache(maxsize=1)
 def all_cards() -> tuple[Card, ...]:
     """List every card, least memory first; those of unknown size come before."""
     return tuple(

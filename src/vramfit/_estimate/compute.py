@@ -1,4 +1,4 @@
-"""Compute buffers of a placed model.
+"""Size the compute buffers of a placed model: replayed where that is possible, else bounded.
 
 In: `Model`, `Placement`, `Context`, the rules of the backends. Out: `Compute`: bytes for
 each device, and whether they are what the engine reserves or a bound that is never too low.
@@ -7,8 +7,7 @@ each device, and whether they are what the engine reserves or a bound that is ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.errors import EngineRefusal
 from .._base.memo import Memo
@@ -25,8 +24,7 @@ __all__ = ["Compute", "compute_bytes"]
 OLDER_GRAPH: Final = 8  # percent: compute buffers of 2024 printed up to 7.7 more
 
 
-@dataclass(frozen=True, slots=True)
-class Compute:
+class Compute(NamedTuple):
     """Compute buffers in bytes. `note` says why they are not known to be exact; `replayed` is false for a formula."""
 
     gpus: tuple[int, ...]
@@ -45,10 +43,10 @@ def compute_bytes(
     *,
     bound: bool = False,
 ) -> Compute:
-    """The compute buffers that the engine reserves when the context starts, or with `bound` no less than these.
+    """Size the compute buffers that the engine reserves when the context starts; with `bound` no less than these.
 
     Exact where the graph of the architecture is known and the rules of every backend were checked against the
-    engine; else a bound. The last answers are remembered: a plan asks for its own again.
+    engine; else a bound. The last answers are cached: `plan` re-estimates the one it found.
     """
     key = (placement, context, tuple(backends), bound)
     return _RECENT.get(model, key, lambda: _compute(model, placement, context, backends, bound))
@@ -74,7 +72,7 @@ def _compute(
 
 
 def _at_most(model: Model, placement: Placement, context: Context, backends: Sequence[Backend]) -> Compute:
-    """The bound: from the model's own graph where that is known, else from a stand-in, at last a sum."""
+    """Bound the buffers by the model's own graph where that is known, else by a stand-in's, else by a sum over layers."""
     question, found, flash_attn = (
         (model, placement, context, backends),
         list[tuple[int, ...]](),
@@ -110,7 +108,7 @@ def _of_era(
 
 
 def _unproved(model: Model, backends: Sequence[Backend], found: Reservation, context: Context) -> str:
-    """Why replayed figures are not known to be exact; "" where they are."""
+    """Say why replayed sizes are not known to be exact; "" where they are."""
     unchecked: dict[str, list[str]] = {}
     for name, why in sorted({(b.name, b.unproved) for b in backends if not b.exact}):
         unchecked.setdefault(why, []).append(name)

@@ -1,4 +1,4 @@
-"""What one model allocates under one set of settings: the three terms, device by device.
+"""Add up what one model allocates under one set of settings: weights, context and compute, device by device.
 
 In: `Model`, cards, `Settings`. Out: an `Estimate`. `model` and `context` are exact; `compute` says of
 itself whether it is exact or a bound (see `compute`).
@@ -79,7 +79,7 @@ class Estimate(Shown):
 def estimate(
     model: AnyModel, gpus: AnyGpus, settings: AnySettings = None, *, bound: bool = False
 ) -> Estimate:
-    """The memory that the engine allocates for `model` on `gpus` (none: on the host alone).
+    """Count the bytes that the engine allocates for `model` on each of `gpus` (none: on the host alone).
 
     With `bound` compute buffers are no less than the engine's, and never called exact: those of the model's graph as
     if next to nothing took over memory that is free, or where no graph is known, of one that holds more.
@@ -107,7 +107,7 @@ def assemble(
     placement: Placement,
     compute: Compute,
 ) -> Estimate:
-    """An `Estimate` of a placement whose compute buffers are known (the solver tries many)."""
+    """Make the `Estimate` of a placement whose compute buffers are known (the solver tries many)."""
     used, rules = devices(gpus, settings), _rules(gpus, settings)
     weights = weight_bytes(model, placement, rules, host_of(rules))
     caches = context_bytes(model, placement, context, rules, HOST_BACKEND)

@@ -1,4 +1,4 @@
-"""The largest context that is safe, and the split of the layers that carries it.
+"""Find the largest context that is safe, and the split of the layers that holds it.
 
 In: `Model`, cards, `Settings`, a margin. Out: a `Plan`. The engine places layers in order, so a split
 is a chain of segments, one a card; `search` finds the best chain, with compute buffers counted as
@@ -36,7 +36,7 @@ MAX_CTX: Final = "max_ctx"
 
 @dataclass(frozen=True, slots=True)
 class Plan(Drawn):
-    """The answer: a context, the split that carries it, and why it is not larger.
+    """The answer: a context, the split that holds it, and what keeps it from being larger.
 
     `fits` is false when not even the smallest context (or the one asked for) leaves the margin on
     every card; `estimate` then shows that context under the best split found, and `shortfall` how many
@@ -58,14 +58,14 @@ class Plan(Drawn):
     gpus: tuple[Gpu, ...] = field(default=(), repr=False)
 
     def command(self, engine: str = "llama-server") -> str:
-        """What to run for this plan in `engine`.
+        """Return what to run for this plan in `engine`, as text.
 
         Raises `SettingsError` for an unknown engine and for settings that it cannot be told.
         """
         return cast(str, call("command", self, engine))
 
     def modelfile(self, engine: str = "ollama") -> str:
-        """An Ollama Modelfile that carries this plan. Raises as `command` does."""
+        """Write an Ollama Modelfile for this plan. Raises as `command` does."""
         return cast(str, call("modelfile", self, engine))
 
 
@@ -78,7 +78,7 @@ def plan(
     max_ctx: int | str | None = None,
     learned: Learned | None = None,
 ) -> Plan:
-    """The largest context that leaves `margin_bytes` of free memory on every card.
+    """Find the largest context that leaves `margin_bytes` of free memory on every card.
 
     Takes every setting as given; `n_ctx` other than 0 asks about that one context, a `tensor_split`
     fixes the split. `max_ctx` (tokens of all slots together) defaults to the trained context.
@@ -125,7 +125,7 @@ def carries(
     margin_bytes: int = DEFAULT_MARGIN,
     learned: Learned | None = None,
 ) -> bool:
-    """Whether the context asked for fits: what `plan` says of it, without the work to say anything else."""
+    """Tell whether the context asked for fits, as `plan` does, without the work to say anything else."""
     question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
     return _answer(question, _contexts(model, settings, None)) is not None
 
@@ -139,7 +139,7 @@ def may_carry(
     learned: Learned,
     less: float = 0,
 ) -> bool:
-    """A guess at what `carries` would say: compute buffers are as under other settings, or by a part `less`."""
+    """Guess what `carries` would say: take compute buffers to be as under other settings, or by a part `less`."""
     q = _Question(model, gpus, settings, margin_bytes, learned)
     if not q.used:
         return True
@@ -152,7 +152,7 @@ def may_carry(
 
 
 def _contexts(model: Model, settings: Settings, max_ctx: int | None) -> range:
-    """The contexts to choose from, in tokens of all slots together."""
+    """List the contexts to choose from, in tokens of all slots together."""
     if settings.n_ctx:
         return range(settings.n_ctx, settings.n_ctx + 1)
     step = context_step(settings)
@@ -180,11 +180,11 @@ class _Question:
 
     @property
     def split_is_free(self) -> bool:
-        """Whether there is a split to choose."""
+        """Whether the solver chooses the split."""
         return len(self.used) > 1 and not split_is_given(self.settings)
 
     def segments(self) -> Segments:
-        """Bytes of runs of layers on the cards in use."""
+        """What answers how many bytes a run of layers takes on a card in use."""
         if self.known is None:
             settings = replace(self.settings, main_gpu=0)  # indexes count the cards in use
             used = [self.gpus[i] for i in self.used]
@@ -204,21 +204,21 @@ class _Question:
 
 
 def _answer(q: _Question, candidates: range) -> tuple[int, Split | None] | None:
-    """The largest context that fits, and its split; without a card the host takes them all."""
+    """Find the largest context that fits, in tokens, and its split, in layers; without a card the host takes them all."""
     if not q.used:
         return candidates[-1], None
     return largest(Chains(q.segments(), q.room(), q.given_split()), candidates)
 
 
 def _with(q: _Question, n_ctx: int, split: Split | None) -> Settings:
-    """The settings for one context and the split found; a split given by the caller stays."""
+    """Put one context and the split found into the settings; a split given by the caller stays."""
     if split is None or not q.split_is_free:
         return replace(q.settings, n_ctx=n_ctx)
     return replace(q.settings, n_ctx=n_ctx, tensor_split=tuple(map(float, split)))
 
 
 def _estimate(q: _Question, chosen: Settings) -> Estimate:
-    """What `estimate` says of the settings chosen; compute buffers are those that the search replayed."""
+    """Estimate the settings chosen; compute buffers are those that the search replayed."""
     if not q.used:
         return estimate(q.model, q.gpus, chosen)
     placement = place(q.model, q.gpus, chosen)
@@ -232,7 +232,7 @@ def _least_short(q: _Question, n_ctx: int) -> Split | None:
 
 
 def _shortest(result: Estimate) -> DeviceEstimate | None:
-    """The card with the least left of those in use."""
+    """Find the card with the least left of those in use."""
     return min((g for g in result.gpus if g.total), key=lambda g: g.left, default=None)
 
 
@@ -241,7 +241,7 @@ def _name(shortest: DeviceEstimate | None) -> str:
 
 
 def _limit(q: _Question, max_ctx: int | None, result: Estimate, candidates: range) -> str:
-    """What keeps a context that fits from being larger, in a person's words."""
+    """Name what keeps a context that fits from being larger."""
     if q.settings.n_ctx:
         return REQUEST
     if result.n_ctx >= candidates[-1]:
@@ -251,7 +251,7 @@ def _limit(q: _Question, max_ctx: int | None, result: Estimate, candidates: rang
 
 
 def _full(q: _Question, result: Estimate, n_ctx: int) -> int:
-    """Index of the card that the next context would overfill under the same split.
+    """Find the index of the card that the next context would overfill under the same split.
 
     That is not always the one with the least left: of a card without a layer that caches, nothing more is taken.
     """
@@ -265,12 +265,12 @@ def _full(q: _Question, result: Estimate, n_ctx: int) -> int:
 
 
 def _spare(q: _Question, sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """What is left on each card that is used when they take this much, with its index."""
+    """List the bytes left on each card that is used when they take this much, with its index."""
     return [(room - size, i) for room, size, i in zip(q.room(), sizes, q.used, strict=True) if size]
 
 
 def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
-    """What a Mac can be told where its limit is what limits."""
+    """Say how a Mac's limit is raised where it is what limits."""
     for gpu, card in zip(q.gpus, result.gpus, strict=True):
         if card.name == limit:
             return wired_warnings(gpu, card.total + q.margin)
@@ -278,7 +278,7 @@ def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
 
 
 def _warnings(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
-    """What a person should know of the answer: of the model, the cards, the context and the margin."""
+    """List the warnings of an answer: of the model, the cards, the context and the margin."""
     model, gpus, found = q.model, q.gpus, list[str]()
     if model.assumed:
         found.append(f"the architecture is unknown; planned as {model.assumed}, which may be wrong")

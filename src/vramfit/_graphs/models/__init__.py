@@ -7,11 +7,10 @@ builder serves several. A module may say what tells its layers apart beside weig
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..._llama.model import Model
 from ..context import GraphContext
@@ -39,8 +38,7 @@ _SAME: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Builder:
+class Builder(NamedTuple):
     """How the graphs of an architecture are made."""
 
     build: Callable[[GraphContext], None]

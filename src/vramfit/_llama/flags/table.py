@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from . import engine
 
@@ -28,8 +27,7 @@ class Does(Enum):
     REFUSED = "cannot be planned for"
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(NamedTuple):
     """One flag of the engine. `off` are its negated spellings, `n_values` how many words follow it.
 
     `field` is what it sets in `Settings` and `kind` how its value is read; `why` says why it is not planned.

@@ -8,6 +8,8 @@
 | `spec`      | "2x4090,3090ti:22GiB" → `Gpu`s                       |
 | `backend_of` | a card → the rules of its backend |
 | `detection` | this machine → `Gpu`s                                |
+| `host_memory` | this machine → how much memory it has, and how much is free |
+| `ask` | a program of this machine → what it prints, or why nothing |
 | `check`     | every fault of a catalogue in one error              |
 """
 
@@ -17,6 +19,7 @@ from .backend_of import backend_of
 from .catalogue import Card, Rules, all_cards, rules
 from .check import validate_catalogue
 from .detection import detect_gpus
+from .host_memory import HostMemory, host_memory
 from .names import find, versions
 from .noun import BACKENDS, MAX_GPUS, Gpu, assumed, told_apart
 from .spec import all_gpus, parse_gpus, select_gpus
@@ -26,6 +29,7 @@ __all__ = [
     "MAX_GPUS",
     "Card",
     "Gpu",
+    "HostMemory",
     "Rules",
     "all_cards",
     "all_gpus",
@@ -33,6 +37,7 @@ __all__ = [
     "backend_of",
     "detect_gpus",
     "find",
+    "host_memory",
     "parse_gpus",
     "rules",
     "select_gpus",

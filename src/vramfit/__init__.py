@@ -55,7 +55,7 @@ _WHERE: Final = {
     "bits_per_weight": "_quant",
     "cache_measure": "_planner.quality",
     "compare": "_planner.compare",
-    "detect_gpus": "_devices",
+    "detect_gpus": "_devices.detect",
     "engine_settings": "_engines.settings",
     "estimate": "_estimate.estimate",
     "file_bytes": "_quant",
@@ -152,7 +152,8 @@ if TYPE_CHECKING:
         UnknownArchitecture,
         VramfitError,
     )
-    from ._devices import Gpu, detect_gpus, parse_gpus, validate_catalogue
+    from ._devices import Gpu, parse_gpus, validate_catalogue
+    from ._devices.detect import detect_gpus
     from ._engines.choose import plan_for
     from ._engines.server import parse_command
     from ._engines.settings import engine_settings, server_settings

@@ -107,7 +107,7 @@ def plan(
     """
     from .._report import plans
 
-    described, on = model.read(), cards(gpus)
+    described, on = model.read(), cards(gpus, engine)
     options["engine_build"] = options["engine_build"] or build_here(gpus, engine)
     settings = to_settings(options, engine, described)
     asked = Asked(described, on, settings, engine, margin, max_ctx, host_bandwidth)

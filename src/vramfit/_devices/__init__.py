@@ -7,7 +7,7 @@
 | `names`     | what people type → the cards it can mean, least memory first |
 | `spec`      | "2x4090,3090ti:22GiB" → `Gpu`s                       |
 | `backend_of` | a card → the rules of its backend |
-| `detection` | this machine → `Gpu`s                                |
+| `detect`    | this machine → `Gpu`s; imported by those who ask     |
 | `host_memory` | this machine → how much memory it has, and how much is free |
 | `ask` | a program of this machine → what it prints, or why nothing |
 | `check`     | every fault of a catalogue in one error              |
@@ -18,7 +18,6 @@ from __future__ import annotations
 from .backend_of import backend_of
 from .catalogue import Card, Rules, all_cards, rules
 from .check import validate_catalogue
-from .detection import detect_gpus
 from .host_memory import HostMemory, host_memory
 from .names import find, versions
 from .noun import BACKENDS, MAX_GPUS, Gpu, assumed, told_apart
@@ -35,7 +34,6 @@ __all__ = [
     "all_gpus",
     "assumed",
     "backend_of",
-    "detect_gpus",
     "find",
     "host_memory",
     "parse_gpus",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["TIMEOUT_S", "Answer", "ask"]
+__all__ = ["TIMEOUT_S", "Answer", "ask", "called"]
 
 TIMEOUT_S: Final = 5.0
 MAX_BYTES: Final = 1 << 20  # of what is read; a driver's tool prints a few KiB
@@ -28,8 +28,12 @@ class Answer:
     failure: str = ""
 
 
-def ask(command: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> Answer:
+def ask(
+    command: Sequence[str], *, timeout_s: float = TIMEOUT_S, environ: Mapping[str, str] | None = None
+) -> Answer:
     """Run a program in the C locale with nothing on its input, and return what it prints within `timeout_s` seconds.
+
+    `environ` replaces the environment, the path that programs are looked for on with it.
 
     One that hangs is killed and not waited for, even where its driver does not let it die; a program that prints
     more than 1 MiB is cut short. A status other than 0 is a `failure` whose text is kept: some tools complain and still answer.
@@ -39,7 +43,7 @@ def ask(command: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> Answer:
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C"}, start_new_session=True,
+            env={**(os.environ if environ is None else environ), "LC_ALL": "C"}, start_new_session=True,
         )  # fmt: skip
     except (FileNotFoundError, NotADirectoryError):
         return Answer(missing=True, failure="not installed")
@@ -99,3 +103,25 @@ def _status(status: int | None, said: str) -> str:
         return ""
     first = " ".join(next((line for line in said.splitlines() if line.strip()), "").split())[:MAX_SAID]
     return f"exit status {status}" + (f": {first}" if first else "")
+
+
+def called(function: Callable[[], Any], *, timeout_s: float = TIMEOUT_S) -> tuple[Any, str]:
+    """Call into a driver's library: what it returns, or None and why it failed, as where it does not return in time.
+
+    The library is foreign, so whatever it raises is a failure that is said.
+    """
+    found: list[Any] = []
+    failed: list[str] = []
+
+    def run() -> None:
+        try:
+            found.append(function())
+        except BaseException as e:
+            failed.append(" ".join(str(e).split())[:MAX_SAID] or type(e).__name__)
+
+    worker = threading.Thread(target=run, daemon=True)
+    worker.start()
+    worker.join(timeout_s)
+    if found:
+        return found[0], ""
+    return None, failed[0] if failed else f"did not answer within {timeout_s:g} s"

@@ -40,10 +40,11 @@ def recorded(name: str) -> str:
 class Machine:
     """A machine of fake programs, which print what was recorded, and of files of a kernel."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, bare: bool = False) -> None:
         self.root, self.bin = root, root / "bin"
         self.bin.mkdir()
-        self.file("proc/meminfo", f"MemTotal: {64 << 20} kB\nMemAvailable: {48 << 20} kB\n")
+        if not bare:
+            self.file("proc/meminfo", f"MemTotal: {64 << 20} kB\nMemAvailable: {48 << 20} kB\n")
 
     def program(self, name: str, script: str) -> None:
         path = self.bin / name
@@ -297,7 +298,7 @@ def test_a_library_that_hangs_or_fails_is_left(machine: Machine) -> None:
 
 def test_libraries_that_are_installed_are_enough(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """No tool runs where a library answers."""
-    monkeypatch.setitem(sys.modules, "pynvml", Library())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pynvml", Library())
     monkeypatch.setitem(sys.modules, "amdsmi", amd_library())
     found = find_cards(machine.here())
     assert [a.source for a in found.asked if a.n_cards] == ["nvidia-ml-py", "amdsmi"]

@@ -27,6 +27,7 @@ _WHERE: Final = {
     "Comparison": "_planner.compare",
     "ComparisonJson": "_report.schema",
     "DeviceEstimate": "_estimate.estimate",
+    "DoctorJson": "_report.schema",
     "EngineRefusal": "_base.errors",
     "Estimate": "_estimate.estimate",
     "EstimateJson": "_report.schema",
@@ -56,6 +57,7 @@ _WHERE: Final = {
     "cache_measure": "_planner.quality",
     "compare": "_planner.compare",
     "detect_gpus": "_devices.detect",
+    "doctor": "_engines.doctor",
     "engine_settings": "_engines.settings",
     "estimate": "_estimate.estimate",
     "file_bytes": "_quant",
@@ -87,6 +89,7 @@ __all__ = [
     "Comparison",
     "ComparisonJson",
     "DeviceEstimate",
+    "DoctorJson",
     "EngineRefusal",
     "Estimate",
     "EstimateJson",
@@ -117,6 +120,7 @@ __all__ = [
     "cache_measure",
     "compare",
     "detect_gpus",
+    "doctor",
     "engine_settings",
     "estimate",
     "file_bytes",
@@ -155,6 +159,7 @@ if TYPE_CHECKING:
     from ._devices import Gpu, parse_gpus, validate_catalogue
     from ._devices.detect import detect_gpus
     from ._engines.choose import plan_for
+    from ._engines.doctor import doctor
     from ._engines.server import parse_command
     from ._engines.settings import engine_settings, server_settings
     from ._estimate.estimate import DeviceEstimate, Estimate, estimate
@@ -172,6 +177,7 @@ if TYPE_CHECKING:
     from ._report.schema import (
         AlternativesJson,
         ComparisonJson,
+        DoctorJson,
         EstimateJson,
         GpuJson,
         ModelJson,

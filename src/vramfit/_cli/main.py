@@ -11,6 +11,7 @@ from .._base.errors import VramfitError
 from .._base.version import __version__
 from .cards import cards, cards_option
 from .compare import compare
+from .doctor import doctor
 from .engines import engine_options, show_commands
 from .installed import build_here
 from .modelfile import modelfile
@@ -67,6 +68,7 @@ def main() -> None:
     vramfit plan model.gguf --gpus 3090ti,3060
     vramfit inspect model.gguf
     vramfit gpus 4090
+    vramfit doctor
     vramfit which model.gguf --ctx 65536
     """
 
@@ -206,5 +208,6 @@ def gpus(name: str | None, check: bool, as_json: bool) -> None:
 
 
 main.add_command(compare)
+main.add_command(doctor)
 main.add_command(modelfile)
 main.add_command(which)

@@ -15,13 +15,19 @@ from .._llama.params import Settings
 __all__ = [
     "AlternativeJson",
     "AlternativesJson",
+    "AskedJson",
     "CarrierJson",
     "ChoiceJson",
     "ComparisonJson",
     "DeviceJson",
+    "DoctorJson",
+    "EngineJson",
     "EstimateJson",
     "FindingJson",
+    "FoundGpuJson",
     "GpuJson",
+    "HolderJson",
+    "HostMemoryJson",
     "LayerKindJson",
     "MeasureJson",
     "ModelJson",
@@ -262,6 +268,66 @@ class GpuJson(_Frozen):
     free: int
     bandwidth_gbs: Optional[float]  # noqa: UP045
     compute_capability: Optional[str]  # noqa: UP045
+
+
+class HolderJson(_Frozen):
+    """A program that holds memory of a card; `n_bytes` is null where the driver does not say how much."""
+
+    name: str
+    n_bytes: Optional[int]  # noqa: UP045
+
+
+class FoundGpuJson(GpuJson):
+    """A card of this machine. `by_engine`: its sizes are those that llama-server prints."""
+
+    free_measured: bool
+    unified: bool
+    by_engine: bool
+    bus: str
+    screen: bool
+    holders: list[HolderJson]
+    note: str
+
+
+class HostMemoryJson(_Frozen):
+    """Memory of a machine; `limited`: by a container."""
+
+    total: int
+    available: int
+    limited: bool
+
+
+class EngineJson(_Frozen):
+    """An engine of a machine; `build` and `era` are "" where its version names no build to count for."""
+
+    program: str
+    version: str
+    build: str
+    era: str
+    failure: str
+
+
+class AskedJson(_Frozen):
+    """A source that was asked for cards; `missing`: it is not installed, or has nothing here to ask."""
+
+    source: str
+    cards: int
+    missing: bool
+    failure: str
+    advice: str
+
+
+class DoctorJson(_Frozen):
+    """What `vramfit doctor --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    platform: str
+    gpus: list[FoundGpuJson]
+    host: Optional[HostMemoryJson]  # noqa: UP045
+    engines: list[EngineJson]
+    asked: list[AskedJson]
+    notes: list[str]
+    advice: list[str]
 
 
 class ChoiceJson(_Frozen):

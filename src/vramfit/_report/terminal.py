@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from .._engines.doctor import Diagnosis
 from .._estimate.estimate import Estimate
 from .._llama.model import Model
 from .._planner.compare import Comparison
@@ -14,6 +15,7 @@ from .._planner.which import Shortlist
 from .alternatives import alternative_text, alternatives_text
 from .comparisons import comparison_text
 from .describe import model_text
+from .doctor import doctor_text
 from .grids import sweep_text
 from .plans import estimate_text, plan_text
 from .shortlist import shortlist_text
@@ -28,6 +30,7 @@ _TEXTS: Final[dict[type, Callable[[Any], str]]] = {
     Alternative: alternative_text,
     Shortlist: shortlist_text,
     Model: model_text,
+    Diagnosis: doctor_text,
 }
 
 

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vramfit._base.errors import GpuError
-from vramfit._devices import HostMemory
 from vramfit._devices.detect import Here, Seen, User, detect_gpus, find_cards, own_cards
 from vramfit._devices.detect.amd import ask_amdsmi, gfx_name, parse_kfd, parse_rocm_smi
 from vramfit._devices.detect.apple import parse_sysctl
@@ -28,6 +27,7 @@ from vramfit._devices.detect.nouns import number
 from vramfit._devices.detect.nvidia import ask_nvml, ask_smi, parse_list, parse_query, parse_table
 from vramfit._devices.detect.pci import parse_amdgpu_ids, parse_pci_ids
 from vramfit._devices.detect.visible import chosen, visible
+from vramfit._devices.host_memory import HostMemory
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 DATA = Path(__file__).parent / "data" / "detect"

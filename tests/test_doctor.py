@@ -11,7 +11,7 @@ from test_detect import Machine, recorded
 
 import vramfit
 from vramfit._cli import main
-from vramfit._devices import HostMemory
+from vramfit._devices.host_memory import HostMemory
 from vramfit._engines.doctor import Diagnosis, diagnose
 from vramfit._engines.installed import Installed, installed_engines
 from vramfit._report.doctor import doctor_json, doctor_text

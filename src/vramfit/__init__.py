@@ -46,6 +46,8 @@ _WHERE: Final = {
     "Shortlist": "_planner.which",
     "ShortlistJson": "_report.schema",
     "SourceError": "_base.errors",
+    "Speed": "_planner.bounds",
+    "SpeedJson": "_report.schema",
     "Sweep": "_planner.sweep",
     "SweepJson": "_report.schema",
     "Tensor": "_llama.model",
@@ -74,6 +76,7 @@ _WHERE: Final = {
     "recipe": "_quant",
     "requantize": "_quant",
     "server_settings": "_engines.settings",
+    "speed": "_planner.bounds",
     "sweep": "_planner.sweep",
     "trades": "_planner.whatif",
     "validate_catalogue": "_devices",
@@ -108,6 +111,8 @@ __all__ = [
     "Shortlist",
     "ShortlistJson",
     "SourceError",
+    "Speed",
+    "SpeedJson",
     "Sweep",
     "SweepJson",
     "Tensor",
@@ -137,6 +142,7 @@ __all__ = [
     "recipe",
     "requantize",
     "server_settings",
+    "speed",
     "sweep",
     "trades",
     "validate_catalogue",
@@ -166,6 +172,7 @@ if TYPE_CHECKING:
     from ._llama.model import Model, Tensor
     from ._llama.params import Settings
     from ._modelfile import parse_modelfile
+    from ._planner.bounds import Speed, speed
     from ._planner.compare import Choice, Comparison, compare
     from ._planner.plan import Plan, plan
     from ._planner.quality import cache_measure, file_type_measure
@@ -183,6 +190,7 @@ if TYPE_CHECKING:
         ModelJson,
         PlanJson,
         ShortlistJson,
+        SpeedJson,
         SweepJson,
     )
     from ._sources.load import read

@@ -117,17 +117,25 @@ def plan(
     result = warned(chosen.plan if chosen else asked.plan())
     wanted = show_alternatives or not result.fits
     found = asked.trades(prefer, brief=not show_alternatives) if wanted else None
-    write_pictures(result, plot, html, found)
+    write_pictures(result, plot, html, found, host_bandwidth)
     if as_json:
         from .._report.alternatives import plan_json  # the text of a plan starts without it
 
         ignored = line().passed_over
         click.echo(
-            plan_json(result, engine, prefer=prefer, changed=chosen, alternatives=found, ignored=ignored)
+            plan_json(
+                result,
+                engine,
+                prefer=prefer,
+                changed=chosen,
+                alternatives=found,
+                ignored=ignored,
+                host_bandwidth_gbs=host_bandwidth,
+            )
         )
     else:
         shown = look()
-        click.echo(plans.plan_text(result, shown))
+        click.echo(plans.plan_text(result, shown, host_bandwidth))
         show_notes()
         if chosen:
             _say_changes(chosen, prefer or "", shown)

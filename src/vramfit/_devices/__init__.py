@@ -8,8 +8,7 @@
 | `spec`      | "2x4090,3090ti:22GiB" → `Gpu`s                       |
 | `backend_of` | a card → the rules of its backend |
 | `detect`    | this machine → `Gpu`s; imported by those who ask     |
-| `host_memory` | this machine → how much memory it has, and how much is free |
-| `ask` | a program of this machine → what it prints, or why nothing |
+| `host_memory`, `ask` | this machine's memory, what its programs print; imported by those who ask |
 | `check`     | every fault of a catalogue in one error              |
 """
 
@@ -18,7 +17,6 @@ from __future__ import annotations
 from .backend_of import backend_of
 from .catalogue import Card, Rules, all_cards, rules
 from .check import validate_catalogue
-from .host_memory import HostMemory, host_memory
 from .names import find, versions
 from .noun import BACKENDS, MAX_GPUS, Gpu, assumed, told_apart
 from .spec import all_gpus, parse_gpus, select_gpus
@@ -28,14 +26,12 @@ __all__ = [
     "MAX_GPUS",
     "Card",
     "Gpu",
-    "HostMemory",
     "Rules",
     "all_cards",
     "all_gpus",
     "assumed",
     "backend_of",
     "find",
-    "host_memory",
     "parse_gpus",
     "rules",
     "select_gpus",

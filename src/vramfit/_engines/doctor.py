@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .._base.shown import Shown
-from .._devices import HostMemory, host_memory
 from .._devices.detect import Found, Here, find_cards
+from .._devices.host_memory import HostMemory, host_memory
 from .installed import Installed, installed_engines
 
 __all__ = ["Diagnosis", "diagnose", "doctor"]

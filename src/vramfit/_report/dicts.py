@@ -9,6 +9,7 @@ from .._engines.doctor import Diagnosis
 from .._estimate.estimate import Estimate
 from .._llama.model import Model
 from .._modelfile import Finding
+from .._planner.bounds import Speed
 from .._planner.compare import Comparison
 from .._planner.plan import Plan
 from .._planner.whatif import Alternative, Alternatives
@@ -20,6 +21,7 @@ from .doctor import doctor_as_schema
 from .modelfiles import finding_as_schema
 from .plans import estimate_as_schema, plan_as_schema
 from .shortlist import shortlist_as_schema
+from .speeds import speed_as_schema
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -36,6 +38,7 @@ _SCHEMAS: Final[dict[type, Callable[[Any], BaseModel]]] = {
     Model: model_as_schema,
     Finding: finding_as_schema,
     Diagnosis: doctor_as_schema,
+    Speed: speed_as_schema,
 }
 
 

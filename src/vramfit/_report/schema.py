@@ -37,6 +37,9 @@ __all__ = [
     "PlanJson",
     "RopeJson",
     "ShortlistJson",
+    "SpeedJson",
+    "SpeedLinkJson",
+    "SpeedTermJson",
     "SweepJson",
     "settings_json",
 ]
@@ -109,6 +112,40 @@ class AlternativeJson(_Frozen):
     settings: dict[str, Any]
 
 
+class SpeedTermJson(_Frozen):
+    """What one device does at the least: bytes for a token, at a full context, for a batch; operations for a token."""
+
+    device: Text
+    weights: int
+    cache: int
+    batch: int
+    flops: int
+    gbs: Optional[float]  # noqa: UP045
+    tflops: Optional[float]  # noqa: UP045
+
+
+class SpeedLinkJson(_Frozen):
+    """What a token, and a batch of a prompt, wait at the least for a link between devices."""
+
+    name: Text
+    token_seconds: float
+    batch_seconds: float
+
+
+class SpeedJson(_Frozen):
+    """Upper bounds in tokens a second, and their terms; null where a term is not known. `missing` says what is not counted."""
+
+    decode: Optional[float]  # noqa: UP045
+    decode_full: Optional[float]  # noqa: UP045
+    prompt: Optional[float]  # noqa: UP045
+    n_ctx: int
+    n_ubatch: int
+    pipelined: bool
+    terms: list[SpeedTermJson]
+    links: list[SpeedLinkJson] = []
+    missing: list[Text]
+
+
 class EstimateJson(_Frozen):
     """What the engine allocates for one context, device by device."""
 
@@ -150,6 +187,7 @@ class PlanJson(_Frozen):
     overheads: list[OverheadJson]
     era: str
     older_build: Optional[OlderJson] = None  # noqa: UP045
+    speed: Optional[SpeedJson] = None  # noqa: UP045
     engine: Optional[str] = None  # noqa: UP045
     command: Optional[Text] = None  # noqa: UP045
     modelfile: Optional[Text] = None  # noqa: UP045

@@ -8,6 +8,7 @@ from typing import Any, Final
 from .._engines.doctor import Diagnosis
 from .._estimate.estimate import Estimate
 from .._llama.model import Model
+from .._planner.bounds import Speed
 from .._planner.compare import Comparison
 from .._planner.plan import Plan
 from .._planner.whatif import Alternative, Alternatives
@@ -19,6 +20,7 @@ from .doctor import doctor_text
 from .grids import sweep_text
 from .plans import estimate_text, plan_text
 from .shortlist import shortlist_text
+from .speeds import speed_text
 
 __all__ = ["text"]
 
@@ -31,6 +33,7 @@ _TEXTS: Final[dict[type, Callable[[Any], str]]] = {
     Shortlist: shortlist_text,
     Model: model_text,
     Diagnosis: doctor_text,
+    Speed: speed_text,
 }
 
 

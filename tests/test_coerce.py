@@ -58,6 +58,7 @@ RIGHT: dict[str, dict[str, Any]] = {
                    "token_embedding_type": None, "tensor_types": (), "pure": False, "leave_output_tensor": False,
                    "keep_split": False, "dry_run": True},
     "server_settings": {"n_ctx": 0},
+    "speed": {"plan": vramfit.plan(MODEL, CARDS, {"n_ctx": 512}, margin_bytes=0), "host_bandwidth_gbs": None},
     "sweep": {"model": MODEL, "gpus": CARDS, "settings": None, "n_ctx": 512, "n_seq_max": 1, "n_ubatch": 64,
               "type_k": "f16", "type_v": None, "file_types": None, "gpu_sets": None, "margin_bytes": 0,
               "imatrix": False, "replays": 2},
@@ -103,7 +104,7 @@ def test_every_public_function_is_here() -> None:
         for n in vramfit.__all__
         if callable(getattr(vramfit, n)) and not isinstance(getattr(vramfit, n), type)
     }
-    assert functions - {"detect_gpus"} <= set(RIGHT)
+    assert functions - {"detect_gpus", "doctor"} <= set(RIGHT)
 
 
 @examples(60, deadline=10_000)

@@ -27,6 +27,7 @@ _WHERE: Final = {
     "Comparison": "_planner.compare",
     "ComparisonJson": "_report.schema",
     "DeviceEstimate": "_estimate.estimate",
+    "DoctorJson": "_report.schema",
     "EngineRefusal": "_base.errors",
     "Estimate": "_estimate.estimate",
     "EstimateJson": "_report.schema",
@@ -45,6 +46,8 @@ _WHERE: Final = {
     "Shortlist": "_planner.which",
     "ShortlistJson": "_report.schema",
     "SourceError": "_base.errors",
+    "Speed": "_planner.bounds",
+    "SpeedJson": "_report.schema",
     "Sweep": "_planner.sweep",
     "SweepJson": "_report.schema",
     "Tensor": "_llama.model",
@@ -55,7 +58,8 @@ _WHERE: Final = {
     "bits_per_weight": "_quant",
     "cache_measure": "_planner.quality",
     "compare": "_planner.compare",
-    "detect_gpus": "_devices",
+    "detect_gpus": "_devices.detect",
+    "doctor": "_engines.doctor",
     "engine_settings": "_engines.settings",
     "estimate": "_estimate.estimate",
     "file_bytes": "_quant",
@@ -72,6 +76,7 @@ _WHERE: Final = {
     "recipe": "_quant",
     "requantize": "_quant",
     "server_settings": "_engines.settings",
+    "speed": "_planner.bounds",
     "sweep": "_planner.sweep",
     "trades": "_planner.whatif",
     "validate_catalogue": "_devices",
@@ -87,6 +92,7 @@ __all__ = [
     "Comparison",
     "ComparisonJson",
     "DeviceEstimate",
+    "DoctorJson",
     "EngineRefusal",
     "Estimate",
     "EstimateJson",
@@ -105,6 +111,8 @@ __all__ = [
     "Shortlist",
     "ShortlistJson",
     "SourceError",
+    "Speed",
+    "SpeedJson",
     "Sweep",
     "SweepJson",
     "Tensor",
@@ -117,6 +125,7 @@ __all__ = [
     "cache_measure",
     "compare",
     "detect_gpus",
+    "doctor",
     "engine_settings",
     "estimate",
     "file_bytes",
@@ -133,6 +142,7 @@ __all__ = [
     "recipe",
     "requantize",
     "server_settings",
+    "speed",
     "sweep",
     "trades",
     "validate_catalogue",
@@ -152,14 +162,17 @@ if TYPE_CHECKING:
         UnknownArchitecture,
         VramfitError,
     )
-    from ._devices import Gpu, detect_gpus, parse_gpus, validate_catalogue
+    from ._devices import Gpu, parse_gpus, validate_catalogue
+    from ._devices.detect import detect_gpus
     from ._engines.choose import plan_for
+    from ._engines.doctor import doctor
     from ._engines.server import parse_command
     from ._engines.settings import engine_settings, server_settings
     from ._estimate.estimate import DeviceEstimate, Estimate, estimate
     from ._llama.model import Model, Tensor
     from ._llama.params import Settings
     from ._modelfile import parse_modelfile
+    from ._planner.bounds import Speed, speed
     from ._planner.compare import Choice, Comparison, compare
     from ._planner.plan import Plan, plan
     from ._planner.quality import cache_measure, file_type_measure
@@ -171,11 +184,13 @@ if TYPE_CHECKING:
     from ._report.schema import (
         AlternativesJson,
         ComparisonJson,
+        DoctorJson,
         EstimateJson,
         GpuJson,
         ModelJson,
         PlanJson,
         ShortlistJson,
+        SpeedJson,
         SweepJson,
     )
     from ._sources.load import read

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from .._base.errors import GpuError
-
 if TYPE_CHECKING:
     from .._devices import Gpu
 
@@ -23,13 +21,12 @@ cards_option: Final = click.option(
 )
 
 
-def cards(spec: str | None) -> tuple[Gpu, ...]:
-    """Find the cards that `--gpus` names, else those of this machine. Raises `GpuError`."""
-    from .._devices import detect_gpus, parse_gpus
+def cards(spec: str | None, engine: str | None = None) -> tuple[Gpu, ...]:
+    """Find the cards that `--gpus` names, else those of this machine that `engine` uses. Raises `GpuError`."""
+    if spec is None or spec.strip().lower() == "auto":
+        from .._devices.detect import own_cards
 
-    if spec not in (None, "auto"):
-        return parse_gpus(spec)
-    found = detect_gpus()
-    if not found:
-        raise GpuError("no cards found on this machine; name them, as in --gpus 3090ti,3060, or --gpus none")
-    return found
+        return own_cards(engine)
+    from .._devices import parse_gpus
+
+    return parse_gpus(spec)

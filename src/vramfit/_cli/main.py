@@ -39,11 +39,8 @@ __all__ = ["main"]
 EXIT_ERROR = 1
 
 
-_APART: Final = (
-    "compare",
-    "modelfile",
-    "which",
-)  # each in a module of its name, imported when it is asked for
+# Each in a module of its name, imported when it is asked for
+_APART: Final = ("compare", "doctor", "modelfile", "which")
 
 
 class _Commands(click.Group):
@@ -82,6 +79,7 @@ def main() -> None:
     vramfit plan model.gguf --gpus 3090ti,3060
     vramfit inspect model.gguf
     vramfit gpus 4090
+    vramfit doctor
     vramfit which model.gguf --ctx 65536
     """
 
@@ -122,7 +120,7 @@ def plan(
     """
     from .._report import plans
 
-    described, on = model.read(), cards(gpus)
+    described, on = model.read(), cards(gpus, engine)
     options["engine_build"] = options["engine_build"] or build_here(gpus, engine)
     settings = to_settings(options, engine, described)
     asked = Asked(described, on, settings, engine, margin, max_ctx, host_bandwidth)
@@ -130,17 +128,25 @@ def plan(
     result = warned(chosen.plan if chosen else asked.plan())
     wanted = show_alternatives or not result.fits
     found = asked.trades(prefer, brief=not show_alternatives) if wanted else None
-    write_pictures(result, plot, html, found)
+    write_pictures(result, plot, html, found, host_bandwidth)
     if as_json:
         from .._report.alternatives import plan_json  # the text of a plan starts without it
 
         ignored = line().passed_over
         click.echo(
-            plan_json(result, engine, prefer=prefer, changed=chosen, alternatives=found, ignored=ignored)
+            plan_json(
+                result,
+                engine,
+                prefer=prefer,
+                changed=chosen,
+                alternatives=found,
+                ignored=ignored,
+                host_bandwidth_gbs=host_bandwidth,
+            )
         )
     else:
         shown = look()
-        click.echo(plans.plan_text(result, shown))
+        click.echo(plans.plan_text(result, shown, host_bandwidth))
         show_notes()
         if chosen:
             _say_changes(chosen, prefer or "", shown)

@@ -7,7 +7,8 @@
 | `names`     | what people type → the cards it can mean, least memory first |
 | `spec`      | "2x4090,3090ti:22GiB" → `Gpu`s                       |
 | `backend_of` | a card → the rules of its backend |
-| `detection` | this machine → `Gpu`s                                |
+| `detect`    | this machine → `Gpu`s; imported by those who ask     |
+| `host_memory`, `ask` | this machine's memory, what its programs print; imported by those who ask |
 | `check`     | every fault of a catalogue in one error              |
 """
 
@@ -16,7 +17,6 @@ from __future__ import annotations
 from .backend_of import backend_of
 from .catalogue import Card, Rules, all_cards, rules
 from .check import validate_catalogue
-from .detection import detect_gpus
 from .names import find, versions
 from .noun import BACKENDS, MAX_GPUS, Gpu, assumed, told_apart
 from .spec import all_gpus, parse_gpus, select_gpus
@@ -31,7 +31,6 @@ __all__ = [
     "all_gpus",
     "assumed",
     "backend_of",
-    "detect_gpus",
     "find",
     "parse_gpus",
     "rules",

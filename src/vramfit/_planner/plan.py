@@ -14,7 +14,7 @@ from typing import Final, cast
 from .._base.errors import SettingsError
 from .._base.given import call
 from .._base.shown import Drawn
-from .._coerce import AnyGpus, AnyModel, AnySettings, cards, margin, model_of, settings_of, shown
+from .._coerce import AUTO, AnyGpus, AnyModel, AnySettings, cards, margin, model_of, settings_of, shown
 from .._coerce import max_ctx as limit
 from .._devices import Gpu, assumed
 from .._estimate.estimate import DeviceEstimate, Estimate, assemble, estimate
@@ -71,14 +71,14 @@ class Plan(Drawn):
 
 def plan(
     model: AnyModel,
-    gpus: AnyGpus,
+    gpus: AnyGpus = AUTO,
     settings: AnySettings = None,
     *,
     margin_bytes: int | str = DEFAULT_MARGIN,
     max_ctx: int | str | None = None,
     learned: Learned | None = None,
 ) -> Plan:
-    """Find the largest context that leaves `margin_bytes` of free memory on every card.
+    """Find the largest context that leaves `margin_bytes` of memory free on every card, by default this machine's.
 
     Takes every setting as given; `n_ctx` other than 0 asks about that one context, a `tensor_split`
     fixes the split. `max_ctx` (tokens of all slots together) defaults to the trained context.

@@ -10,11 +10,13 @@ from .._base.units import format_bytes, format_mib
 from .._devices import told_apart
 from .._estimate.estimate import DeviceEstimate, Estimate
 from .._llama.model import Model
+from .._planner.bounds import speed_of
 from .._planner.older import era_title, older_needs
 from .._planner.plan import Plan
 from .._planner.warnings import overheads, rope_sentence
 from .look import PLAIN, Look, Marked
 from .safety import notes
+from .speeds import speed_as_schema, speed_sentence
 from .tables import fits, render_table
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ __all__ = [
 NAME: Final = 200  # characters of a model's name
 
 
-def plan_text(plan: Plan, look: Look = PLAIN) -> str:
+def plan_text(plan: Plan, look: Look = PLAIN, host_bandwidth_gbs: float | None = None) -> str:
     """Show the answer, the cards side by side, the settings used, and what else there is to know."""
     parts = [
         look.paragraph(verdict(plan), "good" if plan.fits else "bad"),
@@ -47,6 +49,8 @@ def plan_text(plan: Plan, look: Look = PLAIN) -> str:
         look.paragraph(settings_line(plan)),
     ]
     parts += [look.paragraph(note) for note in notes(plan)]
+    if plan.fits:
+        parts.append(look.paragraph(speed_sentence(speed_of(plan, host_bandwidth_gbs))))
     parts += [look.paragraph(f"Warning: {w}", "warn") for w in plan.warnings]
     if not plan.estimate.exact:
         note = f"Compute buffers are an upper bound, not exact: {plan.estimate.compute_note}."
@@ -152,7 +156,7 @@ def _on(value: bool) -> str:
     return "on" if value else "off"
 
 
-def plan_as_schema(plan: Plan) -> PlanJson:
+def plan_as_schema(plan: Plan, host_bandwidth_gbs: float | None = None) -> PlanJson:
     """Make the pydantic object behind `vramfit plan --json`."""
     from .schema import OlderJson, OverheadJson, PlanJson, settings_json
 
@@ -177,6 +181,7 @@ def plan_as_schema(plan: Plan) -> PlanJson:
         warnings=list(plan.warnings),
         reach=rope_sentence(plan.model),
         era=era_title(plan.settings.engine_build),
+        speed=speed_as_schema(speed_of(plan, host_bandwidth_gbs)) if plan.fits else None,
         older_build=OlderJson(gpu=older.card, n_bytes=older.n_bytes) if older else None,
         overheads=[
             OverheadJson(gpu=card, name=o.name, n_bytes=o.n_bytes, counted=o.counted, why=o.why)

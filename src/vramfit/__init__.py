@@ -34,6 +34,7 @@ _WHERE: Final = {
     "GpuError": "_base.errors",
     "GpuJson": "_report.schema",
     "HeaderError": "_base.errors",
+    "Host": "_devices",
     "InvalidHeader": "_base.errors",
     "Model": "_llama.model",
     "ModelError": "_base.errors",
@@ -56,6 +57,7 @@ _WHERE: Final = {
     "cache_measure": "_planner.quality",
     "compare": "_planner.compare",
     "detect_gpus": "_devices",
+    "detect_host": "_devices.host_detection",
     "engine_settings": "_engines.settings",
     "estimate": "_estimate.estimate",
     "file_bytes": "_quant",
@@ -64,6 +66,7 @@ _WHERE: Final = {
     "overheads": "_planner.warnings",
     "parse_command": "_engines.server",
     "parse_gpus": "_devices",
+    "parse_host": "_devices",
     "parse_modelfile": "_modelfile",
     "parse_tensor_types": "_quant",
     "plan": "_planner.plan",
@@ -94,6 +97,7 @@ __all__ = [
     "GpuError",
     "GpuJson",
     "HeaderError",
+    "Host",
     "InvalidHeader",
     "Model",
     "ModelError",
@@ -117,6 +121,7 @@ __all__ = [
     "cache_measure",
     "compare",
     "detect_gpus",
+    "detect_host",
     "engine_settings",
     "estimate",
     "file_bytes",
@@ -125,6 +130,7 @@ __all__ = [
     "overheads",
     "parse_command",
     "parse_gpus",
+    "parse_host",
     "parse_modelfile",
     "parse_tensor_types",
     "plan",
@@ -152,7 +158,8 @@ if TYPE_CHECKING:
         UnknownArchitecture,
         VramfitError,
     )
-    from ._devices import Gpu, detect_gpus, parse_gpus, validate_catalogue
+    from ._devices import Gpu, Host, detect_gpus, parse_gpus, parse_host, validate_catalogue
+    from ._devices.host_detection import detect_host
     from ._engines.choose import plan_for
     from ._engines.server import parse_command
     from ._engines.settings import engine_settings, server_settings

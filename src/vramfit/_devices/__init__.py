@@ -8,6 +8,8 @@
 | `spec`      | "2x4090,3090ti:22GiB" → `Gpu`s                       |
 | `backend_of` | a card → the rules of its backend |
 | `detection` | this machine → `Gpu`s                                |
+| `host`      | "64GiB:58GiB" → `Host`                               |
+| `host_detection` | this machine → `Host`                           |
 | `check`     | every fault of a catalogue in one error              |
 """
 
@@ -17,6 +19,7 @@ from .backend_of import backend_of
 from .catalogue import Card, Rules, all_cards, rules
 from .check import validate_catalogue
 from .detection import detect_gpus
+from .host import Host, parse_host
 from .names import find, versions
 from .noun import BACKENDS, MAX_GPUS, Gpu, assumed, told_apart
 from .spec import all_gpus, parse_gpus, select_gpus
@@ -26,6 +29,7 @@ __all__ = [
     "MAX_GPUS",
     "Card",
     "Gpu",
+    "Host",
     "Rules",
     "all_cards",
     "all_gpus",
@@ -34,6 +38,7 @@ __all__ = [
     "detect_gpus",
     "find",
     "parse_gpus",
+    "parse_host",
     "rules",
     "select_gpus",
     "told_apart",

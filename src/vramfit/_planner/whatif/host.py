@@ -30,6 +30,7 @@ def first_that_fits(q: Question, levels: Sequence[Settings], n_ctx: int) -> int 
 
     A guess comes first; from there the steps double until the answer lies between two of them.
     """
+    levels = q.within_host(levels, n_ctx)
     end = len(levels) - 1
     if end < 0 or not q.carries(levels[end], n_ctx):
         return None

@@ -95,6 +95,9 @@ def fewest_experts(q: Question, n_ctx: int) -> Settings | None:
     """The experts of as few layers as will do (`-ncmoe`), of the last one single tensors if they are enough."""
     levels = experts_levels(q.model, q.settings)
     at = first_that_fits(q, levels, n_ctx)
+    if at is None:  # a layer more may be too much for the host, and single tensors of it enough
+        beyond = len(q.within_host(levels, n_ctx))
+        return _single_tensors(q, beyond, n_ctx) if 0 < beyond < len(levels) else None
     if not at:
         return None
     return _single_tensors(q, at, n_ctx) or levels[at]

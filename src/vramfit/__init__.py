@@ -35,6 +35,7 @@ _WHERE: Final = {
     "GpuError": "_base.errors",
     "GpuJson": "_report.schema",
     "HeaderError": "_base.errors",
+    "Host": "_devices",
     "InvalidHeader": "_base.errors",
     "Model": "_llama.model",
     "ModelError": "_base.errors",
@@ -59,6 +60,7 @@ _WHERE: Final = {
     "cache_measure": "_planner.quality",
     "compare": "_planner.compare",
     "detect_gpus": "_devices.detect",
+    "detect_host": "_devices.host_detection",
     "doctor": "_engines.doctor",
     "engine_settings": "_engines.settings",
     "estimate": "_estimate.estimate",
@@ -68,6 +70,7 @@ _WHERE: Final = {
     "overheads": "_planner.warnings",
     "parse_command": "_engines.server",
     "parse_gpus": "_devices",
+    "parse_host": "_devices",
     "parse_modelfile": "_modelfile",
     "parse_tensor_types": "_quant",
     "plan": "_planner.plan",
@@ -100,6 +103,7 @@ __all__ = [
     "GpuError",
     "GpuJson",
     "HeaderError",
+    "Host",
     "InvalidHeader",
     "Model",
     "ModelError",
@@ -125,6 +129,7 @@ __all__ = [
     "cache_measure",
     "compare",
     "detect_gpus",
+    "detect_host",
     "doctor",
     "engine_settings",
     "estimate",
@@ -134,6 +139,7 @@ __all__ = [
     "overheads",
     "parse_command",
     "parse_gpus",
+    "parse_host",
     "parse_modelfile",
     "parse_tensor_types",
     "plan",
@@ -162,8 +168,9 @@ if TYPE_CHECKING:
         UnknownArchitecture,
         VramfitError,
     )
-    from ._devices import Gpu, parse_gpus, validate_catalogue
+    from ._devices import Gpu, Host, parse_gpus, parse_host, validate_catalogue
     from ._devices.detect import detect_gpus
+    from ._devices.host_detection import detect_host
     from ._engines.choose import plan_for
     from ._engines.doctor import doctor
     from ._engines.server import parse_command

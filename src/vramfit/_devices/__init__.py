@@ -9,6 +9,8 @@
 | `backend_of` | a card → the rules of its backend |
 | `detect`    | this machine → `Gpu`s; imported by those who ask     |
 | `host_memory`, `ask` | this machine's memory, what its programs print; imported by those who ask |
+| `host`      | "64GiB:58GiB" → `Host`                               |
+| `host_detection` | this machine → `Host`                           |
 | `check`     | every fault of a catalogue in one error              |
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 from .backend_of import backend_of
 from .catalogue import Card, Rules, all_cards, rules
 from .check import validate_catalogue
+from .host import Host, parse_host
 from .names import find, versions
 from .noun import BACKENDS, MAX_GPUS, Gpu, assumed, told_apart
 from .spec import all_gpus, parse_gpus, select_gpus
@@ -26,6 +29,7 @@ __all__ = [
     "MAX_GPUS",
     "Card",
     "Gpu",
+    "Host",
     "Rules",
     "all_cards",
     "all_gpus",
@@ -33,6 +37,7 @@ __all__ = [
     "backend_of",
     "find",
     "parse_gpus",
+    "parse_host",
     "rules",
     "select_gpus",
     "told_apart",

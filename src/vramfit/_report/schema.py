@@ -64,6 +64,8 @@ class DeviceJson(_Frozen):
     free: Optional[int]  # noqa: UP045 - pydantic evaluates it, on 3.10 too
     left: Optional[int]  # noqa: UP045
     compute_exact: bool
+    beside: int = 0
+    mapped: int = 0
 
 
 class OverheadJson(_Frozen):

@@ -14,14 +14,14 @@ from types import MappingProxyType
 from typing import Final
 
 from ..._base.errors import GpuError
-from .cpu import CPU
+from .cpu import CPU, cpu_of
 from .cuda import CUDA, HIP, in_older_build, of_capability
 from .metal import METAL
 from .nouns import Backend, Node, SplitGraph, pad
 from .sycl import SYCL
 from .vulkan import VULKAN, of_card
 
-__all__ = ["BACKENDS", "HOST_BACKEND", "Backend", "Node", "SplitGraph", "backend", "host_of", "pad"]
+__all__ = ["BACKENDS", "HOST_BACKEND", "Backend", "Node", "SplitGraph", "backend", "cpu_of", "host_of", "pad"]
 
 HOST_BACKEND: Final = CPU
 BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(

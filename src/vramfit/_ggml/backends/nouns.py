@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from ..graph import NONE, OUTPUT, WEIGHT, Extents, Tensor, n_bytes
 from ..types import TensorType
 
-__all__ = ["Backend", "Batch", "Keep", "Node", "Optimize", "SplitGraph", "can_fuse", "pad"]
+__all__ = ["Backend", "Batch", "Keep", "Node", "Optimize", "SplitGraph", "Tiles", "can_fuse", "pad"]
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -100,6 +100,14 @@ Predicate = Callable[[Tensor, Sequence[Tensor]], bool]  # a node and its sources
 Scratch = Callable[[int, Node], int]  # bytes of the result, node -> bytes with what it carries beside it
 
 
+class Tiles(NamedTuple):
+    """How a type is laid out in tiles: what its rows and columns are multiples of, and bytes more a block."""
+
+    rows: int
+    columns: int
+    more: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Backend:
     """What the replay must know of a backend. Sizes are bytes, counts are as each field says."""
@@ -127,17 +135,33 @@ class Backend:
     buffer_extra: int = 0  # bytes that each compute buffer takes beside what lies in it
     pinned: Backend | None = None  # the host, where the first device pins its memory in a manner of its own
     max_tensor: int = 0  # largest tensor that an operation reads or makes; 0: no limit
-    repacked: frozenset[str] = (
-        frozenset()
-    )  # types whose matrices are kept in another order, in a buffer apart
+    # types whose matrices are kept in another order, in a buffer apart -> rows of which they have a multiple
+    repacked: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
+    tiles: Mapping[str, Tiles] = field(
+        default_factory=lambda: _NOTHING
+    )  # the same in AMX's order, experts apart
 
     def alloc_bytes(self, type_: TensorType, shape: tuple[int, ...]) -> int:
         """Bytes that a weight or cache tensor asks for, before alignment (get_alloc_size)."""
         return type_.row_bytes(shape[0]) * prod(shape[1:]) + self.padding_bytes(type_, shape[0])
 
     def repacks(self, type_: TensorType, shape: tuple[int, ...]) -> bool:
-        """Whether a matrix is stored eight rows interleaved, where single rows cannot be read from."""
-        return type_.name in self.repacked and len(shape) > 1 and not shape[1] % 8
+        """Whether a matrix is stored with its rows interleaved, where single rows cannot be read from."""
+        if len(shape) < 2:
+            return False
+        rows = self.repacked.get(type_.name)
+        return (rows is not None and not shape[1] % rows) or self._tiles(type_, shape) is not None
+
+    def tile_bytes(self, type_: TensorType, shape: tuple[int, ...]) -> int:
+        """Bytes that AMX's order of a matrix takes beside its own."""
+        tiles = self._tiles(type_, shape)
+        return prod(shape) // type_.block * tiles.more if tiles else 0
+
+    def _tiles(self, type_: TensorType, shape: tuple[int, ...]) -> Tiles | None:
+        tiles = self.tiles.get(type_.name)
+        if tiles is None or len(shape) != 2 or shape[1] % tiles.rows or shape[0] % tiles.columns:
+            return None
+        return tiles
 
     def padding_bytes(self, type_: TensorType, ne0: int) -> int:
         """Bytes that complete the last row of a quantized tensor (ggml-cuda.cu:911-916).

@@ -38,6 +38,8 @@ def backend(
     max_tensor: int | None = None,
     max_buffer: int | None = None,
     *,
+    reached_tensor: int | None = None,
+    fp16: bool = True,
     pooled_copies: bool = False,
     keeps_sum: bool = True,
     keeps_choice: bool = True,
@@ -45,7 +47,8 @@ def backend(
     """Find the rules of the backend called `name`, in any case, for a card of which this is known.
 
     A compute capability ("8.6") counts for CUDA. The next four are bytes that the card's driver reports: the alignments of tensors
-    and of pinned memory and the largest tensor for Vulkan, the largest buffer for Vulkan, Metal and SYCL. The others are what CUDA
+    and of pinned memory and the largest tensor for Vulkan, the largest buffer for Vulkan, Metal and SYCL; `reached_tensor` is what
+    Vulkan reaches for certain where its limit is not known, and `fp16` whether its shaders have 16-bit floats. The others are what CUDA
     did otherwise in older builds: f16 copies of a quantized cache in a pool and in no buffer, nothing kept alive for a mixture's
     sum or choice of experts. One value for each question, so that backends can be compared by identity. What is not known takes
     the largest figure.
@@ -55,7 +58,7 @@ def backend(
     if found is None:
         raise GpuError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
     if found is VULKAN:
-        return of_card(alignment, host_alignment, max_tensor, max_buffer)
+        return of_card(alignment, host_alignment, max_tensor, max_buffer, reached_tensor, fp16)
     if found in (METAL, SYCL):
         return replace(found, max_buffer=max_buffer) if max_buffer else found
     found = of_capability(compute_capability) if found is CUDA and compute_capability else found

@@ -127,6 +127,7 @@ class Backend:
     buffer_extra: int = 0  # bytes that each compute buffer takes beside what lies in it
     pinned: Backend | None = None  # the host, where the first device pins its memory in a manner of its own
     max_tensor: int = 0  # largest tensor that an operation reads or makes; 0: no limit
+    reached_tensor: int = 0  # where that is not known: no smaller one is above it; 0: nothing to tell
     repacked: frozenset[str] = (
         frozenset()
     )  # types whose matrices are kept in another order, in a buffer apart
@@ -164,8 +165,16 @@ class Backend:
         return size if rule is None else rule(size, node)
 
     def is_sure_of(self, node: Node) -> bool:
-        """Whether all kinds of card that this one may be take the same bytes for a node."""
+        """Whether all kinds of card that this one may be take the same bytes for a node, and can run it."""
+        reach = self.reached_tensor
+        if reach and any(n_bytes(t) > reach for t in (node.tensor, *node.src)):
+            return False
         return len({b.with_scratch(0, node) for b in self.may_be}) < 2
+
+    @property
+    def has_doubts(self) -> bool:
+        """Whether a node must be looked at before figures are called exact (`is_sure_of`)."""
+        return bool(self.may_be or self.reached_tensor)
 
     def supports_op(self, node: Tensor, src: Sequence[Tensor]) -> bool:
         """Whether the backend can run a node with these sources, wherever they are."""

@@ -1,8 +1,8 @@
 """The engine's real Vulkan backend, built apart for Mesa's software device, and the path of the library.
 
 `build(source, folder)` copies `ggml` out of the engine's source, changes two places of the copy and compiles the backend alone;
-it uses the `libggml-base` of the engine that it is loaded into. Half an hour on one core. `VARIABLE` then tells `load` where it lies:
-`vulkan_device=1` of a load has the first device that the Vulkan loader finds answer, and allocate.
+it uses the `libggml-base` of the engine that it is loaded into. Ten minutes to half an hour. `VARIABLE` then tells `load` where it
+lies: `real_vulkan=true` of a load has the first device that the Vulkan loader finds answer, and allocate.
 """
 
 from __future__ import annotations
@@ -74,6 +74,9 @@ def build(source: pathlib.Path, folder: pathlib.Path, jobs: int = 1) -> pathlib.
 
 def library() -> pathlib.Path:
     """The library that `VARIABLE` names. Raises EngineError if it names none."""
+    os.environ.setdefault(
+        "GGML_VK_VISIBLE_DEVICES", "0"
+    )  # the backend passes over software devices otherwise
     path = pathlib.Path(os.environ.get(VARIABLE, ""))
     if not path.is_file():
         raise EngineError(f"{VARIABLE}={path}: give the libggml-vulkan.so that `tools.engine vulkan` builds")

@@ -123,6 +123,7 @@ _SIGNATURES = (
     ("vf_real_vulkan", ctypes.c_bool, _s),
     ("vf_memory_only", None),
     ("vf_metal", None, ctypes.c_size_t),
+    ("vf_sycl", None, ctypes.c_size_t, ctypes.c_bool),
     ("vf_model", _p, _s, _p, _i, _i, _i, ctypes.POINTER(ctypes.c_float), ctypes.POINTER(ctypes.c_char_p)),
     ("vf_context", _p, _p, ctypes.POINTER(ContextSettings), GraphCallback, AllocationCallback),
     ("vf_graph", ctypes.c_bool, _p, _u, _u, _u),

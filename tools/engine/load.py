@@ -48,6 +48,8 @@ _MODEL_SETTINGS = frozenset(
         "vulkan",
         "metal",
         "real_vulkan",
+        "sycl",
+        "alchemist",
     }
 )
 _DEFAULTS: dict[str, Any] = {
@@ -148,11 +150,13 @@ def load_model(
     vulkan: Mapping[str, int] | None = None,
     metal: int = 0,
     real_vulkan: bool = False,
+    sycl: int = 0,
+    alchemist: bool = False,
 ) -> int:
     """The address of a model loaded from a header that ends after its tensor table.
 
     `compute_capability`: of every device, or one for each; "gfx1100" makes devices of HIP. `vulkan`: devices answer as Vulkan's, with these of `VULKAN`; `metal`:
-    as Metal's, with a largest buffer of so many bytes. `real_vulkan`: not the memory-only devices but the first that the real
+    as Metal's, with a largest buffer of so many bytes; `sycl`: likewise, of Arc's first generation if `alchemist`. `real_vulkan`: not the memory-only devices but the first that the real
     backend finds (`vulkan.library`), which allocates.
     Raises Refused, or EngineError on one that is none.
     """
@@ -163,6 +167,8 @@ def load_model(
     lib.vf_vulkan(*limits.values())
     if metal:
         lib.vf_metal(metal)
+    if sycl:
+        lib.vf_sycl(sycl, alchemist)
     if not real_vulkan:
         lib.vf_memory_only()
     elif len(gpus_mib) != 1 or not lib.vf_real_vulkan(str(library()).encode()):

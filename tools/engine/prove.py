@@ -36,6 +36,8 @@ ARCHITECTURES = (
     "gfx1201",
 )
 CARDS = [mib for mib in GPUS_MIB if mib]
+_OF_DEVICES = ("compute_capability", "vulkan", "metal", "real_vulkan", "sycl", "alchemist")
+_MUCH = 1 << 30  # bytes that a real device may not have
 _TERMS = ("model", "context", "compute")
 
 
@@ -70,12 +72,24 @@ def _metal(rng: random.Random) -> tuple[Row, Row]:
     return {"metal": 1 << 40}, {"backend": "metal"}
 
 
+def _sycl(rng: random.Random) -> tuple[Row, Row]:
+    largest = rng.choice((1 << 40, 1 << 40, 4 * 2**30 - 8192))
+    old = rng.random() < 0.3
+    card = {
+        "backend": "sycl",
+        "max_buffer_bytes": largest,
+        "compute_capability": "Xe-HPG" if old else "Xe2-HPG",
+    }
+    return {"sycl": largest, "alchemist": old}, card
+
+
 BACKENDS: dict[str, Callable[[random.Random], tuple[Row, Row]]] = {
     "cuda": _cuda,
     "hip": _hip,
     "vulkan": _vulkan,
     "real-vulkan": _real_vulkan,
     "metal": _metal,
+    "sycl": _sycl,
 }
 
 
@@ -110,17 +124,13 @@ class Score:
             f"{backend}: {c['rows']} loads, {c['equal']} equal in every figure, {c['called exact']} called exact,"
             f" {c['falsely exact']} of them not; buffers {c['buffers']}, equal {c['equal buffers']}, too low {c['low']} on cards"
             f" and {c['low on host']} on the host; worst {self.worst_card:+.2%} on a card, {self.worst:+.2%} at all; refused by both"
-            f" {c['refused']}, by one {c['refused by one']}"
+            f" {c['refused']}, by one {c['refused by one']}; not allocated {c['not allocated']}"
         )
 
 
 def judge(job: Row, card: Row, measured: Row, score: Score) -> str:
     """Count one row; a line about it where a figure differs, else ""."""
-    settings = {
-        k: v
-        for k, v in job["settings"].items()
-        if k not in ("compute_capability", "vulkan", "metal", "real_vulkan")
-    }
+    settings = {k: v for k, v in job["settings"].items() if k not in _OF_DEVICES}
     gpus = [
         vramfit.Gpu(name=f"card{i}", total_bytes=mib * MIB, **card) for i, mib in enumerate(job["gpus_mib"])
     ]
@@ -133,6 +143,13 @@ def judge(job: Row, card: Row, measured: Row, score: Score) -> str:
     if refused:
         score.counts["refused by one"] += 1
         return f"refused by the engine alone: {measured}"
+    if (
+        "real_vulkan" in job["settings"]
+        and found.gpus[0].compute > _MUCH
+        and not measured["gpus"][0]["compute"]
+    ):
+        score.counts["not allocated"] += 1  # a real device found no memory
+        return ""
     pairs = [
         (f"card {i}", ours, theirs)
         for i, (ours, theirs) in enumerate(zip(found.gpus, measured["gpus"], strict=True))

@@ -198,11 +198,59 @@ size_t max_size(ggml_backend_buffer_type_t) { return card.props.max_buffer_size;
 
 }  // namespace metal
 
+// ------------------------------------------------------------------------------ the SYCL backend's rules
+// The default build: for Intel, with oneDNN, and nothing that the environment sets.
+
+namespace sycl {
+typedef uint16_t half;
+}
+
+namespace intel {
+
+#define GGML_SYCL_DNNL 1
+#define GGML_SYCL_HAS_BF16
+#define WARP_SIZE 16
+
+enum class gpu_arch { other, intel_gpu_dg2_g10, intel_gpu_dg2_g11, intel_gpu_dg2_g12, intel_gpu_bmg_g21, intel_gpu_bmg_g31 };
+
+struct {
+    struct { struct { gpu_arch arch = gpu_arch::other; } hw_info; } devices[1];
+    size_t max_buffer = SIZE_MAX;
+} info;
+
+auto & ggml_sycl_info() { return info; }
+int ggml_sycl_get_device() { return 0; }
+
+int g_ggml_sycl_fa_onednn = 1, g_ggml_sycl_fa_onednn_max_kv = 0, g_ggml_sycl_enable_mkl_fa = 1, g_ggml_sycl_enable_flash_attention = 1;
+
+struct ggml_backend_sycl_device_context {
+    int device;
+    int op_offload_min_batch_size = 32;
+};
+
+bool ggml_sycl_flash_attn_ext_onednn_supported(const ggml_tensor * dst, bool use_shape_limit = true);
+
+#include "sycl-rules.inc"
+
+bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
+    ggml_backend_sycl_device_context context = { 0 };
+    ggml_backend_device dev = {};
+    dev.context = &context;
+    return do_ggml_backend_sycl_device_supports_op(&dev, op);
+}
+
+bool offload_op(ggml_backend_dev_t, const ggml_tensor * op) { return get_op_batch_size(op) >= 32; }
+
+size_t alignment(ggml_backend_buffer_type_t) { return SYCL_BUFFER_ALIGNMENT; }
+size_t max_size(ggml_backend_buffer_type_t) { return info.max_buffer; }
+
+}  // namespace intel
+
 // ---------------------------------------------------------------------------------------------- devices
 
 namespace {
 
-enum kind { CUDA, HIP, VULKAN, METAL };
+enum kind { CUDA, HIP, VULKAN, METAL, SYCL };
 
 constexpr int    MAX_DEVICES    = GGML_CUDA_MAX_DEVICES;
 constexpr size_t HOST_ALIGNMENT = 32;  // of the CPU backend, as CUDA's pinned buffers have it
@@ -300,6 +348,7 @@ ggml_backend_t new_backend(ggml_backend_dev_t dev, const char *) {
     b->iface.graph_optimize = rules == VULKAN ? ggml_vk_graph_optimize
                               : rules == HIP ? hip::ggml_backend_cuda_graph_optimize
                               : rules == METAL ? metal::graph_optimize
+                              : rules == SYCL ? nullptr
                                                : ggml_backend_cuda_graph_optimize;
     b->iface.event_record = on_event;
     b->iface.event_wait = on_event;
@@ -375,11 +424,17 @@ void use_rules(kind k) {
             buft.get_alignment = metal::alignment;
             buft.get_max_size = metal::max_size;
             buft.get_alloc_size = metal::ggml_backend_metal_buffer_type_get_alloc_size;
+        } else if (k == SYCL) {
+            dev.supports_op = intel::supports_op;
+            dev.offload_op = intel::offload_op;
+            buft.get_alignment = intel::alignment;
+            buft.get_max_size = intel::max_size;
+            buft.get_alloc_size = intel::ggml_backend_sycl_buffer_type_get_alloc_size;
         }
     }
     host_buft.iface.get_name = k == HIP ? hip::ggml_backend_cuda_host_buffer_type_name : ggml_backend_cuda_host_buffer_type_name;
     host_buft.iface.get_alignment = k == VULKAN ? vk_host_alignment : cuda_host_alignment;
-    host_buft.iface.get_max_size = k == VULKAN ? vk_max_size : nullptr;
+    host_buft.iface.get_max_size = k == VULKAN ? vk_max_size : k == SYCL ? intel::max_size : nullptr;
 }
 
 }  // namespace
@@ -451,6 +506,13 @@ EXPORT void vf_metal(size_t max_buffer) {
     p.max_theadgroup_memory_size = 32768;
     p.has_simdgroup_reduction = p.has_simdgroup_mm = p.has_bfloat = true;
     use_rules(METAL);
+}
+
+// The next load's devices answer as SYCL's, with a largest buffer of so many bytes; Arc of the first generation or newer.
+EXPORT void vf_sycl(size_t max_buffer, bool alchemist) {
+    intel::info.max_buffer = max_buffer;
+    intel::info.devices[0].hw_info.arch = alchemist ? intel::gpu_arch::intel_gpu_dg2_g10 : intel::gpu_arch::other;
+    use_rules(SYCL);
 }
 
 static int device_index(ggml_backend_dev_t dev) {

@@ -40,7 +40,8 @@ def facts_of(card: Card | None, word: str, name: str) -> tuple[dict[str, Any], s
         raise GpuError(f"{name}:{word}: this card runs under {', '.join(known)}")
     drivers = rules().vulkan_drivers
     if word not in drivers and (word != _VULKAN or card is None):
-        return {"backend": word}, ""
+        family = {"compute_capability": card.arch} if card and word == "sycl" else {}
+        return {"backend": word, **family}, ""
     driver = word if card is None or word in drivers else _usual(card.vendor)
     fields = {"backend": _VULKAN, **_limits(drivers[driver])}
     fields["fp16"] = card is None or card.compute_capability not in rules().vulkan_without_fp16

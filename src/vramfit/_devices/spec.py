@@ -145,13 +145,15 @@ def from_card(card: Card, free_bytes: int | None = None, backend: str | None = N
             f"{card.id}:{free_bytes // MIB}MiB free is more than the card's {most // MIB} MiB; "
             f"for a modified board give its size instead, such as 48GiB:{free_bytes // MIB}MiB"
         )
+    facts.setdefault(
+        "compute_capability", card.compute_capability if facts["backend"] == card.backend else None
+    )
     overhead = rules().context_mib(replace(card, backend=facts["backend"]), total_mib or 0) * MIB
     return Gpu(
         name=card.name,
         total_bytes=max((total_mib or 0) * MIB, free_bytes or 0),
         free_bytes=free_bytes,
         bandwidth_gbs=card.bandwidth_gbs,
-        compute_capability=card.compute_capability if facts["backend"] == card.backend else None,
         overhead_bytes=overhead if free_bytes is None and total_mib else 0,
         unified=card.unified,
         id=card.id,

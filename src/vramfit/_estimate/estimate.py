@@ -64,6 +64,7 @@ class Estimate(Shown):
     flash_attn: bool  # after `auto` was resolved
     placement: Placement = field(repr=False)
     compute_note: str = ""  # why compute is a bound, when it is one
+    proof: str = ""  # by backend, what the figures were checked against, when they are exact
 
     @property
     def fits(self) -> bool:
@@ -134,7 +135,14 @@ def assemble(
         flash_attn=compute.flash_attn,
         placement=placement,
         compute_note=compute.note,
+        proof=_proof(rules) if compute.exact else "",
     )
+
+
+def _proof(rules: Sequence[Backend]) -> str:
+    """Name the backends of the cards, or the CPU's where there is none, with what each was checked against."""
+    found = dict.fromkeys((b.title, b.proof) for b in rules or (HOST_BACKEND,))
+    return "; ".join(f"{title}: {proof}" for title, proof in found)
 
 
 def _host(weights: int, caches: int, compute: Compute, placement: Placement) -> DeviceEstimate:

@@ -362,7 +362,7 @@ def mha(
     q = g.view(q, (q.ne[0], q.ne[1], n, n_stream), (q.nb[1], q.nb[2], q.nb[2] * n))
     q, k, v = (g.permute(t, 0, 2, 1, 3) for t in (q, k, v))
     if g.flash_attn and kq_b is None:
-        x = _flash(g, q, k, g.transpose(v) if v_trans else v, mask, il, sinks, v_mla, alibi)
+        x = _flash(g, q, k, g.transpose(v) if v_trans else v, mask, il, sinks, v_mla, soft_cap, alibi)
     else:
         x = _scores(g, q, k, v, mask, kq_b, sinks, v_mla, v_trans, soft_cap, alibi)
     return g.named(g.expand(x), "kqv_out")
@@ -377,13 +377,15 @@ def _flash(
     il: int,
     sinks: Tensor | None,
     v_mla: Tensor | None,
+    soft_cap: bool,
     alibi: bool,
 ) -> Tensor:
     if k.type is F32:
         k = g.cast(k, F16)
     if v.type is F32:
         v = g.cast(v, F16)
-    x = g.fused(g.flash_attn_ext(q, k, v, mask, sinks, alibi=alibi), il, "flash_attn_ext")
+    x = g.flash_attn_ext(q, k, v, mask, sinks, alibi=alibi, soft_cap=soft_cap)
+    x = g.fused(x, il, "flash_attn_ext")
     if v_mla is not None:
         x = g.mul_mat(v_mla, g.permute(x, 0, 2, 1, 3))
         x = g.cont(g.permute(x, 0, 2, 1, 3))

@@ -48,6 +48,8 @@ def plan_text(plan: Plan, look: Look = PLAIN) -> str:
     ]
     parts += [look.paragraph(note) for note in notes(plan)]
     parts += [look.paragraph(f"Warning: {w}", "warn") for w in plan.warnings]
+    if plan.estimate.exact and any(g.backend != "cuda" for g in plan.gpus):
+        parts.append(look.paragraph(f"Exact. What the rules were checked against: {plan.estimate.proof}."))
     if not plan.estimate.exact:
         note = f"Compute buffers are an upper bound, not exact: {plan.estimate.compute_note}."
         parts.append(look.paragraph(note))
@@ -174,6 +176,7 @@ def plan_as_schema(plan: Plan) -> PlanJson:
         flash_attn=plan.estimate.flash_attn,
         exact=plan.estimate.exact,
         compute_note=plan.estimate.compute_note,
+        proof=plan.estimate.proof,
         warnings=list(plan.warnings),
         reach=rope_sentence(plan.model),
         era=era_title(plan.settings.engine_build),
@@ -200,6 +203,7 @@ def estimate_as_schema(estimate: Estimate) -> EstimateJson:
         flash_attn=estimate.flash_attn,
         exact=estimate.exact,
         compute_note=estimate.compute_note,
+        proof=estimate.proof,
         era=era_title(estimate.settings.engine_build),
     )
 

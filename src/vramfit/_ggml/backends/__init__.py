@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from ..._base.errors import GpuError
+from . import sycl
 from .cpu import CPU
 from .cuda import CUDA, in_older_build, of_capability
 from .hip import HIP, of_architecture
@@ -47,7 +48,7 @@ def backend(
 ) -> Backend:
     """Find the rules of the backend called `name`, in any case, for a card of which this is known.
 
-    A compute capability ("8.6") counts for CUDA, an architecture ("gfx1100") for HIP. The next four are bytes that the card's
+    A compute capability ("8.6") counts for CUDA, an architecture ("gfx1100", "Xe-HPG") for HIP and SYCL. The next four are bytes that the card's
     driver reports: the alignments of tensors and of pinned memory and the largest tensor for Vulkan, the largest buffer for
     Vulkan, Metal and SYCL; `reached_tensor` is what Vulkan reaches for certain where its limit is not known, and `fp16` whether
     its shaders have 16-bit floats. The others are what CUDA and HIP did otherwise in older builds: f16 copies of a quantized cache in a pool and in no buffer, nothing kept alive for a mixture's
@@ -60,7 +61,9 @@ def backend(
         raise GpuError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
     if found is VULKAN:
         return of_card(alignment, host_alignment, max_tensor, max_buffer, reached_tensor, fp16)
-    if found in (METAL, SYCL):
+    if found is SYCL:
+        return sycl.of_card(compute_capability, max_buffer)
+    if found is METAL:
         return replace(found, max_buffer=max_buffer) if max_buffer else found
     if found not in (CUDA, HIP):
         return found

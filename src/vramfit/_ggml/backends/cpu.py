@@ -26,6 +26,8 @@ def _multiplies(node: Tensor, src: Sequence[Tensor]) -> bool:
 
 CPU: Final = Backend(
     name="cpu",
+    title="CPU",
+    proof="the engine's own",
     alignment=32,
     exact=True,
     conditions={"MUL_MAT": _multiplies},

@@ -25,6 +25,7 @@ from .nouns import Backend, Node
 __all__ = ["HIP", "of_architecture"]
 
 _ARCHITECTURE: Final = re.compile(r"gfx([0-9a-f]{1,2})([0-9a-f]{2})")
+_PROOF: Final = "its own functions, compiled for AMD, on devices without memory"
 _LONGEST_SORT: Final = 65536 // 4  # elements that shared memory holds, a power of two
 # One of each family whose kernels differ: without matrix cores, CDNA, RDNA3 and newer.
 _FAMILIES: Final = ("gfx1030", "gfx908", "gfx1100")
@@ -34,7 +35,9 @@ def _sorts(node: Tensor, src: Sequence[Tensor]) -> bool:
     return src[0].ne[0] <= _LONGEST_SORT
 
 
-_ANY: Final = replace(CUDA, name="hip", conditions={**CUDA.conditions, "ARGSORT": _sorts}, may_be=())
+_ANY: Final = replace(
+    CUDA, name="hip", title="HIP", proof=_PROOF, conditions={**CUDA.conditions, "ARGSORT": _sorts}, may_be=()
+)
 
 
 @lru_cache(maxsize=64)

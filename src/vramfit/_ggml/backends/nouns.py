@@ -107,6 +107,8 @@ class Backend:
     name: str
     alignment: int  # every tensor starts at and is padded to a multiple of it
     exact: bool = False  # whether the rules were checked against what the engine allocates
+    title: str = ""  # its name as people write it
+    proof: str = ""  # what its rules were checked against
     unproved: str = "follow the engine's source and are not measured"  # what its rules are, where not exact
     row_padding: int = 0  # elements: a quantized tensor's last row is padded to a multiple of it
     ops: frozenset[str] | None = None  # the operations that it knows; None: all

@@ -23,6 +23,8 @@ _FAMILIES: Final = ("6.1", "7.0", "7.5", "8.9")
 
 _ANY: Final = Backend(
     name="cuda",
+    title="CUDA",
+    proof="its own functions on devices without memory, and loads that were printed",
     alignment=128,  # ggml-cuda.cu:897
     exact=True,
     row_padding=512,  # ggml-cuda.cu:903

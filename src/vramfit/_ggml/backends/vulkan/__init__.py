@@ -27,6 +27,8 @@ def _pinned(alignment: int, block: int) -> Backend:
 
 VULKAN: Final = Backend(
     name="vulkan",
+    title="Vulkan",
+    proof="the real backend on Mesa's software device, and its own functions with other limits",
     alignment=256,  # minStorageBufferOffsetAlignment, 13036: the largest that Vulkan allows
     unproved="want alignment, host_alignment and max_tensor_bytes of the card; the largest alignments were taken",
     ops=OPS,

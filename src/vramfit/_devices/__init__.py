@@ -5,6 +5,7 @@
 | `noun`      | `Gpu`                                                |
 | `catalogue` | `data/gpus.yaml` → `Card`, its rules, the size a driver reports |
 | `names`     | what people type → the cards it can mean, least memory first |
+| `drivers`   | what a card's driver reports to Vulkan, by driver |
 | `spec`      | "2x4090,3090ti:22GiB" → `Gpu`s                       |
 | `backend_of` | a card → the rules of its backend |
 | `detect`    | this machine → `Gpu`s; imported by those who ask     |

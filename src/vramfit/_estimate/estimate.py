@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from .._base.shown import Shown
 from .._coerce import AnyGpus, AnyHost, AnyModel, AnySettings, cards, host_of, model_of, settings_of
 from .._devices import Gpu, Host, told_apart
-from .._ggml.backends import Backend
+from .._ggml.backends import HOST_BACKEND, Backend
 from .._llama.cparams import Context, resolve
 from .._llama.eras import era_of, rules_of
 from .._llama.host_memory import HostNeeds, host_needs
@@ -73,6 +73,7 @@ class Estimate(Shown):
     flash_attn: bool  # after `auto` was resolved
     placement: Placement = field(repr=False)
     compute_note: str = ""  # why compute is a bound, when it is one
+    proof: str = ""  # by backend, what the figures were checked against, when they are exact
 
     @property
     def fits(self) -> bool:
@@ -152,7 +153,14 @@ def assemble(
         flash_attn=compute.flash_attn,
         placement=placement,
         compute_note=compute.note,
+        proof=_proof(_rules(gpus, settings)) if compute.exact else "",
     )
+
+
+def _proof(rules: Sequence[Backend]) -> str:
+    """Name the backends of the cards, or the CPU's where there is none, with what each was checked against."""
+    found = dict.fromkeys((b.title, b.proof) for b in rules or (HOST_BACKEND,))
+    return "; ".join(f"{title}: {proof}" for title, proof in found)
 
 
 def _host(found: HostNeeds, compute: Compute, placement: Placement, host: Host | None) -> DeviceEstimate:

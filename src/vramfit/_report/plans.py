@@ -58,6 +58,8 @@ def plan_text(plan: Plan, look: Look = PLAIN, host_bandwidth_gbs: float | None =
     if plan.fits:
         parts.append(look.paragraph(speed_sentence(speed_of(plan, host_bandwidth_gbs))))
     parts += [look.paragraph(f"Warning: {w}", "warn") for w in plan.warnings]
+    if plan.estimate.exact and any(g.backend != "cuda" for g in plan.gpus):
+        parts.append(look.paragraph(f"Exact. What the rules were checked against: {plan.estimate.proof}."))
     if not plan.estimate.exact:
         note = f"Compute buffers are an upper bound, not exact: {plan.estimate.compute_note}."
         parts.append(look.paragraph(note))
@@ -204,6 +206,7 @@ def plan_as_schema(plan: Plan, host_bandwidth_gbs: float | None = None) -> PlanJ
         flash_attn=plan.estimate.flash_attn,
         exact=plan.estimate.exact,
         compute_note=plan.estimate.compute_note,
+        proof=plan.estimate.proof,
         warnings=list(plan.warnings),
         reach=rope_sentence(plan.model),
         era=era_title(plan.settings.engine_build),
@@ -231,6 +234,7 @@ def estimate_as_schema(estimate: Estimate) -> EstimateJson:
         flash_attn=estimate.flash_attn,
         exact=estimate.exact,
         compute_note=estimate.compute_note,
+        proof=estimate.proof,
         era=era_title(estimate.settings.engine_build),
     )
 

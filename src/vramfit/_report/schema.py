@@ -161,6 +161,7 @@ class EstimateJson(_Frozen):
     flash_attn: bool
     exact: bool
     compute_note: str
+    proof: str = ""
     era: str
 
 
@@ -184,6 +185,7 @@ class PlanJson(_Frozen):
     flash_attn: bool
     exact: bool
     compute_note: Text
+    proof: str = ""
     warnings: list[Text]
     reach: str
     overheads: list[OverheadJson]

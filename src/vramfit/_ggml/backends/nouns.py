@@ -115,6 +115,8 @@ class Backend:
     name: str
     alignment: int  # every tensor starts at and is padded to a multiple of it
     exact: bool = False  # whether the rules were checked against what the engine allocates
+    title: str = ""  # its name as people write it
+    proof: str = ""  # what its rules were checked against
     unproved: str = "follow the engine's source and are not measured"  # what its rules are, where not exact
     row_padding: int = 0  # elements: a quantized tensor's last row is padded to a multiple of it
     ops: frozenset[str] | None = None  # the operations that it knows; None: all
@@ -135,11 +137,11 @@ class Backend:
     buffer_extra: int = 0  # bytes that each compute buffer takes beside what lies in it
     pinned: Backend | None = None  # the host, where the first device pins its memory in a manner of its own
     max_tensor: int = 0  # largest tensor that an operation reads or makes; 0: no limit
+    reached_tensor: int = 0  # where that is not known: no smaller one is above it; 0: nothing to tell
     # types whose matrices are kept in another order, in a buffer apart -> rows of which they have a multiple
     repacked: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
-    tiles: Mapping[str, Tiles] = field(
-        default_factory=lambda: _NOTHING
-    )  # the same in AMX's order, experts apart
+    # the same in the order of AMX, experts apart
+    tiles: Mapping[str, Tiles] = field(default_factory=lambda: _NOTHING)
 
     def alloc_bytes(self, type_: TensorType, shape: tuple[int, ...]) -> int:
         """Bytes that a weight or cache tensor asks for, before alignment (get_alloc_size)."""
@@ -188,8 +190,16 @@ class Backend:
         return size if rule is None else rule(size, node)
 
     def is_sure_of(self, node: Node) -> bool:
-        """Whether all kinds of card that this one may be take the same bytes for a node."""
+        """Whether all kinds of card that this one may be take the same bytes for a node, and can run it."""
+        reach = self.reached_tensor
+        if reach and any(n_bytes(t) > reach for t in (node.tensor, *node.src)):
+            return False
         return len({b.with_scratch(0, node) for b in self.may_be}) < 2
+
+    @property
+    def has_doubts(self) -> bool:
+        """Whether a node must be looked at before figures are called exact (`is_sure_of`)."""
+        return bool(self.may_be or self.reached_tensor)
 
     def supports_op(self, node: Tensor, src: Sequence[Tensor]) -> bool:
         """Whether the backend can run a node with these sources, wherever they are."""

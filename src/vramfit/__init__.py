@@ -50,6 +50,8 @@ _WHERE: Final = {
     "Tensor": "_llama.model",
     "Truncated": "_base.errors",
     "UnknownArchitecture": "_base.errors",
+    "Verification": "_verify",
+    "VerificationJson": "_report.schema",
     "VramfitError": "_base.errors",
     "best": "_planner.whatif",
     "bits_per_weight": "_quant",
@@ -75,6 +77,7 @@ _WHERE: Final = {
     "sweep": "_planner.sweep",
     "trades": "_planner.whatif",
     "validate_catalogue": "_devices",
+    "verify": "_verify",
     "which": "_planner.which",
 }
 
@@ -110,6 +113,8 @@ __all__ = [
     "Tensor",
     "Truncated",
     "UnknownArchitecture",
+    "Verification",
+    "VerificationJson",
     "VramfitError",
     "__version__",
     "best",
@@ -136,6 +141,7 @@ __all__ = [
     "sweep",
     "trades",
     "validate_catalogue",
+    "verify",
     "which",
 ]
 
@@ -177,8 +183,10 @@ if TYPE_CHECKING:
         PlanJson,
         ShortlistJson,
         SweepJson,
+        VerificationJson,
     )
     from ._sources.load import read
+    from ._verify import Verification, verify
 
 
 def _find(module: str, name: str) -> Any:

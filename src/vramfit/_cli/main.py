@@ -29,6 +29,7 @@ from .options import (
 from .pictures import picture_options, write_pictures
 from .screen import look, show_error
 from .trades import Asked, trade_options
+from .verify import verify
 from .which import which
 
 if TYPE_CHECKING:
@@ -207,4 +208,5 @@ def gpus(name: str | None, check: bool, as_json: bool) -> None:
 
 main.add_command(compare)
 main.add_command(modelfile)
+main.add_command(verify)
 main.add_command(which)

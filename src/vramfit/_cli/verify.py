@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -14,21 +15,32 @@ from .._base.errors import SettingsError, SourceError
 from .._llama.params import Settings
 from .cards import cards
 from .models import Choice, model_options
-from .options import Command, line, settings_options
+from .options import Command, line, settings_options, to_settings
 from .screen import look
 
 if TYPE_CHECKING:
+    from .._live import Running
+    from .._llama.model import Model
     from .._verify import Verification
 
 __all__ = ["verify"]
 
 EXIT_DIFFERS: Final = 3
+DEFAULT_CTX: Final = 4096  # of an engine that is started and told none
+_ADDRESS: Final = re.compile(r"https?://|[\w.\-]+:\d{1,5}$|\[")
 _FIELDS: Final = frozenset(f.name for f in fields(Settings))
 
 
 @click.command(cls=Command, epilog="Exit status: 0 as printed or within 1 %, 3 it differs, 1 error, 2 usage.")
 @partial(model_options, required=False)
 @click.option("--log", "log", metavar="FILE", default=None, help="What the engine printed; - reads a pipe.")
+@click.option(
+    "--against",
+    metavar="ENGINE",
+    default=None,
+    help="An engine at hand: llama-server, llama-fit-params or llama-cpp-python, which are started; ollama, or the address of"
+    " a server that runs.",
+)
 @click.option(
     "--load",
     "number",
@@ -47,7 +59,7 @@ _FIELDS: Final = frozenset(f.name for f in fields(Settings))
 @settings_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def verify(
-    model: Choice | None, log: str | None, number: int, everything: bool, gpus: str | None, as_json: bool, **options: Any
+    model: Choice | None, log: str | None, against: str | None, number: int, everything: bool, gpus: str | None, as_json: bool, **options: Any
 ) -> None:  # fmt: skip
     """Compare an estimate with what an engine printed when it loaded MODEL.
 
@@ -60,22 +72,105 @@ def verify(
     llama-server -m model.gguf -c 32768 2>&1 | vramfit verify model.gguf --log -
     journalctl -u ollama | vramfit verify qwen3:8b --log - --all
     vramfit verify --log server.log
+    vramfit verify model.gguf --against llama-server -c 32768 -fa on
+    vramfit verify qwen3:8b --against ollama --gpus 3090
     """
-    if log is None:
-        raise click.UsageError("say what to compare with: --log FILE", click.get_current_context())
-    over = _over(options)
+    if log is None and against is None:
+        raise click.UsageError(
+            "say what to compare with: --log FILE or --against ENGINE", click.get_current_context()
+        )
     described = model.read() if model is not None else None
-    on = None if gpus is None else cards(gpus)
-    from .._report.verifications import verification_json, verification_text
+    if against is not None:
+        found = _against(against, log, described, gpus, options)
+    else:
+        found = _of_log(str(log), described, gpus, _over(options), number, everything)
+    _show(found, as_json, everything)
+
+
+def _of_log(
+    log: str, model: Model | None, gpus: str | None, over: dict[str, Any], number: int, everything: bool
+) -> list[Verification]:
+    """Compare one load of a log, or all."""
     from .._verify.verify import loads_of, verify_load
     from .._verify.verify import verify as compare
 
-    found: list[Verification]
+    on = None if gpus is None else cards(gpus)
     if everything:
-        loads = list(loads_of(_text(log)))
-        found = [verify_load(described, each, over, on) for each in loads]
-    else:
-        found = [compare(described, _text(log), over, gpus=on, load=number)]
+        return [verify_load(model, each, over, on) for each in loads_of(_text(log))]
+    return [compare(model, _text(log), over, gpus=on, load=number)]
+
+
+def _against(
+    engine: str, log: str | None, model: Model | None, gpus: str | None, options: dict[str, Any]
+) -> list[Verification]:
+    """Ask an engine at hand."""
+    from .._live import OLLAMA, PROGRAMS, running_at
+
+    if model is None:
+        raise click.UsageError("--against needs MODEL", click.get_current_context())
+    if engine in PROGRAMS:
+        return [_started(engine, model, options)]
+    if engine != "ollama" and not _ADDRESS.match(engine):
+        raise SettingsError(
+            f"--against {engine!r}: give one of {', '.join((*PROGRAMS, 'ollama'))}, or an address such as http://127.0.0.1:8080"
+        )
+    running = running_at(OLLAMA if engine == "ollama" else engine)
+    if not running:
+        raise SourceError("Ollama has no model loaded; run one, then ask again")
+    if log is not None:
+        return _of_log(log, model, gpus, {**_of_server(running[0]), **_over(options)}, 0, everything=False)
+    from .._verify.running import verify_running
+
+    on, over = cards(gpus), _over(options)
+    given = [{**_of_server(r), **over} for r in running]
+    builds = [given_.pop("engine_build", "") or r.build for given_, r in zip(given, running, strict=True)]
+    return [
+        verify_running(model, on, r.program, build, each, r.size_vram, r.size)
+        for r, each, build in zip(running, given, builds, strict=True)
+    ]
+
+
+def _of_server(running: Running) -> dict[str, Any]:
+    """What a server says of its settings; its slots have one cache unless they are told a number."""
+    found: dict[str, Any] = {}
+    if running.n_ctx:
+        found["n_ctx"] = running.n_ctx
+    if running.program == "llama-server" and running.slots:
+        found |= {"n_seq_max": running.slots, "kv_unified": True}
+    return found | ({"engine_build": running.build} if running.build else {})
+
+
+def _started(program: str, model: Model, options: dict[str, Any]) -> Verification:
+    """Start an engine on the model's file, and compare what it prints."""
+    from dataclasses import asdict, replace
+    from pathlib import Path
+
+    from .._engines.server import arguments
+    from .._live import printed_by
+    from .._verify.verify import verify as compare
+
+    settings = to_settings(options, model=model)
+    if program != "llama-server":
+        settings = replace(
+            settings, kv_unified=False, n_outputs_max=0, n_seq_max=line().given.get("n_seq_max", 1)
+        )
+    if not settings.n_ctx:
+        settings = replace(settings, n_ctx=DEFAULT_CTX)
+    path = Path(model.source)
+    if not path.is_file():
+        raise SourceError(f"{model.source}: --against {program} needs a file on this machine")
+    over = {
+        k: v for k, v in asdict(settings).items() if k not in ("defaults", "tensor_split", "engine_build")
+    }
+    over |= {
+        name: getattr(settings, name) for name in ("tensor_split", "engine_build") if getattr(settings, name)
+    }
+    return compare(model, printed_by(program, str(path), settings, arguments(settings)), over)
+
+
+def _show(found: list[Verification], as_json: bool, everything: bool) -> None:
+    from .._report.verifications import verification_json, verification_text
+
     if as_json:
         click.echo(
             verification_json(found[0]) if not everything else f"[{','.join(map(verification_json, found))}]"

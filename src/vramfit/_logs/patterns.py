@@ -22,7 +22,7 @@ _SIZE: Final = r"(?P<size>\d{1,12}(?:[.,]\d{1,6})?)\s*(?P<unit>[KMGT]iB|[KMGT]B\
 INTERESTING: Final = re.compile(
     r"buffer size|print_info|print_meta|llama_|load_|sched_reserve|Flash Att|Device \d|ggml_|msg=|uild|ersion|KoboldCpp|main:"
     r"|LM ?Studio|llama-|n_slots|offloaded|common_|overrid|\|  ? ?- |CUDA\d+ +\d|Vulkan\d+ +\d|ROCm\d+ +\d|Host +\d|level_zero|opencl:"
-    r"|resolve_fused|clip|init:|Model metadata|MTL\d +\d|Metal +\d|SYCL\d+ +\d|AVX"
+    r"|resolve_fused|clip|init:|Model metadata|MTL\d +\d|Metal +\d|SYCL\d+ +\d|AVX|llama_cpp_python|llama-cpp-python"
 )
 
 BUFFER: Final = re.compile(

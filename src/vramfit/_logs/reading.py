@@ -22,6 +22,7 @@ __all__ = ["MOST_LOADS", "read_loads"]
 MOST_LOADS: Final = 1000
 _MOST: Final = 5000  # of what is collected of one load: keys, layers, tensors
 _MOST_BUFFERS: Final = 256
+_NOTHING: Final = 6000  # bytes that print as 0.00 MiB, and their rounding
 _KINDS: Final = {
     "model": MODEL,
     "KV": CONTEXT,
@@ -73,6 +74,7 @@ _SPELT: Final = {
     "file size": "file_size", "n_embd_head_k_mla": "n_embd_head_k_mla", "n_embd_head_v_mla": "n_embd_head_v_mla",
 }  # fmt: skip
 _PROJECTOR: Final = re.compile(r"clip|mtmd|alloc_compute_meta|reserve_compute_meta|warmup|load_hparams_mm")
+_BINDING: Final = re.compile(r"llama[-_]cpp[-_]python(?:[ =@-]|==)v?(\d+\.\d+\.\d+)")
 _DRAFT: Final = re.compile(r"(?:creating|initializing|loading).{0,20}draft (?:context|model)")
 _PROGRAMS: Final = (
     (re.compile(r"Welcome to KoboldCpp - Version (?P<v>[\w.]{1,16})"), "koboldcpp"),
@@ -230,7 +232,9 @@ class _Reader:
             and "llama" in (ours.name or line.lower())
         ):
             ours.name, ours.build = "ollama", f"ollama@{version}"
-        if ours.build.startswith("ollama@"):
+        if found := _BINDING.search(line):
+            ours.name, ours.version, ours.build = "llama-cpp-python", found[1], f"llama-cpp-python@{found[1]}"
+        if "@" in ours.build:
             return
         for pattern in p.BUILDS:
             if found := pattern.search(line):
@@ -497,6 +501,9 @@ def _load_of(made: _Making, program: _Program) -> Load:
         settings.setdefault("n_slots", program.slots)
     known = {**{k: v for k, v in program.devices.items() if k != "?"}, **made.free}
     weights = [b for b in made.buffers if b.kind == MODEL]
+    projected = bool(weights) and not any(b.size.middle > _NOTHING for b in weights)
+    if projected:  # without memory weights and caches have no bytes, compute buffers are as they would be
+        made.buffers = [b for b in made.buffers if b.size.middle > _NOTHING]
     return Load(
         line=made.line,
         program=program.name,
@@ -514,7 +521,7 @@ def _load_of(made: _Making, program: _Program) -> Load:
         command=program.command,
         marks=frozenset(made.marks),
         own_runner=made.own_runner and not any("llama" in m or "sched" in m for m in made.marks),
-        projected=bool(weights) and not any(b.size.middle > 6000 for b in weights),
+        projected=projected,
         notes=tuple(made.notes),
     )
 

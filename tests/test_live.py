@@ -203,10 +203,6 @@ def test_what_ollama_says_of_itself(server: Server) -> None:
 def test_verdicts_of_one_figure() -> None:
     """As many bytes, nearly as many, more or fewer than the server says."""
     given: dict[str, object] = {"n_ctx": 8192}
-    n = sum(
-        g.total
-        for g in verify_running(MODEL, [CARD], "ollama", "ollama@0.30.11", dict(given), 1, 1).gpus and []
-    )
     first = verify_running(MODEL, [CARD], "ollama", "ollama@0.30.11", dict(given), 1, 1)
     n = first.rows[0].estimate
     for size, verdict in ((n, "equal"), (n + n // 200, "near"), (2 * n, "lower"), (n // 2, "higher")):

@@ -57,9 +57,18 @@ _FIELDS: Final = frozenset(f.name for f in fields(Settings))
     help="The cards, in the log's order. Default: as the log names them.",
 )
 @settings_options
+@click.option(
+    "--report",
+    "report",
+    type=click.Path(dir_okay=False, writable=True),
+    default=None,
+    metavar="FILE",
+    help="Write what shows the difference: dimensions, settings and figures; no names and no paths.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def verify(
-    model: Choice | None, log: str | None, against: str | None, number: int, everything: bool, gpus: str | None, as_json: bool, **options: Any
+    model: Choice | None, log: str | None, against: str | None, number: int, everything: bool, gpus: str | None, report: str | None,
+    as_json: bool, **options: Any
 ) -> None:  # fmt: skip
     """Compare an estimate with what an engine printed when it loaded MODEL.
 
@@ -84,7 +93,24 @@ def verify(
         found = _against(against, log, described, gpus, options)
     else:
         found = _of_log(str(log), described, gpus, _over(options), number, everything)
+    if report is not None:
+        _write(report, found[-1])
     _show(found, as_json, everything)
+
+
+def _write(file: str, found: Verification) -> None:
+    from .._verify.report import report_text
+
+    text = report_text(found)
+    try:
+        with open(file, "w", encoding="utf-8") as out:
+            out.write(text)
+    except OSError as e:
+        raise SourceError(f"--report {file}: cannot be written: {e.strerror or e}") from None
+    click.echo(
+        f"{file} holds the figures, the settings and the header's dimensions; no names and no paths.",
+        err=True,
+    )
 
 
 def _of_log(

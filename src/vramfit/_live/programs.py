@@ -122,7 +122,12 @@ def _run(words: Sequence[str], program: str, seconds: float, until: re.Pattern[s
     except OSError as e:
         raise SourceError(f"{program}: cannot be started: {e.strerror or e}") from None
     late = threading.Event()
-    timer = threading.Timer(seconds, lambda: (late.set(), process.kill()))
+
+    def end() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
     try:

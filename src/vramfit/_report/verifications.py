@@ -99,7 +99,7 @@ def notes(found: Verification) -> list[str]:
     said = []
     if found.causes:
         said.append(_cause(found))
-    elif found.verdict in ("higher", "lower", "near") and found.model is not None:
+    elif found.searched and found.verdict in ("higher", "lower", "near"):
         said.append("No single change of a setting or a build makes the figures equal.")
     beside: dict[str, int] = {}
     for one in found.load.beside:

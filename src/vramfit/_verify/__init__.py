@@ -5,6 +5,7 @@
 | `nouns`   | `Verification`: rows, causes, what was taken for granted                   |
 | `asked`   | a `Load` → the cards and `Settings` that it was loaded with                 |
 | `split`   | the layers of each card, where the log says only how many bytes lie there   |
+| `moved`   | the experts that stay on the host, where the log does not say which         |
 | `builds`  | which builds a log can be of, one for each era                              |
 | `compare` | an estimate and a `Load` → rows, and whether they agree                     |
 | `causes`  | one setting changed at a time: which change makes the figures equal         |

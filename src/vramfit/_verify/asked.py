@@ -221,7 +221,7 @@ def _settings(load: Load, fields: dict[str, Any], over: Mapping[str, Any], said:
         fields["kv_unified"] = fields["n_seq_max"] == 1 or (era.one_slot and era.one_cache)
     if "flash_attn" not in fields:
         found = load.settings.get("flash_attn_found")
-        fields["flash_attn"] = "auto" if found or not era.older_graph else "off"
+        fields["flash_attn"] = "auto" if found or not era.one_cache else "off"
         said.append(f"flash attention is not printed: {fields['flash_attn']} was taken")
     if "n_outputs_max" not in fields:
         fields["n_outputs_max"] = (

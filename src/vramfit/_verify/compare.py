@@ -35,7 +35,7 @@ def rows_of(load: Load, found: Estimate, model: Model) -> tuple[Row, ...]:
     for kind in KINDS:
         measured = load.sizes(HOST, kind)
         if measured is not None:
-            why = "host memory is not judged: parts of it are a mapped file, or are counted elsewhere"
+            why = "host memory, parts of which are a mapped file or are counted elsewhere"
             own = not load.places and kind != "model"
             rows.append(Row(HOST, kind, getattr(found.host, kind), measured, own, "" if own else why))
     return tuple(rows)

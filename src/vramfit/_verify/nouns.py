@@ -74,6 +74,7 @@ class Verification(Shown):
     taken: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()  # why the log is of another model, or what cannot be checked
     causes: tuple[Cause, ...] = ()
+    searched: bool = False  # whether causes were sought
     command: str = ""  # of a llama-server that prints what the log has
     loads: int = 1  # how many loads the log holds
     at: int = 1  # which of them this is, from 1

@@ -51,7 +51,7 @@ def verify_running(
                 on_cards + host,
                 Size(size, size),
                 False,
-                "host memory is not judged",
+                "host memory, parts of which are counted elsewhere",
             )
         )
     reasons = (

@@ -24,6 +24,7 @@ from .asked import asked, server_like
 from .builds import candidates, named_build
 from .causes import find_causes
 from .compare import differences, rows_of, verdict_of
+from .moved import experts_on_host
 from .nouns import Cause, Row, Verification
 from .split import split_of
 
@@ -158,6 +159,10 @@ class _Tried:
             )
         self.gpus = tuple(gpus) if gpus is not None else ask.gpus
         self.taken, self.settings = list(ask.taken), ask.settings
+        moved = experts_on_host(self.load, self.model, self.gpus, self.settings)
+        if moved and "cpu_tensors" not in over:
+            self.settings = replace(self.settings, cpu_tensors=moved)
+            self.taken.append(f"the experts of the first {len(moved)} layers on the host, from what lies on the cards")
         if not self.settings.tensor_split:
             split = split_of(self.load, self.model, self.gpus, self.settings)
             if split and sum(split):
@@ -193,9 +198,18 @@ class _Tried:
             found = find_causes(self.settings, self.rows, again, build_known=build_known)
         best = found[0].settings if found else self.settings
         return Verification(
-            self.load, self.rows, verdict, self.model, self.gpus, self.settings, self.found.exact,
-            tuple(dict.fromkeys((*self.taken, *self.load.notes))), (), found, _command(self.model, best),
-        )  # fmt: skip
+            load=self.load,
+            rows=self.rows,
+            verdict=verdict,
+            model=self.model,
+            gpus=self.gpus,
+            settings=self.settings,
+            exact=self.found.exact,
+            taken=tuple(dict.fromkeys((*self.taken, *self.load.notes))),
+            causes=found,
+            searched=causes,
+            command=_command(self.model, best),
+        )
 
     def _again(self, settings: Settings) -> tuple[Row, ...]:
         return rows_of(self.load, self._with(settings), self.model)

@@ -143,6 +143,7 @@ class _Making:
     marks: set[str] = field(default_factory=set)
     offloaded: tuple[int, int] | None = None
     own_runner: bool = False
+    announced: bool = False  # Ollama has said what it expects of a runner that is llama.cpp's
     contexts: int = 0
     reserved: bool = False  # a second reservation of the same context has begun
     notes: dict[str, None] = field(default_factory=dict)
@@ -194,6 +195,10 @@ class _Reader:
         return self.now
 
     def _begin(self, at: int) -> _Making:
+        before = self.now
+        if before is not None and before.announced and not before.buffers:
+            self.now = _Making(before.line, theirs=before.theirs, settings=before.settings, announced=True)
+            return self.now
         self._finish()
         self.now = _Making(at)
         return self.now
@@ -290,7 +295,7 @@ class _Reader:
             known = ours.get(name, Device(name))
             made = replace(known, title=found["title"] or known.title, free=int(found["free"]) << 20)
             if self.now is not None and not self.now.is_empty():
-                self._finish()
+                self._begin(at)
             self._load(at).free[name] = ours[name] = made
         if len(ours) > 64:
             ours.clear()
@@ -444,13 +449,14 @@ class _Reader:
                 name = re.sub(r"\d*$", lambda m: str(int(m[0] or 0) + 1), name, count=1)
             self.program.devices[name] = replace(card, name=name)
         elif msg.startswith(
-            ("starting runner", "starting llama server", "starting llama-server", "starting go runner")
+            ("starting runner", "starting llama server", "starting llama-server")
         ):
             if self.now is not None and not self.now.is_empty():
                 self._finish()
             if "cmd" in words:
                 self.program.command = words["cmd"]
-                self._load(at).own_runner = "--ollama-engine" in words["cmd"]
+                own = "--ollama-engine" in words["cmd"]
+                self._load(at).own_runner, self._load(at).announced = own, not own
         elif msg == "load" and "request" in words:
             given, layers = ollama.request_of(words["request"])
             load = self._load(at)

@@ -91,10 +91,17 @@ class Case:
 
 
 def reserve_context(
-    model: Model, placement: Placement, context: Context, backends: Sequence[Backend]
+    model: Model,
+    placement: Placement,
+    context: Context,
+    backends: Sequence[Backend],
+    case: Case | None = None,
 ) -> Reservation:
-    """Replay what the engine reserves when it creates this context, to the byte. Raises `Unbuildable`."""
-    return _reserved(prepare_case(model, placement, context, backends), context, _needs)
+    """Replay what the engine reserves when it creates this context, to the byte. Raises `Unbuildable`.
+
+    `case` is this placed model if graphs of it were built before.
+    """
+    return _reserved(case or prepare_case(model, placement, context, backends), context, _needs)
 
 
 def reserve_at_most(

@@ -54,6 +54,8 @@ def find(word: str) -> tuple[Flag, bool] | None:
 
     In a word with two dashes an underscore stands for a dash (arg.cpp:836).
     """
+    if not word.startswith("-"):
+        return None
     name = word.replace("_", "-") if word.startswith("--") else word
     return _index().get(OURS.get(name, name))
 

@@ -81,7 +81,8 @@ def plan(
     """Find the largest context that leaves `margin_bytes` of free memory on every card.
 
     Takes every setting as given; `n_ctx` other than 0 asks about that one context, a `tensor_split`
-    fixes the split. `max_ctx` (tokens of all slots together) defaults to the trained context.
+    fixes the split. `max_ctx` (tokens of all slots together) defaults to the trained context. Margins are
+    bytes, or text such as "1GiB".
     `learned` is an empty dict that several plans of one model share to save time, whatever the cards, the
     settings and its tensors' types.
     Raises what `estimate` raises, and `SettingsError` for a margin or limit below zero.

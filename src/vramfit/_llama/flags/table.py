@@ -1,4 +1,4 @@
-"""The facts of `engine` as `Flag`s, found by any spelling or environment variable."""
+"""Find a flag of the engine by any spelling or environment variable."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -101,7 +101,7 @@ def reservations(case: Case) -> list[Run]:
     n_seqs, n_tokens = c.n_seq_max, min(c.n_ctx, c.n_ubatch)
     step = Run(c, n_seqs, n_seqs, n_seqs, flash_attn=c.flash_attn, embeddings=case.settings.embeddings)
     n_outputs = min(n_tokens, c.n_outputs_max)
-    prompt = replace(step, n_tokens=-(-n_tokens // n_seqs) * n_seqs, n_outputs=n_outputs)
-    last = replace(prompt, n_tokens=n_tokens, n_seqs=1)
+    prompt = step._replace(n_tokens=-(-n_tokens // n_seqs) * n_seqs, n_outputs=n_outputs)
+    last = prompt._replace(n_tokens=n_tokens, n_seqs=1)
     alone = case.model.architecture in _ONE_SEQUENCE and last != prompt
     return [prompt, step, *([last] if alone else [])]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -28,8 +27,7 @@ PINNED_BUILD: Final = 11250  # 0c1e57098, 2026-10-01; its number is only near th
 NEWEST: Final = 99999
 
 
-@dataclass(frozen=True, slots=True)
-class Era:
+class Era(NamedTuple):
     """The rules of a build that differ from those of the pinned one; all false is the pinned build.
 
     `title` is for people; `why` says why figures are not known to be exact, "" where they are.

@@ -12,9 +12,8 @@ import re
 import struct
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.errors import GpuError, SettingsError
 from .._base.memo import Memo
@@ -30,8 +29,7 @@ from .params import MAX_DEVICES, Settings
 __all__ = ["HOST", "Placement", "devices", "pipeline_copies", "place", "place_split", "split_is_given"]
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """Device indexes (or `HOST`) of a model's parts. Indexes count the devices in use."""
 
     n_devices: int

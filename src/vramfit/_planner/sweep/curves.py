@@ -199,7 +199,7 @@ def _ways(model: Model, placement: Placement, rules: Sequence[Backend], settings
     def bound(n_ctx: int) -> Figures:
         # what scheduling settles hangs on the sizes of heads, not on cells: all contexts answer alike
         at = context(n_ctx)
-        found = of_context(at if without_flash else replace(at, auto_fa=False))
+        found = of_context(at if without_flash else at._replace(auto_fa=False))
         return (*found.gpus, found.host)
 
     exact = all(rule.exact for rule in rules) and not model.assumed

@@ -74,7 +74,7 @@ def unlike(name: str, chosen: tuple[str, ...]) -> list[str]:
     for case in recorded_cases(name, chosen):
         wanted = RECORDED[name][case.name]
         for number, (run, want) in enumerate(zip(reservations(case) if wanted else (), wanted, strict=False)):
-            built = dataclasses.replace(run, fused=frozenset(want.fused or run.fused))
+            built = run._replace(fused=frozenset(want.fused or run.fused))
             if digest(made(case, built).graph, case.placement.n_devices > 0) != want.digest:
                 found.append(f"{case.name}, reservation {number}")
     return found

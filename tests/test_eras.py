@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def at(
     **switches: Any,
 ) -> Estimate:
     """An estimate in an era that differs from the pinned one in `switches` alone."""
-    era = replace(PINNED, **switches)
+    era = PINNED._replace(**switches)
     monkeypatch.setattr(eras, "PINNED", era)
     eras.era_of.cache_clear()
     try:
@@ -59,7 +59,7 @@ def at(
 def test_the_pinned_build_has_no_switch() -> None:
     """Without a build, and by every name of the pinned one, nothing differs and figures are exact."""
     assert not any(getattr(PINNED, c.switch) for c in CHANGES)
-    assert {c.switch for c in CHANGES} == {f.name for f in fields(Era)} - {"title", "why"}
+    assert {c.switch for c in CHANGES} == {*Era._fields} - {"title", "why"}
     for name in ("", "0c1e57098", f"b{PINNED_BUILD}", "llama-cpp-python@0.3.36", "0c1e57098f00d"):
         assert era_of(name) is PINNED
     assert estimate(MODEL, [gpu()], SETTINGS).exact
@@ -154,7 +154,7 @@ def test_copies_of_a_quantized_cache_were_in_a_pool(monkeypatch: pytest.MonkeyPa
 
 def test_older_cuda_keeps_less_alive() -> None:
     """Without both groups there is nothing to ask the backend for; another backend has neither."""
-    older = rules_of(gpu(), replace(PINNED, no_sum=True, no_choice=True))
+    older = rules_of(gpu(), PINNED._replace(no_sum=True, no_choice=True))
     assert older.graph_optimize is None
     assert older is rules_of(gpu(), era_of("b10000")) or older.scratch
     one = backend("cuda", keeps_choice=False)

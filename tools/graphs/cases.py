@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -116,7 +116,7 @@ def reservations(case: Case) -> list[Run]:
         fused=FUSED if case.fuses else frozenset(),
     )
     n_outputs = min(n_tokens, c.n_outputs_max)
-    prompt = replace(step, n_tokens=-(-n_tokens // n_seqs) * n_seqs, n_outputs=n_outputs)
-    last = replace(prompt, n_tokens=n_tokens, n_seqs=1)
+    prompt = step._replace(n_tokens=-(-n_tokens // n_seqs) * n_seqs, n_outputs=n_outputs)
+    last = prompt._replace(n_tokens=n_tokens, n_seqs=1)
     alone = case.model.architecture in _ONE_SEQUENCE and last != prompt
     return [prompt, step, *([last] if alone else [])]

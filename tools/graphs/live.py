@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from tools.engine.errors import EngineError
 from tools.engine.load import Refused as EngineRefused
@@ -41,4 +40,4 @@ def _repeats(dumps: tuple[Dump, ...]) -> bool:
 def _as_built(run: Run, dump: Dump) -> Run:
     """The run with the fused operations that the engine kept."""
     found = frozenset(t.op.lower() for t in dump.tensors) & FUSED
-    return replace(run, fused=found or run.fused)
+    return run._replace(fused=found or run.fused)

@@ -17,7 +17,7 @@ from .._llama.cparams import Context, more_inputs
 from .._llama.model import Model
 from .._llama.placement import Placement, pipeline_copies
 from .bound import compute_bound
-from .reserve import Reservation, reserve_at_most, reserve_context
+from .reserve import Case, Reservation, reserve_at_most, reserve_context
 
 __all__ = ["Compute", "compute_bytes"]
 
@@ -43,26 +43,28 @@ def compute_bytes(
     backends: Sequence[Backend],
     *,
     bound: bool = False,
+    case: Case | None = None,
 ) -> Compute:
     """Size the compute buffers that the engine reserves when the context starts; with `bound` no less than these.
 
     Exact where the graph of the architecture is known and the rules of every backend were checked against the
-    engine; else a bound. The last answers are cached: `plan` re-estimates the one it found.
+    engine; else a bound. The last answers are cached: `plan` re-estimates the one it found. `case` is this placed
+    model with the graphs that were built of it before, which need not be built again.
     """
     key = (placement, context, tuple(backends), bound)
-    return _RECENT.get(model, key, lambda: _compute(model, placement, context, backends, bound))
+    return _RECENT.get(model, key, lambda: _compute(model, placement, context, backends, bound, case))
 
 
 _RECENT: Final[Memo[Compute]] = Memo(8)
 
 
 def _compute(
-    model: Model, placement: Placement, context: Context, backends: Sequence[Backend], bound: bool
-) -> Compute:
+    model: Model, placement: Placement, context: Context, backends: Sequence[Backend], bound: bool, case: Case | None
+) -> Compute:  # fmt: skip
     if bound:
         return _at_most(model, placement, context, backends)
     try:
-        found = reserve_context(model, placement, context, backends)
+        found = reserve_context(model, placement, context, backends, case)
     except Unbuildable as reason:  # a sum, because a plan asks hundreds of times
         sums = compute_bound(model, placement, context, backends)
         return Compute(sums.gpus, sums.host, False, context.flash_attn, note=str(reason), replayed=False)

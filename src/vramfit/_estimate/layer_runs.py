@@ -11,6 +11,7 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Final, NamedTuple
 
+from .._base.memo import Memo
 from .._llama.model import Layer, Model
 
 __all__ = ["Collapsed", "Cut", "collapse", "layer_kinds"]
@@ -104,8 +105,16 @@ def _best_run(
 def layer_kinds(model: Model, on_host: Sequence[bool]) -> tuple[int, ...]:
     """Number the layers by kind: layers with the same number need the same compute buffer.
 
-    `on_host` says for each of `model.weights` whether it stays in host memory.
+    `on_host` says for each of `model.weights` whether it stays in host memory. Cached: a plan asks many times.
     """
+    key = tuple(on_host)
+    return _KINDS.get(model, key, lambda: _kinds(model, key))
+
+
+_KINDS: Final[Memo[tuple[int, ...]]] = Memo(16)
+
+
+def _kinds(model: Model, on_host: Sequence[bool]) -> tuple[int, ...]:
     weights: list[list[object]] = [[] for _ in model.layers]
     for weight, host in zip(model.weights, on_host, strict=True):
         if isinstance(weight.home, int):

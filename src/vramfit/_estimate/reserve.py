@@ -91,10 +91,17 @@ class Case:
 
 
 def reserve_context(
-    model: Model, placement: Placement, context: Context, backends: Sequence[Backend]
+    model: Model,
+    placement: Placement,
+    context: Context,
+    backends: Sequence[Backend],
+    case: Case | None = None,
 ) -> Reservation:
-    """Replay what the engine reserves when it creates this context, to the byte. Raises `Unbuildable`."""
-    return _reserved(prepare_case(model, placement, context, backends), context, _needs)
+    """Replay what the engine reserves when it creates this context, to the byte. Raises `Unbuildable`.
+
+    `case` is this placed model if graphs of it were built before.
+    """
+    return _reserved(case or prepare_case(model, placement, context, backends), context, _needs)
 
 
 def reserve_at_most(
@@ -179,18 +186,18 @@ def reservations(case: Case, context: Context) -> tuple[Run, Run, Run]:
     step = _resolve(case, step, auto=context.auto_fa)
     n_tokens = prompt_tokens(context, one_sequence=True)
     n_outputs = min(n_tokens, context.n_outputs_max)
-    prompt = replace(step, n_tokens=prompt_tokens(context), n_outputs=n_outputs)
+    prompt = step._replace(n_tokens=prompt_tokens(context), n_outputs=n_outputs)
     alone = one_sequence(case.known)
-    return prompt, step, replace(prompt, n_tokens=n_tokens, n_seqs=1) if alone else prompt
+    return prompt, step, prompt._replace(n_tokens=n_tokens, n_seqs=1) if alone else prompt
 
 
 def _resolve(case: Case, step: Run, *, auto: bool) -> Run:
     """Turn off each fused operation that is not scheduled on its layer's device, one after the other."""
     if auto and not _at_home(case, step, _ATTENTION):
-        step = replace(step, flash_attn=False)
+        step = step._replace(flash_attn=False)
     for op in _PROBED:
         if not _at_home(case, step, op):
-            step = replace(step, fused=step.fused - {op})
+            step = step._replace(fused=step.fused - {op})
     return step
 
 

@@ -9,7 +9,7 @@ from .._ggml.graph import Tensor
 from .attention import Kv, Windowed, attend, kv_input, windowed_input
 from .context import GraphContext
 from .feed_forward import ffn
-from .parts import check_heads, embeddings, flat_qkv, logits, norm, output_rows, positions, qkv, select, wide
+from .parts import flat_qkv, logits, norm, output_rows, qkv, select, wide
 
 __all__ = [
     "any_input",
@@ -75,18 +75,17 @@ def finish(
     g.expand(g.output(logits(g, x, bias=bias, scale=scale), "result_output"))
 
 
-def ungated(g: GraphContext, act: str, *, rotated: bool = True) -> None:
-    """Append the whole graph of a GPT-2 with rotary positions: norms that centre, and networks without a gate.
+def ungated(g: GraphContext, x: Tensor, pos: Tensor | None, kv: Kv, act: str) -> None:
+    """Append the layers of GPT-2 and its heirs, and the end: norms that centre, and networks without a gate.
 
-    `act` is the network's activation. `rotated`: the engine asserts that all elements of a head are rotated.
+    Queries and keys are rotated where there are positions (`pos`). `act` is the networks' activation.
     """
-    check_heads(g, rotated=rotated)
-    x = embeddings(g)
-    pos, kv, rows = positions(g), kv_input(g), output_rows(g)
+    rows = output_rows(g)
     for il in g.layers:
         q, k, v = qkv(g, norm(g, x, "attn_norm", il, "norm"), il)
-        h = attend(g, kv, g.rope(q, pos), g.rope(k, pos), v, il)
-        h, x = select(g, rows, il, h, x)
+        if pos is not None:
+            q, k = g.rope(q, pos), g.rope(k, pos)
+        h, x = select(g, rows, il, attend(g, kv, q, k, v, il), x)
         x = g.add(h, x)
         h = ffn(g, norm(g, x, "ffn_norm", il, "norm"), il, act=act, gate=None)
         x = g.end_layer(g.add(h, x))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from .._ggml.graph import Graph
@@ -16,8 +15,7 @@ FUSED: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One reservation: the batch that the engine assumes, and how it builds the graph for it."""
 
     context: Context

@@ -9,8 +9,7 @@ Source: the constructor of `llama_context` (llama-context.cpp:225-311) and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.errors import EngineRefusal
 from .._ggml.backends import pad
@@ -41,8 +40,7 @@ __all__ = [
 CONTEXT_STEP: Final = 256  # llama-context.cpp:288: n_ctx is padded to a multiple of this
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """The engine's context parameters (cparams) after it has resolved them.
 
     Flash attention is on or off here, but under `auto_fa` that is settled only when the graph is scheduled:

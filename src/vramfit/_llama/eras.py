@@ -1,4 +1,4 @@
-"""Eras of the engine: which of its rules were others in the build that a person runs.
+"""Find the era of the engine's build that a person runs: which of its rules were different.
 
 In: what names a build ("b8470", "ollama@0.24", a commit). Out: an `Era`, a handful of switches. All rules of this package
 are those of the pinned build; a switch says where another build differs, and acts at the one place where its rule lies.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -28,8 +27,7 @@ PINNED_BUILD: Final = 11250  # 0c1e57098, 2026-10-01; its number is only near th
 NEWEST: Final = 99999
 
 
-@dataclass(frozen=True, slots=True)
-class Era:
+class Era(NamedTuple):
     """The rules of a build that differ from those of the pinned one; all false is the pinned build.
 
     `title` is for people; `why` says why figures are not known to be exact, "" where they are.
@@ -163,13 +161,13 @@ def era_of(build: str) -> Era:
 
 
 def is_before(version: str, other: tuple[int, ...]) -> bool:
-    """Whether a version such as "0.24" is older than another one."""
+    """Tell whether a version such as "0.24" is older than another one."""
     found = _VERSION.fullmatch(version.strip().lower())
     return found is not None and _padded(tuple(map(int, found[1].split(".")))) < _padded(other)
 
 
 def rules_of(gpu: Gpu, era: Era) -> Backend:
-    """The rules of a card's backend in the builds of an era."""
+    """Find the rules of a card's backend in the builds of an era."""
     return backend_of(
         gpu,
         pooled_copies=era.pooled_copies,
@@ -213,7 +211,7 @@ def _of_commit(text: str) -> Era:
 
 
 def _era(name: str, low: int, high: int, why: str = "") -> Era:
-    """The era of a build that is one of [low, high]; each switch as it is in all of these, else the larger way."""
+    """Make the era of a build that is one of [low, high]; each switch as it is in all of these, else the larger way."""
     if low == high == PINNED_BUILD:
         return PINNED
     switches: dict[str, bool] = {}
@@ -242,7 +240,7 @@ _BOUNDS: Final[Sequence[tuple[int, str]]] = (
 
 
 def _span(low: int, high: int) -> str:
-    """The eras that a build of [low, high] can be of, in words."""
+    """Name the eras that a build of [low, high] can be of."""
     first, last = (next(name for until, name in _BOUNDS if n < until) for n in (low, min(high, NEWEST)))
     return first if first == last else f"{first}, or up to {last}"
 

@@ -1,4 +1,4 @@
-"""What a model is, in numbers: nothing here knows the name of an architecture.
+"""Describe a model in numbers: nothing here knows the name of an architecture.
 
 `arch` turns a header into these values; `placement`, `memory`, the graphs and the
 quantizer read them. Sizes are in elements or `int` bytes as each field says.
@@ -119,7 +119,7 @@ class Rope(NamedTuple):
 
 
 class _Weakly:
-    """What may be known of without being kept alive: dataclasses with slots do not offer it before Python 3.11."""
+    """Lets a class be referred to weakly: dataclasses with slots do not offer it before Python 3.11."""
 
     __slots__ = ("__weakref__",)
 
@@ -155,7 +155,7 @@ class Model(_Weakly, Shown):
     unknown_tensors: tuple[str, ...] = ()  # tensors that the engine has no use for, and refuses the file for
 
     def __repr__(self) -> str:
-        """Which model it is and how large, not the thousands of values that it holds."""
+        """Show which model it is and how large, not the thousands of values that it holds."""
         said = (
             "name",
             "architecture",

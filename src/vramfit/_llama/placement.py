@@ -12,9 +12,8 @@ import re
 import struct
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.errors import GpuError, SettingsError
 from .._base.memo import Memo
@@ -24,14 +23,13 @@ from .._ggml.graph import HOST
 from .._ggml.sched import copies_of_inputs
 from .eras import era_of, rules_of
 from .loader import can_use
-from .model import Home, Model, Weight
+from .model import Home, Model
 from .params import MAX_DEVICES, Settings
 
 __all__ = ["HOST", "Placement", "devices", "pipeline_copies", "place", "place_split", "split_is_given"]
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """Device indexes (or `HOST`) of a model's parts. Indexes count the devices in use."""
 
     n_devices: int
@@ -107,7 +105,10 @@ def _placed(model: Model, used: Sequence[Gpu], settings: Settings, layers: tuple
     """Place weights and caches where their layers are, on the cards in use."""
     kept = _kept_back(model, settings.cpu_tensors)
     rules = [rules_of(g, era_of(settings.engine_build)) for g in used]
-    wanted = [HOST if i in kept else _weight(w, layers) for i, w in enumerate(model.weights)]
+    places = (*layers, HOST)  # of the layers the last one is the output
+    wanted = [places[home] for home in _homes(model)]
+    for i in kept:
+        wanted[i] = HOST
     useless = [_useless(model, b) for b in rules]
     if any(useless):
         wanted = [HOST if at != HOST and i in useless[at] else at for i, at in enumerate(wanted)]
@@ -181,7 +182,14 @@ def _useless(model: Model, rules: Backend) -> frozenset[int]:
 _USELESS: Final[Memo[frozenset[int]]] = Memo(16)
 
 
-def _weight(weight: Weight, layers: tuple[int, ...]) -> int:
-    if weight.home is Home.INPUT:
-        return HOST
-    return layers[-1] if weight.home is Home.OUTPUT else layers[weight.home]
+def _homes(model: Model) -> tuple[int, ...]:
+    """List where each weight lives, as a position in (layers, output layer, host); cached, since a plan places many times."""
+
+    def search() -> tuple[int, ...]:
+        return tuple([_ENDS[w.home] if isinstance(w.home, Home) else w.home for w in model.weights])
+
+    return _HOMES.get(model, None, search)
+
+
+_ENDS: Final = {Home.OUTPUT: -2, Home.INPUT: -1}
+_HOMES: Final[Memo[tuple[int, ...]]] = Memo(16)

@@ -25,7 +25,7 @@ from .._devices import Gpu
 from .._estimate.compute import Compute, compute_bytes
 from .._estimate.context_ranges import NotStraight, Piece, Stretch
 from .._estimate.layer_runs import collapse, layer_kinds
-from .._estimate.reserve import prepare_case, reservations
+from .._estimate.reserve import Case, prepare_case, reservations
 from .._ggml.backends import Backend, pad
 from .._ggml.galloc import most_alive
 from .._graphs import Unbuildable
@@ -152,12 +152,13 @@ class Segments:
         self.first = on_cards[0] if on_cards else model.n_layer + 1
         self.last = on_cards[-1] + 1 if on_cards else model.n_layer + 1
         on_host = tuple([w == HOST for w in placement.weights])
-        self._kinds = _KINDS.get(model, on_host, lambda: layer_kinds(model, on_host))
+        self._kinds = layer_kinds(model, on_host)
         self._tables = {rules: _remembered(model, on_host, rules) for rules in self._rules}
         self._caches: dict[tuple[int, Backend], list[int]] = {}
         self._contexts: dict[int, Context] = {}
         self._cached = {cache for layer in model.layers for cache in layer.caches}
         self._stretches: dict[tuple[tuple[int, ...], range], _Along] = {}
+        self._case: tuple[object, Case] | None = None  # behind the last floors: often replayed next
         self._uneven = False  # whether sizes were found to grow in steps of their own
         self._alikes: dict[tuple[Place, int], int] = {}  # guesses since something was learned last
         self._learned = {} if learned is None else learned
@@ -346,7 +347,9 @@ class Segments:
 
     def _compute(self, counts: Sequence[int], n_ctx: int) -> Compute:
         placement, context = self._split(counts, n_ctx)
-        return compute_bytes(self._model, placement, context, self._rules)
+        case = self._case[1] if self._case and self._case[0] == (placement, context) else None
+        self._case = None
+        return compute_bytes(self._model, placement, context, self._rules, case=case)
 
     def _from_lines(self, counts: tuple[int, ...], n_ctx: int) -> Compute | None:
         """Read the compute buffers of a split that was asked about often off a straight line; None where there is none."""
@@ -447,6 +450,7 @@ class Segments:
         placement, context = self._split(counts, n_ctx)
         try:
             case = prepare_case(self._model, placement, context, self._rules)
+            self._case = (placement, context), case
             last = reservations(case, context)[-1]
             floors: Sequence[int] = most_alive(case.graph(last)[1])
         except Unbuildable:  # the size is a formula that never falls
@@ -505,7 +509,6 @@ class Segments:
 
 
 # of a model and of which weights are on the host: a plan of each alternative asks for them
-_KINDS: Final[Memo[tuple[int, ...]]] = Memo(16)
 _TABLES: Final[Memo[_Tables]] = Memo(16)
 
 

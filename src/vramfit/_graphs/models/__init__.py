@@ -31,6 +31,7 @@ _SAME: Final = {
     "nemotron_h_moe": "nemotron_h",
     "nomic-bert": "bert",
     "nomic-bert-moe": "bert",
+    "paddleocr": "qwen2vl",
     "phimoe": "phi3",
     "qwen35moe": "qwen35",
     "qwen3tts": "qwen3vl",
@@ -47,13 +48,13 @@ class Builder(NamedTuple):
 
 
 def architectures() -> tuple[str, ...]:
-    """Names of the architectures that have a builder, with "_" for "-"."""
+    """List the architectures that have a builder, by name with "_" for "-"."""
     return tuple(sorted({x.name for x in iter_modules(__path__)} | {x.replace("-", "_") for x in _SAME}))
 
 
 @cache
 def builder_for(architecture: str) -> Builder | None:
-    """The builder of an architecture, or None."""
+    """Import the builder of an architecture; None where there is none."""
     name = _SAME.get(architecture, architecture.replace("-", "_"))
     if not name.isidentifier() or name not in {x.name for x in iter_modules(__path__)}:
         return None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ..attention import kv_input
 from ..context import GraphContext
 from ..decoder import ungated
+from ..parts import check_heads, embeddings, positions
 
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    ungated(g, "gelu")
+    check_heads(g)
+    ungated(g, embeddings(g), positions(g), kv_input(g), "gelu")

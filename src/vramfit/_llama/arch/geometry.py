@@ -1,4 +1,4 @@
-"""Metadata → the numbers of every layer: heads, head sizes, windows, recurrence.
+"""Read the numbers of every layer from metadata: heads, head sizes, windows, recurrence.
 
 Source: `llama_model_base::load_hparams` (llama-model.cpp:1273-1450), llama-hparams.cpp and the
 `load_arch_hparams` of src/models.
@@ -168,7 +168,7 @@ def _window(arch: Architecture, meta: Metadata, g: Geometry) -> tuple[int, tuple
 
 
 def _wants_window(arch: Architecture) -> bool:
-    """Whether the engine aborts when it has a window for no layer (llama-model.cpp:2813)."""
+    """Tell whether the engine aborts when it has a window for no layer (llama-model.cpp:2813)."""
     plain = arch.recurrent is Recurrent.NEVER and arch.indexer is Indexer.NEVER
     return plain and arch.memory is not Memory.NONE
 

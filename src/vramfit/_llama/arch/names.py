@@ -1,4 +1,4 @@
-"""Names of tensors that the engine can ask for, and where each lives.
+"""Look up the tensors that the engine can ask for by name, and where each lives.
 
 Source: `LLM_TENSOR_NAMES` and `LLM_TENSOR_INFOS` (llama-arch.cpp:437-1008).
 """

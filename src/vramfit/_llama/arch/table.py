@@ -1,4 +1,4 @@
-"""Every architecture that the engine knows, as rules: the one place that holds their names.
+"""List every architecture that the engine knows, as rules: the one place that holds their names.
 
 Most are plain: a K and a V row for every token in every layer, an output matrix that falls back on
 the token embedding. An entry says only where an architecture differs. To add one, add its name to

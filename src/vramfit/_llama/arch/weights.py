@@ -1,4 +1,4 @@
-"""The file's tensors → what the engine creates from them, and where.
+"""List what the engine creates from the file's tensors, and where.
 
 Not every tensor list is repeated here: a tensor that fits a name the engine knows counts as wanted.
 Source: `llama_model_loader::create_tensor` (llama-model-loader.cpp:1116-1400) and the

@@ -1,4 +1,4 @@
-"""The facts of `engine` as `Flag`s, found by any spelling or environment variable."""
+"""Find a flag of the engine by any spelling or environment variable."""
 
 from __future__ import annotations
 
@@ -54,6 +54,8 @@ def find(word: str) -> tuple[Flag, bool] | None:
 
     In a word with two dashes an underscore stands for a dash (arg.cpp:836).
     """
+    if not word.startswith("-"):
+        return None
     name = word.replace("_", "-") if word.startswith("--") else word
     return _index().get(OURS.get(name, name))
 

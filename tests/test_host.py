@@ -21,11 +21,13 @@ from vramfit._devices.host_detection import detect_host, parse_cpuinfo, parse_me
 from vramfit._estimate.estimate import estimate
 from vramfit._llama.model import Model
 from vramfit._llama.params import Settings
+from vramfit._planner.host import lent_sentence
 from vramfit._planner.plan import Plan, plan
 from vramfit._planner.whatif import best, trades
 from vramfit._planner.which import which
 from vramfit._report.html import fragment
 from vramfit._report.plans import plan_text
+from vramfit._report.safety import notes
 
 MIB, GIB = 1 << 20, 1 << 30
 MARGIN = 4 * MIB
@@ -261,6 +263,37 @@ def test_the_cache_of_a_shared_memory_gains_nothing_on_the_host(shared: Gpu) -> 
     assert on_card.fits
     assert on_host.n_ctx <= on_card.n_ctx < MODEL.n_ctx_train
     assert on_host.estimate.gpus[0].beside > on_card.estimate.gpus[0].beside
+
+
+def test_what_linux_lends_can_be_raised() -> None:
+    """Where GTT limits a plan, the kernel's parameter is named, and the cards that a plan for it takes."""
+    (halo,) = parse_gpus("strix-halo")
+    model = dense(4, n_embd=4096, n_ff=8192, n_vocab=256, n_head=32, n_head_kv=32, n_ctx_train=1 << 22)
+    found = plan(model, halo, SETTINGS)
+    said = next(w for w in found.warnings if "ttm.pages_limit" in w)
+    raised = said.rpartition("--gpus ")[2]
+    assert plan(model, raised, SETTINGS).n_ctx > found.n_ctx
+    assert "ttm.pages_limit=30198988" in plan_text(found)
+    larger = plan(model, halo, replace(SETTINGS, n_ctx=1 << 22))
+    assert "would not be enough" in " ".join(larger.warnings)
+    assert "ttm" not in " ".join(plan(MODEL, parse_gpus("strix-halo:120GiB"), SETTINGS).warnings)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("gb10", "isolate multi-user.target"),
+        ("strix-halo", "lends 115 GiB, after a restart"),
+        ("780m:12GiB", "half of that unless it is told otherwise (GTT)."),
+        ("140v:12GiB", "llama-server --list-devices"),
+        ("m3-max-16-core-cpu-64gb", ""),
+        ("4090", ""),
+    ],
+)
+def test_how_much_a_chip_is_lent(words: str, said: str) -> None:
+    (chip,) = parse_gpus(words)
+    assert bool(lent_sentence(chip)) is bool(said)
+    assert said in " ".join(notes(plan(MODEL, chip, replace(SETTINGS, n_ctx=512))))
 
 
 def test_a_host_beside_shared_memory_is_refused() -> None:

@@ -59,6 +59,8 @@ def jetson(mib: int) -> Gpu:
         ("65536", Host(64 * GIB)),
         ("1.5TiB", Host(1536 * GIB)),
         ("64GiB:58GiB", Host(64 * GIB, 58 * GIB)),
+        ("32GiB,i8mm", Host(32 * GIB, features=("neon", "i8mm"))),
+        ("32GiB,amx", Host(32 * GIB, features=("avx2", "avx512", "amx"))),
         ("32GiB, AVX2,avx512", Host(32 * GIB, features=("avx2", "avx512"))),
     ],
 )

@@ -326,6 +326,20 @@ def test_a_sweep_counts_the_host_of_shared_memory() -> None:
         assert [row["fits"] for row in found] == [fits]
 
 
+def test_a_sweep_judges_the_host() -> None:
+    """Each point of a sweep fits where the estimate of it leaves the margin on the host."""
+    settings = replace(SETTINGS, n_gpu_layers=3)
+    for gpus in ("none", [gpu(400)]):
+        ones = [estimate(MODEL, gpus, replace(settings, n_ctx=n), host="1GiB") for n in (1024, 8192, 16384)]
+        size = ones[1].host.total + MARGIN
+        found = vramfit.sweep(
+            MODEL, gpus, settings, n_ctx=[1024, 8192, 16384], margin_bytes=MARGIN, host=size
+        )
+        assert [row["fits"] for row in found] == [True, True, False]
+        for row, one in zip(found, ones, strict=True):
+            assert row["left"] == min([size - one.host.total, *(g.left for g in one.gpus)])
+
+
 # --- alternatives
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -184,6 +187,12 @@ def test_pages_of_the_file_are_told_from_what_is_allocated() -> None:
     short = plan(MODEL, "none", settings, margin_bytes=0, host=need.host.total - MIB)
     assert "would start, and wait for the disk" in " ".join(short.warnings)
     assert estimate(MODEL, "none", replace(settings, load_mode="none")).host.mapped == 0
+    for kind, said in (
+        ("f16", "pages of the model's file."),
+        ("q4_0", "KiB are pages of the model's file, "),
+    ):
+        found = plan(dense(2, weight_type=kind), "none", settings, margin_bytes=0, host="1GiB")
+        assert said in next(note for note in notes(found) if note.startswith("Of the weights on the host"))
 
 
 def test_little_that_is_left_is_not_for_a_cache_of_prompts() -> None:
@@ -496,6 +505,25 @@ def test_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "win32")
     assert detect_host() is None  # no kernel32 here
     monkeypatch.setattr("sys.platform", "plan9")
+    assert detect_host() is None
+
+
+def test_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system fills the structure that it is given."""
+
+    def answer(status: ctypes.Array[ctypes.c_char]) -> int:
+        assert struct.unpack("=I", status.raw[:4]) == (64,)
+        status[8:24] = struct.pack("=QQ", 64 * GIB, 50 * GIB)
+        return 1
+
+    library = SimpleNamespace(kernel32=SimpleNamespace(GlobalMemoryStatusEx=answer))
+    monkeypatch.setattr(ctypes, "windll", library, raising=False)
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr("platform.machine", lambda: "AMD64")
+    assert detect_host() == Host(64 * GIB, 50 * GIB)
+    monkeypatch.setattr("platform.machine", lambda: "ARM64")
+    assert detect_host() == Host(64 * GIB, 50 * GIB, ("neon",))
+    library.kernel32.GlobalMemoryStatusEx = lambda status: 0
     assert detect_host() is None
 
 

@@ -24,7 +24,7 @@ from .search import Chains, Split, largest, last_where
 from .segments import Segments
 from .warnings import SYSTEM_LEAST, SYSTEM_SHARE
 
-__all__ = ["Beside", "host_warnings", "lent_sentence", "lent_warnings"]
+__all__ = ["Beside", "host_sentence", "host_warnings", "lent_sentence", "lent_warnings"]
 
 _PROMPTS: Final = 8 * GIB  # of llama-server's prompt cache, unless --cache-ram says otherwise (common.h:634)
 _PAGE: Final = 4096  # bytes that ttm.pages_limit counts
@@ -171,6 +171,19 @@ def _what_helps(result: Estimate) -> str:
         ]
     found.append("a smaller file type (vramfit compare)")
     return ", ".join(filter(None, found))
+
+
+def host_sentence(result: Estimate) -> str:
+    """What of a host's weights the system may drop, and what it must hold; "" where its memory is not known."""
+    host = result.host
+    if not host.is_judged or not host.model:
+        return ""
+    rest = host.model - host.mapped
+    parts = (
+        f"{format_bytes(host.mapped)} are pages of the model's file" if host.mapped else "",
+        f"{format_bytes(rest)} are allocated" if rest else "",
+    )
+    return f"Of the weights on the host {', '.join(filter(None, parts))}."
 
 
 def lent_sentence(gpu: Gpu) -> str:

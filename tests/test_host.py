@@ -168,6 +168,17 @@ def test_the_host_alone_gets_the_largest_context_that_fits() -> None:
     assert plan(MODEL, "none", SETTINGS, margin_bytes=MARGIN).n_ctx == MODEL.n_ctx_train
 
 
+def test_the_host_limits_a_cache_that_lies_there() -> None:
+    """Beside a card with room, too, it is the host that the next context would overfill."""
+    found = plan(MODEL, [gpu(400)], replace(SETTINGS, offload_kqv=False), margin_bytes=MARGIN, host=64 * MIB)
+    assert found.fits
+    assert found.n_ctx < MODEL.n_ctx_train
+    assert found.limited_by == "host"
+    card = plan(MODEL, [gpu(100)], SETTINGS, margin_bytes=MARGIN, host="1GiB")
+    assert card.fits
+    assert card.limited_by == "card"
+
+
 def test_what_does_not_fit_says_by_how_much_and_what_helps() -> None:
     gpus, settings = [gpu(400)], replace(SETTINGS, n_gpu_layers=2, n_ctx=8192)
     found = plan(MODEL, gpus, settings, margin_bytes=MARGIN, host=16 * MIB)
@@ -570,7 +581,7 @@ def test_tiles_of_amx_take_more() -> None:
         t.n_elements // 32 for t in model.tensors if len(t.shape) == 2 and t.name != "token_embd.weight"
     )
     assert found == 4 * blocks
-    uneven = dense(2, weight_type="q8_0", n_vocab=1000)  # the output has 1000 rows: no whole tiles
+    uneven = dense(2, weight_type="q8_0", n_vocab=1008)  # the output has 63 times 16 rows: no whole tiles
     output = next(t for t in uneven.tensors if t.name == "output.weight")
     assert hosts(uneven, "1GiB,avx2,amx") - hosts(uneven, "1GiB,avx2") == 4 * (blocks - 1024 * 256 // 32)
     assert output.shape[1] % 32

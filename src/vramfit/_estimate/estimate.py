@@ -109,6 +109,10 @@ def assemble(
 ) -> Estimate:
     """An `Estimate` of a placement whose compute buffers are known (the solver tries many)."""
     used, rules = devices(gpus, settings), _rules(gpus, settings)
+    if any(gpus[i].max_buffer_bytes for i in used):
+        from .limits import check_buffers  # few cards say that they have such a limit
+
+        check_buffers(model, placement, [gpus[i] for i in used])
     weights = weight_bytes(model, placement, rules, host_of(rules))
     caches = context_bytes(model, placement, context, rules, HOST_BACKEND)
     at = {index: device for device, index in enumerate(used)}

@@ -737,6 +737,10 @@ def test_what_others_hold_is_said_with_who() -> None:
     assert taken_sentence(replace(card, users=())).startswith("NVIDIA A: 4 GiB are in use now;")
     assert taken_sentence(replace(card, free_bytes=24 * GIB - MIB)) == ""
     assert taken_sentence(replace(card, unified=True)) == ""
+    assert "3 GiB are in use now" in taken_sentence(
+        replace(card, by_engine=True)
+    )  # its context is nobody else's
+    assert taken_sentence(replace(card, by_engine=True, users=())) == ""
 
 
 def test_the_engines_total_is_less_than_the_tools() -> None:

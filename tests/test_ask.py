@@ -23,7 +23,7 @@ def test_what_is_printed_comes_back(tmp_path: Path) -> None:
 
 def test_a_program_that_fails_says_why_and_keeps_its_text(tmp_path: Path) -> None:
     found = ask(program(tmp_path, 'echo half; echo; echo "No  devices\x1b were found" >&2; exit 6'))
-    assert (found.text, found.failure) == ("half\n\n", "exit status 6: No devices\x1b were found")
+    assert (found.text, found.failure) == ("half\n\n", "exit status 6: No devices\\x1b were found")
     assert ask(program(tmp_path, "exit 9")).failure == "exit status 9"
 
 

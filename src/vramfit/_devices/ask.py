@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from .._base.foreign import printable
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -101,7 +103,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _status(status: int | None, said: str) -> str:
     if not status:
         return ""
-    first = " ".join(next((line for line in said.splitlines() if line.strip()), "").split())[:MAX_SAID]
+    first = printable(
+        " ".join(next((line for line in said.splitlines() if line.strip()), "").split()), MAX_SAID
+    )
     return f"exit status {status}" + (f": {first}" if first else "")
 
 
@@ -117,7 +121,7 @@ def called(function: Callable[[], Any], *, timeout_s: float = TIMEOUT_S) -> tupl
         try:
             found.append(function())
         except BaseException as e:
-            failed.append(" ".join(str(e).split())[:MAX_SAID] or type(e).__name__)
+            failed.append(printable(" ".join(str(e).split()), MAX_SAID) or type(e).__name__)
 
     worker = threading.Thread(target=run, daemon=True)
     worker.start()

@@ -73,6 +73,7 @@ class Seen:
     by_engine: bool = False
     users: tuple[User, ...] = ()
     notes: tuple[str, ...] = ()
+    others: tuple[Seen, ...] = ()  # of a divided card: the instances that the environment may name instead
 
     def __post_init__(self) -> None:
         """Keep the name printable and short: it is a driver's."""

@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any, Final
 
 from ..._base.foreign import printable
@@ -137,10 +138,21 @@ def _sliced(card: Seen, slices: Sequence[tuple[int, int]], names: Sequence[tuple
         return card
     if not slices:
         return replace(card, total_bytes=None, free_bytes=None)
-    (total, free), (profile, uuid) = slices[0], names[0] if names else ("", card.uuid)
     note = f"one of {len(slices)} MIG instances: a process of CUDA sees one, the first unless CUDA_VISIBLE_DEVICES names another"
-    name = f"{card.name} MIG {profile}".strip()
-    return replace(card, name=name, total_bytes=total, free_bytes=free, uuid=uuid, notes=(note,))
+    first, *others = [
+        replace(
+            card,
+            name=f"{card.name} MIG {profile}".strip(),
+            total_bytes=total,
+            free_bytes=free,
+            uuid=uuid,
+            notes=(note,),
+        )
+        for (total, free), (profile, uuid) in zip_longest(
+            slices, names[: len(slices)], fillvalue=("", card.uuid)
+        )
+    ]
+    return replace(first, others=tuple(others))
 
 
 def ask_nvml(here: Here, nvml: Any = None) -> Report:
@@ -152,7 +164,7 @@ def ask_nvml(here: Here, nvml: Any = None) -> Report:
             return Report(Asked("nvidia-ml-py", missing=True, failure="not installed"))
     seen, failure = called(lambda: _library(nvml), timeout_s=here.timeout_s)
     if failure or not seen:
-        said = printable(failure) or "named no card"
+        said = failure or "named no card"
         return Report(Asked("nvidia-ml-py", failure=said, advice=_advice(said)))
     return Report(Asked("nvidia-ml-py", len(seen)), tuple(seen))
 

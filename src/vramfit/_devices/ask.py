@@ -13,7 +13,7 @@ from .._base.foreign import printable
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["TIMEOUT_S", "Answer", "ask", "called"]
+__all__ = ["TIMEOUT_S", "Answer", "ask", "called", "imported"]
 
 TIMEOUT_S: Final = 5.0
 MAX_BYTES: Final = 1 << 20  # of what is read; a driver's tool prints a few KiB
@@ -129,3 +129,22 @@ def called(function: Callable[[], Any], *, timeout_s: float = TIMEOUT_S) -> tupl
     if found:
         return found[0], ""
     return None, failed[0] if failed else f"did not answer within {timeout_s:g} s"
+
+
+def imported(name: str) -> tuple[Any, Answer]:
+    """Import a driver's module, which is an extra: the module, or None and whether it is missing or why it fails.
+
+    Some load the driver when they are imported, and print what they think of it: that is kept from the screen.
+    """
+    import contextlib
+    import importlib
+    import io
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return importlib.import_module(name), Answer()
+    except ModuleNotFoundError:
+        return None, Answer(missing=True, failure="not installed")
+    except Exception as e:
+        said = printable(" ".join(str(e).split()), MAX_SAID) or type(e).__name__
+        return None, Answer(failure=f"cannot be loaded: {said}")

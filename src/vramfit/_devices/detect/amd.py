@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from ..ask import called
+from ..ask import called, imported
 from .nouns import Asked, Here, Report, Seen, User, number
 from .pci import Slot, model_name
 
@@ -160,10 +160,9 @@ def parse_rocm_smi(text: str) -> tuple[Seen, ...]:
 def ask_amdsmi(here: Here, smi: Any = None) -> Report:
     """Ask the driver's library by way of `amdsmi`, if it is installed. `smi` stands for the module in tests."""
     if smi is None:
-        try:
-            import amdsmi as smi  # type: ignore[import-not-found,no-redef,unused-ignore]
-        except Exception:  # it loads the driver's library when it is imported
-            return Report(Asked("amdsmi", missing=True, failure="not installed"))
+        smi, answer = imported("amdsmi")
+        if smi is None:
+            return Report(Asked("amdsmi", missing=answer.missing, failure=answer.failure))
     seen, failure = called(lambda: _library(smi), timeout_s=here.timeout_s)
     if failure or not seen:
         return Report(Asked("amdsmi", failure=failure or "named no card"))

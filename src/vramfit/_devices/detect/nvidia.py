@@ -6,11 +6,10 @@ import csv
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from typing import Any, Final
 
 from ..._base.foreign import printable
-from ..ask import called
+from ..ask import called, imported
 from ..catalogue import MIB
 from ..noun import CUDA_CAPABILITY
 from .nouns import Asked, Here, Report, Seen, User, number
@@ -29,6 +28,7 @@ _SLICE: Final = re.compile(
 _PROCESS: Final = re.compile(
     r"\|\s+(\d{1,3})\s+(?:\S+\s+\S+\s+)?\d+\s+(?:M\+)?(?:C\+G|C|G)\s+(\S.*?)\s+(?:(\d{1,7})MiB|N/A)\s*\|"
 )
+_NO_DRIVER: Final = "Shared Library Not Found"  # of NVIDIA's, on a machine without its card
 _BROKEN: Final = (
     ("version mismatch", "the driver was updated under the running system: restart the machine"),
     ("couldn't communicate", "the driver is not loaded: `sudo modprobe nvidia`, or install it again"),
@@ -139,6 +139,7 @@ def _sliced(card: Seen, slices: Sequence[tuple[int, int]], names: Sequence[tuple
     if not slices:
         return replace(card, total_bytes=None, free_bytes=None)
     note = f"one of {len(slices)} MIG instances: a process of CUDA sees one, the first unless CUDA_VISIBLE_DEVICES names another"
+    named = [*names, *[("", card.uuid)] * len(slices)]
     first, *others = [
         replace(
             card,
@@ -148,9 +149,7 @@ def _sliced(card: Seen, slices: Sequence[tuple[int, int]], names: Sequence[tuple
             uuid=uuid,
             notes=(note,),
         )
-        for (total, free), (profile, uuid) in zip_longest(
-            slices, names[: len(slices)], fillvalue=("", card.uuid)
-        )
+        for (total, free), (profile, uuid) in zip(slices, named, strict=False)
     ]
     return replace(first, others=tuple(others))
 
@@ -158,14 +157,13 @@ def _sliced(card: Seen, slices: Sequence[tuple[int, int]], names: Sequence[tuple
 def ask_nvml(here: Here, nvml: Any = None) -> Report:
     """Ask the driver's library by way of `nvidia-ml-py`, if it is installed. `nvml` stands for the module in tests."""
     if nvml is None:
-        try:
-            import pynvml as nvml  # type: ignore[import-not-found,no-redef,unused-ignore]
-        except Exception:  # a broken installation is as good as none
-            return Report(Asked("nvidia-ml-py", missing=True, failure="not installed"))
+        nvml, answer = imported("pynvml")
+        if nvml is None:
+            return Report(Asked("nvidia-ml-py", missing=answer.missing, failure=answer.failure))
     seen, failure = called(lambda: _library(nvml), timeout_s=here.timeout_s)
     if failure or not seen:
         said = failure or "named no card"
-        return Report(Asked("nvidia-ml-py", failure=said, advice=_advice(said)))
+        return Report(Asked("nvidia-ml-py", missing=_NO_DRIVER in said, failure=said, advice=_advice(said)))
     return Report(Asked("nvidia-ml-py", len(seen)), tuple(seen))
 
 

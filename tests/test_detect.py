@@ -833,6 +833,14 @@ def test_the_memory_tells_versions_of_a_card_apart() -> None:
         assert gpu.id == card
 
 
+def test_a_size_that_no_card_has_is_not_known(machine: Machine) -> None:
+    card = {"device_id": 0, "device_name": "Intel X", "memory_physical_size_byte": "9" * 18}
+    (seen,) = parse_xpu_smi(json.dumps(card)).values()
+    assert seen.total_bytes is None
+    machine.prints("xpu-smi", json.dumps(card))
+    assert "no source says how much memory" in find_cards(machine.here()).notes[0]
+
+
 def test_a_name_is_a_drivers() -> None:
     assert Seen("a\x1b[31m\nb" + "x" * 500, "nvidia").name.isprintable()
     assert len(Seen("x" * 500, "").name) < 100

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from .._base.memo import Memo
-from .._ggml.backends import Backend, pad
+from .._ggml.backends import HOST_BACKEND, Backend, pad
 from .._ggml.types import BY_NAME, TensorType
 from .cparams import Context, cache_streams, cells
+from .loader import can_use
 from .model import Cache, Home, Layer, Model, Weight
 from .placement import HOST, Placement
 
@@ -58,7 +59,7 @@ def weight_bytes(
     """
     seen: set[tuple[str, int, bool]] = set()
     sums = [0] * (placement.n_devices + 1)  # the last is HOST
-    sizes = {b: weight_sizes(model, b) for b in (*backends, host)}
+    sizes = {b: weight_sizes(model, b) for b in (*backends, host, HOST_BACKEND)}
     for i, (weight, device) in enumerate(zip(model.weights, placement.weights, strict=True)):
         matrix = not placement.n_devices and weight.home is not Home.INPUT
         repacked = matrix and host.repacks(weight.tensor.type, weight.tensor.shape)
@@ -66,8 +67,15 @@ def weight_bytes(
         if weight.duplicate and key in seen:
             continue
         seen.add(key)
-        sums[device] += sizes[_rules(device, backends, host)][i]
+        sums[device] += sizes[_holder(weight, device, backends, host)][i]
     return DeviceBytes(tuple(sums[:-1]), sums[HOST])
+
+
+def _holder(weight: Weight, device: int, backends: Sequence[Backend], host: Backend) -> Backend:
+    """The rules of the memory that a weight is in: memory that a device pins is for what it could run (llama-model.cpp:518)."""
+    if device == HOST and host is not HOST_BACKEND and not can_use(weight, backends[0]):
+        return HOST_BACKEND
+    return _rules(device, backends, host)
 
 
 def context_bytes(

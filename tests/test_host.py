@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import struct
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -22,6 +19,7 @@ from vramfit._cli.main import main
 from vramfit._devices import Gpu, Host, host_detection, parse_gpus, parse_host
 from vramfit._devices.ask import Answer
 from vramfit._devices.host_detection import detect_host, parse_cpuinfo, parse_sysctl
+from vramfit._devices.host_memory import HostMemory
 from vramfit._estimate.estimate import estimate
 from vramfit._llama.model import Model
 from vramfit._llama.params import Settings
@@ -519,22 +517,13 @@ def test_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system fills the structure that it is given."""
-
-    def answer(status: ctypes.Array[ctypes.c_char]) -> int:
-        assert struct.unpack("=I", status.raw[:4]) == (64,)
-        status[8:24] = struct.pack("=QQ", 64 * GIB, 50 * GIB)
-        return 1
-
-    library = SimpleNamespace(kernel32=SimpleNamespace(GlobalMemoryStatusEx=answer))
-    monkeypatch.setattr(ctypes, "windll", library, raising=False)
-    monkeypatch.setattr("sys.platform", "win32")
+    """What its CPU can do follows from its name alone."""
+    found = HostMemory(64 * GIB, 50 * GIB)
+    monkeypatch.setattr("vramfit._devices.host_detection.host_memory", lambda **_: found)
     monkeypatch.setattr("platform.machine", lambda: "AMD64")
-    assert detect_host() == Host(64 * GIB, 50 * GIB)
+    assert detect_host(platform="win32") == Host(64 * GIB, 50 * GIB)
     monkeypatch.setattr("platform.machine", lambda: "ARM64")
-    assert detect_host() == Host(64 * GIB, 50 * GIB, ("neon",))
-    library.kernel32.GlobalMemoryStatusEx = lambda status: 0
-    assert detect_host() is None
+    assert detect_host(platform="win32") == Host(64 * GIB, 50 * GIB, ("neon",))
 
 
 def test_this_machine_answers_or_not() -> None:

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from .._base.memo import Memo
-from .._ggml.backends import Backend, pad
+from .._ggml.backends import HOST_BACKEND, Backend, pad
 from .._ggml.types import BY_NAME, TensorType
 from .cparams import Context, cache_streams, cells
+from .loader import can_use
 from .model import Cache, Home, Layer, Model, Weight
 from .placement import HOST, Placement
 
@@ -60,17 +61,23 @@ def weight_bytes(
     """
     seen: set[tuple[str, int, bool]] = set()
     sums = [0] * (placement.n_devices + 1)  # the last is HOST
-    sizes = {b: weight_sizes(model, b) for b in (*backends, host)}
+    sizes = {b: weight_sizes(model, b) for b in (*backends, host, HOST_BACKEND)}
     for i, (weight, device) in enumerate(zip(model.weights, placement.weights, strict=True)):
         apart = device == HOST and is_repacked(weight, backends, host)
         key = (weight.tensor.name, device, apart)
         if weight.duplicate and key in seen:
             continue
         seen.add(key)
-        sums[device] += sizes[_rules(device, backends, host)][i]
+        sums[device] += sizes[_holder(weight, device, backends, host)][i]
         if apart and host.tiles and weight.op == "MUL_MAT":
             sums[device] += pad(host.tile_bytes(weight.tensor.type, weight.tensor.shape), host.alignment)
     return DeviceBytes(tuple(sums[:-1]), sums[HOST])
+
+
+def _holder(weight: Weight, device: int, backends: Sequence[Backend], host: Backend) -> Backend:
+    """Tell the rules of the memory that a weight is in: what a device pins is for weights that it could run (llama-model.cpp:518)."""
+    pinned = device == HOST and backends and backends[0].host_buffer
+    return HOST_BACKEND if pinned and not can_use(weight, backends[0]) else _rules(device, backends, host)
 
 
 def is_repacked(weight: Weight, backends: Sequence[Backend], host: Backend) -> bool:

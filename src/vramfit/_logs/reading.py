@@ -448,9 +448,7 @@ class _Reader:
             while name in self.program.devices and self.program.devices[name].title != card.title:
                 name = re.sub(r"\d*$", lambda m: str(int(m[0] or 0) + 1), name, count=1)
             self.program.devices[name] = replace(card, name=name)
-        elif msg.startswith(
-            ("starting runner", "starting llama server", "starting llama-server")
-        ):
+        elif msg.startswith(("starting runner", "starting llama server", "starting llama-server")):
             if self.now is not None and not self.now.is_empty():
                 self._finish()
             if "cmd" in words:

@@ -162,7 +162,9 @@ class _Tried:
         moved = experts_on_host(self.load, self.model, self.gpus, self.settings)
         if moved and "cpu_tensors" not in over:
             self.settings = replace(self.settings, cpu_tensors=moved)
-            self.taken.append(f"the experts of the first {len(moved)} layers on the host, from what lies on the cards")
+            self.taken.append(
+                f"the experts of the first {len(moved)} layers on the host, from what lies on the cards"
+            )
         if not self.settings.tensor_split:
             split = split_of(self.load, self.model, self.gpus, self.settings)
             if split and sum(split):

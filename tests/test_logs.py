@@ -17,6 +17,7 @@ from vramfit._logs.dates import MARKS, NEWEST, OLDEST
 from vramfit._logs.lines import LONGEST
 from vramfit._logs.ollama import device_of, request_of, size_of, words_of
 from vramfit._logs.reading import MOST_LOADS
+from vramfit._logs.sieve import BLOCK, WORDS, worth_reading
 
 DATA = Path(__file__).parent / "data" / "logs"
 PRINTED = json.loads((DATA / "printed.json").read_text())
@@ -348,3 +349,28 @@ def test_files_and_lines_are_read_alike() -> None:
     assert loads("") == []
     assert loads("nothing of memory\n" * 5) == []
     assert Size(1, 2) + Size(3, 4) == Size(4, 6)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["x" * 50, "load_tensors: a", "CUDA0 1 2 3", "b8470", " b8470", "msg=\\", "", "y CUDA0"]
+        ),
+        max_size=60,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_lines_worth_reading(lines: list[str]) -> None:
+    """A line is read when it holds one of the words, or goes on from one that is; with its own number."""
+    wanted, goes_on = [], False
+    for i, line in enumerate(lines, 1):
+        if goes_on or any(word in f"\n{line}" for word in WORDS):
+            wanted.append((i, line))
+            goes_on = line.endswith("\\")
+    assert list(worth_reading(lines)) == wanted
+
+
+def test_blocks_of_lines() -> None:
+    """Numbers go on from one block to the next."""
+    lines = ["nothing"] * (2 * BLOCK) + ["buffer size"] + ["nothing"] * BLOCK + ["Host 1 2 3"]
+    assert list(worth_reading(lines)) == [(2 * BLOCK + 1, "buffer size"), (3 * BLOCK + 2, "Host 1 2 3")]

@@ -10,20 +10,13 @@ import re
 from typing import Final
 
 __all__ = [
-    "BREAKDOWN", "BUFFER", "BUILDS", "CELLS", "COMMAND", "CUDA_DEVICE", "FACT", "FA_FOUND", "FIT_ROW", "INTERESTING", "KEY",
+    "BREAKDOWN", "BUFFER", "BUILDS", "CELLS", "COMMAND", "CUDA_DEVICE", "FACT", "FA_FOUND", "FIT_ROW", "KEY",
     "KV_ARGS", "KV_TYPES", "LAYER", "META", "MOVED", "OFFLOADED", "SETTING", "SLOTS", "SPLIT_ROW", "SYCL_DEVICE", "TENSORS",
     "USING", "VULKAN_DEVICE", "number", "size_step", "units",
 ]  # fmt: skip
 
 units: Final = {"B": 0, "KiB": 10, "KB": 10, "MiB": 20, "MB": 20, "GiB": 30, "GB": 30, "TiB": 40, "TB": 40}
 _SIZE: Final = r"(?P<size>\d{1,12}(?:[.,]\d{1,6})?)\s*(?P<unit>[KMGT]iB|[KMGT]B\b|B\b)"
-
-# A line without any of these words says nothing of memory; asked first, since most lines of a log do not.
-INTERESTING: Final = re.compile(
-    r"buffer size|print_info|print_meta|llama_|load_|sched_reserve|Flash Att|Device \d|ggml_|msg=|uild|ersion|KoboldCpp|main:"
-    r"|LM ?Studio|llama-|n_slots|offloaded|common_|overrid|\|  ? ?- |CUDA\d+ +\d|Vulkan\d+ +\d|ROCm\d+ +\d|Host +\d|level_zero|opencl:"
-    r"|resolve_fused|clip|init:|Model metadata|MTL\d +\d|Metal +\d|SYCL\d+ +\d|AVX|llama_cpp_python|llama-cpp-python"
-)
 
 BUFFER: Final = re.compile(
     r"(?P<by>\w+)(?:\[\w+\])?\s*:\s+(?P<place>[A-Za-z][\w.\-]*(?:\[[^\]]{1,80}\])?)\s+"

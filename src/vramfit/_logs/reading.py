@@ -16,6 +16,7 @@ from typing import Any, Final
 from . import ollama
 from . import patterns as p
 from .nouns import COMPUTE, CONTEXT, MODEL, OUTPUT, Beside, Buffer, Device, Load, Size
+from .sieve import worth_reading
 
 __all__ = ["MOST_LOADS", "read_loads"]
 
@@ -101,10 +102,7 @@ _STRONG: Final = (
 def read_loads(lines: Iterable[str]) -> Iterator[Load]:
     """Read the loads of a log in their order; those that say nothing of memory are left out."""
     reader, n = _Reader(), 0
-    for at, line in enumerate(lines, 1):
-        if not p.INTERESTING.search(line):
-            reader.go_on(line)
-            continue
+    for at, line in worth_reading(lines):
         for load in reader.take(at, line):
             n += 1
             yield load

@@ -273,7 +273,7 @@ class _Reader:
             ours["?"] = Device("ROCm" if "ROCm" in line else "CUDA")
         if found := p.CUDA_DEVICE.search(line):
             library = "ROCm" if found["gfx"] else "CUDA"
-            total = re.search(r"VRAM: (\d+) MiB", found["more"])
+            total = re.search(r"VRAM: (\d{1,9}) MiB", found["more"])
             name = f"{library}{found['index']}"
             ours[name] = Device(
                 name,
@@ -541,7 +541,7 @@ def _value(name: str, text: str) -> Any:
         n, less, more = p.size_step(found[1], found[2] if found[2] in p.units else "B")
         return Size(max(0, n - less), n + more)
     if text.startswith("["):
-        return [int(x) for x in re.findall(r"\d+", text)[:1024]]
+        return [int(x) for x in re.findall(r"\d{1,9}", text)[:1024]]
     if re.fullmatch(r"-?\d{1,15}", text):
         return int(text)
     return text[:80]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from vramfit._logs.dates import MARKS, NEWEST, OLDEST
 from vramfit._logs.lines import LONGEST
 from vramfit._logs.ollama import device_of, request_of, size_of, words_of
 from vramfit._logs.reading import MOST_LOADS
+from vramfit._logs.sieve import BLOCK, WORDS, worth_reading
 
 DATA = Path(__file__).parent / "data" / "logs"
 PRINTED = json.loads((DATA / "printed.json").read_text())
@@ -348,3 +350,58 @@ def test_files_and_lines_are_read_alike() -> None:
     assert loads("") == []
     assert loads("nothing of memory\n" * 5) == []
     assert Size(1, 2) + Size(3, 4) == Size(4, 6)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["x" * 50, "load_tensors: a", "CUDA0 1 2 3", "b8470", " b8470", "msg=\\", "", "y CUDA0"]
+        ),
+        max_size=60,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_lines_worth_reading(lines: list[str]) -> None:
+    """A line is read when it holds one of the words, or goes on from one that is; with its own number."""
+    wanted, goes_on = [], False
+    for i, line in enumerate(lines, 1):
+        if goes_on or any(word in f"\n{line}" for word in WORDS):
+            wanted.append((i, line))
+            goes_on = line.endswith("\\")
+    assert list(worth_reading(lines)) == wanted
+
+
+def test_blocks_of_lines() -> None:
+    """Numbers go on from one block to the next."""
+    lines = ["nothing"] * (2 * BLOCK) + ["buffer size"] + ["nothing"] * BLOCK + ["Host 1 2 3"]
+    assert list(worth_reading(lines)) == [(2 * BLOCK + 1, "buffer size"), (3 * BLOCK + 2, "Host 1 2 3")]
+
+
+HOSTILE = ["a", "llama_", "llama_context: n_ctx ", "using device A (", "using device A (x) ", "|0|[level_zero:gpu:0]|", "Device 0: ", "build: ",
+           'msg="', 'msg=x a="', "tensor a buffer type ", "buffer size ", "x: CUDA0 model buffer size = ", "- kv 1: ", "llama-server -", "\x1b[", "9",
+           "K (f16): ", "srv srv", "print_info: n ", "llama_memory_breakdown_print: | - ", "(", '\\"', "x: size = "]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+def test_no_line_takes_long(word: str) -> None:
+    """A line of a pattern's own words, as long as lines get, takes no time that a reader would notice."""
+    line = word * (LONGEST // len(word))
+    began = time.process_time()
+    loads(f"buffer size llama_ {line}\n{line} buffer size\nmsg={line}\n")
+    assert time.process_time() - began < 2
+
+
+NUMBERS = ["llama_kv_cache: size = 1.00 MiB ( {} cells, {} layers, {}/1 seqs), K (f16): 1", "srv load_model: initializing slots, n_slots = {}",
+           "llama_model_loader: loaded meta data with 1 key-value pairs and {} tensors", "load_tensors: offloaded {}/{} layers to GPU",
+           "load_tensors: layer {} assigned to device CUDA0", "ggml_cuda_init: using device CUDA0 (x) - {} MiB free", "build: {} (abcdef012)",
+           "  Device {}: x, compute capability 8.6, VRAM: {} MiB", "CUDA0 {} {} {}", "print_info: n_layer = {}", "print_info: n_head = [{}, {}]",
+           "llama_model_loader: - kv 1: a.block_count u32 = {}", "llama_context: n_ctx = {}", "x: CUDA0 model buffer size = {} MiB",
+           "print_info: file size = {} GiB (1 BPW)", 'time=1 level=INFO msg=load request="{{KvSize:{} GPULayers:1[ID:0 Layers:{}(0)]}}"',
+           'time=1 level=INFO msg="kv cache" device=CUDA0 size="{} GiB"']  # fmt: skip
+
+
+@pytest.mark.parametrize("line", NUMBERS)
+@pytest.mark.parametrize("digits", [1, 10, 20, 5000])
+def test_numbers_of_any_length(line: str, digits: int) -> None:
+    """A number that no engine prints is no number, and no error."""
+    loads(line.replace("{{", "\0").replace("{}", "9" * digits).replace("\0", "{") + "\n" + ONE)

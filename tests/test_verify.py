@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -301,8 +302,9 @@ def test_what_the_log_does_not_say_is_said() -> None:
         "slots",
         "flash",
     }
+    bare = "".join(x + "\n" for x in text.splitlines() if "cells" not in x and "KV buffer" not in x)
     with pytest.raises(SettingsError, match="give --ctx"):
-        verify(MODEL, "".join(x + "\n" for x in text.splitlines() if "cells" not in x))
+        verify(MODEL, bare)
 
 
 def test_tensors_that_were_moved_by_name() -> None:
@@ -400,3 +402,41 @@ def test_the_command(example: str, tmp_path: Path) -> None:
     assert "give a number" in run(EXAMPLE, "--log", str(file), "--ctx", "train").output
     assert run("examples/gemma-3-12b-q4_k_m.gguf", "--log", str(file)).exit_code == 3
     assert run(EXAMPLE, "--log", str(tmp_path / "none")).exit_code == 1
+
+
+@given(st.sampled_from([2048, 4096, 12288, 65536]), st.sampled_from(["f16", "q8_0"]), st.booleans())
+@settings_(max_examples=8, deadline=None)
+def test_a_context_from_bytes_alone(n_ctx: int, kind: str, typed: bool) -> None:
+    """Where a log has neither a context nor cells, the bytes of its caches tell, and the types with it."""
+    made = estimate(MODEL, [CARD], replace(SETTINGS, n_ctx=n_ctx, type_k=kind, type_v=kind))
+    text = "".join(x + "\n" for x in printed(made).splitlines() if "n_ctx =" not in x and "cells" not in x)
+    text += (
+        f"llama_kv_cache_init: kv_size = 1, offload = 1, type_k = '{kind}', type_v = '{kind}'\n"
+        if typed
+        else ""
+    )
+    found = verify(MODEL, text, causes=False)
+    assert (found.settings.n_ctx, found.settings.type_k) == (n_ctx, kind)
+    assert any("bytes of the cache" in t for t in found.taken)
+
+
+def test_a_cache_that_no_context_has() -> None:
+    """Bytes that no context and no type gives say nothing."""
+    text = "".join(x + "\n" for x in LOG.splitlines() if "n_ctx =" not in x and "cells" not in x)
+    with pytest.raises(SettingsError, match="give --ctx"):
+        verify(MODEL, re.sub(r"(KV buffer size =\s+)[\d.]+", r"\g<1>16.03", text))
+
+
+def test_slots_from_the_bytes_of_states() -> None:
+    """A hybrid keeps a state for each slot: where slots are not printed, the bytes tell how many there are."""
+    model = replace(MODEL, layers=tuple(replace(layer, states=(4096, 65536)) for layer in MODEL.layers))
+    for slots in (1, 4):
+        made = estimate(
+            model, [CARD], replace(SETTINGS, n_seq_max=slots, kv_unified=True, n_outputs_max=slots)
+        )
+        text = "".join(x + "\n" for x in printed(made, model).splitlines() if "n_seq_max" not in x)
+        found = verify(model, text, causes=False)
+        assert found.settings.n_seq_max == slots
+        bare = "".join(x + "\n" for x in text.splitlines() if "n_ctx =" not in x and "cells" not in x)
+        found = verify(model, bare, causes=False)
+        assert (found.settings.n_ctx, found.settings.n_seq_max) == (4096, slots)

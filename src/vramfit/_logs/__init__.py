@@ -4,6 +4,7 @@
 |------------|------------------------------------------------------------------------|
 | `nouns`    | `Load`: one model loaded once, as the log says it                      |
 | `lines`    | text of any size → lines without colours and ends, each of bounded length |
+| `sieve`    | the lines that can matter                                              |
 | `patterns` | the printed lines that matter, of every year since 2024                |
 | `reading`  | lines → `Load`s                                                        |
 | `ollama`   | Ollama's own lines: `time=… level=… msg="…"`                           |

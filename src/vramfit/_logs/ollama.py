@@ -63,7 +63,7 @@ def request_of(text: str) -> tuple[dict[str, Any], list[tuple[str, int]]]:
     said = dict(_REQUEST.findall(text))
     found: dict[str, Any] = {}
     for theirs, ours in (("KvSize", "n_ctx"), ("BatchSize", "n_ubatch"), ("Parallel", "n_seq_max")):
-        if said.get(theirs, "").isdecimal():
+        if said.get(theirs, "").isdecimal() and len(said[theirs]) < 10:
             found[ours] = int(said[theirs])
     if "n_ubatch" in found:
         found["n_batch"] = found["n_ubatch"]

@@ -16,6 +16,7 @@ from typing import Any, Final
 from . import ollama
 from . import patterns as p
 from .nouns import COMPUTE, CONTEXT, MODEL, OUTPUT, Beside, Buffer, Device, Load, Size
+from .sieve import worth_reading
 
 __all__ = ["MOST_LOADS", "read_loads"]
 
@@ -101,10 +102,7 @@ _STRONG: Final = (
 def read_loads(lines: Iterable[str]) -> Iterator[Load]:
     """Read the loads of a log in their order; those that say nothing of memory are left out."""
     reader, n = _Reader(), 0
-    for at, line in enumerate(lines, 1):
-        if not p.INTERESTING.search(line):
-            reader.go_on(line)
-            continue
+    for at, line in worth_reading(lines):
         for load in reader.take(at, line):
             n += 1
             yield load
@@ -275,7 +273,7 @@ class _Reader:
             ours["?"] = Device("ROCm" if "ROCm" in line else "CUDA")
         if found := p.CUDA_DEVICE.search(line):
             library = "ROCm" if found["gfx"] else "CUDA"
-            total = re.search(r"VRAM: (\d+) MiB", found["more"])
+            total = re.search(r"VRAM: (\d{1,9}) MiB", found["more"])
             name = f"{library}{found['index']}"
             ours[name] = Device(
                 name,
@@ -543,7 +541,7 @@ def _value(name: str, text: str) -> Any:
         n, less, more = p.size_step(found[1], found[2] if found[2] in p.units else "B")
         return Size(max(0, n - less), n + more)
     if text.startswith("["):
-        return [int(x) for x in re.findall(r"\d+", text)[:1024]]
+        return [int(x) for x in re.findall(r"\d{1,9}", text)[:1024]]
     if re.fullmatch(r"-?\d{1,15}", text):
         return int(text)
     return text[:80]

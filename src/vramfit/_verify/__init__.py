@@ -4,6 +4,7 @@
 |-----------|----------------------------------------------------------------------------|
 | `nouns`   | `Verification`: rows, causes, what was taken for granted                   |
 | `asked`   | a `Load` → the cards and `Settings` that it was loaded with                 |
+| `context` | the context, where the log has only the cells or the bytes of its caches     |
 | `split`   | the layers of each card, where the log says only how many bytes lie there   |
 | `moved`   | the experts that stay on the host, where the log does not say which         |
 | `builds`  | which builds a log can be of, one for each era                              |

@@ -16,11 +16,13 @@ from .._base.errors import GpuError, SettingsError, VramfitError
 from .._base.units import GIB
 from .._devices import Gpu, versions
 from .._engines.settings import engine_settings
-from .._llama.eras import era_of
+from .._ggml.backends import HOST_BACKEND
+from .._llama.eras import era_of, rules_of
 from .._llama.flags import read, split_text
 from .._llama.model import Model
 from .._llama.params import CACHE_TYPES, Settings
 from .._logs import HOST, Device, Load
+from .context import context_of, slots_of
 
 __all__ = ["Asked", "asked", "cards_of"]
 
@@ -109,8 +111,17 @@ def asked(load: Load, model: Model, build: str, over: Mapping[str, Any]) -> Aske
     fields |= _printed(load, model, said)
     fields |= over
     fields.setdefault("engine_build", build)
+    rules = rules_of(gpus[0], era_of(fields["engine_build"])) if gpus else HOST_BACKEND
+    quiet: list[str] = []
     if not fields.get("n_ctx"):
-        fields["n_ctx"] = _context(load, model, said)
+        fields |= context_of(
+            load, model, rules, lambda n: _settings(load, {**fields, "n_ctx": n}, over, quiet), said
+        )
+    elif "n_seq_max" not in fields and (
+        slots := slots_of(load, model, rules, _settings(load, dict(fields), over, quiet))
+    ):
+        fields |= {"n_seq_max": slots, "kv_unified": True}
+        said.append(f"slots were taken from the bytes of their states: {slots}")
     settings = _settings(load, fields, over, said)
     return Asked(gpus, load.places[:16], settings, tuple(dict.fromkeys(said)))
 
@@ -191,21 +202,6 @@ def _printed(load: Load, model: Model, said: list[str]) -> dict[str, Any]:
     if elsewhere:
         said.append(f"tensors were moved to {', '.join(elsewhere[:4])} by name, which is not planned")
     return found
-
-
-def _context(load: Load, model: Model, said: list[str]) -> int:
-    """The context from the cells of the caches, where it was not printed."""
-    cells = [(layers, n) for by, n, layers, _ in load.settings.get("caches", ()) if "recurrent" not in by]
-    slots = load.settings.get("n_seq_max", load.settings.get("n_slots", 1))
-    if cells:
-        most = max(n for _, n in cells)
-        shared = load.settings.get("kv_unified", True)
-        said.append("the context was taken from the cells of the cache")
-        return int(most if shared else most * slots)
-    each = load.settings.get("n_ctx_seq", load.settings.get("n_ctx_per_seq"))
-    if isinstance(each, int) and each > 0:
-        return each * (1 if load.settings.get("kv_unified") else slots)
-    raise SettingsError("the log does not say the context; give --ctx")
 
 
 def _settings(load: Load, fields: dict[str, Any], over: Mapping[str, Any], said: list[str]) -> Settings:

@@ -24,10 +24,13 @@ def rows_of(load: Load, found: Estimate, model: Model) -> tuple[Row, ...]:
     """
     rows: list[Row] = []
     same = is_same_weights(load, model)
+    cached = any(
+        b.kind == "context" for b in load.buffers
+    )  # what is printed of one device is missing of others
     for place, device in zip(load.places, found.gpus, strict=True):
         for kind in KINDS:
             measured = load.sizes(place, kind)
-            if measured is None and not (kind == "context" and device.context and load.is_complete):
+            if measured is None and not (kind == "context" and device.context and cached):
                 continue
             measured = measured or Size(0, 0)
             judged, why = _judged(load, place, kind, same, getattr(device, kind), measured)

@@ -6,6 +6,7 @@
 | `catalogue` | `data/gpus.yaml` → `Card`, its rules, the size a driver reports |
 | `names`     | what people type → the cards it can mean, least memory first |
 | `spec`      | "2x4090,3090ti:22GiB" → `Gpu`s                       |
+| `machines`  | which machine each card is in, and the engine's order of them |
 | `backend_of` | a card → the rules of its backend |
 | `detection` | this machine → `Gpu`s                                |
 | `check`     | every fault of a catalogue in one error              |
@@ -17,6 +18,7 @@ from .backend_of import backend_of
 from .catalogue import Card, Rules, all_cards, rules
 from .check import validate_catalogue
 from .detection import detect_gpus
+from .machines import Machine, in_engine_order, machines
 from .names import find, versions
 from .noun import BACKENDS, MAX_GPUS, Gpu, assumed, told_apart
 from .spec import all_gpus, parse_gpus, select_gpus
@@ -26,6 +28,7 @@ __all__ = [
     "MAX_GPUS",
     "Card",
     "Gpu",
+    "Machine",
     "Rules",
     "all_cards",
     "all_gpus",
@@ -33,6 +36,8 @@ __all__ = [
     "backend_of",
     "detect_gpus",
     "find",
+    "in_engine_order",
+    "machines",
     "parse_gpus",
     "rules",
     "select_gpus",

@@ -109,7 +109,7 @@ def assemble(
 ) -> Estimate:
     """An `Estimate` of a placement whose compute buffers are known (the solver tries many)."""
     used, rules = devices(gpus, settings), _rules(gpus, settings)
-    weights = weight_bytes(model, placement, rules, host_of(rules))
+    weights = weight_bytes(model, placement, rules, host_of(rules, of_weights=True))
     caches = context_bytes(model, placement, context, rules, HOST_BACKEND)
     at = {index: device for device, index in enumerate(used)}
     cards = tuple(

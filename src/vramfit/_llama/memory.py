@@ -52,7 +52,7 @@ def weight_bytes(
 ) -> DeviceBytes:
     """Weights by device. A duplicate costs nothing where the tensor already is.
 
-    `backends` gives the rules of each device in use, `host` those of host memory. Without a device the
+    `backends` gives the rules of each device in use, `host` those of host memory. Without a device of its own the
     host repacks matrices of some types into a buffer of their own (llama-model.cpp:1107-1125), and
     rows are then read from another copy.
     """
@@ -60,7 +60,7 @@ def weight_bytes(
     sums = [0] * (placement.n_devices + 1)  # the last is HOST
     sizes = {b: weight_sizes(model, b) for b in (*backends, host)}
     for i, (weight, device) in enumerate(zip(model.weights, placement.weights, strict=True)):
-        matrix = not placement.n_devices and weight.home is not Home.INPUT
+        matrix = all(b.behind for b in backends) and weight.home is not Home.INPUT
         repacked = matrix and host.repacks(weight.tensor.type, weight.tensor.shape)
         key = (weight.tensor.name, device, repacked)
         if weight.duplicate and key in seen:

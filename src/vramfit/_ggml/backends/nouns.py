@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from ..graph import NONE, OUTPUT, WEIGHT, Extents, Tensor, n_bytes
 from ..types import TensorType
 
-__all__ = ["Backend", "Batch", "Keep", "Node", "Optimize", "SplitGraph", "can_fuse", "pad"]
+__all__ = ["Backend", "Batch", "Keep", "Node", "Optimize", "Scratch", "SplitGraph", "can_fuse", "pad"]
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -127,6 +127,7 @@ class Backend:
     buffer_extra: int = 0  # bytes that each compute buffer takes beside what lies in it
     pinned: Backend | None = None  # the host, where the first device pins its memory in a manner of its own
     max_tensor: int = 0  # largest tensor that an operation reads or makes; 0: no limit
+    behind: Backend | None = None  # of another machine: the rules of the card that an rpc-server answers for
     repacked: frozenset[str] = (
         frozenset()
     )  # types whose matrices are kept in another order, in a buffer apart

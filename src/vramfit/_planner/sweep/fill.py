@@ -173,7 +173,7 @@ def _fill(
             sheet.refuse(at, e)
             continue
         block = _Block(sheet, at, gpus, used)
-        block.write(weight_bytes(model, placement, rules, host_of(rules)), caches, learned)
+        block.write(weight_bytes(model, placement, rules, host_of(rules, of_weights=True)), caches, learned)
 
 
 def _context(grid: Grid, settings: Settings) -> Context:

@@ -10,12 +10,14 @@ memory-only devices of these compute capabilities (this module, in a process of 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -165,12 +167,31 @@ def _serve(port: int, capabilities: Sequence[str]) -> None:
     lib.vf_serve(f"127.0.0.1:{port}".encode(), len(capabilities))
 
 
+def header_of(row: Row, root: pathlib.Path) -> bytes:
+    """The header that a recorded row is of: a file of this repository, packed or not."""
+    data = (root / str(row["header"])).read_bytes()
+    return gzip.decompress(data) if str(row["header"]).endswith(".gz") else data
+
+
+def freeze(file: pathlib.Path, root: pathlib.Path) -> None:
+    """Measure recorded rows again, one a line: `header`, a job as of `measure_remote`, and `row`, which is replaced."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        with tempfile.NamedTemporaryFile(suffix=".gguf") as header:
+            header.write(header_of(row, root))
+            header.flush()
+            row["row"] = measure_remote(header.name, {k: v for k, v in row.items() if k != "row"})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def main(words: Sequence[str]) -> None:
-    """Serve, load, or both."""
+    """Serve, load, both, or measure recorded rows again: `freeze FILE`."""
     if words and words[0] == "serve":
         _serve(int(words[1]), words[2:])
     elif words and words[0] == "load":
         print(json.dumps(_load(words[1], json.loads(words[2]))))
+    elif words and words[0] == "freeze":
+        freeze(pathlib.Path(words[1]), pathlib.Path(__file__).parents[2])
     elif len(words) == 2:
         print(json.dumps(measure_remote(pathlib.Path(words[0]), json.loads(words[1])), indent=1))
     else:

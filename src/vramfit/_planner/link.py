@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from .._base.memo import Memo
 from .._devices import Gpu, Machine, machines
 from .._estimate.reserve import prepare_case, reservations
 from .._ggml.graph import HOST, NONE, OUTPUT, n_bytes
@@ -66,7 +67,18 @@ class Link:
 
 
 def link(model: Model, gpus: Sequence[Gpu], settings: Settings, placement: Placement) -> Link | None:
-    """What the network carries; None where all cards are in one machine, or the model's graph is not known."""
+    """What the network carries; None where all cards are in one machine, or the model's graph is not known.
+
+    The last answers are remembered: a report asks several times.
+    """
+    key = (tuple(gpus), settings, placement)
+    return _RECENT.get(model, key, lambda: _link(model, gpus, settings, placement))
+
+
+_RECENT: Final[Memo[Link | None]] = Memo(4)
+
+
+def _link(model: Model, gpus: Sequence[Gpu], settings: Settings, placement: Placement) -> Link | None:
     used = [gpus[i] for i in devices(gpus, settings)]
     found = machines(used)
     if not found:

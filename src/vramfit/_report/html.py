@@ -15,7 +15,7 @@ from .._planner.compare import Choice, Comparison
 from .._planner.plan import Plan
 from .._planner.whatif import Alternative, Alternatives
 from .._planner.which import Carrier, Shortlist
-from . import alternatives, comparisons, describe, grids, plans, shortlist
+from . import alternatives, comparisons, describe, grids, machines, plans, shortlist
 from .bars import bars
 from .look import Mark, mark_of
 from .safety import notes
@@ -61,7 +61,18 @@ def _plan(plan: Plan) -> Iterable[str]:
     yield from (_said(f"Warning: {warning}", "warn") for warning in plan.warnings)
     yield from _devices(plan.estimate, plan.margin_bytes)
     yield _note(plans.settings_line(plan))
+    yield from _machines(plan)
     yield from map(_note, notes(plan))
+
+
+def _machines(plan: Plan) -> Iterable[str]:
+    commands = machines.server_commands(plan.gpus)
+    if not commands:
+        return
+    head, *rows = machines.machine_rows(plan)
+    yield _table(head, rows)
+    yield _note(machines.network_sentence(plan))
+    yield from (_note(f"On {name}: {command}") for name, command in commands)
 
 
 def _estimate(estimate: Estimate) -> Iterable[str]:

@@ -46,6 +46,10 @@ def plan_text(plan: Plan, look: Look = PLAIN) -> str:
         device_table(plan.estimate, plan.margin_bytes, look),
         look.paragraph(settings_line(plan)),
     ]
+    if any(g.remote for g in plan.gpus):
+        from .machines import machines_text
+
+        parts.append(machines_text(plan, look))
     parts += [look.paragraph(note) for note in notes(plan)]
     parts += [look.paragraph(f"Warning: {w}", "warn") for w in plan.warnings]
     if not plan.estimate.exact:
@@ -154,9 +158,10 @@ def _on(value: bool) -> str:
 
 def plan_as_schema(plan: Plan) -> PlanJson:
     """Make the pydantic object behind `vramfit plan --json`."""
+    from .machines import machines_as_schema
     from .schema import OlderJson, OverheadJson, PlanJson, settings_json
 
-    older = older_needs(plan)
+    older, link = older_needs(plan), plan.link()
     return PlanJson(
         model=plan.model.source or plan.model.name,
         architecture=plan.model.architecture,
@@ -183,6 +188,8 @@ def plan_as_schema(plan: Plan) -> PlanJson:
             for card, gpu in zip(told_apart(plan.gpus), plan.gpus, strict=True)
             for o in overheads(gpu)
         ],
+        machines=machines_as_schema(plan),
+        link_seconds=link.seconds if link else None,
     )
 
 

@@ -136,7 +136,7 @@ def test_a_machine_cannot_be_near_and_far() -> None:
 def test_cards_given_in_another_order_are_planned_in_the_engines() -> None:
     """Whatever the order of a list, the servers' come first."""
     near, server = gpu(name="near"), far()
-    asked = Settings(n_ctx=512, tensor_split=[3, 2])
+    asked = Settings(n_ctx=512, tensor_split=(3, 2))
     assert [g.layers for g in estimate(dense(), [near, server], asked).gpus] == [3, 2]
     assert [g.name for g in estimate(dense(), [near, server], asked).gpus] == ["mini/card", "near"]
 
@@ -236,7 +236,7 @@ def test_the_network_only_slows_down(hosts: list[str], gbits: float, shares: lis
         else replace(gpu(65536), bandwidth_gbs=500.0)
         for h in hosts
     ]
-    asked = Settings(n_ctx=512, tensor_split=[float(s) for s in shares[: len(hosts)]])
+    asked = Settings(n_ctx=512, tensor_split=tuple(map(float, shares[: len(hosts)])))
     placement = place(model, cards, asked)
     near = [replace(c, host="", remote=False) for c in cards]
     slow, fast = (decode_limit(model, placement, on) for on in (cards, near))
@@ -255,7 +255,7 @@ def test_the_network_only_slows_down(hosts: list[str], gbits: float, shares: lis
 def test_a_model_without_a_graph_has_no_figure() -> None:
     """What crosses is then said to be unknown; the chain is not."""
     cards = [far(), gpu()]
-    found = plan(dense(), cards, Settings(n_ctx=512, tensor_split=[1, 1]))
+    found = plan(dense(), cards, Settings(n_ctx=512, tensor_split=(1, 1)))
     assert found.link() is None
     assert "not known" in network_sentence(found)
     assert machine_rows(found)[1][3:] == ["", "", "", ""]

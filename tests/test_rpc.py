@@ -87,6 +87,7 @@ def test_a_token_carries_the_bytes_that_were_counted_on_the_wire(row: dict[str, 
     assert [[c.received, c.sent] for c in found.token] == row["row"]["link"]
 
 
+@pytest.mark.oracle
 @pytest.mark.skipif(not is_built(), reason="no engine with RPC is named (docs/internals/engine.md)")
 def test_the_rows_are_measured_again_on_real_servers(tmp_path: Path) -> None:
     """Whatever is recorded comes out again: real servers on loopback, real sockets."""

@@ -62,6 +62,7 @@ _WHERE: Final = {
     "file_type_measure": "_planner.quality",
     "needs_imatrix": "_quant",
     "overheads": "_planner.warnings",
+    "ask_servers": "_devices.servers",
     "parse_command": "_engines.server",
     "parse_gpus": "_devices",
     "parse_modelfile": "_modelfile",
@@ -112,6 +113,7 @@ __all__ = [
     "UnknownArchitecture",
     "VramfitError",
     "__version__",
+    "ask_servers",
     "best",
     "bits_per_weight",
     "cache_measure",
@@ -153,6 +155,7 @@ if TYPE_CHECKING:
         VramfitError,
     )
     from ._devices import Gpu, detect_gpus, parse_gpus, validate_catalogue
+    from ._devices.servers import ask_servers
     from ._engines.choose import plan_for
     from ._engines.server import parse_command
     from ._engines.settings import engine_settings, server_settings

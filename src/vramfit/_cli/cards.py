@@ -18,7 +18,7 @@ _MACHINES: Final = "vramfit.machines"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _kept(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+def _kept(ctx: click.Context, param: click.Parameter, value: str | bool | None) -> None:
     """Keep an option for `cards`, so that no command has to hand it on."""
     if value is not None:
         ctx.meta.setdefault(_MACHINES, {})[param.name] = value
@@ -26,7 +26,7 @@ def _kept(ctx: click.Context, param: click.Parameter, value: str | None) -> None
 
 def cards_option(command: F) -> F:
     """Add `--gpus`, and what it takes where cards are in several machines."""
-    for option in reversed((_cards, _main, _link)):
+    for option in reversed((_cards, _main, _link, _ask)):
         command = option(command)
     return command
 
@@ -47,6 +47,14 @@ _link: Final = click.option(
     callback=_kept,
     help="How fast other machines are reached: 1Gbit/s (assumed), 2.5Gbit/s, 10GbE.",
 )
+_ask: Final = click.option(
+    "--ask-servers",
+    is_flag=True,
+    default=None,
+    expose_value=False,
+    callback=_kept,
+    help="Ask the rpc-servers of other machines, which must run, how much memory is free.",
+)
 _cards: Final = click.option(
     "-g",
     "--gpus",
@@ -61,11 +69,19 @@ def cards(spec: str | None) -> tuple[Gpu, ...]:
     """Find the cards that `--gpus` names, else those of this machine. Raises `GpuError`."""
     from .._devices import detect_gpus, parse_gpus
 
-    told = click.get_current_context().meta.get(_MACHINES, {})
+    told = dict(click.get_current_context().meta.get(_MACHINES, {}))
     if spec not in (None, "auto"):
-        return parse_gpus(spec, **told)
+        ask = told.pop("ask_servers", False)
+        named = parse_gpus(spec, **told)
+        if not ask:
+            return named
+        from .._devices.servers import ask_servers
+
+        return ask_servers(named)
     if told:
-        raise GpuError(f"--{next(iter(told))}: name the cards of each machine, as in --gpus 3090ti,mini/3060")
+        raise GpuError(
+            f"--{next(iter(told)).replace('_', '-')}: name the cards of each machine, as in --gpus 3090ti,mini/3060"
+        )
     found = detect_gpus()
     if not found:
         raise GpuError("no cards found on this machine; name them, as in --gpus 3090ti,3060, or --gpus none")

@@ -8,6 +8,7 @@
 | `spec`      | "2x4090,3090ti:22GiB" → `Gpu`s                       |
 | `machines`  | which machine each card is in, and the engine's order of them |
 | `backend_of` | a card → the rules of its backend |
+| `servers`   | rpc-servers that run → the memory that they find free |
 | `detection` | this machine → `Gpu`s                                |
 | `check`     | every fault of a catalogue in one error              |
 """

@@ -4,7 +4,7 @@
         '{"servers": [["cpu"], ["8.6", "8.6"]], "gpus_mib": [24564], "settings": {"n_ctx": 8192}}'
 
 BUILD is the engine compiled with `-DGGML_RPC=ON`. A server has the CPU behind it (`ggml-rpc-server`, of the build), or
-memory-only devices of these compute capabilities (this module, in a process of its own). They listen on loopback alone.
+memory-only devices of these compute capabilities, or that all answer as "vulkan" or "metal" (this module, in a process of its own). They listen on loopback alone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def is_built() -> bool:
 
 @contextlib.contextmanager
 def servers(kinds: Sequence[Sequence[str]]) -> Iterator[list[str]]:
-    """Start one server for each list, ["cpu"] or the compute capabilities of its devices; yields their endpoints."""
+    """Start one server for each list: ["cpu"], or a compute capability, "vulkan" or "metal" for each device; yields endpoints."""
     started: list[subprocess.Popen[bytes]] = []
     try:
         endpoints = []
@@ -159,9 +159,15 @@ def _traffic(context: Context, counters: Sequence[Counter]) -> list[list[int]]:
 
 
 def _serve(port: int, capabilities: Sequence[str]) -> None:
-    from .load import _capabilities
+    from .load import DEFAULT_CAPABILITY, VULKAN, _capabilities
 
     lib = engine()
+    if "vulkan" in capabilities:
+        lib.vf_vulkan(*VULKAN.values())
+        capabilities = [str(DEFAULT_CAPABILITY)] * len(capabilities)
+    if "metal" in capabilities:
+        lib.vf_metal(MEMORY_MIB * MIB)
+        capabilities = [str(DEFAULT_CAPABILITY)] * len(capabilities)
     for i, number in enumerate(_capabilities(list(capabilities), len(capabilities))):
         lib.vf_device(i, MEMORY_MIB * MIB, number)
     lib.vf_serve(f"127.0.0.1:{port}".encode(), len(capabilities))

@@ -88,6 +88,8 @@ def test_cards_of_other_machines_come_first(spec: str, main: str | None, expecte
         ("3090,mini/3090", {"link": "fast"}, "1Gbit/s"),
         ("3090,mini/3090", {"link": "0Gbit/s"}, "1Gbit/s"),
         ("3090,mini/3090", {"link": -1}, "1Gbit/s"),
+        ("3090,mini/3090", {"link": 10**400}, "1Gbit/s"),
+        ("3090,mini/3090", {"link": "999999GB/s"}, "1Gbit/s"),
         ("17xmini/3090", {}, "write the number behind"),
         (",".join(f"h{i}/3090" for i in range(17)), {}, "at most 16"),
     ],
@@ -117,8 +119,9 @@ def test_no_words_escape_as_anything_else(spec: str, host: str, main: str | None
         ({"host": "a b"}, "NAME or NAME:PORT"),
         ({"host": 3}, "NAME or NAME:PORT"),
         ({"remote": 1, "host": "mini"}, "True or False"),
-        ({"link_gbits": 0}, "above 0"),
-        ({"link_gbits": True}, "above 0"),
+        ({"link_gbits": 0}, "Gbit/s, or None"),
+        ({"link_gbits": True}, "Gbit/s, or None"),
+        ({"link_gbits": 10**400}, "Gbit/s, or None"),
     ],
 )
 def test_a_card_that_is_nowhere_is_an_error(others: dict[str, Any], said: str) -> None:
@@ -139,6 +142,15 @@ def test_cards_given_in_another_order_are_planned_in_the_engines() -> None:
     asked = Settings(n_ctx=512, tensor_split=(3, 2))
     assert [g.layers for g in estimate(dense(), [near, server], asked).gpus] == [3, 2]
     assert [g.name for g in estimate(dense(), [near, server], asked).gpus] == ["mini/card", "near"]
+
+
+def test_cards_read_again_stay_where_they_are() -> None:
+    """What `parse_gpus` made it takes as it is; `main` moves the engine to another machine."""
+    cards = parse_gpus("tower/3090ti,mini/3060-12gb")
+    assert parse_gpus(cards) == cards == parse_gpus([*cards[:1], "tower/3090ti"])
+    assert [(g.host, g.remote) for g in parse_gpus(cards, main="mini")] == [("tower", True), ("mini", False)]
+    assert [g.remote for g in parse_gpus([far(), "tower/3090", "3090"])] == [True, True, False]
+    assert all(g.remote for g in parse_gpus([far()]))
 
 
 def test_names_tell_machines_apart() -> None:

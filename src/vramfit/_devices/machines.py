@@ -13,7 +13,7 @@ from typing import Final
 
 from .._base.errors import GpuError, shown
 from .._base.matches import get_close_matches
-from .noun import Gpu, is_host
+from .noun import LEAST_LINK, MOST_LINK, Gpu, is_host
 
 __all__ = ["Machine", "in_engine_order", "link_speed", "machines", "settle", "split_host"]
 
@@ -57,8 +57,8 @@ def settle(gpus: Sequence[Gpu], main: str | None = None, link: str | float | Non
     Raises `GpuError` for a `main` that no card is in, or that is named beside cards without a machine.
     """
     rate = None if link is None else link_speed(link)
-    main = _main(gpus, main)
-    found = [replace(g, remote=g.remote or bool(g.host and g.host != main)) for g in gpus]
+    here = _main(gpus, main)
+    found = [replace(g, remote=(g.remote and main is None) or bool(g.host and g.host != here)) for g in gpus]
     if rate is not None:
         found = [replace(g, link_gbits=rate) if g.remote else g for g in found]
     return list(in_engine_order(found))
@@ -67,9 +67,9 @@ def settle(gpus: Sequence[Gpu], main: str | None = None, link: str | float | Non
 def _main(gpus: Sequence[Gpu], main: object) -> str:
     """The machine that runs the engine, "" where no card says its name."""
     hosts = list(dict.fromkeys(g.host for g in gpus if g.host))
-    apart = any(not g.host or g.remote for g in gpus)  # cards that say already where the engine runs
-    if main is None:
-        return "" if apart or not hosts else hosts[0]
+    if main is None:  # cards that are said to be remote stay so, as when their list is read again
+        named = all(g.host for g in gpus)
+        return next((g.host for g in gpus if named and not g.remote), "")
     if not isinstance(main, str) or not main.strip():
         raise GpuError(f"main={shown(main)}: give the name of a machine, or none")
     name = main.strip().lower()
@@ -125,10 +125,12 @@ def machines(gpus: Sequence[Gpu]) -> tuple[Machine, ...]:
 
 def link_speed(text: str | float) -> float:
     """Read a speed such as "1Gbit/s", "10GbE", "2.5Gb/s" or "1.2GB/s" as Gbit/s. Raises `GpuError`."""
-    if isinstance(text, (int, float)) and not isinstance(text, bool) and 0 < text < float("inf"):
+    if isinstance(text, (int, float)) and not isinstance(text, bool) and LEAST_LINK <= text <= MOST_LINK:
         return float(text)
     words = text.strip().replace("GbE", "Gbit/s") if isinstance(text, str) else ""
     for pattern, bits in ((_BYTES, 8), (_SPEED, 1)):
-        if (found := pattern.fullmatch(words)) and float(found[1]) > 0:
-            return float(found[1]) * bits / (1 if found[2] in "gG" else 1000)
+        found = pattern.fullmatch(words)
+        speed = float(found[1]) * bits / (1 if found[2] in "gG" else 1000) if found else 0
+        if LEAST_LINK <= speed <= MOST_LINK:
+            return speed
     raise GpuError(f"link={shown(text)}: give the speed of the network, such as 1Gbit/s, 2.5Gbit/s or 10GbE")

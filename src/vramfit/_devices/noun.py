@@ -17,6 +17,8 @@ MAX_BYTES: Final = 2**53  # JSON readers keep whole numbers up to here
 MAX_ALIGNMENT: Final = 256  # minStorageBufferOffsetAlignment is no larger on any card of Vulkan
 MAX_HOST_ALIGNMENT: Final = 65536
 LEAST_LIMIT: Final = 1 << 27  # maxStorageBufferRange is no smaller on any card of Vulkan
+LEAST_LINK: Final = 1e-6  # Gbit/s of a network
+MOST_LINK: Final = 1e6
 RPC_PORT: Final = 50052  # where an rpc-server listens unless it is told another, rpc-server.cpp
 # A name or an address of a machine, and a port; none with colons of its own: the engine cuts at the first (ggml-rpc.cpp:313).
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?(:([1-9]\d{0,4}))?")
@@ -78,8 +80,12 @@ class Gpu:
             raise GpuError(
                 f"{self.name}: remote, but host is empty: say on which machine its rpc-server runs"
             )
-        if self.link_gbits is not None and not (_is_number(self.link_gbits) and self.link_gbits > 0):
-            raise GpuError(f"{self.name}: link_gbits={shown(self.link_gbits)}: give Gbit/s above 0, or None")
+        if self.link_gbits is not None and not (
+            _is_number(self.link_gbits) and LEAST_LINK <= self.link_gbits <= MOST_LINK
+        ):
+            raise GpuError(
+                f"{self.name}: link_gbits={shown(self.link_gbits)}: give {LEAST_LINK:g} to {MOST_LINK:g} Gbit/s, or None"
+            )
         if not isinstance(self.id, str | None):
             raise GpuError(f"{self.name}: id={shown(self.id)}: give the card's id in the catalogue, or None")
         if not _is_capability(self.compute_capability, self.backend):

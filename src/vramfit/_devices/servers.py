@@ -16,6 +16,7 @@ from typing import Any, Final
 from .._base.errors import GpuError, shown
 from .machines import machines
 from .noun import LEAST_LIMIT, MAX_ALIGNMENT, MAX_BYTES, MAX_GPUS, Gpu
+from .spec import parse_gpus
 
 __all__ = ["Offer", "ask_servers", "offers"]
 
@@ -36,7 +37,7 @@ class Offer:
     max_buffer: int
 
 
-def ask_servers(gpus: Sequence[Gpu], patience: float = PATIENCE) -> tuple[Gpu, ...]:
+def ask_servers(gpus: Gpu | str | Sequence[str | Gpu], patience: float = PATIENCE) -> tuple[Gpu, ...]:
     """Give each card of another machine the memory that its rpc-server finds free now.
 
     A server's devices are those named for its machine, in that order. Waits `patience` seconds for each server, at most.
@@ -45,8 +46,8 @@ def ask_servers(gpus: Sequence[Gpu], patience: float = PATIENCE) -> tuple[Gpu, .
     sound = isinstance(patience, (int, float)) and not isinstance(patience, bool) and 0 < patience <= 3600
     if not sound:
         raise GpuError(f"patience={shown(patience)}: give seconds above 0, an hour at most")
-    found = list(gpus)
-    for machine in machines(gpus):
+    found = list(parse_gpus(gpus))
+    for machine in machines(found):
         if not machine.endpoint:
             continue
         offered = offers(machine.endpoint, patience)

@@ -34,6 +34,7 @@ SMALL: dict[str, Any] = {"margin_bytes": 1 << 20, "max_ctx": 2048}
 # Every public function with arguments that are right; the tests below put wrong ones in their places.
 LOG = (ROOT / "tests/data/logs/printed/llama-cpp-python-0.3.36-cpu.log").read_text()
 RIGHT: dict[str, dict[str, Any]] = {
+    "ask_servers": {"gpus": CARDS, "patience": 0.1},
     "best": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None, "prefer": "speed", "host_bandwidth_gbs": None,
              "planner": None, **SMALL},
     "compare": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None, "file_types": ["Q8_0"], "cache_types": ["f16"],
@@ -47,7 +48,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "needs_imatrix": {"model": MODEL},
     "overheads": {"gpu": CARDS[0]},
     "parse_command": {"text": "llama-server -m x.gguf"},
-    "parse_gpus": {"spec": "3090ti"},
+    "parse_gpus": {"spec": "3090ti,mini/3060", "main": None, "link": "1Gbit/s"},
     "parse_modelfile": {"data": "FROM x", "name": "x"},
     "parse_tensor_types": {"text": "attn_v=q8_0"},
     "plan_for": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None, "engine": "llama-server", "learned": None, **SMALL},
@@ -69,7 +70,8 @@ RIGHT: dict[str, dict[str, Any]] = {
     "Host": {"total_bytes": 1 << 30, "free_bytes": None, "features": None},
     "parse_host": {"words": "64GiB:58GiB,avx2"},
     "Gpu": {"name": "x", "total_bytes": 1 << 30, "free_bytes": None, "backend": "cuda", "bandwidth_gbs": None,
-            "compute_capability": None, "overhead_bytes": 0, "free_measured": None, "unified": False, "id": None},
+            "compute_capability": None, "overhead_bytes": 0, "free_measured": None, "unified": False, "id": None, "host": "", "remote": False,
+            "link_gbits": None},
     "Settings": {"n_ctx": 0, "n_batch": 512, "n_ubatch": 64, "n_seq_max": 1, "kv_unified": False, "n_outputs_max": 0,
                  "flash_attn": "on", "type_k": "f16", "type_v": "f16", "offload_kqv": True, "swa_full": False,
                  "op_offload": True, "n_gpu_layers": -1, "split_mode": "layer", "main_gpu": 0, "tensor_split": (),

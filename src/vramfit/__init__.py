@@ -70,6 +70,7 @@ _WHERE: Final = {
     "file_type_measure": "_planner.quality",
     "needs_imatrix": "_quant",
     "overheads": "_planner.warnings",
+    "ask_servers": "_devices.servers",
     "parse_command": "_engines.server",
     "parse_gpus": "_devices",
     "parse_host": "_devices",
@@ -129,6 +130,7 @@ __all__ = [
     "VerificationJson",
     "VramfitError",
     "__version__",
+    "ask_servers",
     "best",
     "bits_per_weight",
     "cache_measure",
@@ -177,6 +179,7 @@ if TYPE_CHECKING:
     from ._devices import Gpu, Host, parse_gpus, parse_host, validate_catalogue
     from ._devices.detect import detect_gpus
     from ._devices.host_detection import detect_host
+    from ._devices.servers import ask_servers
     from ._engines.choose import plan_for
     from ._engines.doctor import doctor
     from ._engines.server import parse_command

@@ -18,7 +18,7 @@ from ._base import given
 from ._base.errors import GpuError, ModelError, SettingsError, shown
 from ._base.matches import get_close_matches
 from ._base.units import parse_count, parse_size
-from ._devices import MAX_GPUS, Gpu, Host, parse_gpus, parse_host
+from ._devices import MAX_GPUS, Gpu, Host, in_engine_order, parse_gpus, parse_host
 from ._llama.model import Model
 from ._llama.params import MAX_TOKENS, Settings
 
@@ -60,7 +60,7 @@ def cards(value: AnyGpus, name: str = "gpus", *, most: int = MAX_GPUS) -> tuple[
     if isinstance(value, list | tuple) and all(isinstance(g, Gpu) for g in value):
         if len(value) > most:
             raise GpuError(f"{name}: {len(value)} cards; the engine takes at most {most}")
-        return tuple(cast("Sequence[Gpu]", value))
+        return in_engine_order(cast("Sequence[Gpu]", value))
     if not isinstance(value, str | Sequence) or isinstance(value, bytes | bytearray | memoryview):
         raise GpuError(
             f"{name}={shown(value)}: give cards such as '3090ti,3060', a Gpu, a list of these, or 'none' for the host alone"

@@ -22,11 +22,14 @@ from .cut import write_cuts
 from .errors import EngineError as EngineError
 
 SOURCE_VARIABLE = "LLAMA_CPP_SOURCE"
+LIBRARY_VARIABLE = "LLAMA_CPP_LIBRARIES"
 SHIM = pathlib.Path(__file__).with_name("shim.cpp")
 
 
 def library_dir() -> pathlib.Path:
-    """Where the installed `llama_cpp` keeps its shared libraries."""
+    """Where the engine's shared libraries are: $LLAMA_CPP_LIBRARIES, or where the installed `llama_cpp` keeps them."""
+    if LIBRARY_VARIABLE in os.environ:
+        return pathlib.Path(os.environ[LIBRARY_VARIABLE])
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
         raise EngineError(
@@ -125,9 +128,13 @@ _SIGNATURES = (
     ("vf_metal", None, ctypes.c_size_t),
     ("vf_apart", None, ctypes.c_bool),
     ("vf_sycl", None, ctypes.c_size_t, ctypes.c_bool),
+    ("vf_server", _i, _s),
+    ("vf_serve", ctypes.c_bool, _s, _i),
+    ("vf_really", None, ctypes.c_bool),
     ("vf_model", _p, _s, _p, _i, _i, _i, ctypes.POINTER(ctypes.c_float), ctypes.POINTER(ctypes.c_char_p)),
     ("vf_context", _p, _p, ctypes.POINTER(ContextSettings), GraphCallback, AllocationCallback),
     ("vf_graph", ctypes.c_bool, _p, _u, _u, _u),
+    ("vf_decode", ctypes.c_bool, _p, _i),
     ("vf_breakdown", None, _p, ctypes.POINTER(ctypes.c_int64)),
     ("vf_schedule", _i, ctypes.POINTER(ctypes.c_int64)),
     ("vf_place", _i, _p),

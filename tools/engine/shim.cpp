@@ -535,17 +535,63 @@ EXPORT void vf_sycl(size_t max_buffer, bool alchemist) {
     use_rules(SYCL);
 }
 
+// Devices behind rpc-servers, which come before those of this process. Only in an engine built with GGML_RPC.
+static std::vector<ggml_backend_dev_t> remotes;
+
 static int device_index(ggml_backend_dev_t dev) {
     if (dev && dev == real_device) {
         return 0;
     }
+    for (size_t i = 0; i < remotes.size(); i++) {
+        if (dev == remotes[i]) {
+            return int(i);
+        }
+    }
     for (int i = 0; i < MAX_DEVICES; i++) {
         if (dev == &devices[i].dev) {
-            return i;
+            return int(remotes.size()) + i;
         }
     }
     return -1;
 }
+
+template <typename F> static F of_rpc(const char * name) {
+    ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
+    return rpc ? reinterpret_cast<F>(ggml_backend_reg_get_proc_address(rpc, name)) : nullptr;
+}
+
+// The next load also has the devices of the rpc-server at `endpoint`: how many; -1: no RPC in this build, or no answer.
+EXPORT int vf_server(const char * endpoint) {
+    const auto add = of_rpc<ggml_backend_reg_t (*)(const char *)>("ggml_backend_rpc_add_server");
+    ggml_backend_reg_t server = add ? add(endpoint) : nullptr;
+    if (!server) {
+        return -1;
+    }
+    const size_t n = ggml_backend_reg_dev_count(server);
+    for (size_t i = 0; i < n; i++) {
+        remotes.push_back(ggml_backend_reg_dev_get(server, i));
+    }
+    return int(n);
+}
+
+// Be an rpc-server for the first `n` memory-only devices, for good; false: no RPC in this build.
+EXPORT bool vf_serve(const char * endpoint, int n) {
+    const auto serve = of_rpc<void (*)(const char *, const char *, size_t, size_t, ggml_backend_dev_t *)>(
+        "ggml_backend_rpc_start_server");
+    std::vector<ggml_backend_dev_t> offered;
+    for (int i = 0; i < n; i++) {
+        offered.push_back(&devices[i].dev);
+    }
+    if (serve) {
+        serve(endpoint, nullptr, 1, offered.size(), offered.data());
+    }
+    return serve != nullptr;
+}
+
+static bool really = false;
+
+// Whether the next loads allocate in earnest, for which the file must hold all its tensors.
+EXPORT void vf_really(bool allocate) { really = allocate; }
 
 // -------------------------------------------------------------------------------------------- scheduler
 
@@ -693,6 +739,7 @@ EXPORT void vf_breakdown(const llama_context * ctx, int64_t * out) {
     for (const auto & [buft, data] : llama_get_memory_breakdown(ctx)) {
         row(buft)[0] += data.model;
         row(buft)[1] += data.context;
+        row(buft)[2] += last_sched ? 0 : data.compute;  // really allocated: the engine's own account
     }
     for (int i = 0; last_sched && i < ggml_backend_sched_get_n_backends(last_sched); i++) {
         ggml_backend_t backend = ggml_backend_sched_get_backend(last_sched, i);
@@ -754,6 +801,7 @@ EXPORT llama_model * vf_model(const char * path, gguf_context * metadata, int n_
     complaint.clear();
     devs.clear();
     overrides.clear();
+    devs = remotes;
     for (int i = 0; i < n_devices; i++) {
         devs.push_back(on_real ? real_device : &devices[i].dev);
     }
@@ -770,7 +818,7 @@ EXPORT llama_model * vf_model(const char * path, gguf_context * metadata, int n_
     p.split_mode = llama_split_mode(split_mode);
     p.tensor_split = tensor_split;
     p.load_mode = LLAMA_LOAD_MODE_NONE;
-    p.no_alloc = true;
+    p.no_alloc = !really;
     p.progress_callback = [](float, void *) { return true; };
     return metadata ? llama_model_init_from_user(metadata, [](ggml_tensor *, void *) {}, nullptr, p)
                     : llama_model_load_from_file(path, p);
@@ -817,6 +865,18 @@ EXPORT bool vf_graph(llama_context * ctx, uint32_t n_tokens, uint32_t n_seqs, ui
         complaint = e.what();
         return false;
     }
+}
+
+// Compute `n` tokens, one after the other, and fetch the logits of each. The devices must be real ones.
+EXPORT bool vf_decode(llama_context * ctx, int n) {
+    llama_token token = 1;
+    for (int i = 0; i < n; i++) {
+        if (llama_decode(ctx, llama_batch_get_one(&token, 1))) {
+            return false;
+        }
+        llama_get_logits(ctx);
+    }
+    return true;
 }
 
 EXPORT int vf_n_types() { return GGML_TYPE_COUNT; }

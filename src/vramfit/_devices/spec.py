@@ -10,6 +10,7 @@ from typing import Final
 from .._base.errors import GpuError, shown
 from .catalogue import MIB, Card, all_cards, rules
 from .drivers import facts_of, is_backend_word
+from .machines import settle, split_host
 from .names import versions
 from .noun import MAX_GPUS, Gpu, check_count
 
@@ -31,7 +32,9 @@ _GROUPS: Final[dict[str, Callable[[Card, Gpu], bool]]] = {
 _EXAMPLE: Final = "such as 3090ti, 2x4090, 24GiB or 3090ti:22000MiB"
 
 
-def parse_gpus(spec: Gpu | str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
+def parse_gpus(
+    spec: Gpu | str | Sequence[str | Gpu], *, main: str | None = None, link: str | float | None = None
+) -> tuple[Gpu, ...]:
     """Read names of cards such as "2x4090,3090ti:22GiB", in order; "none" or "cpu" names no card.
 
     A string holds items behind commas; a sequence holds strings and ready `Gpu`s. An item is
@@ -40,11 +43,19 @@ def parse_gpus(spec: Gpu | str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
     as they do on the box of a card; a bare number as FREE counts MiB. Of a card with several memory sizes the
     smallest that can have that much free is taken, of several drivers the usual one under Linux; `Gpu.assumed` then says so.
 
+    A card of another machine is MACHINE/ITEM, MACHINE a name or an address, with a port or without; `main` is the
+    machine that runs the engine, `link` the speed of the network (see `machines.settle`). Such cards come first, as
+    the engine has them.
+
     Raises `GpuError` for an unknown card, a malformed item, more free memory than the
-    card has, or more cards than the engine takes.
+    card has, a machine that no card is in, or more cards than the engine takes.
     """
+    return check_count(settle(_items(spec), main, link))
+
+
+def _items(spec: Gpu | str | Sequence[str | Gpu]) -> list[Gpu]:
     if isinstance(spec, Gpu):
-        return (spec,)
+        return [spec]
     if not isinstance(spec, (str, Sequence)) or isinstance(spec, (bytes, bytearray)):
         raise GpuError(f"{shown(spec)} is not a list of cards; give names {_EXAMPLE}")
     items: list[Gpu] = []
@@ -57,11 +68,15 @@ def parse_gpus(spec: Gpu | str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
         elif isinstance(spec, str):
             items += _parse_item(part, alone=len(parts) == 1)
         else:
-            items += parse_gpus(part)
-    return check_count(items)
+            items += _items(part)
+    check_count(items)
+    return items
 
 
 def _parse_item(item: str, alone: bool) -> list[Gpu]:
+    host, item = ("", item) if _is_slashed(item) else split_host(item)
+    if host:
+        return [replace(gpu, host=host) for gpu in _processor(item) or _parse_item(item, alone=False)]
     if item.strip().lower() in _NOTHING:
         if alone:
             return []
@@ -79,6 +94,26 @@ def _parse_item(item: str, alone: bool) -> list[Gpu]:
     size = _SIZE.fullmatch(name)
     gpu = _anonymous(name, free_bytes, backend) if size else _named(name, free_bytes, backend)
     return [gpu] * count
+
+
+def _is_slashed(item: str) -> bool:
+    """Whether it is a card with a slash in its own name, such as "Instinct MI50/MI60"."""
+    if "/" not in item:
+        return False
+    name = item.partition(":")[0].rpartition("x ")[2].strip().lower()
+    named = (n.lower() for card in all_cards() for n in (card.id, card.name, *card.aliases) if "/" in n)
+    return any(n in (name, name.removeprefix("amd ")) or n.startswith(f"{name} ") for n in named)
+
+
+def _processor(item: str) -> list[Gpu]:
+    """Read "cpu:64GiB", which a machine without a card offers: its rpc-server computes in its own memory."""
+    name, colon, free = item.partition(":")
+    if name.strip().lower() != "cpu":
+        return []
+    if not colon:
+        raise GpuError(f"{item.strip()!r}: say how much memory is free there, such as cpu:64GiB")
+    size = _parse_free(free, item)
+    return [Gpu(name="CPU", total_bytes=size, free_bytes=size, backend="cpu")]
 
 
 def _parse_free(text: str, item: str) -> int:

@@ -23,7 +23,7 @@ from .._planner.plan import plan as solve
 from .._planner.segments import Learned
 from .._planner.warnings import context_warnings
 from . import ollama
-from .settings import as_run, engine_settings
+from .settings import as_run, check_machines, engine_settings
 from .table import Engine, named
 
 __all__ = ["own_split", "plan_for"]
@@ -52,6 +52,7 @@ def plan_for(
     chosen, build = named(engine)
     model, gpus = model_of(model), cards(gpus)
     chosen.check_backends(gpus)
+    check_machines(gpus, chosen)
     settings = engine_settings(engine, settings) if isinstance(settings, Mapping) else settings_of(settings)
     build = build or str(chosen.defaults.get("engine_build", ""))
     if build and not settings.engine_build:

@@ -307,6 +307,7 @@ class Walk:
             return self.plan.sizes(i, backend)
         t = self.tensors[i]
         if t.op in backend.scratch:
+            i = self.plan.answers.get(i, i)
             size = backend.node_bytes(node_of(i, self.tensors, self.src[i]))
         else:
             size = backend.tensor_bytes(t)

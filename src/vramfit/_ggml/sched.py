@@ -17,6 +17,7 @@ from typing import Final
 
 from .._base.errors import EngineRefusal
 from .backends import Backend, Node, SplitGraph, host_of
+from .backends.rpc import answers
 from .graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, WEIGHT, Graph, Tensor, n_bytes
 
 __all__ = ["PIPELINE_COPIES", "Schedule", "Split", "copies_of_inputs", "node_of", "schedule"]
@@ -61,6 +62,9 @@ class Schedule:
     leaders: dict[int, int] = field(
         default_factory=dict
     )  # of the nodes that a backend ordered: the first of each one's batch
+    answers: dict[int, int] = field(
+        default_factory=dict
+    )  # of nodes on other machines: the earlier one whose bytes theirs are taken for
 
 
 def copies_of_inputs(
@@ -119,7 +123,23 @@ def _assign(graph: Graph, backends: tuple[Backend, ...], home: list[int], op_off
     _expand(work, on, refused, cpu)
     _place_rest(work, graph, on, home, refused, len(backends))
     _follow(graph, on, refused, len(backends))
+    _check_servers(work, tensors, on, backends)
     return on
+
+
+def _check_servers(
+    work: Sequence[int], tensors: Sequence[Tensor], on: Sequence[int], backends: tuple[Backend, ...]
+) -> None:
+    """Refuse what an rpc-server is given to run and cannot: the engine does not ask, and the server ends itself."""
+    if not any(b.behind for b in backends):
+        return
+    for i in work:
+        rules, t = backends[on[i]].behind, tensors[i]
+        if rules and not rules.supports_op(t, [tensors[s] for s in t.src]):
+            raise EngineRefusal(
+                f"{rules.name} does not run {t.op} on {_said(t, tensors)}, and over RPC the engine does not ask: the"
+                " rpc-server would end itself. Take another type of cache, -fa off, or other cards for these layers"
+            )
 
 
 def _check_reach(t: Tensor, home: int, backends: tuple[Backend, ...]) -> None:
@@ -170,7 +190,7 @@ def _foreign_memory(
     if len(strict) < 2:
         return refused
     others = [strict - {home} for home in range(len(backends))]
-    placed = {i for i, t in enumerate(tensors) if t.home >= 0}
+    placed = {i for i, t in enumerate(tensors) if t.home in strict}
     for i in work:
         for s in placed.intersection(tensors[i].src):
             refused[i] = refused.get(i, frozenset()) | others[tensors[s].home]
@@ -219,7 +239,8 @@ def _is_repacked(node: Tensor, weight: Tensor, backends: tuple[Backend, ...]) ->
     """
     if node.op != ("MUL_MAT" if weight.ne[2] == 1 else "MUL_MAT_ID"):
         return False
-    return not backends[0].host_buffer and backends[-1].repacks(weight.type, weight.ne)
+    pinned = any(b.host_buffer for b in backends[:-1])
+    return not pinned and backends[-1].repacks(weight.type, weight.ne)
 
 
 def _expand(work: list[int], on: list[int], refused: dict[int, frozenset[int]], cpu: int) -> None:
@@ -323,6 +344,7 @@ class _Splitter:
         kept = self._optimize()
         self._list_nodes(kept)
         self._list_leafs()
+        self.out.answers.update(answers(self.out.nodes, self.out.tensors, self.out.backends))
         return self.out
 
     def _cut(self) -> None:

@@ -175,8 +175,9 @@ def host_needs(
 
 def _own_rules(rules: Sequence[Backend], host: Host | None) -> Backend:
     """The rules by which the host holds weights."""
-    if host is not None and host.features is not None and not rules:
+    here = [r for r in rules if not r.behind]
+    if host is not None and host.features is not None and not here:
         return cpu_of(host.features)
-    if rules and rules[0].name == "metal":
+    if here and here[0].name == "metal":
         return cpu_of(_APPLE)
-    return host_of(rules)
+    return host_of(rules, of_weights=True)

@@ -76,13 +76,13 @@ def weight_bytes(
 
 def _holder(weight: Weight, device: int, backends: Sequence[Backend], host: Backend) -> Backend:
     """Tell the rules of the memory that a weight is in: what a device pins is for weights that it could run (llama-model.cpp:518)."""
-    pinned = device == HOST and backends and backends[0].host_buffer
-    return HOST_BACKEND if pinned and not can_use(weight, backends[0]) else _rules(device, backends, host)
+    pins = next((b for b in backends if b.host_buffer), None) if device == HOST else None
+    return HOST_BACKEND if pins and not can_use(weight, pins) else _rules(device, backends, host)
 
 
 def is_repacked(weight: Weight, backends: Sequence[Backend], host: Backend) -> bool:
     """Whether the host keeps a weight in a buffer of another order: where no device pins memory (llama-model.cpp:1093-1125)."""
-    if weight.home is Home.INPUT or (backends and backends[0].host_buffer):
+    if weight.home is Home.INPUT or any(b.host_buffer for b in backends):
         return False
     shape = weight.tensor.shape
     n_dims = max((i + 1 for i, n in enumerate(shape) if n > 1), default=1)  # ggml_n_dims

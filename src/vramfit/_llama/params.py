@@ -24,6 +24,8 @@ __all__ = [
     "LOAD_MODES",
     "MAX_SEQUENCES",
     "MAX_TOKENS",
+    "SPLIT_MODES",
+    "UNPLANNED_MODES",
     "FlashAttn",
     "Settings",
 ]
@@ -43,6 +45,13 @@ FlashAttn = Literal["on", "off", "auto"]  # what is asked; what it became is a b
 FLASH_ATTN: Final[tuple[FlashAttn, ...]] = get_args(FlashAttn)
 SPLIT_MODES: Final = ("layer", "none")
 LOAD_MODES: Final = ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio")  # common/arg.cpp:2691
+# What the engine takes beside these, and why no plan is made for it.
+UNPLANNED_MODES: Final = {
+    "row": "cuts every weight by rows, for which CUDA, HIP, Vulkan and Metal have no buffers any more: the engine stops with"
+    ' "does not support split buffers" (llama-model.cpp:1166); what SYCL takes is not proved',
+    "tensor": "cuts every weight and the cache over all cards at once (ggml-backend-meta.cpp), and keeps whole what cannot be cut;"
+    " what each card then takes is not proved",
+}
 EXPERTS: Final = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # what --cpu-moe keeps on the host, common.h:1196
 DENSE: Final = r"\.ffn_(up|down|gate)\."  # what --n-cpu-ffn keeps on the host, common.h:1200
 MAX_SEQUENCES: Final = 256  # LLAMA_MAX_SEQ
@@ -140,6 +149,8 @@ def _check(s: Settings) -> None:
             raise SettingsError(f"{name}={shown(value)}: give a whole number from {low} to {high}")
     for name, known in _CHOICES.items():
         value = getattr(s, name)
+        if name == "split_mode" and isinstance(value, str) and value in UNPLANNED_MODES:
+            raise SettingsError(f"split_mode={value}: {UNPLANNED_MODES[value]}; give {' or '.join(known)}")
         if not isinstance(value, str) or value not in known:
             raise SettingsError(f"{name}={shown(value)}: give one of {', '.join(known)}")
     for f in fields(s):

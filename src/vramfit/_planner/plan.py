@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from .._base.errors import SettingsError
 from .._base.given import call
@@ -38,6 +38,9 @@ from .host import Beside, host_warnings, lent_warnings
 from .search import Chains, Split, largest, least_short
 from .segments import Learned, Segments
 from .warnings import context_warnings, margin_warning, pool_warning, settings_warnings, wired_warnings
+
+if TYPE_CHECKING:
+    from .link import Link
 
 __all__ = ["DEFAULT_MARGIN", "Plan", "carries", "host_holds", "may_carry", "plan"]
 
@@ -77,6 +80,14 @@ class Plan(Drawn):
         Raises `SettingsError` for an unknown engine and for settings that it cannot be told.
         """
         return cast(str, call("command", self, engine))
+
+    def link(self) -> Link | None:
+        """What the network between the machines of this plan carries; None where all cards are in one."""
+        if not any(g.remote for g in self.gpus):
+            return None
+        from .link import link  # plans on one machine, which are most, need none of it
+
+        return link(self.model, self.gpus, self.settings, self.estimate.placement)
 
     def modelfile(self, engine: str = "ollama") -> str:
         """Write an Ollama Modelfile for this plan. Raises as `command` does."""
@@ -256,7 +267,14 @@ def _answer(q: _Question, candidates: range) -> tuple[int, Split | None] | None:
         return q.beside().largest(candidates)
     if not q.used:
         return candidates[-1], None
-    return largest(Chains(q.segments(), q.room(), q.given_split()), candidates)
+    chains = Chains(q.segments(), q.room(), q.given_split())
+    found = largest(chains, candidates)
+    remote = [q.gpus[i].remote for i in q.used]
+    if found is None or not any(remote):
+        return found
+    from .nearer import nearer
+
+    return found[0], nearer(chains, remote, *found)
 
 
 def _with(q: _Question, n_ctx: int, split: Split | None) -> Settings:

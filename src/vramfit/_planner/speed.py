@@ -13,6 +13,7 @@ from typing import Final
 from .._devices import Gpu
 from .._llama.model import Home, Model, Weight
 from .._llama.placement import HOST, Placement
+from .link import chain_seconds
 
 __all__ = ["active_bytes", "active_weights", "decode_limit"]
 
@@ -26,12 +27,12 @@ def decode_limit(
 ) -> float | None:
     """Bound the tokens per second of one sequence with an empty cache; None where a bandwidth is not known.
 
-    `gpus` are the cards in use. Devices work one after the other: their times add up.
+    `gpus` are the cards in use. Devices work one after the other: their times add up, and between machines the network's.
     """
     if not model.has_cache:
         return None  # encoders and diffusion models do not decode token by token
     rates = [g.bandwidth_gbs for g in gpus] + [host_bandwidth_gbs]
-    seconds = 0.0
+    seconds = chain_seconds(model, placement, gpus)
     for size, rate in zip(active_bytes(model, placement), rates, strict=True):
         if size and rate is None:
             return None

@@ -17,7 +17,7 @@ from .._planner.plan import Plan
 from .._planner.whatif import Alternative, Alternatives
 from .._planner.which import Carrier, Shortlist
 from .._verify import Verification
-from . import alternatives, comparisons, describe, grids, plans, shortlist, speeds, verifications
+from . import alternatives, comparisons, describe, grids, machines, plans, shortlist, speeds, verifications
 from .bars import bars
 from .look import Mark, mark_of
 from .safety import notes
@@ -69,6 +69,7 @@ def _plan(plan: Plan, host_bandwidth_gbs: float | None = None) -> Iterable[str]:
     yield from (_said(f"Warning: {warning}", "warn") for warning in plan.warnings)
     yield from _devices(plan.estimate, plan.margin_bytes)
     yield _note(plans.settings_line(plan))
+    yield from _machines(plan)
     yield from map(_note, notes(plan))
     if plan.fits:
         yield from _speed(speed_of(plan, host_bandwidth_gbs))
@@ -79,6 +80,16 @@ def _speed(speed: Speed) -> Iterable[str]:
     yield _note(speeds.speed_sentence(speed))
     head, *rows = speeds.speed_rows(speed)
     yield _more("what the bounds are made of", _table(head, rows))
+
+
+def _machines(plan: Plan) -> Iterable[str]:
+    commands = machines.server_commands(plan.gpus)
+    if not commands:
+        return
+    head, *rows = machines.machine_rows(plan)
+    yield _table(head, rows)
+    yield _note(machines.network_sentence(plan))
+    yield from (_note(f"On {name}: {command}") for name, command in commands)
 
 
 def _estimate(estimate: Estimate) -> Iterable[str]:

@@ -54,6 +54,10 @@ def plan_text(plan: Plan, look: Look = PLAIN, host_bandwidth_gbs: float | None =
         device_table(plan.estimate, plan.margin_bytes, look),
         look.paragraph(settings_line(plan)),
     ]
+    if any(g.remote for g in plan.gpus):
+        from .machines import machines_text
+
+        parts.append(machines_text(plan, look))
     parts += [look.paragraph(note) for note in notes(plan)]
     if plan.fits:
         parts.append(look.paragraph(speed_sentence(speed_of(plan, host_bandwidth_gbs))))
@@ -186,9 +190,10 @@ def _on(value: bool) -> str:
 
 def plan_as_schema(plan: Plan, host_bandwidth_gbs: float | None = None) -> PlanJson:
     """Make the pydantic object behind `vramfit plan --json`."""
+    from .machines import machines_as_schema
     from .schema import OlderJson, OverheadJson, PlanJson, settings_json
 
-    older = older_needs(plan)
+    older, link = older_needs(plan), plan.link()
     return PlanJson(
         model=plan.model.source or plan.model.name,
         architecture=plan.model.architecture,
@@ -217,6 +222,8 @@ def plan_as_schema(plan: Plan, host_bandwidth_gbs: float | None = None) -> PlanJ
             for card, gpu in zip(told_apart(plan.gpus), plan.gpus, strict=True)
             for o in overheads(gpu)
         ],
+        machines=machines_as_schema(plan),
+        link_seconds=link.seconds if link else None,
     )
 
 

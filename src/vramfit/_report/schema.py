@@ -168,6 +168,31 @@ class EstimateJson(_Frozen):
     era: str
 
 
+class CrossingJson(_Frozen):
+    """Bytes that a machine gets from, and sends to, the one that runs the engine."""
+
+    received: int
+    sent: int
+
+
+class MachineJson(_Frozen):
+    """One machine of several: bytes on its cards and in its memory, and what crosses the network for a token and for a batch.
+
+    `endpoint` and `command` are "" for the one that runs the engine, which is last, and nothing crosses to it.
+    """
+
+    name: Text
+    endpoint: Text
+    command: Text
+    gpus: list[Text]
+    total: int
+    host: int
+    link_gbits: Optional[float]  # noqa: UP045
+    link_assumed: bool
+    token: Optional[CrossingJson]  # noqa: UP045
+    batch: Optional[CrossingJson]  # noqa: UP045
+
+
 class PlanJson(_Frozen):
     """What `vramfit plan --json` prints."""
 
@@ -202,6 +227,8 @@ class PlanJson(_Frozen):
     changed: Optional[AlternativeJson] = None  # noqa: UP045
     alternatives: Optional[list[AlternativeJson]] = None  # noqa: UP045
     ignored: list[str] = []
+    machines: list[MachineJson] = []
+    link_seconds: Optional[float] = None  # noqa: UP045
 
 
 class AlternativesJson(_Frozen):

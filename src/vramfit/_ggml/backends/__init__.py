@@ -20,10 +20,22 @@ from .cuda import CUDA, in_older_build, of_capability
 from .hip import HIP, of_architecture
 from .metal import METAL
 from .nouns import Backend, Node, SplitGraph, pad
+from .rpc import over_rpc
 from .sycl import SYCL
 from .vulkan import VULKAN, of_card
 
-__all__ = ["BACKENDS", "HOST_BACKEND", "Backend", "Node", "SplitGraph", "backend", "cpu_of", "host_of", "pad"]
+__all__ = [
+    "BACKENDS",
+    "HOST_BACKEND",
+    "Backend",
+    "Node",
+    "SplitGraph",
+    "backend",
+    "cpu_of",
+    "host_of",
+    "over_rpc",
+    "pad",
+]
 
 HOST_BACKEND: Final = CPU
 BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(
@@ -74,6 +86,9 @@ def backend(
     return in_older_build(found, pooled_copies=pooled_copies, keeps_sum=keeps_sum, keeps_choice=keeps_choice)
 
 
-def host_of(devices: Sequence[Backend]) -> Backend:
-    """The rules of host memory beside these devices: the first one pins it (llama-context.cpp:367, llama-model.cpp:518)."""
-    return (devices[0].pinned if devices else None) or HOST_BACKEND
+def host_of(devices: Sequence[Backend], *, of_weights: bool = False) -> Backend:
+    """The rules of host memory beside these devices: the first one pins it (llama-context.cpp:367), for weights the
+    first that can (llama-model.cpp:1078), which differ where other machines come first.
+    """
+    able = [d for d in devices if d.host_buffer] if of_weights else devices
+    return (able[0].pinned if able else None) or HOST_BACKEND

@@ -15,7 +15,18 @@ from typing import Any, Final, NamedTuple
 from ..graph import NONE, OUTPUT, WEIGHT, Extents, Tensor, n_bytes
 from ..types import TensorType
 
-__all__ = ["Backend", "Batch", "Keep", "Node", "Optimize", "SplitGraph", "Tiles", "can_fuse", "pad"]
+__all__ = [
+    "Backend",
+    "Batch",
+    "Keep",
+    "Node",
+    "Optimize",
+    "Scratch",
+    "SplitGraph",
+    "Tiles",
+    "can_fuse",
+    "pad",
+]
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -138,6 +149,7 @@ class Backend:
     pinned: Backend | None = None  # the host, where the first device pins its memory in a manner of its own
     max_tensor: int = 0  # largest tensor that an operation reads or makes; 0: no limit
     reached_tensor: int = 0  # where that is not known: no smaller one is above it; 0: nothing to tell
+    behind: Backend | None = None  # of another machine: the rules of the card that an rpc-server answers for
     # types whose matrices are kept in another order, in a buffer apart -> rows of which they have a multiple
     repacked: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
     # the same in the order of AMX, experts apart

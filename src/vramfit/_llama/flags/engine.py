@@ -91,7 +91,10 @@ UNCOUNTED: Final = {
     --pooling =1 $LLAMA_ARG_POOLING;
 """,
     "which devices: name with --gpus those that it lists, in that order": """
-    --rpc =1 $LLAMA_ARG_RPC; -dev --device =1 $LLAMA_ARG_DEVICE;
+    -dev --device =1 $LLAMA_ARG_DEVICE;
+""",
+    "cards of other machines: name them with --gpus, as in mini/3090ti": """
+    --rpc =1 $LLAMA_ARG_RPC;
 """,
     "changed metadata: the file's own header is planned for": """
     --override-kv =1;

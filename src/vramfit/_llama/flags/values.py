@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ..._base.errors import SettingsError
 from ..._base.units import parse_count
-from ..params import DENSE, EXPERTS, LOAD_MODES, SPLIT_MODES
+from ..params import DENSE, EXPERTS, LOAD_MODES, SPLIT_MODES, UNPLANNED_MODES
 
 __all__ = ["LARGEST", "LOAD_SWITCHES", "first_dense", "first_experts", "is_switch", "value_of"]
 
@@ -21,10 +21,6 @@ MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS
 _ON: Final = ("on", "enabled", "true", "1")  # arg.cpp:1334-1344
 _OFF: Final = ("off", "disabled", "false", "0")
 _AUTO: Final = ("auto", "-1")
-_SPLITS: Final = {
-    "row": "splits every weight by rows",
-    "tensor": "splits every weight and the cache",
-}
 
 
 def value_of(kind: str, flag: str, word: str) -> Any:
@@ -103,10 +99,8 @@ def _name(flag: str, word: str) -> str:
 
 def _mode(flag: str, word: str) -> str:
     mode = word.lower()
-    if mode in _SPLITS:
-        raise SettingsError(
-            f"{flag} {mode}: {_SPLITS[mode]} over the cards, which is not planned; give layer or none"
-        )
+    if mode in UNPLANNED_MODES:
+        raise SettingsError(f"{flag} {mode}: {UNPLANNED_MODES[mode]}; give {' or '.join(SPLIT_MODES)}")
     if mode not in SPLIT_MODES:
         raise SettingsError(f"{flag} {word!r}: give one of {', '.join(SPLIT_MODES)}")
     return mode

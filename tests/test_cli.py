@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -157,7 +158,10 @@ def test_outputs_follow_the_slots_unless_said_otherwise() -> None:
 
 def test_every_option_is_documented() -> None:
     """Each command's help shows an example, and each option says what it does."""
-    for name, command in main.commands.items():
+    everything = click.Context(main)
+    for name in main.list_commands(everything):
+        command = main.get_command(everything, name)
+        assert command is not None
         assert f"vramfit {name}" in (command.help or ""), name
         for parameter in command.params:
             hidden = getattr(parameter, "hidden", False) or parameter.param_type_name == "argument"
@@ -168,6 +172,21 @@ def test_it_runs_as_a_module_and_a_script() -> None:
     """`python -m vramfit` is the same command."""
     out = subprocess.check_output([sys.executable, "-m", "vramfit", "--version"], text=True)
     assert "vramfit" in out
+
+
+def test_a_process_seldom_searches_for_garbage() -> None:
+    """What `vramfit` runs as searches for circles of garbage only when far more is kept than a plan makes."""
+    code = """
+import gc, sys
+from vramfit.__main__ import run
+sys.argv = ["vramfit", "gpus", "4090"]
+try:
+    run()
+finally:
+    print(gc.get_threshold()[0])
+"""
+    out = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert out.splitlines()[-1] == "200000"
 
 
 def test_a_build_is_named_on_the_command_line() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import examples
+from conftest import ROOT, examples
 from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
@@ -32,6 +32,7 @@ SMALL: dict[str, Any] = {"margin_bytes": 1 << 20, "max_ctx": 2048}
 
 
 # Every public function with arguments that are right; the tests below put wrong ones in their places.
+LOG = (ROOT / "tests/data/logs/printed/llama-cpp-python-0.3.36-cpu.log").read_text()
 RIGHT: dict[str, dict[str, Any]] = {
     "best": {"model": MODEL, "gpus": CARDS, "settings": None, "prefer": "speed", "host_bandwidth_gbs": None,
              "planner": None, **SMALL},
@@ -65,12 +66,15 @@ RIGHT: dict[str, dict[str, Any]] = {
     "trades": {"model": MODEL, "gpus": CARDS, "settings": None, "prefer": None, "host_bandwidth_gbs": None,
                "planner": None, "brief": True, **SMALL},
     "which": {"model": MODEL, "settings": {"n_ctx": 512}, "max_cards": 1, "margin_bytes": 0, "gpus": CARDS},
+    "Host": {"total_bytes": 1 << 30, "free_bytes": None, "features": None},
+    "parse_host": {"words": "64GiB:58GiB,avx2"},
     "Gpu": {"name": "x", "total_bytes": 1 << 30, "free_bytes": None, "backend": "cuda", "bandwidth_gbs": None,
             "compute_capability": None, "overhead_bytes": 0, "free_measured": None, "unified": False, "id": None},
     "Settings": {"n_ctx": 0, "n_batch": 512, "n_ubatch": 64, "n_seq_max": 1, "kv_unified": False, "n_outputs_max": 0,
                  "flash_attn": "on", "type_k": "f16", "type_v": "f16", "offload_kqv": True, "swa_full": False,
                  "op_offload": True, "n_gpu_layers": -1, "split_mode": "layer", "main_gpu": 0, "tensor_split": (),
                  "cpu_tensors": (), "embeddings": False, "defaults": "x"},
+    "verify": {"model": MODEL, "log": LOG, "settings": None, "gpus": None, "load": 0, "causes": False},
 }  # fmt: skip
 
 
@@ -98,13 +102,13 @@ def test_right_arguments_are_taken(name: str) -> None:
 
 
 def test_every_public_function_is_here() -> None:
-    """No public function escapes the property; `detect_gpus` takes nothing."""
+    """No public function escapes the property; `detect_gpus` and `detect_host` take nothing."""
     functions = {
         n
         for n in vramfit.__all__
         if callable(getattr(vramfit, n)) and not isinstance(getattr(vramfit, n), type)
     }
-    assert functions - {"detect_gpus", "doctor"} <= set(RIGHT)
+    assert functions - {"detect_gpus", "detect_host", "doctor"} <= set(RIGHT)
 
 
 @examples(60, deadline=10_000)

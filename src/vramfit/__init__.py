@@ -35,6 +35,7 @@ _WHERE: Final = {
     "GpuError": "_base.errors",
     "GpuJson": "_report.schema",
     "HeaderError": "_base.errors",
+    "Host": "_devices",
     "InvalidHeader": "_base.errors",
     "Model": "_llama.model",
     "ModelError": "_base.errors",
@@ -53,12 +54,15 @@ _WHERE: Final = {
     "Tensor": "_llama.model",
     "Truncated": "_base.errors",
     "UnknownArchitecture": "_base.errors",
+    "Verification": "_verify",
+    "VerificationJson": "_report.schema",
     "VramfitError": "_base.errors",
     "best": "_planner.whatif",
     "bits_per_weight": "_quant",
     "cache_measure": "_planner.quality",
     "compare": "_planner.compare",
     "detect_gpus": "_devices.detect",
+    "detect_host": "_devices.host_detection",
     "doctor": "_engines.doctor",
     "engine_settings": "_engines.settings",
     "estimate": "_estimate.estimate",
@@ -68,6 +72,7 @@ _WHERE: Final = {
     "overheads": "_planner.warnings",
     "parse_command": "_engines.server",
     "parse_gpus": "_devices",
+    "parse_host": "_devices",
     "parse_modelfile": "_modelfile",
     "parse_tensor_types": "_quant",
     "plan": "_planner.plan",
@@ -80,6 +85,7 @@ _WHERE: Final = {
     "sweep": "_planner.sweep",
     "trades": "_planner.whatif",
     "validate_catalogue": "_devices",
+    "verify": "_verify",
     "which": "_planner.which",
 }
 
@@ -100,6 +106,7 @@ __all__ = [
     "GpuError",
     "GpuJson",
     "HeaderError",
+    "Host",
     "InvalidHeader",
     "Model",
     "ModelError",
@@ -118,6 +125,8 @@ __all__ = [
     "Tensor",
     "Truncated",
     "UnknownArchitecture",
+    "Verification",
+    "VerificationJson",
     "VramfitError",
     "__version__",
     "best",
@@ -125,6 +134,7 @@ __all__ = [
     "cache_measure",
     "compare",
     "detect_gpus",
+    "detect_host",
     "doctor",
     "engine_settings",
     "estimate",
@@ -134,6 +144,7 @@ __all__ = [
     "overheads",
     "parse_command",
     "parse_gpus",
+    "parse_host",
     "parse_modelfile",
     "parse_tensor_types",
     "plan",
@@ -146,6 +157,7 @@ __all__ = [
     "sweep",
     "trades",
     "validate_catalogue",
+    "verify",
     "which",
 ]
 
@@ -162,8 +174,9 @@ if TYPE_CHECKING:
         UnknownArchitecture,
         VramfitError,
     )
-    from ._devices import Gpu, parse_gpus, validate_catalogue
+    from ._devices import Gpu, Host, parse_gpus, parse_host, validate_catalogue
     from ._devices.detect import detect_gpus
+    from ._devices.host_detection import detect_host
     from ._engines.choose import plan_for
     from ._engines.doctor import doctor
     from ._engines.server import parse_command
@@ -192,8 +205,10 @@ if TYPE_CHECKING:
         ShortlistJson,
         SpeedJson,
         SweepJson,
+        VerificationJson,
     )
     from ._sources.load import read
+    from ._verify import Verification, verify
 
 
 def _find(module: str, name: str) -> Any:

@@ -18,17 +18,18 @@ from ._base import given
 from ._base.errors import GpuError, ModelError, SettingsError, shown
 from ._base.matches import get_close_matches
 from ._base.units import parse_count, parse_size
-from ._devices import MAX_GPUS, Gpu, parse_gpus
+from ._devices import MAX_GPUS, Gpu, Host, parse_gpus, parse_host
 from ._llama.model import Model
 from ._llama.params import MAX_TOKENS, Settings
 
 __all__ = [
-    "AUTO", "AnyGpus", "AnyModel", "AnySettings", "bandwidth", "call", "card", "cards", "checked_fields", "count", "flag", "margin",
-    "max_ctx", "model_of", "settings_of", "shown", "word", "words",
+    "AUTO", "AnyGpus", "AnyHost", "AnyModel", "AnySettings", "bandwidth", "call", "card", "cards", "checked_fields", "count", "flag",
+    "host_of", "margin", "max_ctx", "model_of", "settings_of", "shown", "word", "words",
 ]  # fmt: skip
 
 AnyModel: TypeAlias = Model | str | os.PathLike[str] | bytes | bytearray | memoryview
 AnyGpus: TypeAlias = Gpu | str | Sequence[str | Gpu]
+AnyHost: TypeAlias = Host | int | str | None
 AnySettings: TypeAlias = Settings | Mapping[str, Any] | None
 
 AUTO: Final = "auto"
@@ -73,6 +74,29 @@ def card(value: Gpu | str, name: str = "gpu") -> Gpu:
     if len(found) != 1:
         raise GpuError(f"{name}={shown(value)}: give one card, such as '3090ti', or a Gpu")
     return found[0]
+
+
+def host_of(value: AnyHost, gpus: Sequence[Gpu] = ()) -> Host | None:
+    """Take the memory of the host beside `gpus`: a `Host`, bytes, or words such as "64GiB:58GiB"; None is not known.
+
+    Raises `GpuError`, for a card that shares the system's memory, too: it says already how much there is.
+    """
+    if value is None:
+        return None
+    shared = next((g for g in gpus if g.unified), None)
+    if shared is not None:
+        name = shared.id or shared.name
+        raise GpuError(
+            f"host={shown(value)}: {shared.name} shares the system's memory, and what it may take counts for the host as"
+            f" well; leave the host out, and give the card's free memory if it is known, as in {name}:{shared.free >> 20}MiB"
+        )
+    if isinstance(value, Host):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Host(value)
+    if not isinstance(value, str):
+        raise GpuError(f"host={shown(value)}: give a Host, bytes, or words such as '64GiB'")
+    return parse_host(value)
 
 
 def settings_of(value: AnySettings, name: str = "settings") -> Settings:

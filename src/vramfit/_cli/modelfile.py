@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -95,7 +96,8 @@ def check(
         sys.exit(1 if result.errors else EXIT_DOES_NOT_FIT)
 
 
-class _Checked(NamedTuple):
+@dataclass(slots=True)
+class _Checked:
     """Collects what comes of the files."""
 
     found: list[Finding]

@@ -1,4 +1,4 @@
-"""The fastest that a token can be decoded: memory bandwidth over the bytes that have to be read.
+"""Bound decoding speed from above: memory bandwidth over the bytes that each token has to read.
 
 In: a `Model`, its `Placement`, the bandwidth of each device. Out: tokens a second that no run of one
 sequence exceeds, because every active weight is read once for each token. Computing, launching
@@ -24,7 +24,7 @@ ENCODER: Final = "enc."  # runs once for a prompt, not for each token
 def decode_limit(
     model: Model, placement: Placement, gpus: Sequence[Gpu], host_bandwidth_gbs: float | None = None
 ) -> float | None:
-    """Tokens a second of one sequence with an empty cache, at most; None where a bandwidth is not known.
+    """Bound the tokens per second of one sequence with an empty cache; None where a bandwidth is not known.
 
     `gpus` are the cards in use. Devices work one after the other: their times add up.
     """
@@ -40,7 +40,7 @@ def decode_limit(
 
 
 def active_bytes(model: Model, placement: Placement) -> tuple[int, ...]:
-    """Bytes of weights that one token reads, for each device in use and last for the host.
+    """Count the bytes of weights that one token reads, for each device in use and last for the host.
 
     Of a stack of experts, those used; of tables that rows are looked up in, next to nothing: they are
     left out, as are next-token-prediction layers and encoders.

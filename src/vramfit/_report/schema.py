@@ -17,6 +17,7 @@ __all__ = [
     "AlternativesJson",
     "AskedJson",
     "CarrierJson",
+    "CauseJson",
     "ChoiceJson",
     "ComparisonJson",
     "DeviceJson",
@@ -41,6 +42,8 @@ __all__ = [
     "SpeedLinkJson",
     "SpeedTermJson",
     "SweepJson",
+    "VerificationJson",
+    "VerifiedJson",
     "settings_json",
 ]
 
@@ -64,6 +67,8 @@ class DeviceJson(_Frozen):
     free: Optional[int]  # noqa: UP045 - pydantic evaluates it, on 3.10 too
     left: Optional[int]  # noqa: UP045
     compute_exact: bool
+    beside: int = 0
+    mapped: int = 0
 
 
 class OverheadJson(_Frozen):
@@ -159,6 +164,7 @@ class EstimateJson(_Frozen):
     flash_attn: bool
     exact: bool
     compute_note: str
+    proof: str = ""
     era: str
 
 
@@ -182,6 +188,7 @@ class PlanJson(_Frozen):
     flash_attn: bool
     exact: bool
     compute_note: Text
+    proof: str = ""
     warnings: list[Text]
     reach: str
     overheads: list[OverheadJson]
@@ -444,6 +451,49 @@ class SweepJson(_Frozen):
     margin: int
     shape: list[int]
     columns: dict[str, list[Any]]
+    settings: dict[str, Any]
+    era: str
+
+
+class VerifiedJson(_Frozen):
+    """One kind of memory on one device; what was printed lies between `low` and `high`."""
+
+    device: Text
+    kind: str
+    estimate: int
+    measured: int
+    low: int
+    high: int
+    judged: bool
+    agrees: bool
+    why: str
+
+
+class CauseJson(_Frozen):
+    """A change after which more figures agree, all of them where `agrees`."""
+
+    what: Text
+    agrees: bool
+    settings: dict[str, Any]
+
+
+class VerificationJson(_Frozen):
+    """What `vramfit verify --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: Text
+    verdict: str
+    agrees: bool
+    program: str
+    build: Text
+    line: int
+    load: int
+    loads: int
+    rows: list[VerifiedJson]
+    reasons: list[Text]
+    causes: list[CauseJson]
+    taken: list[Text]
+    command: Text
     settings: dict[str, Any]
     era: str
 

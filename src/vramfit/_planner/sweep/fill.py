@@ -16,6 +16,7 @@ from ..._devices import Gpu
 from ..._ggml.backends import HOST_BACKEND, host_of
 from ..._llama.cparams import Context, resolve_counts
 from ..._llama.eras import era_of, rules_of
+from ..._llama.host_memory import shared_card
 from ..._llama.memory import DeviceBytes, context_bytes, weight_bytes
 from ..._llama.model import Model
 from ..._llama.params import Settings
@@ -49,7 +50,7 @@ def sweep(
     imatrix: bool = False,
     replays: int | None = REPLAYS,
 ) -> Sweep:
-    """Every combination of the values given; what is not given is as in `settings`.
+    """Estimate every combination of the values given, in columns; what is not given is as in `settings`.
 
     `type_v` left out follows `type_k`. `file_types` are llama-quantize's (see `requantize`; `imatrix` as
     there); left out, the model as it is. `gpu_sets` are further sets of cards beside `gpus`; "none" is the
@@ -75,7 +76,7 @@ def sweep(
 
 
 def _made(model: Model, file_type: str, imatrix: bool) -> Model | EngineRefusal:
-    """The model as a file type, or why it cannot be made."""
+    """Make the model as a file type; return why that cannot be done otherwise."""
     if not file_type:
         return model
     try:
@@ -221,11 +222,13 @@ class _Block:
     def _judge(self) -> None:
         """What is left on the shortest card in use, and whether that is enough."""
         left, fits = self.column("left"), self.column("fits")
+        on_host = sum(self.column(f"host_{term}") for term in TERMS)
+        shared = shared_card([self.gpus[i] for i in self.used])  # counted as if the two had no page in common
         left[:] = min((self.gpus[i].free for i in self.used), default=0)
         fits[:] = True
-        for i in self.used:
+        for at, i in enumerate(self.used):
             total = sum(self.column(f"gpu{i}_{term}") for term in TERMS)
-            here = self.gpus[i].free - total
+            here = self.gpus[i].free - total - (on_host if at == shared else 0)
             np.minimum(left, here, out=left)
             fits &= (here >= self.sheet.margin) | (total == 0)
 

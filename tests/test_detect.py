@@ -627,6 +627,51 @@ def test_the_log_tells_the_capability() -> None:
     assert [d.compute_capability for d in parse_devices(text, log) or ()] == [None, "12.0"]
 
 
+def test_vulkans_log_tells_driver_memory_and_floats() -> None:
+    """The driver's limits are facts of the catalogue; an integrated device is one by the driver's own word."""
+    sizes = "Available devices:\n  Vulkan0: {} (16304 MiB, 15000 MiB free)\n  Vulkan1: {} (32000 MiB, 30000 MiB free)\n"
+    log = recorded("list-devices-vulkan-two.txt")
+    card, inner = parse_devices(sizes.format("AMD Radeon RX 9070 XT", "AMD Radeon(TM) Graphics"), log) or ()
+    assert (card.driver, card.unified, card.fp16) == ("amd-windows", False, True)
+    assert inner.unified
+    assert used([card, inner])[0] == (card,)
+    gpu = gpu_of(card)
+    assert gpu is not None
+    assert (gpu.id, gpu.backend, gpu.alignment, gpu.max_tensor_bytes, gpu.fp16) == (
+        "rx-9070-xt",
+        "vulkan",
+        4,
+        1 << 31,
+        True,
+    )
+    log = recorded("list-devices-vulkan-arl.txt")
+    names = ("Intel(R) Graphics (ARL)", "Intel(R) Arc(tm) B580 Graphics (BMG G21)")
+    assert [(d.driver, d.unified) for d in parse_devices(sizes.format(*names), log) or ()] == [
+        ("anv", True),
+        ("anv", False),
+    ]
+
+
+def test_without_a_log_the_name_or_the_vendor_tells_the_driver() -> None:
+    (device,) = parse_devices(recorded("list-devices-strix-vulkan.txt")) or ()
+    assert (device.driver, device.fp16) == ("radv", None)
+    old = Seen("NVIDIA GeForce GTX 1060 6GB", "nvidia", 6 * GIB, GIB, "vulkan", by_engine=True)
+    gpu = gpu_of(old)
+    assert gpu is not None
+    assert (gpu.host_alignment, gpu.fp16, gpu.compute_capability) == (64, False, None)
+    amd = gpu_of(Seen("AMD Radeon RX 7900 XTX", "amd", 24 * GIB, GIB, "vulkan", by_engine=True))
+    assert amd is not None
+    assert (amd.backend, amd.alignment) == ("vulkan", None)  # three drivers, and nobody says which
+
+
+def test_a_card_under_sycl_has_its_family() -> None:
+    (device,) = parse_devices(recorded("list-devices-sycl-b70.txt")) or ()
+    gpu = gpu_of(device)
+    assert gpu is not None
+    assert (gpu.id, gpu.backend, gpu.free_measured) == ("arc-pro-b70", "sycl", True)
+    assert gpu.compute_capability
+
+
 def test_backends_that_cannot_ask_say_all_is_free() -> None:
     """Vulkan and SYCL without their extensions report the whole size as free: that is no measure."""
     text = "Available devices:\n  SYCL0: Intel(R) Graphics (25538 MiB, 25538 MiB free)\n"

@@ -24,6 +24,12 @@ _DEVICE: Final = re.compile(
 _STARTED: Final = re.compile(
     r"^\s*Device (\d+): .*?, (?:compute capability (\d{1,2}\.\d)|(gfx[0-9a-f]{3,5}))\b", re.MULTILINE
 )
+# What Vulkan's backend prints of its devices: the driver's own name, whether memory is the system's, 16-bit floats.
+_VULKAN: Final = re.compile(r"ggml_vulkan: (\d{1,3}) = .* \(([^()]*)\) \| uma: ([01]) \| fp16: ([01])")
+DRIVERS: Final = {
+    "radv": "radv", "AMD proprietary driver": "amd-windows", "AMD open-source driver": "amdvlk",
+    "Intel open-source Mesa driver": "anv", "Intel Corporation": "intel-windows", "NVIDIA": "nvidia", "MoltenVK": "moltenvk",
+}  # fmt: skip
 _VENDORS: Final = (
     ("nvidia", "nvidia|geforce|quadro|tesla|rtx|gtx"),
     ("amd", "amd|radeon|instinct"),
@@ -56,12 +62,15 @@ def parse_devices(text: str, log: str = "") -> tuple[Seen, ...] | None:
         return None
     start = next(i for i, line in enumerate(lines) if line.strip() == _HEAD)
     capabilities = {int(n): cuda or gfx for n, cuda, gfx in _STARTED.findall(f"{text}\n{log}")}
+    vulkan = {int(n): rest for n, *rest in _VULKAN.findall(f"{text}\n{log}")}
     found = []
     for line in lines[start + 1 :]:
         match = _DEVICE.fullmatch(line)
         if match and (backend := BACKENDS.get(match[1])) and not _SOFTWARE.search(match[3]):
             total, free = (int(n) * MIB if n else 0 for n in match.group(4, 5))
             measured = backend not in ("vulkan", "sycl") or free < total  # these say so where they cannot ask
+            logged = vulkan.get(int(match[2] or 0)) if backend == "vulkan" else None
+            driver, uma, fp16 = logged or ("", "0", "")
             found.append(
                 Seen(
                     name=match[3],
@@ -73,6 +82,9 @@ def parse_devices(text: str, log: str = "") -> tuple[Seen, ...] | None:
                     if backend in ("cuda", "hip")
                     else None,
                     by_engine=True,
+                    unified=uma == "1",
+                    driver=DRIVERS.get(driver, "radv" if "(RADV " in match[3] else ""),
+                    fp16=fp16 == "1" if fp16 else None,
                 )
             )
     return tuple(found)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from ..._base.errors import GpuError
 from ..._base.units import format_bytes
 from ..catalogue import MIB, Card, rules
+from ..drivers import facts_of
 from ..host_memory import HostMemory
 from ..names import versions
 from ..noun import Gpu
@@ -16,6 +17,7 @@ from .nouns import Seen
 __all__ = ["gpu_of", "known_card", "taken_sentence"]
 
 DEFAULTS: Final = {"nvidia": "cuda", "amd": "hip", "intel": "vulkan", "apple": "metal"}
+_ONLY_DRIVER: Final = {"nvidia": "nvidia", "apple": "moltenvk"}  # of Vulkan, for vendors with one
 TAKEN: Final = 128 * MIB  # held by others, from where it is worth a sentence
 _NOISE: Final = re.compile(r"\((?:R|TM|C)\)|\bGraphics\b|\([^()]*\)\s*$|\bMIG\b.*", re.IGNORECASE)
 
@@ -56,13 +58,12 @@ def gpu_of(seen: Seen, host: HostMemory | None = None) -> Gpu | None:
         name=known.name if known and known.vendor == "apple" else seen.name,
         total_bytes=total,
         free_bytes=None if free is None else max(0, min(free, total) - own),
-        backend=backend,
         bandwidth_gbs=known.bandwidth_gbs if known else None,
-        compute_capability=_capability(seen, known, backend),
         overhead_bytes=own,
         unified=unified,
         id=known.id if known else None,
         assumed="; ".join(filter(None, (*(f"{seen.name}: {n}" for n in seen.notes), taken_sentence(seen)))),
+        **{"compute_capability": _capability(seen, known, backend), **_facts(seen, known, backend)},
     )
 
 
@@ -98,6 +99,18 @@ def _nobody(seen: Seen, backend: str, mib: int, sm: int | None = None) -> Card:
         nvidia_smi_mib=mib,
         sm=sm,
     )
+
+
+def _facts(seen: Seen, known: Card | None, backend: str) -> dict[str, Any]:
+    """The fields of a card that follow from its backend, and from Vulkan's driver where that is known."""
+    if backend == "sycl" and known and known.vendor == "intel":
+        return facts_of(known, backend, known.id)[0]
+    driver = seen.driver or _ONLY_DRIVER.get(seen.vendor, "")
+    if backend != "vulkan" or not driver:
+        return {"backend": backend}
+    facts, _ = facts_of(None, driver, seen.name)
+    old = known is not None and known.compute_capability in rules().vulkan_without_fp16
+    return {**facts, "fp16": not old if seen.fp16 is None else seen.fp16}
 
 
 def _capability(seen: Seen, known: Card | None, backend: str) -> str | None:

@@ -78,7 +78,7 @@ def _completed(device: Seen, card: Seen) -> Seen:
         compute_capability=device.compute_capability or card.compute_capability,
         bus=card.bus,
         uuid=card.uuid,
-        unified=card.unified,
+        unified=card.unified or device.unified,
         screen=card.screen,
         by_engine=sized,
         users=card.users,

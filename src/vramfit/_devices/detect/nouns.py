@@ -73,6 +73,8 @@ class Seen:
     unified: bool = False
     screen: bool = False
     by_engine: bool = False
+    driver: str = ""  # of Vulkan, by the catalogue's word for it; "": not known
+    fp16: bool | None = None  # whether its shaders have 16-bit floats
     users: tuple[User, ...] = ()
     notes: tuple[str, ...] = ()
     others: tuple[Seen, ...] = ()  # of a divided card: the instances that the environment may name instead

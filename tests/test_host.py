@@ -536,7 +536,7 @@ def test_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def answer(status: ctypes.Array[ctypes.c_char]) -> int:
         assert struct.unpack("=I", status.raw[:4]) == (64,)
-        status[8:24] = struct.pack("=QQ", 64 * GIB, 50 * GIB)
+        ctypes.memmove(ctypes.addressof(status) + 8, struct.pack("=QQ", 64 * GIB, 50 * GIB), 16)
         return 1
 
     library = SimpleNamespace(kernel32=SimpleNamespace(GlobalMemoryStatusEx=answer))

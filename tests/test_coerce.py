@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import examples
+from conftest import ROOT, examples
 from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
@@ -32,6 +32,7 @@ SMALL: dict[str, Any] = {"margin_bytes": 1 << 20, "max_ctx": 2048}
 
 
 # Every public function with arguments that are right; the tests below put wrong ones in their places.
+LOG = (ROOT / "tests/data/logs/printed/llama-cpp-python-0.3.36-cpu.log").read_text()
 RIGHT: dict[str, dict[str, Any]] = {
     "best": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None, "prefer": "speed", "host_bandwidth_gbs": None,
              "planner": None, **SMALL},
@@ -58,6 +59,7 @@ RIGHT: dict[str, dict[str, Any]] = {
                    "token_embedding_type": None, "tensor_types": (), "pure": False, "leave_output_tensor": False,
                    "keep_split": False, "dry_run": True},
     "server_settings": {"n_ctx": 0},
+    "speed": {"plan": vramfit.plan(MODEL, CARDS, {"n_ctx": 512}, margin_bytes=0), "host_bandwidth_gbs": None},
     "sweep": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None, "n_ctx": 512, "n_seq_max": 1, "n_ubatch": 64,
               "type_k": "f16", "type_v": None, "file_types": None, "gpu_sets": None, "margin_bytes": 0,
               "imatrix": False, "replays": 2},
@@ -72,6 +74,7 @@ RIGHT: dict[str, dict[str, Any]] = {
                  "flash_attn": "on", "type_k": "f16", "type_v": "f16", "offload_kqv": True, "swa_full": False,
                  "op_offload": True, "n_gpu_layers": -1, "split_mode": "layer", "main_gpu": 0, "tensor_split": (),
                  "cpu_tensors": (), "embeddings": False, "defaults": "x"},
+    "verify": {"model": MODEL, "log": LOG, "settings": None, "gpus": None, "load": 0, "causes": False},
 }  # fmt: skip
 
 
@@ -105,7 +108,7 @@ def test_every_public_function_is_here() -> None:
         for n in vramfit.__all__
         if callable(getattr(vramfit, n)) and not isinstance(getattr(vramfit, n), type)
     }
-    assert functions - {"detect_gpus", "detect_host"} <= set(RIGHT)
+    assert functions - {"detect_gpus", "detect_host", "doctor"} <= set(RIGHT)
 
 
 @examples(60, deadline=10_000)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import struct
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -20,7 +17,9 @@ import vramfit
 from vramfit._base.errors import GpuError
 from vramfit._cli.main import main
 from vramfit._devices import Gpu, Host, host_detection, parse_gpus, parse_host
-from vramfit._devices.host_detection import detect_host, parse_cpuinfo, parse_meminfo
+from vramfit._devices.ask import Answer
+from vramfit._devices.host_detection import detect_host, parse_cpuinfo, parse_sysctl
+from vramfit._devices.host_memory import HostMemory
 from vramfit._estimate.estimate import estimate
 from vramfit._llama.model import Model
 from vramfit._llama.params import Settings
@@ -247,7 +246,7 @@ def test_what_is_locked_is_all_up_to_the_last_mapped_tensor() -> None:
 
 
 def test_what_is_read_row_by_row_is_not_held() -> None:
-    lazy = tuple(replace(w, lazy=w.tensor.name == "token_embd.weight") for w in MODEL.weights)
+    lazy = tuple(w._replace(lazy=w.tensor.name == "token_embd.weight") for w in MODEL.weights)
     model = replace(MODEL, weights=lazy)
     found = estimate(model, [gpu(400)], replace(SETTINGS, n_ctx=512), host="1GiB")
     assert found.host.beside == -MODEL.weights[0].tensor.n_bytes
@@ -461,7 +460,7 @@ def test_the_command_line_says_what_is_wrong_with_a_host() -> None:
 
 def test_this_machines_host_comes_with_its_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where cards are found the host is asked for, too; named cards have no host; shared memory needs none."""
-    monkeypatch.setattr("vramfit._devices.detect_gpus", lambda: parse_gpus("4090"))
+    monkeypatch.setattr("vramfit._devices.detect.own_cards", lambda engine=None: parse_gpus("4090"))
     monkeypatch.setattr(host_detection, "detect_host", lambda: Host(64 * GIB, 60 * GIB))
     ask = ("-fa", "on", "--ctx", "4096", "--json")
     assert json.loads(run(*ask)[1])["host"]["free"] == 60 * GIB
@@ -488,17 +487,15 @@ X86 = "processor : 0\nflags\t\t: fpu avx2 avx512f avx512cd avx512bw avx512dq avx
 ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm sve\n"
 
 
-def test_linux(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"/proc/meminfo": MEMINFO, "/proc/cpuinfo": ARM}
-    monkeypatch.setattr(host_detection, "_text", lambda path: files.get(path, ""))
-    monkeypatch.setattr("sys.platform", "linux")
-    assert detect_host() == Host(16384000 << 10, 12000000 << 10, ("neon", "dotprod", "i8mm"))
-    files["/sys/fs/cgroup/memory.max"] = f"{4 * GIB}\n"
-    assert detect_host() == Host(4 * GIB, 4 * GIB, ("neon", "dotprod", "i8mm"))
-    files["/sys/fs/cgroup/memory.max"] = "max\n"
-    assert detect_host() == Host(16384000 << 10, 12000000 << 10, ("neon", "dotprod", "i8mm"))
-    files["/proc/meminfo"] = "MemTotal: x kB\n"
-    assert detect_host() is None
+def test_linux(tmp_path: Path) -> None:
+    """Memory and the words of the CPU come from the kernel's files."""
+    (tmp_path / "proc").mkdir()
+    assert detect_host(platform="linux", root=tmp_path) is None
+    (tmp_path / "proc/meminfo").write_text(MEMINFO)
+    assert detect_host(platform="linux", root=tmp_path) == Host(16384000 << 10, 12000000 << 10)
+    (tmp_path / "proc/cpuinfo").write_text(ARM)
+    found = Host(16384000 << 10, 12000000 << 10, ("neon", "dotprod", "i8mm"))
+    assert detect_host(platform="linux", root=tmp_path) == found
 
 
 def test_features() -> None:
@@ -511,49 +508,39 @@ def test_features() -> None:
 @given(st.text())
 def test_any_text_is_no_error(text: str) -> None:
     """Whatever a file of /proc holds, it is read or left."""
-    parse_meminfo(text)
     parse_cpuinfo(text)
+    parse_sysctl(text)
 
 
 def test_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.platform", "darwin")
-    for said, host in (
-        ("68719476736\n1\n1\n", Host(64 * GIB, None, ("neon", "dotprod", "i8mm"))),
-        ("8589934592\n1\n0\n", Host(8 * GIB, None, ("neon", "dotprod"))),
-        ("17179869184\n", Host(16 * GIB)),
-        ("", None),
-    ):
-        monkeypatch.setattr("vramfit._devices.detection._run", lambda command, said=said: said)
-        assert detect_host() == host
-    monkeypatch.setattr("sys.platform", "win32")
-    assert detect_host() is None  # no kernel32 here
-    monkeypatch.setattr("sys.platform", "plan9")
-    assert detect_host() is None
+    """A Mac's programs are asked, Windows is; who is neither has no files of a kernel."""
+    said = {
+        "sysctl -n hw.memsize": "68719476736\n",
+        "vm_stat": "page size of 16384 bytes\nPages free: 1000.\n",
+    }
+    for module in ("host_memory", "host_detection"):
+        monkeypatch.setattr(
+            f"vramfit._devices.{module}.ask", lambda command: Answer(said.get(" ".join(command), "1\n0\n"))
+        )
+    assert detect_host(platform="darwin") == Host(64 * GIB, 1000 << 14, ("neon", "dotprod"))
+    assert parse_sysctl("1\n1\n") == ("neon", "dotprod", "i8mm")
+    assert parse_sysctl("") is None
+    assert detect_host(platform="win32") is None  # no kernel32 here
 
 
 def test_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system fills the structure that it is given."""
-
-    def answer(status: ctypes.Array[ctypes.c_char]) -> int:
-        assert struct.unpack("=I", status.raw[:4]) == (64,)
-        ctypes.memmove(ctypes.addressof(status) + 8, struct.pack("=QQ", 64 * GIB, 50 * GIB), 16)
-        return 1
-
-    library = SimpleNamespace(kernel32=SimpleNamespace(GlobalMemoryStatusEx=answer))
-    monkeypatch.setattr(ctypes, "windll", library, raising=False)
-    monkeypatch.setattr("sys.platform", "win32")
+    """What its CPU can do follows from its name alone."""
+    found = HostMemory(64 * GIB, 50 * GIB)
+    monkeypatch.setattr("vramfit._devices.host_detection.host_memory", lambda **_: found)
     monkeypatch.setattr("platform.machine", lambda: "AMD64")
-    assert detect_host() == Host(64 * GIB, 50 * GIB)
+    assert detect_host(platform="win32") == Host(64 * GIB, 50 * GIB)
     monkeypatch.setattr("platform.machine", lambda: "ARM64")
-    assert detect_host() == Host(64 * GIB, 50 * GIB, ("neon",))
-    library.kernel32.GlobalMemoryStatusEx = lambda status: 0
-    assert detect_host() is None
+    assert detect_host(platform="win32") == Host(64 * GIB, 50 * GIB, ("neon",))
 
 
 def test_this_machine_answers_or_not() -> None:
     found = detect_host()
     assert found is None or 0 < found.free <= found.total_bytes
-    assert host_detection._text(str(Path(__file__).parent)) == ""
 
 
 def hosts(model: Model, host: str) -> int:

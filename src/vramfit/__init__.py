@@ -27,6 +27,7 @@ _WHERE: Final = {
     "Comparison": "_planner.compare",
     "ComparisonJson": "_report.schema",
     "DeviceEstimate": "_estimate.estimate",
+    "DoctorJson": "_report.schema",
     "EngineRefusal": "_base.errors",
     "Estimate": "_estimate.estimate",
     "EstimateJson": "_report.schema",
@@ -46,18 +47,23 @@ _WHERE: Final = {
     "Shortlist": "_planner.which",
     "ShortlistJson": "_report.schema",
     "SourceError": "_base.errors",
+    "Speed": "_planner.bounds",
+    "SpeedJson": "_report.schema",
     "Sweep": "_planner.sweep",
     "SweepJson": "_report.schema",
     "Tensor": "_llama.model",
     "Truncated": "_base.errors",
     "UnknownArchitecture": "_base.errors",
+    "Verification": "_verify",
+    "VerificationJson": "_report.schema",
     "VramfitError": "_base.errors",
     "best": "_planner.whatif",
     "bits_per_weight": "_quant",
     "cache_measure": "_planner.quality",
     "compare": "_planner.compare",
-    "detect_gpus": "_devices",
+    "detect_gpus": "_devices.detect",
     "detect_host": "_devices.host_detection",
+    "doctor": "_engines.doctor",
     "engine_settings": "_engines.settings",
     "estimate": "_estimate.estimate",
     "file_bytes": "_quant",
@@ -75,9 +81,11 @@ _WHERE: Final = {
     "recipe": "_quant",
     "requantize": "_quant",
     "server_settings": "_engines.settings",
+    "speed": "_planner.bounds",
     "sweep": "_planner.sweep",
     "trades": "_planner.whatif",
     "validate_catalogue": "_devices",
+    "verify": "_verify",
     "which": "_planner.which",
 }
 
@@ -90,6 +98,7 @@ __all__ = [
     "Comparison",
     "ComparisonJson",
     "DeviceEstimate",
+    "DoctorJson",
     "EngineRefusal",
     "Estimate",
     "EstimateJson",
@@ -109,11 +118,15 @@ __all__ = [
     "Shortlist",
     "ShortlistJson",
     "SourceError",
+    "Speed",
+    "SpeedJson",
     "Sweep",
     "SweepJson",
     "Tensor",
     "Truncated",
     "UnknownArchitecture",
+    "Verification",
+    "VerificationJson",
     "VramfitError",
     "__version__",
     "best",
@@ -122,6 +135,7 @@ __all__ = [
     "compare",
     "detect_gpus",
     "detect_host",
+    "doctor",
     "engine_settings",
     "estimate",
     "file_bytes",
@@ -139,9 +153,11 @@ __all__ = [
     "recipe",
     "requantize",
     "server_settings",
+    "speed",
     "sweep",
     "trades",
     "validate_catalogue",
+    "verify",
     "which",
 ]
 
@@ -158,15 +174,18 @@ if TYPE_CHECKING:
         UnknownArchitecture,
         VramfitError,
     )
-    from ._devices import Gpu, Host, detect_gpus, parse_gpus, parse_host, validate_catalogue
+    from ._devices import Gpu, Host, parse_gpus, parse_host, validate_catalogue
+    from ._devices.detect import detect_gpus
     from ._devices.host_detection import detect_host
     from ._engines.choose import plan_for
+    from ._engines.doctor import doctor
     from ._engines.server import parse_command
     from ._engines.settings import engine_settings, server_settings
     from ._estimate.estimate import DeviceEstimate, Estimate, estimate
     from ._llama.model import Model, Tensor
     from ._llama.params import Settings
     from ._modelfile import parse_modelfile
+    from ._planner.bounds import Speed, speed
     from ._planner.compare import Choice, Comparison, compare
     from ._planner.plan import Plan, plan
     from ._planner.quality import cache_measure, file_type_measure
@@ -178,14 +197,18 @@ if TYPE_CHECKING:
     from ._report.schema import (
         AlternativesJson,
         ComparisonJson,
+        DoctorJson,
         EstimateJson,
         GpuJson,
         ModelJson,
         PlanJson,
         ShortlistJson,
+        SpeedJson,
         SweepJson,
+        VerificationJson,
     )
     from ._sources.load import read
+    from ._verify import Verification, verify
 
 
 def _find(module: str, name: str) -> Any:

@@ -23,8 +23,8 @@ from ._llama.model import Model
 from ._llama.params import MAX_TOKENS, Settings
 
 __all__ = [
-    "AnyGpus", "AnyHost", "AnyModel", "AnySettings", "bandwidth", "call", "card", "cards", "checked_fields", "count", "flag", "host_of",
-    "margin", "max_ctx", "model_of", "settings_of", "shown", "word", "words",
+    "AUTO", "AnyGpus", "AnyHost", "AnyModel", "AnySettings", "bandwidth", "call", "card", "cards", "checked_fields", "count", "flag",
+    "host_of", "margin", "max_ctx", "model_of", "settings_of", "shown", "word", "words",
 ]  # fmt: skip
 
 AnyModel: TypeAlias = Model | str | os.PathLike[str] | bytes | bytearray | memoryview
@@ -32,6 +32,7 @@ AnyGpus: TypeAlias = Gpu | str | Sequence[str | Gpu]
 AnyHost: TypeAlias = Host | int | str | None
 AnySettings: TypeAlias = Settings | Mapping[str, Any] | None
 
+AUTO: Final = "auto"
 MAX_BYTES: Final = 2**62  # of a margin
 _FIELDS: Final = tuple(f.name for f in fields(Settings))
 
@@ -46,7 +47,14 @@ def model_of(value: AnyModel, name: str = "model") -> Model:
 
 
 def cards(value: AnyGpus, name: str = "gpus", *, most: int = MAX_GPUS) -> tuple[Gpu, ...]:
-    """Take cards; one stands for a list of one, an empty list for the host alone. Raises `GpuError`."""
+    """Take cards; one stands for a list of one, an empty list for the host alone, "auto" for those of this machine.
+
+    Raises `GpuError`, for a backend that a card cannot have as well.
+    """
+    if isinstance(value, str) and value.strip().lower() == AUTO:
+        from ._devices.detect import own_cards
+
+        return own_cards()
     if isinstance(value, Gpu):
         return (value,)
     if isinstance(value, list | tuple) and all(isinstance(g, Gpu) for g in value):

@@ -48,7 +48,7 @@ def host_memory(spec: str | None, gpus: str | None, found: tuple[Gpu, ...]) -> H
             raise GpuError(
                 f"{e}; behind -- a line of llama-server may name the address it listens on"
             ) from None
-    if (spec is None and gpus not in (None, "auto")) or any(g.unified for g in found):
+    if (spec is None and (gpus or "auto").strip().lower() != "auto") or any(g.unified for g in found):
         return None
     from .._devices.host_detection import detect_host
 
@@ -60,13 +60,12 @@ def host_memory(spec: str | None, gpus: str | None, found: tuple[Gpu, ...]) -> H
     return host
 
 
-def cards(spec: str | None) -> tuple[Gpu, ...]:
-    """Find the cards that `--gpus` names, else those of this machine. Raises `GpuError`."""
-    from .._devices import detect_gpus, parse_gpus
+def cards(spec: str | None, engine: str | None = None) -> tuple[Gpu, ...]:
+    """Find the cards that `--gpus` names, else those of this machine that `engine` uses. Raises `GpuError`."""
+    if spec is None or spec.strip().lower() == "auto":
+        from .._devices.detect import own_cards
 
-    if spec not in (None, "auto"):
-        return parse_gpus(spec)
-    found = detect_gpus()
-    if not found:
-        raise GpuError("no cards found on this machine; name them, as in --gpus 3090ti,3060, or --gpus none")
-    return found
+        return own_cards(engine)
+    from .._devices import parse_gpus
+
+    return parse_gpus(spec)

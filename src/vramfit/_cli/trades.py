@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
@@ -41,7 +41,7 @@ def trade_options(command: F) -> F:
         type=float,
         default=None,
         metavar="GB/S",
-        help="Memory bandwidth of the host, for the speed of alternatives that read from it.",
+        help="Memory bandwidth of the host, for the speed of plans and alternatives that read from it.",
     )(command)
     command = click.option(
         "--alternatives",
@@ -57,8 +57,7 @@ def trade_options(command: F) -> F:
     )(command)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What the command was asked, to be planned as it is or with changes."""
 
     model: Model

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import platform
-import struct
+import platform as of_python
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from .ask import ask
 from .host import Host
+from .host_memory import host_memory
 
-__all__ = ["detect_host", "parse_cpuinfo", "parse_meminfo"]
+__all__ = ["detect_host", "parse_cpuinfo", "parse_sysctl"]
 
-_MEMINFO: Final = "/proc/meminfo"
-_CPUINFO: Final = "/proc/cpuinfo"
-_CGROUPS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # words of /proc/cpuinfo that a feature needs: AVX-512 as ggml_cpu_has_avx512 has it, AMX as amx.cpp is compiled for
 _WORDS: Final = {
     "avx2": {"avx2"},
@@ -26,46 +24,37 @@ _WORDS: Final = {
     "i8mm": {"i8mm"},
     "vxe": {"vxe"},
 }
+_ARM_KEYS: Final = ("hw.optional.arm.FEAT_DotProd", "hw.optional.arm.FEAT_I8MM")
 
-_STATUS: Final = "=IIQQQQQQQ"  # MEMORYSTATUSEX: its length, load, total, available, ...
 
+def detect_host(*, platform: str = sys.platform, root: Path = Path("/")) -> Host | None:
+    """Ask this machine for its memory: what is available now, at most what its container grants; None where it does not say.
 
-def detect_host() -> Host | None:
-    """Ask this machine for its memory: what is available now, at most what its control group grants; None where it does not say.
-
-    Never raises.
+    `root` is where /proc and /sys lie. Never raises.
     """
-    if sys.platform.startswith("linux"):
-        return _linux()
-    if sys.platform == "darwin":
-        return _mac()
-    return _windows() if sys.platform == "win32" else None
-
-
-def _linux() -> Host | None:
-    found = parse_meminfo(_text(_MEMINFO))
+    found = host_memory(platform=platform, root=root)
     if found is None:
         return None
-    total, available = found
-    limits = [int(text) for text in map(str.strip, map(_text, _CGROUPS)) if text.isdecimal()]
-    total = min([total, *(n for n in limits if n > 0)])
-    return Host(total, min(available, total), parse_cpuinfo(_text(_CPUINFO)))
+    return Host(found.total_bytes, found.available_bytes, _cpu(platform, root))
 
 
-def _text(path: str) -> str:
+def _cpu(platform: str, root: Path) -> tuple[str, ...] | None:
+    if platform == "darwin":
+        return parse_sysctl(ask(("sysctl", "-n", *_ARM_KEYS)).text)
+    if platform == "win32":
+        return ("neon",) if of_python.machine().lower() in ("arm64", "aarch64") else None
     try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
+        return parse_cpuinfo((root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
     except OSError:
-        return ""
-
-
-def parse_meminfo(text: str) -> tuple[int, int] | None:
-    """Read total and available bytes of /proc/meminfo; None where it does not hold them."""
-    values = dict(line.split()[:2] for line in text.splitlines() if len(line.split()) > 1)
-    total, available = (values.get(name, "") for name in ("MemTotal:", "MemAvailable:"))
-    if not (total.isdecimal() and available.isdecimal() and 0 < int(total) < 1 << 40):
         return None
-    return int(total) << 10, min(int(available), int(total)) << 10
+
+
+def parse_sysctl(text: str) -> tuple[str, ...] | None:
+    """Read what a Mac says of its CPU, one 0 or 1 for each key; None of an Intel Mac, which has no such key."""
+    flags = text.split()
+    if len(flags) != len(_ARM_KEYS):
+        return None
+    return ("neon", *(name for name, flag in zip(("dotprod", "i8mm"), flags, strict=True) if flag == "1"))
 
 
 def parse_cpuinfo(text: str) -> tuple[str, ...] | None:
@@ -83,33 +72,3 @@ def parse_cpuinfo(text: str) -> tuple[str, ...] | None:
 def _features(words: Iterable[str]) -> tuple[str, ...]:
     known = set(words)
     return tuple(name for name, needed in _WORDS.items() if needed <= known)
-
-
-def _mac() -> Host | None:
-    from .detection import _run
-
-    words = _run(("sysctl", "-n", "hw.memsize", "hw.optional.arm.FEAT_DotProd", "hw.optional.arm.FEAT_I8MM"))
-    size, *flags = [*words.split(), "", ""][:3]
-    if not size.isdecimal() or not 0 < int(size) < 1 << 52:
-        return None
-    if not flags[0]:  # an Intel Mac has no such key
-        return Host(int(size))
-    arm = [name for name, flag in zip(("dotprod", "i8mm"), flags, strict=True) if flag == "1"]
-    return Host(int(size), None, ("neon", *arm))
-
-
-def _windows() -> Host | None:
-    import ctypes
-
-    size = struct.calcsize(_STATUS)
-    status = ctypes.create_string_buffer(struct.pack(_STATUS, size, *[0] * 8), size)
-    library: Any = getattr(ctypes, "windll", None)
-    try:
-        done = library.kernel32.GlobalMemoryStatusEx(status)
-    except (AttributeError, OSError):
-        return None
-    total, available = struct.unpack(_STATUS, status.raw)[2:4]
-    if not done or not 0 < total < 1 << 52:
-        return None
-    arm = platform.machine().lower() in ("arm64", "aarch64")
-    return Host(total, min(available, total), ("neon",) if arm else None)

@@ -1,4 +1,4 @@
-"""What one model allocates under one set of settings: the three terms, device by device.
+"""Add up what one model allocates under one set of settings: weights, context and compute, device by device.
 
 In: `Model`, cards, `Settings`. Out: an `Estimate`. `model` and `context` are exact; `compute` says of
 itself whether it is exact or a bound (see `compute`).
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from .._base.shown import Shown
 from .._coerce import AnyGpus, AnyHost, AnyModel, AnySettings, cards, host_of, model_of, settings_of
 from .._devices import Gpu, Host, told_apart
-from .._ggml.backends import Backend
+from .._ggml.backends import HOST_BACKEND, Backend
 from .._llama.cparams import Context, resolve
 from .._llama.eras import era_of, rules_of
 from .._llama.host_memory import HostNeeds, host_needs
@@ -73,6 +73,7 @@ class Estimate(Shown):
     flash_attn: bool  # after `auto` was resolved
     placement: Placement = field(repr=False)
     compute_note: str = ""  # why compute is a bound, when it is one
+    proof: str = ""  # by backend, what the figures were checked against, when they are exact
 
     @property
     def fits(self) -> bool:
@@ -93,7 +94,7 @@ def estimate(
     bound: bool = False,
     host: AnyHost = None,
 ) -> Estimate:
-    """The memory that the engine allocates for `model` on `gpus` (none: on the host alone).
+    """Count the bytes that the engine allocates for `model` on each of `gpus` (none: on the host alone).
 
     With `bound` compute buffers are no less than the engine's, and never called exact: those of the model's graph as
     if next to nothing took over memory that is free, or where no graph is known, of one that holds more.
@@ -124,8 +125,12 @@ def assemble(
     compute: Compute,
     host: Host | None = None,
 ) -> Estimate:
-    """An `Estimate` of a placement whose compute buffers are known (the solver tries many)."""
+    """Make the `Estimate` of a placement whose compute buffers are known (the solver tries many)."""
     used = devices(gpus, settings)
+    if any(gpus[i].max_buffer_bytes for i in used):
+        from .limits import check_buffers  # few cards say that they have such a limit
+
+        check_buffers(model, placement, [gpus[i] for i in used])
     on_host, weights, caches = host_needs(model, gpus, settings, context, placement, host)
     shared = None if on_host.card is None else used[on_host.card]
     at = {index: device for device, index in enumerate(used)}
@@ -152,7 +157,14 @@ def assemble(
         flash_attn=compute.flash_attn,
         placement=placement,
         compute_note=compute.note,
+        proof=_proof(_rules(gpus, settings)) if compute.exact else "",
     )
+
+
+def _proof(rules: Sequence[Backend]) -> str:
+    """Name the backends of the cards, or the CPU's where there is none, with what each was checked against."""
+    found = dict.fromkeys((b.title, b.proof) for b in rules or (HOST_BACKEND,))
+    return "; ".join(f"{title}: {proof}" for title, proof in found)
 
 
 def _host(found: HostNeeds, compute: Compute, placement: Placement, host: Host | None) -> DeviceEstimate:

@@ -1,4 +1,4 @@
-"""Weights and context of a placed model, in bytes: plain arithmetic, exact.
+"""Count the bytes of a placed model's weights and context: plain arithmetic, exact.
 
 In: `Model`, `Placement`, `Context` and the rules of the backends. Out: bytes for each device; arrays of
 them when the counts of the context are arrays.
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.memo import Memo
-from .._ggml.backends import Backend, pad
+from .._ggml.backends import HOST_BACKEND, Backend, pad
 from .._ggml.types import BY_NAME, TensorType
 from .cparams import Context, cache_streams, cells
+from .loader import can_use
 from .model import Cache, Home, Layer, Model, Weight
 from .placement import HOST, Placement
 
@@ -39,9 +39,8 @@ _MULTIPLIED: Final = {
 _Tensor = tuple[TensorType, tuple[int, ...]]  # type and shape
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceBytes:
-    """Bytes of one kind of memory: one figure for each device, and one for the host."""
+class DeviceBytes(NamedTuple):
+    """Bytes of one kind of memory: a number for each device, and one for the host."""
 
     gpus: tuple[int, ...]
     host: int
@@ -55,24 +54,30 @@ class DeviceBytes:
 def weight_bytes(
     model: Model, placement: Placement, backends: Sequence[Backend], host: Backend
 ) -> DeviceBytes:
-    """Weights by device. A duplicate costs nothing where the tensor already is.
+    """Count the bytes of weights on each device. A duplicate costs nothing where the tensor already is.
 
     `backends` gives the rules of each device in use, `host` those of host memory. Rows of what the host repacks
     (`is_repacked`) are read from another copy.
     """
     seen: set[tuple[str, int, bool]] = set()
     sums = [0] * (placement.n_devices + 1)  # the last is HOST
-    sizes = {b: weight_sizes(model, b) for b in (*backends, host)}
+    sizes = {b: weight_sizes(model, b) for b in (*backends, host, HOST_BACKEND)}
     for i, (weight, device) in enumerate(zip(model.weights, placement.weights, strict=True)):
         apart = device == HOST and is_repacked(weight, backends, host)
         key = (weight.tensor.name, device, apart)
         if weight.duplicate and key in seen:
             continue
         seen.add(key)
-        sums[device] += sizes[_rules(device, backends, host)][i]
+        sums[device] += sizes[_holder(weight, device, backends, host)][i]
         if apart and host.tiles and weight.op == "MUL_MAT":
             sums[device] += pad(host.tile_bytes(weight.tensor.type, weight.tensor.shape), host.alignment)
     return DeviceBytes(tuple(sums[:-1]), sums[HOST])
+
+
+def _holder(weight: Weight, device: int, backends: Sequence[Backend], host: Backend) -> Backend:
+    """Tell the rules of the memory that a weight is in: what a device pins is for weights that it could run (llama-model.cpp:518)."""
+    pinned = device == HOST and backends and backends[0].host_buffer
+    return HOST_BACKEND if pinned and not can_use(weight, backends[0]) else _rules(device, backends, host)
 
 
 def is_repacked(weight: Weight, backends: Sequence[Backend], host: Backend) -> bool:
@@ -88,7 +93,7 @@ def is_repacked(weight: Weight, backends: Sequence[Backend], host: Backend) -> b
 def context_bytes(
     model: Model, placement: Placement, context: Context, backends: Sequence[Backend], host: Backend
 ) -> DeviceBytes:
-    """KV caches and recurrent states by device."""
+    """Count the bytes of KV caches and recurrent states on each device."""
     sums = [0] * (placement.n_devices + 1)
     alike = Counter((x.caches, x.states, at) for x, at in zip(model.layers, placement.caches, strict=True))
     for (caches, states, device), count in alike.items():
@@ -98,7 +103,7 @@ def context_bytes(
 
 
 def layer_context_bytes(model: Model, layer: Layer, context: Context, rules: Backend) -> int:
-    """KV cache and recurrent state of one layer."""
+    """Count the bytes of one layer's KV cache and recurrent state."""
     return sum(_sizes(_tensors(model, layer.caches, layer.states, context), rules))
 
 
@@ -107,7 +112,7 @@ def _sizes(tensors: Iterable[_Tensor], rules: Backend) -> Iterable[int]:
 
 
 def cache_rows(model: Model, cache: Cache, context: Context) -> tuple[tuple[TensorType, int], ...]:
-    """Type and row width (elements a cell) of the K tensor and, if there is one, the V tensor.
+    """List type and row width (elements of a cell) of the K tensor and, if there is one, the V tensor.
 
     Without flash attention V is stored transposed and every layer gets the widest row of the model
     (llama-kv-cache.cpp:197).
@@ -137,7 +142,7 @@ def _rules(device: int, backends: Sequence[Backend], host: Backend) -> Backend:
 
 
 def weight_sizes(model: Model, rules: Backend) -> tuple[int, ...]:
-    """Bytes that each of `model.weights` takes in a buffer; remembered, since a plan asks many times."""
+    """Count the bytes that each of `model.weights` takes in a buffer; cached, since a plan asks many times."""
     return _SIZES.get(model, rules, lambda: tuple([weight_size(w, rules) for w in model.weights]))
 
 
@@ -145,5 +150,5 @@ _SIZES: Final[Memo[tuple[int, ...]]] = Memo(16)
 
 
 def weight_size(weight: Weight, rules: Backend) -> int:
-    """Bytes that one weight takes in a buffer, padding included."""
+    """Count the bytes that one weight takes in a buffer, padding included."""
     return pad(rules.alloc_bytes(weight.tensor.type, weight.tensor.shape), rules.alignment)

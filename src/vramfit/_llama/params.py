@@ -1,4 +1,4 @@
-"""What a person sets: the engine's own parameters, by its names and with its defaults.
+"""Hold and check what a person sets: the engine's parameters, by its names and with its defaults.
 
 Source: `llama_model_default_params` and `llama_context_default_params` (llama-model.cpp,
 llama-context.cpp); names as in llama.h.
@@ -106,7 +106,7 @@ def _as_tuple(name: str, value: object) -> tuple[object, ...]:
 
 
 def _as_whole(value: object) -> object:
-    """A count in words as its number, and numbers of other libraries as `int`; what is neither, as it is."""
+    """Turn a count in words ("32k"), or a number of another library, into an `int`; leave anything else as it is."""
     if isinstance(value, int):
         return value
     try:
@@ -164,7 +164,7 @@ def _check_split(split: tuple[float, ...]) -> None:
     for share in split:
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= MAX_SHARE:
             raise SettingsError(
-                f"tensor_split: {shown(share)} is not a share; give numbers from 0 to {MAX_SHARE:g}"
+                f"tensor_split: {shown(share)} is not a valid share; give numbers from 0 to {MAX_SHARE:g}"
             )
 
 

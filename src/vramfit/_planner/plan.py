@@ -1,4 +1,4 @@
-"""The largest context that is safe, and the split of the layers that carries it.
+"""Find the largest context that is safe, and the split of the layers that holds it.
 
 In: `Model`, cards, `Settings`, a margin. Out: a `Plan`. The engine places layers in order, so a split
 is a chain of segments, one a card; `search` finds the best chain, with compute buffers counted as
@@ -15,6 +15,7 @@ from .._base.errors import SettingsError
 from .._base.given import call
 from .._base.shown import Drawn
 from .._coerce import (
+    AUTO,
     AnyGpus,
     AnyHost,
     AnyModel,
@@ -48,7 +49,7 @@ MAX_CTX: Final = "max_ctx"
 
 @dataclass(frozen=True, slots=True)
 class Plan(Drawn):
-    """The answer: a context, the split that carries it, and why it is not larger.
+    """The answer: a context, the split that holds it, and what keeps it from being larger.
 
     `fits` is false when not even the smallest context (or the one asked for) leaves the margin on
     every card; `estimate` then shows that context under the best split found, and `shortfall` how many
@@ -71,20 +72,20 @@ class Plan(Drawn):
     host: Host | None = field(default=None, repr=False)  # None: its memory is not known
 
     def command(self, engine: str = "llama-server") -> str:
-        """What to run for this plan in `engine`.
+        """Return what to run for this plan in `engine`, as text.
 
         Raises `SettingsError` for an unknown engine and for settings that it cannot be told.
         """
         return cast(str, call("command", self, engine))
 
     def modelfile(self, engine: str = "ollama") -> str:
-        """An Ollama Modelfile that carries this plan. Raises as `command` does."""
+        """Write an Ollama Modelfile for this plan. Raises as `command` does."""
         return cast(str, call("modelfile", self, engine))
 
 
 def plan(
     model: AnyModel,
-    gpus: AnyGpus,
+    gpus: AnyGpus = AUTO,
     settings: AnySettings = None,
     *,
     margin_bytes: int | str = DEFAULT_MARGIN,
@@ -92,10 +93,11 @@ def plan(
     host: AnyHost = None,
     learned: Learned | None = None,
 ) -> Plan:
-    """The largest context that leaves `margin_bytes` of free memory on every card, and on a `host` that is known.
+    """Find the largest context that leaves `margin_bytes` free on every card (by default this machine's) and on a known `host`.
 
     Takes every setting as given; `n_ctx` other than 0 asks about that one context, a `tensor_split`
-    fixes the split. `max_ctx` (tokens of all slots together) defaults to the trained context.
+    fixes the split. `max_ctx` (tokens of all slots together) defaults to the trained context. Margins are
+    bytes, or text such as "1GiB".
     `host` is the machine's own memory, such as "64GiB" or a `Host`; without it only a card that shares it is judged.
     `learned` is an empty dict that several plans of one model share to save time, whatever the cards, the
     settings and its tensors' types.
@@ -142,7 +144,7 @@ def carries(
     learned: Learned | None = None,
     host: Host | None = None,
 ) -> bool:
-    """Whether the context asked for fits: what `plan` says of it, without the work to say anything else."""
+    """Tell whether the context asked for fits, as `plan` does, without the work to say anything else."""
     question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned, host)
     return _answer(question, _contexts(model, settings, None)) is not None
 
@@ -164,7 +166,7 @@ def may_carry(
     less: float = 0,
     host: Host | None = None,
 ) -> bool:
-    """A guess at what `carries` would say: compute buffers are as under other settings, or by a part `less`."""
+    """Guess what `carries` would say: take compute buffers to be as under other settings, or by a part `less`."""
     q = _Question(model, gpus, settings, margin_bytes, learned, host)
     beside = q.beside()
     if beside.counts and not beside.has_room(settings.n_ctx):
@@ -180,7 +182,7 @@ def may_carry(
 
 
 def _contexts(model: Model, settings: Settings, max_ctx: int | None) -> range:
-    """The contexts to choose from, in tokens of all slots together."""
+    """List the contexts to choose from, in tokens of all slots together."""
     if settings.n_ctx:
         return range(settings.n_ctx, settings.n_ctx + 1)
     step = context_step(settings)
@@ -210,11 +212,11 @@ class _Question:
 
     @property
     def split_is_free(self) -> bool:
-        """Whether there is a split to choose."""
+        """Whether the solver chooses the split."""
         return len(self.used) > 1 and not split_is_given(self.settings)
 
     def segments(self) -> Segments:
-        """Bytes of runs of layers on the cards in use."""
+        """What answers how many bytes a run of layers takes on a card in use."""
         if self.known is None:
             settings = replace(self.settings, main_gpu=0)  # indexes count the cards in use
             used = [self.gpus[i] for i in self.used]
@@ -249,7 +251,7 @@ class _Question:
 
 
 def _answer(q: _Question, candidates: range) -> tuple[int, Split | None] | None:
-    """The largest context that fits, and its split; without a card a host that is not known takes them all."""
+    """Find the largest context that fits, in tokens, and its split, in layers; without a card an unknown host takes them all."""
     if q.beside().counts:
         return q.beside().largest(candidates)
     if not q.used:
@@ -258,14 +260,14 @@ def _answer(q: _Question, candidates: range) -> tuple[int, Split | None] | None:
 
 
 def _with(q: _Question, n_ctx: int, split: Split | None) -> Settings:
-    """The settings for one context and the split found; a split given by the caller stays."""
+    """Put one context and the split found into the settings; a split given by the caller stays."""
     if split is None or not q.split_is_free:
         return replace(q.settings, n_ctx=n_ctx)
     return replace(q.settings, n_ctx=n_ctx, tensor_split=tuple(map(float, split)))
 
 
 def _estimate(q: _Question, chosen: Settings) -> Estimate:
-    """What `estimate` says of the settings chosen; compute buffers are those that the search replayed."""
+    """Estimate the settings chosen; compute buffers are those that the search replayed."""
     if not q.used:
         return estimate(q.model, q.gpus, chosen, host=q.host)
     placement = place(q.model, q.gpus, chosen)
@@ -279,7 +281,7 @@ def _least_short(q: _Question, n_ctx: int) -> Split | None:
 
 
 def _shortest(result: Estimate) -> DeviceEstimate | None:
-    """The card with the least left of those in use, or a host that is known."""
+    """Find the card with the least left of those in use, or a host that is known."""
     return min((d for d in (*result.gpus, result.host) if d.is_judged), key=lambda d: d.left, default=None)
 
 
@@ -288,7 +290,7 @@ def _name(shortest: DeviceEstimate | None) -> str:
 
 
 def _limit(q: _Question, max_ctx: int | None, result: Estimate, candidates: range) -> str:
-    """What keeps a context that fits from being larger, in a person's words."""
+    """Name what keeps a context that fits from being larger."""
     if q.settings.n_ctx:
         return REQUEST
     if result.n_ctx >= candidates[-1]:
@@ -300,7 +302,7 @@ def _limit(q: _Question, max_ctx: int | None, result: Estimate, candidates: rang
 
 
 def _full(q: _Question, result: Estimate, n_ctx: int) -> int:
-    """Index of the card that the next context would overfill under the same split.
+    """Find the index of the card that the next context would overfill under the same split.
 
     That is not always the one with the least left: of a card without a layer that caches, nothing more is taken.
     """
@@ -314,12 +316,12 @@ def _full(q: _Question, result: Estimate, n_ctx: int) -> int:
 
 
 def _spare(q: _Question, sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """What is left on each card that is used when they take this much, with its index."""
+    """List the bytes left on each card that is used when they take this much, with its index."""
     return [(room - size, i) for room, size, i in zip(q.room(), sizes, q.used, strict=True) if size]
 
 
 def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
-    """What a Mac, or Linux beside a chip of AMD's, can be told where its limit is what limits."""
+    """Say how the limit of a Mac, or of Linux beside a chip of AMD's, is raised where it is what limits."""
     for gpu, card in zip(q.gpus, result.gpus, strict=True):
         if card.name == limit:
             needed = card.total + card.beside + q.margin
@@ -328,7 +330,7 @@ def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
 
 
 def _warnings(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
-    """What a person should know of the answer: of the model, the cards, the context and the margin."""
+    """List the warnings of an answer: of the model, the cards, the context and the margin."""
     model, gpus, found = q.model, q.gpus, list[str]()
     if model.assumed:
         found.append(f"the architecture is unknown; planned as {model.assumed}, which may be wrong")

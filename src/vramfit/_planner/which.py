@@ -1,7 +1,7 @@
-"""Which cards carry a context: the reverse of a plan.
+"""List the cards that hold a context: the reverse of a plan.
 
 In: `Model`, `Settings` with a context, a margin, cards to choose from. Out: a `Shortlist` of single cards and
-pairs. More free memory never carries less, so the smallest card of a backend that carries the
+pairs. More free memory never holds less, so the smallest card of a backend that holds the
 context is found by bisection, and for pairs one walk finds for each card the smallest partner.
 """
 
@@ -48,7 +48,7 @@ SORTS: Final[tuple[Sort, ...]] = get_args(Sort)
 
 @dataclass(frozen=True, slots=True)
 class Carrier:
-    """Cards that carry the context. `gpus` are one, or two in the order in which they do.
+    """Cards that hold the context. `gpus` are one, or two in the order in which they do.
 
     `alike` holds for each of them the names of all cards with as much free memory, the same backend and the same
     bandwidth. `tokens_per_second` is what no split of the weights over them exceeds (see `speed`), None where a
@@ -95,12 +95,12 @@ class Shortlist(Shown):
 
     @property
     def carriers(self) -> tuple[Carrier, ...]:
-        """All of them in the order of `sort`; of what is equal the single card first."""
+        """All carriers in the order of `sort`; of equal ones the single card first."""
         return _sorted((*self.singles, *self.pairs), self.sort)
 
     @property
     def fits(self) -> bool:
-        """Whether anything carries the context."""
+        """Whether any card or pair holds the context."""
         return bool(self.singles or self.pairs)
 
 
@@ -114,7 +114,7 @@ def which(
     sort: Sort = "memory",
     host: AnyHost = None,
 ) -> Shortlist:
-    """The cards, and with `max_cards` 2 the pairs, on which `settings.n_ctx` tokens fit as `plan` has it.
+    """List the cards, and with `max_cards` 2 the pairs, on which `settings.n_ctx` tokens fit as `plan` has it.
 
     `n_ctx` 0 means the trained context. `gpus` are the cards to choose from: by default those of the
     catalogue whose memory is known; a string is read by `gpus.select_gpus`, as in "nvidia" or "amd,3090". Pairs are
@@ -158,7 +158,7 @@ Group = Sequence[Gpu]  # as much free memory, the same backend
 
 
 def _by_backend(gpus: Sequence[Gpu]) -> Iterable[list[Group]]:
-    """For each backend its cards in groups of equal free memory, least first; those that share the system's memory apart."""
+    """Group the cards of each backend by equal free memory, least first; those that share the system's memory apart."""
     if not gpus:
         raise GpuError("no cards to choose from")
     ordered = sorted(gpus, key=lambda g: (g.backend, g.unified, g.free, g.total_bytes, g.name))
@@ -167,7 +167,7 @@ def _by_backend(gpus: Sequence[Gpu]) -> Iterable[list[Group]]:
 
 
 def _first_enough(one: _Cards, sizes: Sequence[Group]) -> int:
-    """Position of the smallest size of which one card is enough, else their number."""
+    """Find the position of the smallest size of which one card is enough, else their number."""
     return 1 + last_where(lambda at: not one.carry(sizes[at][0]), -1, len(sizes) - 1)
 
 
@@ -187,7 +187,7 @@ class _Speed:
         return cls(0 if host else sum(cards), margin)
 
     def bound(self, gpus: Sequence[Gpu]) -> float | None:
-        """Tokens a second that no split exceeds: as much as has room is read by the fastest card."""
+        """Bound the tokens per second of any split: as much as has room is read by the fastest card."""
         if not self.n_bytes or any(g.bandwidth_gbs is None for g in gpus):
             return None
         rest, seconds = self.n_bytes, 0.0
@@ -200,7 +200,7 @@ class _Speed:
 
 
 def _carriers(speed: _Speed, *groups: Group) -> Iterable[Carrier]:
-    """Of cards that are alike in all that is shown, the one of least memory stands for all."""
+    """Make the carriers; of cards that are alike in all that is shown, the one of least memory stands for all."""
     for parts in product(*map(_alike, groups)):
         gpus = tuple(part[0] for part in parts)
         names = tuple(tuple(g.name for g in part) for part in parts)
@@ -208,7 +208,7 @@ def _carriers(speed: _Speed, *groups: Group) -> Iterable[Carrier]:
 
 
 def _alike(group: Group) -> list[Group]:
-    """Cards with as much free memory, apart by bandwidth and by whether they come with their computer."""
+    """Group cards of equal free memory by bandwidth and by whether they come with their computer."""
     found: dict[tuple[float | None, bool], list[Gpu]] = {}
     for gpu in group:
         found.setdefault((gpu.bandwidth_gbs, gpu.built_in), []).append(gpu)
@@ -224,7 +224,7 @@ def _sorted(carriers: Iterable[Carrier], sort: Sort) -> tuple[Carrier, ...]:
 
 
 class _Cards:
-    """A number of cards of one backend: whether the context fits on them, by the search that `plan` makes."""
+    """Tells whether the context fits on a number of cards of one backend, by the search that `plan` makes."""
 
     def __init__(
         self,
@@ -243,7 +243,7 @@ class _Cards:
         self._margin = margin
 
     def carry(self, *gpus: Gpu) -> bool:
-        """Whether the context fits on these cards, in this order."""
+        """Tell whether the context fits on these cards, in this order."""
         self._bar.advance()
         room = [g.free - self._margin for g in gpus]
         model, settings, host = self._question
@@ -257,7 +257,7 @@ class _Cards:
 
 
 def _pairs(two: _Cards, sizes: Sequence[Group]) -> Iterable[tuple[Group, Group]]:
-    """All pairs that carry the context, the larger card first if that will do.
+    """List the pairs that hold the context, the larger card first if that will do.
 
     As the larger card grows, the smallest partner that is enough shrinks: one walk finds them all.
     """

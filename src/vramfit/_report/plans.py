@@ -11,11 +11,13 @@ from .._base.units import format_bytes, format_mib
 from .._devices import told_apart
 from .._estimate.estimate import DeviceEstimate, Estimate
 from .._llama.model import Model
+from .._planner.bounds import speed_of
 from .._planner.older import era_title, older_needs
 from .._planner.plan import Plan
 from .._planner.warnings import overheads, rope_sentence
 from .look import PLAIN, Look, Marked
 from .safety import notes
+from .speeds import speed_as_schema, speed_sentence
 from .tables import fits, render_table
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ UNREAD: Final = "not held"
 NAME: Final = 200  # characters of a model's name
 
 
-def plan_text(plan: Plan, look: Look = PLAIN) -> str:
+def plan_text(plan: Plan, look: Look = PLAIN, host_bandwidth_gbs: float | None = None) -> str:
     """Show the answer, the cards side by side, the settings used, and what else there is to know."""
     parts = [
         look.paragraph(verdict(plan), "good" if plan.fits else "bad"),
@@ -53,7 +55,11 @@ def plan_text(plan: Plan, look: Look = PLAIN) -> str:
         look.paragraph(settings_line(plan)),
     ]
     parts += [look.paragraph(note) for note in notes(plan)]
+    if plan.fits:
+        parts.append(look.paragraph(speed_sentence(speed_of(plan, host_bandwidth_gbs))))
     parts += [look.paragraph(f"Warning: {w}", "warn") for w in plan.warnings]
+    if plan.estimate.exact and any(g.backend != "cuda" for g in plan.gpus):
+        parts.append(look.paragraph(f"Exact. What the rules were checked against: {plan.estimate.proof}."))
     if not plan.estimate.exact:
         note = f"Compute buffers are an upper bound, not exact: {plan.estimate.compute_note}."
         parts.append(look.paragraph(note))
@@ -178,7 +184,7 @@ def _on(value: bool) -> str:
     return "on" if value else "off"
 
 
-def plan_as_schema(plan: Plan) -> PlanJson:
+def plan_as_schema(plan: Plan, host_bandwidth_gbs: float | None = None) -> PlanJson:
     """Make the pydantic object behind `vramfit plan --json`."""
     from .schema import OlderJson, OverheadJson, PlanJson, settings_json
 
@@ -200,9 +206,11 @@ def plan_as_schema(plan: Plan) -> PlanJson:
         flash_attn=plan.estimate.flash_attn,
         exact=plan.estimate.exact,
         compute_note=plan.estimate.compute_note,
+        proof=plan.estimate.proof,
         warnings=list(plan.warnings),
         reach=rope_sentence(plan.model),
         era=era_title(plan.settings.engine_build),
+        speed=speed_as_schema(speed_of(plan, host_bandwidth_gbs)) if plan.fits else None,
         older_build=OlderJson(gpu=older.card, n_bytes=older.n_bytes) if older else None,
         overheads=[
             OverheadJson(gpu=card, name=o.name, n_bytes=o.n_bytes, counted=o.counted, why=o.why)
@@ -226,6 +234,7 @@ def estimate_as_schema(estimate: Estimate) -> EstimateJson:
         flash_attn=estimate.flash_attn,
         exact=estimate.exact,
         compute_note=estimate.compute_note,
+        proof=estimate.proof,
         era=era_title(estimate.settings.engine_build),
     )
 

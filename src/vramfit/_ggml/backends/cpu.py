@@ -61,6 +61,8 @@ def _repacked(features: Collection[str]) -> Mapping[str, int]:
 
 CPU: Final = Backend(
     name="cpu",
+    title="CPU",
+    proof="the engine's own",
     alignment=32,
     exact=True,
     conditions={"MUL_MAT": _multiplies},

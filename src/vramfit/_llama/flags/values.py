@@ -1,4 +1,4 @@
-"""The word behind a flag → the value of a field of `Settings`, as the engine reads it and a little kinder.
+"""Read the word behind a flag as the value of a field of `Settings`, as the engine does and a little kinder.
 
 Kinder: `32k` and `65,536` are counts, `max` and `train` contexts, and the case of a word does not matter.
 """
@@ -33,7 +33,7 @@ def value_of(kind: str, flag: str, word: str) -> Any:
 
 
 def is_switch(word: str) -> bool:
-    """Whether `word` can only be the value of a switch, which older builds had none of."""
+    """Tell whether `word` can only be the value of a switch, which older builds had none of."""
     return word.lower() in (*_ON, *_OFF, *_AUTO)
 
 

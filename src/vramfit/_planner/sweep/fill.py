@@ -61,7 +61,7 @@ def sweep(
     replays: int | None = REPLAYS,
     host: AnyHost = None,
 ) -> Sweep:
-    """Every combination of the values given; what is not given is as in `settings`.
+    """Estimate every combination of the values given, in columns; what is not given is as in `settings`.
 
     `type_v` left out follows `type_k`. `file_types` are llama-quantize's (see `requantize`; `imatrix` as
     there); left out, the model as it is. `gpu_sets` are further sets of cards beside `gpus`; "none" is the
@@ -87,7 +87,7 @@ def sweep(
 
 
 def _made(model: Model, file_type: str, imatrix: bool) -> Model | EngineRefusal:
-    """The model as a file type, or why it cannot be made."""
+    """Make the model as a file type; return why that cannot be done otherwise."""
     if not file_type:
         return model
     try:

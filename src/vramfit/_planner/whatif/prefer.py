@@ -1,4 +1,4 @@
-"""`best`: as many changes together as a context needs, and as little as possible of what a person wants to keep.
+"""Combine changes until the context fits, giving up what a person wants to keep last: `best`.
 
 A preference orders what may be given up, the dearest first. One after the other each is given up as little
 as will do while all cheaper ones are given up in full; then it stays. That is the least in this order as long as
@@ -62,7 +62,7 @@ def best(
     planner: Planner | None = None,
     host: AnyHost = None,
 ) -> Alternative:
-    """The plan that a preference makes of the settings, and what was changed for it.
+    """Find the plan that a preference makes of the settings, and what was changed for it.
 
     "speed" and "quality" change what they must for the context asked about, or, where none is, for 4,096
     tokens a slot; "context" changes what it must for the longest. Quality keeps the cache's types longest, the others
@@ -117,7 +117,7 @@ def _goal(q: Question, prefer: Prefer) -> int:
 
 
 def _ladders(q: Question) -> dict[str, _Ladder]:
-    """What may be given up on the cards, by name."""
+    """List what may be given up on the cards, by name."""
     asked = q.settings
     slots: list[Change] = [lambda s: one_slot(q.model, s)] if asked.n_seq_max > 1 else []
     flash: list[Change] = [] if q.asked.estimate.flash_attn else [_flash]
@@ -162,7 +162,7 @@ def _host(level: Settings) -> Change:
 
 
 def _least(q: Question, ladders: Sequence[_Ladder], goal: int, short: bool = False) -> Alternative | None:
-    """As little as will do of each, the dearest first; None where all of all is not enough.
+    """Give up as little as will do of each, the dearest first; None where all of all is not enough.
 
     `short`: a smaller context will do where the goal is out of reach.
     """
@@ -186,7 +186,7 @@ def _least(q: Question, ladders: Sequence[_Ladder], goal: int, short: bool = Fal
 def _step(
     q: Question, ladder: _Ladder, goal: int, steps: dict[str, int], settings: Callable[[], Settings]
 ) -> int:
-    """The first step that carries the goal; `steps` says where the other ladders stand."""
+    """Find the first step under which the goal fits; `steps` says where the other ladders stand."""
 
     def carries(step: int) -> bool:
         steps[ladder.name] = step

@@ -1,4 +1,4 @@
-"""What stays the same while changes are tried: the model, the cards, what was asked, who plans.
+"""Hold what stays the same while changes are tried: the model, the cards, what was asked, who plans.
 
 Contexts here are tokens of one slot, so that fewer slots are not mistaken for less context.
 """
@@ -112,7 +112,7 @@ class Question:
         return found.host.left >= self.asked.margin_bytes
 
     def answer(self, settings: Settings) -> Plan | None:
-        """The plan for other settings; None where the engine refuses them or cannot be told."""
+        """Plan for other settings; None where the engine refuses them or cannot be told."""
         max_ctx = self.max_ctx
         if max_ctx is not None:
             max_ctx = max(1, max_ctx * streams(settings) // streams(self.settings))
@@ -122,7 +122,7 @@ class Question:
             return None
 
     def carries(self, settings: Settings, n_ctx: int) -> bool:
-        """Whether `n_ctx` tokens a slot fit with other settings."""
+        """Tell whether `n_ctx` tokens per slot fit with other settings."""
         settings = replace(settings, n_ctx=n_ctx * streams(settings))
         if self.checker is None:
             found = self.answer(settings)
@@ -133,7 +133,7 @@ class Question:
             return False
 
     def may_carry(self, settings: Settings, n_ctx: int, less: float = 0) -> bool:
-        """A guess at what `carries` says, much cheaper; compute buffers may be by a part `less`. No, if none guesses."""
+        """Guess what `carries` says, much cheaper; compute buffers may be by a part `less`. No, if none guesses."""
         try:
             at = replace(settings, n_ctx=n_ctx * streams(settings))
             return self.guesser is not None and self.guesser(at, less)
@@ -141,12 +141,12 @@ class Question:
             return False
 
     def alternative(self, kind: str, settings: Settings) -> Alternative | None:
-        """The same question with other settings, answered; None where it cannot be."""
+        """Answer the question with other settings; None where there is no answer."""
         found = self.answer(settings)
         return None if found is None else self.described(kind, settings, found)
 
     def described(self, kind: str, settings: Settings, found: Plan) -> Alternative:
-        """A plan for other settings, compared with the plan as asked."""
+        """Compare a plan for other settings with the plan as asked."""
         return Alternative(
             kind=kind,
             flags=flags(self.settings, settings),
@@ -170,7 +170,7 @@ def question(
     advance: Callable[[], None] = lambda: None,
     host: AnyHost = None,
 ) -> Question:
-    """The question, answered as asked; `advance` is called before each plan. Raises what `plan` raises."""
+    """Answer the question as asked; `advance` is called before each plan. Raises what `plan` raises."""
     described, on, left = model_of(model), cards(gpus), margin(margin_bytes)
     asked, most = settings_of(settings), limit(max_ctx)
     host_bandwidth_gbs = bandwidth("host_bandwidth_gbs", host_bandwidth_gbs)

@@ -1,4 +1,4 @@
-"""`trades`: every change alone, each with a plan of its own."""
+"""List every change alone, each with a plan of its own: `trades`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def trades(
     brief: bool = False,
     host: AnyHost = None,
 ) -> Alternatives:
-    """What each single change of `settings` would carry, and what it would cost.
+    """List what context each single change of `settings` would reach, and what it would cost.
 
     All pairs of cache types and all batches are tried; for what stays on the host, the least that is
     enough is sought (see `host`), unless the cards share its memory. Changes that the engine refuses are left out, and there are none where
@@ -49,7 +49,7 @@ def trades(
 
 
 def _table(q: Question, brief: bool) -> list[Alternative]:
-    """Every change alone, the least painful kinds first."""
+    """List every change alone, the least painful kinds first."""
     if q.reached >= q.goal or not q.has_limits:
         return []
     seen = {q.settings}
@@ -82,7 +82,7 @@ def _on_cards(q: Question, brief: bool) -> Iterable[_Change]:
 
 
 def _on_host(q: Question) -> Iterable[_Change]:
-    """What is enough for twice the context (or for a usable one), and what is enough for all of it."""
+    """List what on the host is enough for twice the context (or for a usable one), and what is enough for all of it."""
     if not q.has_host:
         return
     halfway = q.goal if q.settings.n_ctx else min(max(LEAST, 2 * q.reached), q.goal)
@@ -95,7 +95,7 @@ def _on_host(q: Question) -> Iterable[_Change]:
 
 
 def _experts(q: Question, goal: int) -> Settings:
-    """Where not even all experts are enough, all."""
+    """Keep the experts of as few layers on the host as will do; of all, where not even these are enough."""
     return fewest_experts(q, goal) or experts_levels(q.model, q.settings)[-1]
 
 

@@ -75,6 +75,7 @@ def test_words(words: str, host: Host) -> None:
     ("words", "message"),
     [
         ("", "is not a size"),
+        ("auto", "detect_host"),
         ("lots", "'lots' is not a size; give one such as 64GiB"),
         ("64", "64 MiB, or GiB?"),
         ("1.5", "Give a unit"),
@@ -187,6 +188,17 @@ def test_what_does_not_fit_says_by_how_much_and_what_helps() -> None:
     assert "more layers on the cards (-ngl)" in advice
     locked = plan(MODEL, gpus, replace(settings, load_mode="none"), margin_bytes=MARGIN, host=16 * MIB)
     assert "without -lm none (--no-mmap" in next(w for w in locked.warnings if "host is short" in w)
+
+
+def test_what_no_division_can_hold_is_said() -> None:
+    """Where cards and host together have too little, no option moves it so that it fits."""
+    one = estimate(MODEL, [gpu(400)], replace(SETTINGS, n_ctx=512))
+    need = one.gpus[0].total + one.host.total
+    for more, said in ((-2, True), (2, False)):
+        half = need // 2 // MIB + more
+        found = plan(MODEL, [gpu(half)], replace(SETTINGS, n_ctx=512), margin_bytes=0, host=half * MIB)
+        assert not found.fits
+        assert ("cards and host together have" in " ".join(found.warnings)) is said
 
 
 def test_pages_of_the_file_are_told_from_what_is_allocated() -> None:

@@ -78,6 +78,10 @@ def parse_host(words: str) -> Host:
     """
     if not isinstance(words, str):
         raise GpuError(f"host={shown(words)}: give a size {_EXAMPLE}")
+    if words.strip().lower() == "auto":
+        raise GpuError(
+            "host='auto': take what vramfit.detect_host() answers on the machine that the plan is for"
+        )
     size, *features = (part.strip() for part in words.split(","))
     total, colon, free = size.partition(":")
     total_bytes = _bytes(total, words)

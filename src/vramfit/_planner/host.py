@@ -134,6 +134,13 @@ def host_warnings(result: Estimate, margin: int) -> Iterable[str]:
     host = result.host
     if not host.is_judged:
         return
+    known = [d for d in (*result.gpus, host) if d.total_bytes]
+    needed, room = sum(d.total + d.beside for d in known), sum(max(0, d.free_bytes - margin) for d in known)
+    if needed > room and len(known) > 1:
+        yield (
+            f"{format_bytes(needed)} are needed, and cards and host together have {format_bytes(room)} without the margins: take"
+            " a smaller file type (vramfit compare), or a smaller context"
+        )
     short = margin - host.left
     if short > 0:
         yield _advice(result, short)

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from vramfit._cli import main
 from vramfit._cli.options import to_settings
 from vramfit._devices import parse_gpus
+from vramfit._devices.detect import Found
 from vramfit._engines.settings import server_settings
 from vramfit._llama.params import EXPERTS, Settings
 
@@ -119,10 +120,11 @@ def test_gpus() -> None:
 
 def test_cards_of_this_machine_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --gpus the machine is asked; where it has no card, a person is told to name some."""
-    monkeypatch.setattr("vramfit._devices.detect_gpus", lambda: ())
+    monkeypatch.setattr("vramfit._devices.detect.find.find_cards", lambda here: Found())
     result = run("plan", QWEN)
     assert result.exit_code == 1
     assert "--gpus none" in result.stderr
+    assert "vramfit doctor" in result.stderr
 
 
 def test_llama_cpp_flags_can_be_pasted() -> None:
@@ -220,7 +222,7 @@ def test_the_machine_is_asked_for_its_engine_only_when_that_is_said(monkeypatch:
     assert (
         json.loads(run(*one, "--engine", "auto").output)["settings"]["engine_build"] == "llama-server@b8470"
     )
-    monkeypatch.setattr("vramfit._devices.detect_gpus", lambda: parse_gpus("3090ti"))
+    monkeypatch.setattr("vramfit._devices.detect.own_cards", lambda engine: parse_gpus("3090ti"))
     here = ("plan", QWEN, "--gpus", "auto", "--ctx", "8192", "--json")
     assert json.loads(run(*here).output)["settings"]["engine_build"] == "llama-server@b8470"
     answers.clear()

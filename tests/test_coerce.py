@@ -58,12 +58,15 @@ RIGHT: dict[str, dict[str, Any]] = {
                    "token_embedding_type": None, "tensor_types": (), "pure": False, "leave_output_tensor": False,
                    "keep_split": False, "dry_run": True},
     "server_settings": {"n_ctx": 0},
+    "speed": {"plan": vramfit.plan(MODEL, CARDS, {"n_ctx": 512}, margin_bytes=0), "host_bandwidth_gbs": None},
     "sweep": {"model": MODEL, "gpus": CARDS, "settings": None, "n_ctx": 512, "n_seq_max": 1, "n_ubatch": 64,
               "type_k": "f16", "type_v": None, "file_types": None, "gpu_sets": None, "margin_bytes": 0,
               "imatrix": False, "replays": 2},
     "trades": {"model": MODEL, "gpus": CARDS, "settings": None, "prefer": None, "host_bandwidth_gbs": None,
                "planner": None, "brief": True, **SMALL},
     "which": {"model": MODEL, "settings": {"n_ctx": 512}, "max_cards": 1, "margin_bytes": 0, "gpus": CARDS},
+    "Host": {"total_bytes": 1 << 30, "free_bytes": None, "features": None},
+    "parse_host": {"words": "64GiB:58GiB,avx2"},
     "Gpu": {"name": "x", "total_bytes": 1 << 30, "free_bytes": None, "backend": "cuda", "bandwidth_gbs": None,
             "compute_capability": None, "overhead_bytes": 0, "free_measured": None, "unified": False, "id": None},
     "Settings": {"n_ctx": 0, "n_batch": 512, "n_ubatch": 64, "n_seq_max": 1, "kv_unified": False, "n_outputs_max": 0,
@@ -97,13 +100,13 @@ def test_right_arguments_are_taken(name: str) -> None:
 
 
 def test_every_public_function_is_here() -> None:
-    """No public function escapes the property; `detect_gpus` takes nothing."""
+    """No public function escapes the property; `detect_gpus` and `detect_host` take nothing."""
     functions = {
         n
         for n in vramfit.__all__
         if callable(getattr(vramfit, n)) and not isinstance(getattr(vramfit, n), type)
     }
-    assert functions - {"detect_gpus"} <= set(RIGHT)
+    assert functions - {"detect_gpus", "detect_host", "doctor"} <= set(RIGHT)
 
 
 @examples(60, deadline=10_000)

@@ -37,7 +37,7 @@ from vramfit._engines.settings import as_run, defaults, engine_settings
 from vramfit._engines.table import ENGINES, find
 from vramfit._engines.told import command
 from vramfit._llama.model import Model
-from vramfit._llama.params import CACHE_TYPES, EXPERTS, Settings
+from vramfit._llama.params import CACHE_TYPES, EXPERTS, LOAD_MODES, Settings
 from vramfit._planner.plan import Plan, plan
 
 MIB = 1 << 20
@@ -65,6 +65,7 @@ any_settings = st.builds(
     split_mode=st.sampled_from(["layer", "none"]), main_gpu=st.integers(-1, 15), embeddings=st.booleans(),
     tensor_split=st.lists(st.floats(0, 1e12) | st.integers(0, 200).map(float), max_size=15).map(tuple),
     cpu_tensors=st.lists(patterns, max_size=6).map(tuple), n_outputs_max=st.integers(0, 8),
+    load_mode=st.sampled_from(LOAD_MODES),
 )  # fmt: skip
 
 
@@ -121,6 +122,7 @@ def test_defaults_follow_what_is_given() -> None:
         ("ollama-before-0.30", {"type_k": "q5_0", "type_v": "q5_0"}, "q4_0"),
         ("ollama-before-0.30", {"tensor_split": (1, 2)}, "tensor_split"),
         ("lm-studio", {"swa_full": True}, "swa_full"),
+        ("ollama", {"load_mode": "none"}, "load_mode='none'; it uses 'auto'"),
         ("lama-server", {}, "did you mean llama-server"),
     ],
 )

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from small import dense, gpu
 
 from vramfit._base.errors import SettingsError
-from vramfit._cli.installed import parse_version
 from vramfit._engines.choose import plan_for
+from vramfit._engines.installed import parse_version
 from vramfit._engines.settings import engine_settings
 from vramfit._estimate.compute import OLDER_GRAPH
 from vramfit._estimate.context_ranges import NotStraight, Stretch

@@ -147,7 +147,7 @@ def test_a_plan_imports_what_it_uses() -> None:
     done = subprocess.check_output([sys.executable, "-c", PLANNED], text=True, cwd=SRC.parents[1])
     loaded = set(done.split())
     assert sorted(loaded & {*UNASKED, *HEAVY}) == []
-    assert len([m for m in loaded if m.startswith("vramfit")]) < 125  # of some 200
+    assert len([m for m in loaded if m.startswith("vramfit")]) < 130  # of some 250
 
 
 def test_public_names() -> None:

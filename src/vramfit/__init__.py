@@ -27,6 +27,7 @@ _WHERE: Final = {
     "Comparison": "_planner.compare",
     "ComparisonJson": "_report.schema",
     "DeviceEstimate": "_estimate.estimate",
+    "DoctorJson": "_report.schema",
     "EngineRefusal": "_base.errors",
     "Estimate": "_estimate.estimate",
     "EstimateJson": "_report.schema",
@@ -34,6 +35,7 @@ _WHERE: Final = {
     "GpuError": "_base.errors",
     "GpuJson": "_report.schema",
     "HeaderError": "_base.errors",
+    "Host": "_devices",
     "InvalidHeader": "_base.errors",
     "Model": "_llama.model",
     "ModelError": "_base.errors",
@@ -45,6 +47,8 @@ _WHERE: Final = {
     "Shortlist": "_planner.which",
     "ShortlistJson": "_report.schema",
     "SourceError": "_base.errors",
+    "Speed": "_planner.bounds",
+    "SpeedJson": "_report.schema",
     "Sweep": "_planner.sweep",
     "SweepJson": "_report.schema",
     "Tensor": "_llama.model",
@@ -55,7 +59,9 @@ _WHERE: Final = {
     "bits_per_weight": "_quant",
     "cache_measure": "_planner.quality",
     "compare": "_planner.compare",
-    "detect_gpus": "_devices",
+    "detect_gpus": "_devices.detect",
+    "detect_host": "_devices.host_detection",
+    "doctor": "_engines.doctor",
     "engine_settings": "_engines.settings",
     "estimate": "_estimate.estimate",
     "file_bytes": "_quant",
@@ -64,6 +70,7 @@ _WHERE: Final = {
     "overheads": "_planner.warnings",
     "parse_command": "_engines.server",
     "parse_gpus": "_devices",
+    "parse_host": "_devices",
     "parse_modelfile": "_modelfile",
     "parse_tensor_types": "_quant",
     "plan": "_planner.plan",
@@ -72,6 +79,7 @@ _WHERE: Final = {
     "recipe": "_quant",
     "requantize": "_quant",
     "server_settings": "_engines.settings",
+    "speed": "_planner.bounds",
     "sweep": "_planner.sweep",
     "trades": "_planner.whatif",
     "validate_catalogue": "_devices",
@@ -87,6 +95,7 @@ __all__ = [
     "Comparison",
     "ComparisonJson",
     "DeviceEstimate",
+    "DoctorJson",
     "EngineRefusal",
     "Estimate",
     "EstimateJson",
@@ -94,6 +103,7 @@ __all__ = [
     "GpuError",
     "GpuJson",
     "HeaderError",
+    "Host",
     "InvalidHeader",
     "Model",
     "ModelError",
@@ -105,6 +115,8 @@ __all__ = [
     "Shortlist",
     "ShortlistJson",
     "SourceError",
+    "Speed",
+    "SpeedJson",
     "Sweep",
     "SweepJson",
     "Tensor",
@@ -117,6 +129,8 @@ __all__ = [
     "cache_measure",
     "compare",
     "detect_gpus",
+    "detect_host",
+    "doctor",
     "engine_settings",
     "estimate",
     "file_bytes",
@@ -125,6 +139,7 @@ __all__ = [
     "overheads",
     "parse_command",
     "parse_gpus",
+    "parse_host",
     "parse_modelfile",
     "parse_tensor_types",
     "plan",
@@ -133,6 +148,7 @@ __all__ = [
     "recipe",
     "requantize",
     "server_settings",
+    "speed",
     "sweep",
     "trades",
     "validate_catalogue",
@@ -152,14 +168,18 @@ if TYPE_CHECKING:
         UnknownArchitecture,
         VramfitError,
     )
-    from ._devices import Gpu, detect_gpus, parse_gpus, validate_catalogue
+    from ._devices import Gpu, Host, parse_gpus, parse_host, validate_catalogue
+    from ._devices.detect import detect_gpus
+    from ._devices.host_detection import detect_host
     from ._engines.choose import plan_for
+    from ._engines.doctor import doctor
     from ._engines.server import parse_command
     from ._engines.settings import engine_settings, server_settings
     from ._estimate.estimate import DeviceEstimate, Estimate, estimate
     from ._llama.model import Model, Tensor
     from ._llama.params import Settings
     from ._modelfile import parse_modelfile
+    from ._planner.bounds import Speed, speed
     from ._planner.compare import Choice, Comparison, compare
     from ._planner.plan import Plan, plan
     from ._planner.quality import cache_measure, file_type_measure
@@ -171,11 +191,13 @@ if TYPE_CHECKING:
     from ._report.schema import (
         AlternativesJson,
         ComparisonJson,
+        DoctorJson,
         EstimateJson,
         GpuJson,
         ModelJson,
         PlanJson,
         ShortlistJson,
+        SpeedJson,
         SweepJson,
     )
     from ._sources.load import read

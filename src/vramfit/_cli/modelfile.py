@@ -80,7 +80,7 @@ def check(
     if options.pop("n_outputs_max") is not None:
         raise SettingsError("--outputs: Ollama sets this itself; leave the option out")
     result = _Checked([], [], [])
-    judge = partial(_judge, on=cards(gpus), engine=engine, given=given, margin_bytes=margin)
+    judge = partial(_judge, on=cards(gpus, engine), engine=engine, given=given, margin_bytes=margin)
     for path in _each(paths, result.errors):
         try:
             _check_one(path, result, judge, mend=mend)

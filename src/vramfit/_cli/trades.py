@@ -11,7 +11,7 @@ import click
 from .engines import solved
 
 if TYPE_CHECKING:
-    from .._devices import Gpu
+    from .._devices import Gpu, Host
     from .._llama.model import Model
     from .._llama.params import Settings
     from .._planner.plan import Plan
@@ -67,10 +67,11 @@ class Asked(NamedTuple):
     margin: int
     max_ctx: int | None
     host_bandwidth: float | None = None
+    host: Host | None = None
 
     def plan(self) -> Plan:
         """Plan as asked."""
-        return solved(self.model, self.gpus, self.settings, self.engine, self.margin, self.max_ctx)
+        return solved(self.model, self.gpus, self.settings, self.engine, self.margin, self.max_ctx, self.host)
 
     def best(self, prefer: str) -> Alternative:
         """Plan with what a preference changes."""
@@ -91,6 +92,7 @@ class Asked(NamedTuple):
             "max_ctx": self.max_ctx,
             "host_bandwidth_gbs": self.host_bandwidth,
             "planner": self._planner(),
+            "host": self.host,
         }
 
     def _planner(self) -> Planner | None:
@@ -110,6 +112,7 @@ class Asked(NamedTuple):
                 engine,
                 margin_bytes=self.margin,
                 max_ctx=max_ctx,
+                host=self.host,
                 compare=False,
                 learned=learned,
             )

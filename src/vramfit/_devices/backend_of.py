@@ -19,6 +19,8 @@ def backend_of(
         gpu.host_alignment,
         gpu.max_tensor_bytes,
         gpu.max_buffer_bytes,
+        reached_tensor=gpu.reached_tensor_bytes,
+        fp16=gpu.fp16,
         pooled_copies=pooled_copies,
         keeps_sum=keeps_sum,
         keeps_choice=keeps_choice,

@@ -8,7 +8,7 @@ checkout, where an editable install finds it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -62,6 +62,8 @@ class Rules:
     windows: Mapping[str, Any]
     ecc_share: float
     cublas_workspace_mib: Mapping[str, int]
+    vulkan_drivers: Mapping[str, Mapping[str, Any]]
+    vulkan_without_fp16: Sequence[str]
 
     def total_mib(self, card: Card) -> int | None:
         """Estimate the size that the engine reports for the card under Linux or macOS, in MiB, at the least.

@@ -42,6 +42,10 @@ class Gpu:
     max_tensor_bytes: int | None = (
         None  # the largest that Vulkan's driver lets a shader read; None: not known
     )
+    reached_tensor_bytes: int | None = (
+        None  # what Vulkan's driver reaches at the least, where its limit is not known
+    )
+    fp16: bool = True  # whether shaders of Vulkan have 16-bit floats
     max_buffer_bytes: int | None = None  # the largest of Vulkan, Metal and SYCL; None: not known
     overhead_bytes: int = 0  # set aside for the process's own driver context; already out of `free`
     free_measured: bool | None = None  # None: whether `free_bytes` was given
@@ -64,6 +68,8 @@ class Gpu:
             )
         if not isinstance(self.unified, bool) or not isinstance(self.free_measured, bool | None):
             raise GpuError(f"{self.name}: unified and free_measured: give True or False")
+        if not isinstance(self.fp16, bool):
+            raise GpuError(f"{self.name}: fp16={shown(self.fp16)}: give True or False")
         if not isinstance(self.id, str | None):
             raise GpuError(f"{self.name}: id={shown(self.id)}: give the card's id in the catalogue, or None")
         if not _is_capability(self.compute_capability, self.backend):
@@ -110,7 +116,7 @@ class Gpu:
                     raise GpuError(
                         f"{self.name}: {name}={value}: give a power of two, as vulkaninfo prints {limit}"
                     )
-        for name in ("max_tensor_bytes", "max_buffer_bytes"):
+        for name in ("max_tensor_bytes", "reached_tensor_bytes", "max_buffer_bytes"):
             if getattr(self, name) is not None:
                 self._check_bytes(name, getattr(self, name), LEAST_LIMIT, MAX_BYTES)
 

@@ -52,6 +52,8 @@ def arguments(settings: Settings) -> list[str]:
     for on, flag in ((not s.offload_kqv, "-nkvo"), (s.swa_full, "--swa-full"),
                      (not s.op_offload, "--no-op-offload"), (s.embeddings, "--embeddings")):  # fmt: skip
         flags += [flag] if on else []
+    if s.load_mode != "auto":
+        flags += ["-lm", s.load_mode]
     return flags + host_flags(s.cpu_tensors)
 
 

@@ -62,7 +62,7 @@ ENGINES: Final[Mapping[str, Engine]] = {
             name="ollama",
             title="Ollama 0.30 or newer",
             defaults=_defaults(n_batch=512, n_ubatch=512, n_seq_max=1, flash_attn="auto"),
-            told=_ALL - {"op_offload"},
+            told=_ALL - {"op_offload", "load_mode"},
             split="free",
             one_batch=True,
         ),

@@ -117,6 +117,10 @@ def _unproved(model: Model, backends: Sequence[Backend], found: Reservation, con
     if unchecked:
         return "; ".join(f"the rules of {', '.join(names)} {why}" for why, names in unchecked.items())
     if not found.sure:
+        if any(b.reached_tensor for b in backends):
+            return (
+                "a tensor is larger than the driver of a card reaches for certain; it was counted on the card"
+            )
         return "the compute capability of a card is not known; the largest figure of all was taken"
     largest = max((w.tensor.n_bytes for w in model.weights), default=0)
     if any(b.max_tensor and largest > b.max_tensor for b in backends):

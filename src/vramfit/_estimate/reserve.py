@@ -45,7 +45,7 @@ Needs = tuple[tuple[int, ...], ...]  # bytes of each backend, chunk by chunk
 class Reservation(NamedTuple):
     """Bytes of each device's compute buffer, the host last, and what flash attention became.
 
-    `sure` is false where a card's compute capability is not known and would change the bytes.
+    `sure` is false where a card's compute capability, or how large a tensor it reaches, is not known and would change the bytes.
     """
 
     needs: tuple[int, ...]
@@ -236,12 +236,13 @@ def _needs_with_gap(case: Case, run: Run) -> Needs:
 
 def is_sure(plan: Schedule) -> bool:
     """Tell whether the cards whose kind is not known would all take the same bytes."""
-    if not any(b.may_be for b in plan.backends):
+    if not any(b.has_doubts for b in plan.backends):
         return True
     return all(
         plan.backends[at].is_sure_of(node_of(i, plan.tensors, plan.src[i]))
         for i, at in plan.nodes
-        if plan.backends[at].may_be and plan.tensors[i].op in plan.backends[at].scratch
+        if plan.backends[at].reached_tensor
+        or (plan.backends[at].may_be and plan.tensors[i].op in plan.backends[at].scratch)
     )
 
 

@@ -404,6 +404,7 @@ class Ops:
         sinks: Tensor | None = None,
         *,
         alibi: bool = False,
+        soft_cap: bool = False,
     ) -> Tensor:
         """Attention in one operation, in f32: [head of v, heads, tokens, streams]."""
         p, r = k.ne, q.ne
@@ -419,7 +420,9 @@ class Ops:
             )
         src = tuple([t.index for t in (q, k, v, mask, sinks) if t is not None])
         ne = (v.ne[0], r[2], r[1], r[3])
-        return self._make("FLASH_ATTN_EXT", F32, ne, src, (0, 1) if alibi else ())
+        return self._make(
+            "FLASH_ATTN_EXT", F32, ne, src, (0, int(alibi), int(soft_cap)) if alibi or soft_cap else ()
+        )
 
     def solve_tri(self, a: Tensor, b: Tensor) -> Tensor:
         """What the triangular matrix `a` turns into `b`."""

@@ -337,7 +337,7 @@ def _flash(g: GraphContext, q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> Te
         k = g.cast(k, F16)
     if v.type is F32:
         v = g.cast(v, F16)
-    x = g.flash_attn_ext(q, k, v, how.mask, how.sinks, alibi=how.alibi)
+    x = g.flash_attn_ext(q, k, v, how.mask, how.sinks, alibi=how.alibi, soft_cap=how.soft_cap)
     x = g.fused(x, how.il, "flash_attn_ext")
     if how.v_mla is not None:
         x = g.mul_mat(how.v_mla, g.permute(x, 0, 2, 1, 3))

@@ -23,6 +23,7 @@ __all__ = [
     "DeviceBytes",
     "cache_rows",
     "context_bytes",
+    "is_repacked",
     "layer_context_bytes",
     "weight_bytes",
     "weight_size",
@@ -30,6 +31,10 @@ __all__ = [
 ]
 
 _F32 = BY_NAME["f32"]
+_MULTIPLIED: Final = {
+    "MUL_MAT": 2,
+    "MUL_MAT_ID": 3,
+}  # operation -> dimensions of the weights that are repacked for it
 _Tensor = tuple[TensorType, tuple[int, ...]]  # type and shape
 
 
@@ -50,22 +55,32 @@ def weight_bytes(
 ) -> DeviceBytes:
     """Count the bytes of weights on each device. A duplicate costs nothing where the tensor already is.
 
-    `backends` gives the rules of each device in use, `host` those of host memory. Without a device the
-    host repacks matrices of some types into a buffer of their own (llama-model.cpp:1107-1125), and
-    rows are then read from another copy.
+    `backends` gives the rules of each device in use, `host` those of host memory. Rows of what the host repacks
+    (`is_repacked`) are read from another copy.
     """
     seen: set[tuple[str, int, bool]] = set()
     sums = [0] * (placement.n_devices + 1)  # the last is HOST
     sizes = {b: weight_sizes(model, b) for b in (*backends, host)}
     for i, (weight, device) in enumerate(zip(model.weights, placement.weights, strict=True)):
-        matrix = not placement.n_devices and weight.home is not Home.INPUT
-        repacked = matrix and host.repacks(weight.tensor.type, weight.tensor.shape)
-        key = (weight.tensor.name, device, repacked)
+        apart = device == HOST and is_repacked(weight, backends, host)
+        key = (weight.tensor.name, device, apart)
         if weight.duplicate and key in seen:
             continue
         seen.add(key)
         sums[device] += sizes[_rules(device, backends, host)][i]
+        if apart and host.tiles and weight.op == "MUL_MAT":
+            sums[device] += pad(host.tile_bytes(weight.tensor.type, weight.tensor.shape), host.alignment)
     return DeviceBytes(tuple(sums[:-1]), sums[HOST])
+
+
+def is_repacked(weight: Weight, backends: Sequence[Backend], host: Backend) -> bool:
+    """Whether the host keeps a weight in a buffer of another order: where no device pins memory (llama-model.cpp:1093-1125)."""
+    if weight.home is Home.INPUT or (backends and backends[0].host_buffer):
+        return False
+    shape = weight.tensor.shape
+    n_dims = max((i + 1 for i, n in enumerate(shape) if n > 1), default=1)  # ggml_n_dims
+    matrix = n_dims == _MULTIPLIED.get(weight.op)  # repack.cpp:5150, 5164
+    return matrix and host.repacks(weight.tensor.type, shape[:n_dims])
 
 
 def context_bytes(

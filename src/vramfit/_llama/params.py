@@ -17,7 +17,16 @@ from .._base.units import parse_count
 from .._ggml.types import BY_NAME
 from .eras import era_of
 
-__all__ = ["CACHE_TYPES", "DENSE", "EXPERTS", "MAX_SEQUENCES", "MAX_TOKENS", "FlashAttn", "Settings"]
+__all__ = [
+    "CACHE_TYPES",
+    "DENSE",
+    "EXPERTS",
+    "LOAD_MODES",
+    "MAX_SEQUENCES",
+    "MAX_TOKENS",
+    "FlashAttn",
+    "Settings",
+]
 
 CACHE_TYPES: Final = (
     "f32",
@@ -33,6 +42,7 @@ CACHE_TYPES: Final = (
 FlashAttn = Literal["on", "off", "auto"]  # what is asked; what it became is a bool, in `cparams.Context`
 FLASH_ATTN: Final[tuple[FlashAttn, ...]] = get_args(FlashAttn)
 SPLIT_MODES: Final = ("layer", "none")
+LOAD_MODES: Final = ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio")  # common/arg.cpp:2691
 EXPERTS: Final = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # what --cpu-moe keeps on the host, common.h:1196
 DENSE: Final = r"\.ffn_(up|down|gate)\."  # what --n-cpu-ffn keeps on the host, common.h:1200
 MAX_SEQUENCES: Final = 256  # LLAMA_MAX_SEQ
@@ -69,6 +79,7 @@ class Settings:
     cpu_tensors: tuple[str, ...] = ()  # regular expressions: matching tensors stay on the host
     embeddings: bool = False
     engine_build: str = ""  # whose rules: "b8470", "ollama@0.24", a commit (see `eras`); "": the pinned build
+    load_mode: str = "auto"  # how weights on the host are held: mapped from the file, allocated, locked
     defaults: str = field(
         default="llama.cpp", compare=False, kw_only=True
     )  # whose: of the library, or an engine's
@@ -79,7 +90,7 @@ class Settings:
             object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
         for name in _RANGES:
             object.__setattr__(self, name, _as_whole(getattr(self, name)))
-        for name in ("type_k", "type_v", "flash_attn", "split_mode"):
+        for name in ("type_k", "type_v", "flash_attn", "split_mode", "load_mode"):
             value = getattr(self, name)
             if isinstance(value, str):
                 object.__setattr__(self, name, value.lower())
@@ -118,6 +129,7 @@ _CHOICES: Final = {
     "type_k": CACHE_TYPES,
     "type_v": CACHE_TYPES,
     "split_mode": SPLIT_MODES,
+    "load_mode": LOAD_MODES,
 }
 
 

@@ -15,11 +15,13 @@ from .._base.progress import Bar
 from .._base.shown import Drawn
 from .._coerce import (
     AnyGpus,
+    AnyHost,
     AnyModel,
     AnySettings,
     bandwidth,
     cards,
     flag,
+    host_of,
     margin,
     model_of,
     settings_of,
@@ -105,6 +107,7 @@ def compare(
     max_ctx: int | str | None = None,
     imatrix: bool = False,
     host_bandwidth_gbs: float | None = None,
+    host: AnyHost = None,
 ) -> Comparison:
     """Find the largest context, size, quality and speed of each file type under each pair of cache types.
 
@@ -118,6 +121,7 @@ def compare(
     pairs = [_pair(text) for text in _default_caches(base, words("cache_types", cache_types))]
     models = _Models(model, flag("imatrix", imatrix))
     learned: Learned = {}
+    memory = host_of(host, gpus)
     asked = words("file_types", file_types)
     names = _default_types(model, models) if asked is None else asked
     wanted = [(find_file_type(name).name, k, v) for name in names for k, v in pairs]
@@ -126,7 +130,7 @@ def compare(
         at = replace(base, type_k=type_k, type_v=type_v)
         try:
             made = models.get(name)
-            found = plan(made, gpus, at, margin_bytes=left, max_ctx=most, learned=learned)
+            found = plan(made, gpus, at, margin_bytes=left, max_ctx=most, learned=learned, host=memory)
         except EngineRefusal as e:
             return Choice(_label(name), type_k, type_v, refused=str(e))
         return _choice(_label(name), found, gpus, imatrix, host_bandwidth_gbs)

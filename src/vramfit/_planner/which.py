@@ -15,12 +15,24 @@ from typing import Final, Literal, get_args
 from .._base.errors import GpuError, SettingsError
 from .._base.progress import Bar
 from .._base.shown import Shown
-from .._coerce import AnyGpus, AnyModel, AnySettings, cards, count, margin, model_of, settings_of
-from .._devices import Gpu, all_gpus, select_gpus
+from .._coerce import (
+    AnyGpus,
+    AnyHost,
+    AnyModel,
+    AnySettings,
+    cards,
+    count,
+    host_of,
+    margin,
+    model_of,
+    settings_of,
+)
+from .._devices import Gpu, Host, all_gpus, select_gpus
 from .._llama.cparams import resolve, wanted_ctx
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import place
+from .host import Beside
 from .plan import DEFAULT_MARGIN
 from .search import Chains, largest, last_where
 from .segments import Segments
@@ -100,6 +112,7 @@ def which(
     margin_bytes: int | str = DEFAULT_MARGIN,
     gpus: AnyGpus | None = None,
     sort: Sort = "memory",
+    host: AnyHost = None,
 ) -> Shortlist:
     """List the cards, and with `max_cards` 2 the pairs, on which `settings.n_ctx` tokens fit as `plan` has it.
 
@@ -107,7 +120,7 @@ def which(
     catalogue whose memory is known; a string is read by `gpus.select_gpus`, as in "nvidia" or "amd,3090". Pairs are
     cards of one backend that do not come with a computer; where one card is enough no pair is listed. `sort` is
     "memory" (least first), "bandwidth" or "speed" (most first); laptops' chips and others that come with their
-    computer stand behind cards. Raises what `plan` raises, and `SettingsError` for `max_cards` and for a
+    computer stand behind cards. `host` is the memory beside cards that have their own. Raises what `plan` raises, and `SettingsError` for `max_cards` and for a
     `tensor_split`, which is for cards that are known.
     """
     model, settings, margin_bytes = model_of(model), settings_of(settings), margin(margin_bytes)
@@ -116,6 +129,7 @@ def which(
         raise SettingsError(f"sort={sort!r}: give one of {', '.join(SORTS)}")
     if settings.tensor_split or settings.main_gpu:
         raise SettingsError("tensor_split and main_gpu are for cards that are known; leave them out")
+    memory = host_of(host)
     n_ctx = resolve(model, settings).n_ctx
     settings = replace(settings, n_ctx=wanted_ctx(model, settings))
     singles: list[Carrier] = []
@@ -130,12 +144,12 @@ def which(
     speed = _Speed.of(model, settings, choice, margin_bytes)
     with Bar("which") as bar:
         for sizes in _by_backend(choice):
-            one = _Cards(model, settings, margin_bytes, sizes[-1][0], 1, bar)
+            one = _Cards(model, settings, margin_bytes, sizes[-1][0], 1, bar, memory)
             at = _first_enough(one, sizes)
             singles += [c for group in sizes[at:] for c in _carriers(speed, group)]
             own = [[g for g in group if not g.built_in] for group in sizes[:at]]
             if max_cards > 1 and settings.split_mode != "none" and any(own):
-                two = _Cards(model, settings, margin_bytes, sizes[-1][0], 2, bar)
+                two = _Cards(model, settings, margin_bytes, sizes[-1][0], 2, bar, memory)
                 pairs += [c for pair in _pairs(two, [x for x in own if x]) for c in _carriers(speed, *pair)]
     return Shortlist(model, n_ctx, settings, margin_bytes, _sorted(singles, sort), _sorted(pairs, sort), sort)
 
@@ -144,11 +158,11 @@ Group = Sequence[Gpu]  # as much free memory, the same backend
 
 
 def _by_backend(gpus: Sequence[Gpu]) -> Iterable[list[Group]]:
-    """Group the cards of each backend by equal free memory, least first."""
+    """Group the cards of each backend by equal free memory, least first; those that share the system's memory apart."""
     if not gpus:
         raise GpuError("no cards to choose from")
-    ordered = sorted(gpus, key=lambda g: (g.backend, g.free, g.total_bytes, g.name))
-    for _, together in groupby(ordered, key=lambda g: g.backend):
+    ordered = sorted(gpus, key=lambda g: (g.backend, g.unified, g.free, g.total_bytes, g.name))
+    for _, together in groupby(ordered, key=lambda g: (g.backend, g.unified)):
         yield [list(group) for _, group in groupby(together, key=lambda g: g.free)]
 
 
@@ -213,9 +227,17 @@ class _Cards:
     """Tells whether the context fits on a number of cards of one backend, by the search that `plan` makes."""
 
     def __init__(
-        self, model: Model, settings: Settings, margin: int, example: Gpu, count: int, bar: Bar
+        self,
+        model: Model,
+        settings: Settings,
+        margin: int,
+        example: Gpu,
+        count: int,
+        bar: Bar,
+        host: Host | None = None,
     ) -> None:
         self._bar = bar
+        self._question = (model, settings, host)
         self._segments = Segments(model, [example] * count, settings)
         self._candidates = range(settings.n_ctx, settings.n_ctx + 1)
         self._margin = margin
@@ -224,6 +246,13 @@ class _Cards:
         """Tell whether the context fits on these cards, in this order."""
         self._bar.advance()
         room = [g.free - self._margin for g in gpus]
+        model, settings, host = self._question
+        own = None if any(g.unified for g in gpus) else host
+        beside = Beside(
+            model, gpus, settings, range(len(gpus)), room, self._margin, own, lambda: self._segments
+        )
+        if beside.counts:
+            return beside.largest(self._candidates) is not None
         return largest(Chains(self._segments, room), self._candidates) is not None
 
 

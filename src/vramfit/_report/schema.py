@@ -15,13 +15,19 @@ from .._llama.params import Settings
 __all__ = [
     "AlternativeJson",
     "AlternativesJson",
+    "AskedJson",
     "CarrierJson",
     "ChoiceJson",
     "ComparisonJson",
     "DeviceJson",
+    "DoctorJson",
+    "EngineJson",
     "EstimateJson",
     "FindingJson",
+    "FoundGpuJson",
     "GpuJson",
+    "HolderJson",
+    "HostMemoryJson",
     "LayerKindJson",
     "MeasureJson",
     "ModelJson",
@@ -31,6 +37,9 @@ __all__ = [
     "PlanJson",
     "RopeJson",
     "ShortlistJson",
+    "SpeedJson",
+    "SpeedLinkJson",
+    "SpeedTermJson",
     "SweepJson",
     "settings_json",
 ]
@@ -55,6 +64,8 @@ class DeviceJson(_Frozen):
     free: Optional[int]  # noqa: UP045 - pydantic evaluates it, on 3.10 too
     left: Optional[int]  # noqa: UP045
     compute_exact: bool
+    beside: int = 0
+    mapped: int = 0
 
 
 class OverheadJson(_Frozen):
@@ -103,6 +114,40 @@ class AlternativeJson(_Frozen):
     settings: dict[str, Any]
 
 
+class SpeedTermJson(_Frozen):
+    """What one device does at the least: bytes for a token, at a full context, for a batch; operations for a token."""
+
+    device: Text
+    weights: int
+    cache: int
+    batch: int
+    flops: int
+    gbs: Optional[float]  # noqa: UP045
+    tflops: Optional[float]  # noqa: UP045
+
+
+class SpeedLinkJson(_Frozen):
+    """What a token, and a batch of a prompt, wait at the least for a link between devices."""
+
+    name: Text
+    token_seconds: float
+    batch_seconds: float
+
+
+class SpeedJson(_Frozen):
+    """Upper bounds in tokens a second, and their terms; null where a term is not known. `missing` says what is not counted."""
+
+    decode: Optional[float]  # noqa: UP045
+    decode_full: Optional[float]  # noqa: UP045
+    prompt: Optional[float]  # noqa: UP045
+    n_ctx: int
+    n_ubatch: int
+    pipelined: bool
+    terms: list[SpeedTermJson]
+    links: list[SpeedLinkJson] = []
+    missing: list[Text]
+
+
 class EstimateJson(_Frozen):
     """What the engine allocates for one context, device by device."""
 
@@ -116,6 +161,7 @@ class EstimateJson(_Frozen):
     flash_attn: bool
     exact: bool
     compute_note: str
+    proof: str = ""
     era: str
 
 
@@ -139,11 +185,13 @@ class PlanJson(_Frozen):
     flash_attn: bool
     exact: bool
     compute_note: Text
+    proof: str = ""
     warnings: list[Text]
     reach: str
     overheads: list[OverheadJson]
     era: str
     older_build: Optional[OlderJson] = None  # noqa: UP045
+    speed: Optional[SpeedJson] = None  # noqa: UP045
     engine: Optional[str] = None  # noqa: UP045
     command: Optional[Text] = None  # noqa: UP045
     modelfile: Optional[Text] = None  # noqa: UP045
@@ -262,6 +310,66 @@ class GpuJson(_Frozen):
     free: int
     bandwidth_gbs: Optional[float]  # noqa: UP045
     compute_capability: Optional[str]  # noqa: UP045
+
+
+class HolderJson(_Frozen):
+    """A program that holds memory of a card; `n_bytes` is null where the driver does not say how much."""
+
+    name: str
+    n_bytes: Optional[int]  # noqa: UP045
+
+
+class FoundGpuJson(GpuJson):
+    """A card of this machine. `by_engine`: its sizes are those that llama-server prints."""
+
+    free_measured: bool
+    unified: bool
+    by_engine: bool
+    bus: str
+    screen: bool
+    holders: list[HolderJson]
+    note: str
+
+
+class HostMemoryJson(_Frozen):
+    """Memory of a machine; `limited`: by a container."""
+
+    total: int
+    available: int
+    limited: bool
+
+
+class EngineJson(_Frozen):
+    """An engine of a machine; `build` and `era` are "" where its version names no build to count for."""
+
+    program: str
+    version: str
+    build: str
+    era: str
+    failure: str
+
+
+class AskedJson(_Frozen):
+    """A source that was asked for cards; `missing`: it is not installed, or has nothing here to ask."""
+
+    source: str
+    cards: int
+    missing: bool
+    failure: str
+    advice: str
+
+
+class DoctorJson(_Frozen):
+    """What `vramfit doctor --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    platform: str
+    gpus: list[FoundGpuJson]
+    host: Optional[HostMemoryJson]  # noqa: UP045
+    engines: list[EngineJson]
+    asked: list[AskedJson]
+    notes: list[str]
+    advice: list[str]
 
 
 class ChoiceJson(_Frozen):

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from ..graph import NONE, OUTPUT, WEIGHT, Extents, Tensor, n_bytes
 from ..types import TensorType
 
-__all__ = ["Backend", "Batch", "Keep", "Node", "Optimize", "SplitGraph", "can_fuse", "pad"]
+__all__ = ["Backend", "Batch", "Keep", "Node", "Optimize", "SplitGraph", "Tiles", "can_fuse", "pad"]
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -100,6 +100,14 @@ Predicate = Callable[[Tensor, Sequence[Tensor]], bool]  # a node and its sources
 Scratch = Callable[[int, Node], int]  # bytes of the result, node -> bytes with what it carries beside it
 
 
+class Tiles(NamedTuple):
+    """How a type is laid out in tiles: what its rows and columns are multiples of, and bytes more a block."""
+
+    rows: int
+    columns: int
+    more: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Backend:
     """What the replay must know of a backend. Sizes are bytes, counts are as each field says."""
@@ -107,6 +115,8 @@ class Backend:
     name: str
     alignment: int  # every tensor starts at and is padded to a multiple of it
     exact: bool = False  # whether the rules were checked against what the engine allocates
+    title: str = ""  # its name as people write it
+    proof: str = ""  # what its rules were checked against
     unproved: str = "follow the engine's source and are not measured"  # what its rules are, where not exact
     row_padding: int = 0  # elements: a quantized tensor's last row is padded to a multiple of it
     ops: frozenset[str] | None = None  # the operations that it knows; None: all
@@ -127,17 +137,33 @@ class Backend:
     buffer_extra: int = 0  # bytes that each compute buffer takes beside what lies in it
     pinned: Backend | None = None  # the host, where the first device pins its memory in a manner of its own
     max_tensor: int = 0  # largest tensor that an operation reads or makes; 0: no limit
-    repacked: frozenset[str] = (
-        frozenset()
-    )  # types whose matrices are kept in another order, in a buffer apart
+    reached_tensor: int = 0  # where that is not known: no smaller one is above it; 0: nothing to tell
+    # types whose matrices are kept in another order, in a buffer apart -> rows of which they have a multiple
+    repacked: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
+    # the same in the order of AMX, experts apart
+    tiles: Mapping[str, Tiles] = field(default_factory=lambda: _NOTHING)
 
     def alloc_bytes(self, type_: TensorType, shape: tuple[int, ...]) -> int:
         """Count the bytes that a weight or cache tensor asks for, before alignment (get_alloc_size)."""
         return type_.row_bytes(shape[0]) * prod(shape[1:]) + self.padding_bytes(type_, shape[0])
 
     def repacks(self, type_: TensorType, shape: tuple[int, ...]) -> bool:
-        """Whether a matrix is stored eight rows interleaved, where single rows cannot be read from."""
-        return type_.name in self.repacked and len(shape) > 1 and not shape[1] % 8
+        """Whether a matrix is stored with its rows interleaved, where single rows cannot be read from."""
+        if len(shape) < 2:
+            return False
+        rows = self.repacked.get(type_.name)
+        return (rows is not None and not shape[1] % rows) or self._tiles(type_, shape) is not None
+
+    def tile_bytes(self, type_: TensorType, shape: tuple[int, ...]) -> int:
+        """Bytes that AMX's order of a matrix takes beside its own."""
+        tiles = self._tiles(type_, shape)
+        return prod(shape) // type_.block * tiles.more if tiles else 0
+
+    def _tiles(self, type_: TensorType, shape: tuple[int, ...]) -> Tiles | None:
+        tiles = self.tiles.get(type_.name)
+        if tiles is None or len(shape) != 2 or shape[1] % tiles.rows or shape[0] % tiles.columns:
+            return None
+        return tiles
 
     def padding_bytes(self, type_: TensorType, ne0: int) -> int:
         """Count the bytes that complete the last row of a quantized tensor (ggml-cuda.cu:911-916).
@@ -164,8 +190,16 @@ class Backend:
         return size if rule is None else rule(size, node)
 
     def is_sure_of(self, node: Node) -> bool:
-        """Whether all kinds of card that this one may be take the same bytes for a node."""
+        """Whether all kinds of card that this one may be take the same bytes for a node, and can run it."""
+        reach = self.reached_tensor
+        if reach and any(n_bytes(t) > reach for t in (node.tensor, *node.src)):
+            return False
         return len({b.with_scratch(0, node) for b in self.may_be}) < 2
+
+    @property
+    def has_doubts(self) -> bool:
+        """Whether a node must be looked at before figures are called exact (`is_sure_of`)."""
+        return bool(self.may_be or self.reached_tensor)
 
     def supports_op(self, node: Tensor, src: Sequence[Tensor]) -> bool:
         """Tell whether the backend can run a node with these sources, wherever they are."""

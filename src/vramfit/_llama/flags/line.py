@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from ..._base.errors import SettingsError
 from ..._base.matches import get_close_matches
 from .table import Does, Flag, by_variable, find, flags
-from .values import LARGEST, is_switch, value_of
+from .values import LARGEST, LOAD_SWITCHES, is_switch, value_of
 
 __all__ = ["Line", "is_command", "read", "split_text", "take"]
 
@@ -184,7 +184,7 @@ class _Making:
         value = value_of(flag.kind, name, word)
         if flag.field == "cpu_tensors":
             value = (*self.given.get(flag.field, ()), *value)
-        self.given[flag.field] = value
+        self.given[flag.kind if flag.kind in LOAD_SWITCHES else flag.field] = value
 
     def _pass(self, flag: Flag, name: str, values: tuple[str, ...], on: bool) -> None:
         if flag.does is Does.REFUSED:
@@ -204,6 +204,9 @@ class _Making:
             del given["n_ctx"]
         if given.get("n_seq_max", 1) < 0:
             del given["n_seq_max"]  # auto: the default
+        older = {name: given.pop(name) for name in LOAD_SWITCHES if name in given}
+        if older and "load_mode" not in given:
+            given["load_mode"] = _load_mode(**older)
         each = given.pop("n_ctx_slot", 0)
         if each and "n_ctx" not in self.given:
             given["n_ctx"] = each * given.get("n_seq_max", SLOTS)
@@ -212,6 +215,13 @@ class _Making:
             MappingProxyType(given), tuple(self.model), names[Does.NOTHING], names[Does.HOST], names[Does.OTHER],
             tuple((why, tuple(found)) for why, found in self.uncounted.items()),
         )  # fmt: skip
+
+
+def _load_mode(mlock: bool = False, mmap: bool = True, direct_io: bool = False) -> str:
+    """The mode that the flags of older builds make; direct reads took the place of a mapping there, too."""
+    if mlock:
+        return "mmap+mlock" if mmap and not direct_io else "mlock"
+    return "dio" if direct_io else "mmap" if mmap else "none"
 
 
 def _unknown(word: str) -> str:

@@ -81,12 +81,15 @@ def _index() -> dict[str, tuple[Flag, bool]]:
 
 
 def _all() -> Iterator[Flag]:
-    for entry in _entries(engine.SETS):
+    for entry in (*_entries(engine.SETS), *_entries(engine.OLDER)):
         meaning, *words = entry
         field, _, kind = meaning.partition(":")
         yield _flag(words, Does.SETS, field=field, kind=kind)
-    for text, does in ((engine.MODEL, Does.MODEL), (engine.HOST, Does.HOST), (engine.OLDER, Does.HOST),
-                       (engine.NOTHING, Does.NOTHING)):  # fmt: skip
+    for text, does in (
+        (engine.MODEL, Does.MODEL),
+        (engine.HOST, Does.HOST),
+        (engine.NOTHING, Does.NOTHING),
+    ):
         for entry in _entries(text):
             yield _flag(entry, does)
     for reasons, does in ((engine.UNCOUNTED, Does.UNCOUNTED), (engine.REFUSED, Does.REFUSED)):

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from ..._base.errors import SettingsError
 from ..._base.units import parse_count
-from ..params import DENSE, EXPERTS, SPLIT_MODES
+from ..params import DENSE, EXPERTS, LOAD_MODES, SPLIT_MODES
 
-__all__ = ["LARGEST", "first_dense", "first_experts", "is_switch", "value_of"]
+__all__ = ["LARGEST", "LOAD_SWITCHES", "first_dense", "first_experts", "is_switch", "value_of"]
 
+LOAD_SWITCHES: Final = ("mlock", "mmap", "direct_io")  # of older builds; together they make a load mode
 LARGEST: Final = "max"  # a context: the largest that fits
 MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS
 _ON: Final = ("on", "enabled", "true", "1")  # arg.cpp:1334-1344
@@ -111,6 +112,12 @@ def _mode(flag: str, word: str) -> str:
     return mode
 
 
+def _load(flag: str, word: str) -> str:
+    if word.lower() not in LOAD_MODES:
+        raise SettingsError(f"{flag} {word!r}: give one of {', '.join(LOAD_MODES)}")
+    return word.lower()
+
+
 def _shares(flag: str, word: str) -> tuple[float, ...]:
     try:
         return tuple(float(x) for x in re.split(r"[,/]+", word) if x)
@@ -136,12 +143,14 @@ def _first(flag: str, word: str) -> int:
 
 
 _READERS: Final[Mapping[str, Callable[[str, str], Any]]] = {
+    **dict.fromkeys(LOAD_SWITCHES, _on),
     "context": _context,
     "count": _count,
     "experts": lambda flag, word: (EXPERTS,) if _on(flag, word) else (),
     "first_dense": lambda flag, word: first_dense(_first(flag, word)),
     "first_experts": lambda flag, word: first_experts(_first(flag, word)),
     "layers": _layers,
+    "load": _load,
     "mode": _mode,
     "name": _name,
     "number": _number,

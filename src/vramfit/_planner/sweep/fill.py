@@ -16,6 +16,7 @@ from ..._devices import Gpu
 from ..._ggml.backends import HOST_BACKEND, host_of
 from ..._llama.cparams import Context, resolve_counts
 from ..._llama.eras import era_of, rules_of
+from ..._llama.host_memory import shared_card
 from ..._llama.memory import DeviceBytes, context_bytes, weight_bytes
 from ..._llama.model import Model
 from ..._llama.params import Settings
@@ -221,11 +222,13 @@ class _Block:
     def _judge(self) -> None:
         """What is left on the shortest card in use, and whether that is enough."""
         left, fits = self.column("left"), self.column("fits")
+        on_host = sum(self.column(f"host_{term}") for term in TERMS)
+        shared = shared_card([self.gpus[i] for i in self.used])  # counted as if the two had no page in common
         left[:] = min((self.gpus[i].free for i in self.used), default=0)
         fits[:] = True
-        for i in self.used:
+        for at, i in enumerate(self.used):
             total = sum(self.column(f"gpu{i}_{term}") for term in TERMS)
-            here = self.gpus[i].free - total
+            here = self.gpus[i].free - total - (on_host if at == shared else 0)
             np.minimum(left, here, out=left)
             fits &= (here >= self.sheet.margin) | (total == 0)
 

@@ -30,6 +30,7 @@ def first_that_fits(q: Question, levels: Sequence[Settings], n_ctx: int) -> int 
 
     A guess comes first; from there the steps double until the answer lies between two of them.
     """
+    levels = q.within_host(levels, n_ctx)
     end = len(levels) - 1
     if end < 0 or not q.carries(levels[end], n_ctx):
         return None
@@ -94,6 +95,9 @@ def fewest_experts(q: Question, n_ctx: int) -> Settings | None:
     """Find the fewest layers whose experts have to stay on the host (`-ncmoe`), of the last one single tensors if they are enough."""
     levels = experts_levels(q.model, q.settings)
     at = first_that_fits(q, levels, n_ctx)
+    if at is None:  # a layer more may be too much for the host, and single tensors of it enough
+        beyond = len(q.within_host(levels, n_ctx))
+        return _single_tensors(q, beyond, n_ctx) if 0 < beyond < len(levels) else None
     if not at:
         return None
     return _single_tensors(q, at, n_ctx) or levels[at]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ..._base.progress import Bar
-from ..._coerce import AnyGpus, AnyModel, AnySettings
+from ..._coerce import AnyGpus, AnyHost, AnyModel, AnySettings
 from ..._llama.params import Settings
 from ..plan import DEFAULT_MARGIN
 from .changes import cache_pairs, one_slot, ubatches, with_pair
@@ -60,6 +60,7 @@ def best(
     max_ctx: int | str | None = None,
     host_bandwidth_gbs: float | None = None,
     planner: Planner | None = None,
+    host: AnyHost = None,
 ) -> Alternative:
     """Find the plan that a preference makes of the settings, and what was changed for it.
 
@@ -71,7 +72,15 @@ def best(
     order = checked(prefer)
     with Bar(f"what {prefer} gives up") as bar:
         q = question(
-            model, gpus, settings, margin_bytes, max_ctx, host_bandwidth_gbs, planner, advance=bar.advance
+            model,
+            gpus,
+            settings,
+            margin_bytes,
+            max_ctx,
+            host_bandwidth_gbs,
+            planner,
+            advance=bar.advance,
+            host=host,
         )
         return _best(q, order)
 
@@ -79,7 +88,7 @@ def best(
 def _best(q: Question, order: Prefer) -> Alternative:
     goal = _goal(q, order)
     as_asked = q.described("as asked", q.settings, q.asked)
-    if q.reached >= goal or not any(g.total for g in q.asked.estimate.gpus):
+    if q.reached >= goal or not q.has_limits:
         return as_asked
     ladders = _ladders(q)
     on_cards = _least(q, [ladders[name] for name in _ON_CARDS[order]], goal)
@@ -125,8 +134,9 @@ def _hosts(q: Question) -> tuple[_Ladder, ...]:
     """The host with experts and layers, or with the cache alone; nothing where it is the cards' own memory."""
     if not q.has_host:
         return (_Ladder("host", [_same]),)
+    levels = q.within_host(host_levels(q.model, q.settings), min(LEAST, q.goal)) or [q.settings]
     return (
-        _Ladder("host", [_host(level) for level in host_levels(q.model, q.settings)]),
+        _Ladder("host", [_host(level) for level in levels]),
         _Ladder("host", [_same, lambda s: replace(s, offload_kqv=False)]),
     )
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from ..._base.progress import Bar
-from ..._coerce import AnyGpus, AnyModel, AnySettings, flag
+from ..._coerce import AnyGpus, AnyHost, AnyModel, AnySettings, flag
 from ..._llama.params import Settings
 from ..plan import DEFAULT_MARGIN
 from .changes import cache_pairs, one_slot, ubatches, with_pair
@@ -29,6 +29,7 @@ def trades(
     host_bandwidth_gbs: float | None = None,
     planner: Planner | None = None,
     brief: bool = False,
+    host: AnyHost = None,
 ) -> Alternatives:
     """List what context each single change of `settings` would reach, and what it would cost.
 
@@ -40,7 +41,7 @@ def trades(
     Raises what `plan` raises, and `SettingsError` for an unknown preference.
     """
     order = None if prefer is None else checked(prefer)
-    q = question(model, gpus, settings, margin_bytes, max_ctx, host_bandwidth_gbs, planner)
+    q = question(model, gpus, settings, margin_bytes, max_ctx, host_bandwidth_gbs, planner, host=host)
     rows = _table(q, flag("brief", brief))
     if order is not None:
         rows.sort(key=lambda row: by_preference(row, order))
@@ -49,7 +50,7 @@ def trades(
 
 def _table(q: Question, brief: bool) -> list[Alternative]:
     """List every change alone, the least painful kinds first."""
-    if q.reached >= q.goal or not any(g.total for g in q.asked.estimate.gpus):
+    if q.reached >= q.goal or not q.has_limits:
         return []
     seen = {q.settings}
     rows = []

@@ -73,6 +73,7 @@ def _top_k(n_bytes: int, node: Node) -> int:
 
 METAL: Final = Backend(
     name="metal",
+    title="Metal",
     alignment=32,
     ops=frozenset(OPS),
     conditions=CONDITIONS,

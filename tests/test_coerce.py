@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import examples
+from conftest import ROOT, examples
 from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
@@ -32,6 +32,7 @@ SMALL: dict[str, Any] = {"margin_bytes": 1 << 20, "max_ctx": 2048}
 
 
 # Every public function with arguments that are right; the tests below put wrong ones in their places.
+LOG = (ROOT / "tests/data/logs/printed/llama-cpp-python-0.3.36-cpu.log").read_text()
 RIGHT: dict[str, dict[str, Any]] = {
     "best": {"model": MODEL, "gpus": CARDS, "settings": None, "prefer": "speed", "host_bandwidth_gbs": None,
              "planner": None, **SMALL},
@@ -73,6 +74,7 @@ RIGHT: dict[str, dict[str, Any]] = {
                  "flash_attn": "on", "type_k": "f16", "type_v": "f16", "offload_kqv": True, "swa_full": False,
                  "op_offload": True, "n_gpu_layers": -1, "split_mode": "layer", "main_gpu": 0, "tensor_split": (),
                  "cpu_tensors": (), "embeddings": False, "defaults": "x"},
+    "verify": {"model": MODEL, "log": LOG, "settings": None, "gpus": None, "load": 0, "causes": False},
 }  # fmt: skip
 
 

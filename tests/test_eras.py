@@ -112,6 +112,15 @@ def test_graphs_of_2024_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not estimate(MODEL, [gpu()], replace(SETTINGS, engine_build="b5000")).exact
 
 
+def test_cuda_of_2025_is_replayed_and_vulkan_raised() -> None:
+    """Printed loads of b5192 to b5622 on CUDA are what is replayed; one on Vulkan of b5781 was more."""
+    cuda, vulkan = gpu(), replace(gpu(), backend="vulkan", compute_capability=None)
+    older, newer = (replace(SETTINGS, engine_build=build) for build in ("b5700", "b6200"))
+    assert estimate(MODEL, [cuda], older).gpus == estimate(MODEL, [cuda], newer).gpus
+    n = estimate(MODEL, [vulkan], newer).gpus[0].compute
+    assert estimate(MODEL, [vulkan], older).gpus[0].compute == n + n * OLDER_GRAPH // 100
+
+
 @pytest.mark.parametrize("build", ["b5000", "b99999"])
 def test_what_is_raised_is_not_learned_along_contexts(build: str) -> None:
     """A stretch of contexts is replayed, so it refuses builds whose figures are raised; else they would be too low."""

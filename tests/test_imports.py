@@ -20,13 +20,13 @@ SRC = Path(vramfit.__file__).parent
 
 # From the ground up, as docs/internals/design.md draws it: a room imports only rooms of floors below its own.
 FLOORS = [
-    ["_base"], ["_ggml"], ["_gguf", "_devices"], ["_llama"], ["_coerce", "_graphs"],
-    ["_estimate", "_quant", "_sources"], ["_planner"], ["_engines"], ["_modelfile"], ["_report"], ["_cli"],
+    ["_base"], ["_ggml"], ["_gguf", "_devices", "_logs"], ["_llama"], ["_coerce", "_graphs"],
+    ["_estimate", "_quant", "_sources"], ["_planner"], ["_engines"], ["_modelfile", "_verify", "_live"], ["_report"], ["_cli"],
     ["__init__", "__main__"],
 ]  # fmt: skip
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}
 OUTSIDE = {"subprocess", "socket", "urllib", "http", "requests", "huggingface_hub", "httpx"}
-DOORS = {"_sources", "_devices", "_cli"}
+DOORS = {"_sources", "_devices", "_live", "_cli"}
 HEAVY = ["numpy", "pydantic", "yaml", "huggingface_hub", "gguf", "matplotlib"]
 MODULES = sorted(SRC.rglob("*.py"))
 

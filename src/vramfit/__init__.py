@@ -54,6 +54,8 @@ _WHERE: Final = {
     "Tensor": "_llama.model",
     "Truncated": "_base.errors",
     "UnknownArchitecture": "_base.errors",
+    "Verification": "_verify",
+    "VerificationJson": "_report.schema",
     "VramfitError": "_base.errors",
     "best": "_planner.whatif",
     "bits_per_weight": "_quant",
@@ -83,6 +85,7 @@ _WHERE: Final = {
     "sweep": "_planner.sweep",
     "trades": "_planner.whatif",
     "validate_catalogue": "_devices",
+    "verify": "_verify",
     "which": "_planner.which",
 }
 
@@ -122,6 +125,8 @@ __all__ = [
     "Tensor",
     "Truncated",
     "UnknownArchitecture",
+    "Verification",
+    "VerificationJson",
     "VramfitError",
     "__version__",
     "best",
@@ -152,6 +157,7 @@ __all__ = [
     "sweep",
     "trades",
     "validate_catalogue",
+    "verify",
     "which",
 ]
 
@@ -199,8 +205,10 @@ if TYPE_CHECKING:
         ShortlistJson,
         SpeedJson,
         SweepJson,
+        VerificationJson,
     )
     from ._sources.load import read
+    from ._verify import Verification, verify
 
 
 def _find(module: str, name: str) -> Any:

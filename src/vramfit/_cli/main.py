@@ -40,7 +40,7 @@ EXIT_ERROR = 1
 
 
 # Each in a module of its name, imported when it is asked for
-_APART: Final = ("compare", "doctor", "modelfile", "which")
+_APART: Final = ("compare", "doctor", "modelfile", "verify", "which")
 
 
 class _Commands(click.Group):

@@ -36,6 +36,7 @@ class Era(NamedTuple):
     title: str
     why: str = ""
     older_graph: bool = False  # attention as it was built in 2024: not replayed, figures are raised
+    older_order: bool = False  # other backends than CUDA kept inputs longer: not replayed, theirs are raised
     one_cache: bool = False  # all slots share one cache, whatever is asked
     one_slot: bool = False  # llama-server has one slot where nobody says how many
     output_last: bool = False  # -ngl counts the output layer last
@@ -49,7 +50,7 @@ class Era(NamedTuple):
     @property
     def is_raised(self) -> bool:
         """Whether what it reserves is not replayed but raised from what the pinned build reserves."""
-        return self.older_graph or self.more_inputs
+        return self.older_graph or self.older_order or self.more_inputs
 
 
 class Change(NamedTuple):
@@ -71,7 +72,8 @@ class Change(NamedTuple):
 
 
 CHANGES: Final = (
-    Change("older_graph", 6000, 6160, "2025-08", "4227c9be4 (read)", "attention writes its cache by rows"),
+    Change("older_graph", 4880, 5192, "2025-04", "b5192 to b5622 (printed)", "attention takes no more than today"),
+    Change("older_order", 6000, 6160, "2025-08", "b5781 (printed), 4227c9be4 (read)", "Vulkan frees inputs it has read"),
     Change("one_cache", 6000, 6160, "2025-08", "#14363, 4227c9be4 (read)", "a cache for each slot"),
     Change("one_slot", 6900, 7050, "2025-11", "#16736", "llama-server starts four slots with one cache"),
     Change("output_last", 7440, 7480, "2025-12-17", "#18148", "-ngl counts the output layer first", grows=True),

@@ -14,6 +14,7 @@ from .._planner.compare import Comparison
 from .._planner.plan import Plan
 from .._planner.whatif import Alternative, Alternatives
 from .._planner.which import Shortlist
+from .._verify import Verification
 from .alternatives import alternative_as_schema, alternatives_as_schema
 from .comparisons import comparison_as_schema
 from .describe import model_as_schema
@@ -22,6 +23,7 @@ from .modelfiles import finding_as_schema
 from .plans import estimate_as_schema, plan_as_schema
 from .shortlist import shortlist_as_schema
 from .speeds import speed_as_schema
+from .verifications import verification_as_schema
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -39,6 +41,7 @@ _SCHEMAS: Final[dict[type, Callable[[Any], BaseModel]]] = {
     Finding: finding_as_schema,
     Diagnosis: doctor_as_schema,
     Speed: speed_as_schema,
+    Verification: verification_as_schema,
 }
 
 

@@ -16,7 +16,8 @@ from .._planner.compare import Choice, Comparison
 from .._planner.plan import Plan
 from .._planner.whatif import Alternative, Alternatives
 from .._planner.which import Carrier, Shortlist
-from . import alternatives, comparisons, describe, grids, plans, shortlist, speeds
+from .._verify import Verification
+from . import alternatives, comparisons, describe, grids, plans, shortlist, speeds, verifications
 from .bars import bars
 from .look import Mark, mark_of
 from .safety import notes
@@ -170,6 +171,15 @@ def _model(model: Model) -> Iterable[str]:
     yield _table(*describe.types_table(model), stack=False)
 
 
+def _verification(found: Verification) -> Iterable[str]:
+    yield _title(verifications.title(found))
+    yield _said(verifications.answer(found), verifications.mark(found))
+    yield from map(_said, found.reasons)
+    if found.rows:
+        yield _table(verifications.HEAD, [verifications.cells(r) for r in found.rows], names=2, words=True)
+    yield from map(_note, verifications.notes(found))
+
+
 def _sweep(result: Any) -> Iterable[str]:
     yield _title(grids.title(result))
     yield _said(grids.size(result))
@@ -187,6 +197,7 @@ _BODIES: Final[dict[type, Callable[[Any], Iterable[str]]]] = {
     Shortlist: _shortlist,
     Model: _model,
     Speed: _speed,
+    Verification: _verification,
 }
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "AlternativesJson",
     "AskedJson",
     "CarrierJson",
+    "CauseJson",
     "ChoiceJson",
     "ComparisonJson",
     "DeviceJson",
@@ -41,6 +42,8 @@ __all__ = [
     "SpeedLinkJson",
     "SpeedTermJson",
     "SweepJson",
+    "VerificationJson",
+    "VerifiedJson",
     "settings_json",
 ]
 
@@ -448,6 +451,49 @@ class SweepJson(_Frozen):
     margin: int
     shape: list[int]
     columns: dict[str, list[Any]]
+    settings: dict[str, Any]
+    era: str
+
+
+class VerifiedJson(_Frozen):
+    """One kind of memory on one device; what was printed lies between `low` and `high`."""
+
+    device: Text
+    kind: str
+    estimate: int
+    measured: int
+    low: int
+    high: int
+    judged: bool
+    agrees: bool
+    why: str
+
+
+class CauseJson(_Frozen):
+    """A change after which more figures agree, all of them where `agrees`."""
+
+    what: Text
+    agrees: bool
+    settings: dict[str, Any]
+
+
+class VerificationJson(_Frozen):
+    """What `vramfit verify --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: Text
+    verdict: str
+    agrees: bool
+    program: str
+    build: Text
+    line: int
+    load: int
+    loads: int
+    rows: list[VerifiedJson]
+    reasons: list[Text]
+    causes: list[CauseJson]
+    taken: list[Text]
+    command: Text
     settings: dict[str, Any]
     era: str
 

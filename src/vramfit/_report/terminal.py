@@ -13,6 +13,7 @@ from .._planner.compare import Comparison
 from .._planner.plan import Plan
 from .._planner.whatif import Alternative, Alternatives
 from .._planner.which import Shortlist
+from .._verify import Verification
 from .alternatives import alternative_text, alternatives_text
 from .comparisons import comparison_text
 from .describe import model_text
@@ -21,6 +22,7 @@ from .grids import sweep_text
 from .plans import estimate_text, plan_text
 from .shortlist import shortlist_text
 from .speeds import speed_text
+from .verifications import verification_text
 
 __all__ = ["text"]
 
@@ -34,6 +36,7 @@ _TEXTS: Final[dict[type, Callable[[Any], str]]] = {
     Model: model_text,
     Diagnosis: doctor_text,
     Speed: speed_text,
+    Verification: verification_text,
 }
 
 

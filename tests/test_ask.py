@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
-from vramfit._devices.ask import MAX_BYTES, ask
+import pytest
+
+from vramfit._devices.ask import MAX_BYTES, ask, called, imported
 
 
 def program(folder: Path, script: str) -> tuple[str]:
@@ -23,7 +26,7 @@ def test_what_is_printed_comes_back(tmp_path: Path) -> None:
 
 def test_a_program_that_fails_says_why_and_keeps_its_text(tmp_path: Path) -> None:
     found = ask(program(tmp_path, 'echo half; echo; echo "No  devices\x1b were found" >&2; exit 6'))
-    assert (found.text, found.failure) == ("half\n\n", "exit status 6: No devices\x1b were found")
+    assert (found.text, found.failure) == ("half\n\n", "exit status 6: No devices\\x1b were found")
     assert ask(program(tmp_path, "exit 9")).failure == "exit status 9"
 
 
@@ -62,3 +65,23 @@ def test_a_program_that_does_not_stop_printing_is_cut_short(tmp_path: Path) -> N
     found = ask(program(tmp_path, "yes"), timeout_s=5)
     assert len(found.text) == MAX_BYTES
     assert found.failure.startswith("exit status")
+
+
+def test_a_library_is_given_its_time_and_no_more() -> None:
+    assert called(lambda: 7) == (7, "")
+    assert called(lambda: 1 / 0)[1] == "division by zero"
+    assert called(lambda: sys.exit())[1] == "SystemExit"
+    assert called(lambda: time.sleep(1), timeout_s=0.05) == (None, "did not answer within 0.05 s")
+
+
+def test_a_module_that_prints_and_fails_is_kept_from_the_screen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """amdsmi prints that it finds no library and raises what it likes."""
+    (tmp_path / "noisy_driver.py").write_text("print('no library')\nraise KeyError('ROCM')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module, answer = imported("noisy_driver")
+    assert (module, answer.missing, answer.failure) == (None, False, "cannot be loaded: 'ROCM'")
+    assert capsys.readouterr() == ("", "")
+    assert imported("no_such_driver")[1].missing
+    assert imported("json")[0].dumps(1) == "1"

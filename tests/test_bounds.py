@@ -138,9 +138,7 @@ def test_what_is_not_known_is_named() -> None:
     assert (bound.decode, bound.prompt) == (None, None)
     assert bound.missing[0] == "the memory bandwidth of the host is not known"
     assert speed_sentence(bound).endswith("--host-bandwidth GB/S names it.")
-    assert speed(half, 50).missing == (
-        "computing is not counted: how fast card 0 and the host compute is not known",
-    )
+    assert speed(half, 50).missing == ("computing is not counted: no rate is known of card 0 and the host",)
     card = speed(made(dense(4), [None]))
     assert speed_sentence(card) == "No bound for the speed: the memory bandwidth of card 0 is not known."
 

@@ -11,10 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from small import dense
 
+import vramfit
 from vramfit._base.errors import GpuError
+from vramfit._cli import main
 from vramfit._devices.detect import Here, Seen, User, detect_gpus, find_cards, own_cards
 from vramfit._devices.detect.amd import ask_amdsmi, gfx_name, parse_kfd, parse_rocm_smi
 from vramfit._devices.detect.apple import parse_sysctl
@@ -31,6 +35,7 @@ from vramfit._devices.host_memory import HostMemory
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 DATA = Path(__file__).parent / "data" / "detect"
+EXAMPLE = str(Path(__file__).parents[1] / "examples" / "gemma-3-12b-q4_k_m.gguf")
 
 
 def recorded(name: str) -> str:
@@ -159,6 +164,11 @@ def test_of_a_divided_card_a_process_gets_one_instance(machine: Machine) -> None
     assert none.total_bytes is None
     found = find_cards(machine.here(CUDA_VISIBLE_DEVICES="MIG-a"))
     assert [g.total_bytes for g in found.gpus] == [19968 * MIB]
+    machine.file("list", "GPU 1: NVIDIA A100 (UUID: GPU-1)\n" + "".join(
+        f"  MIG 3g.20gb     Device  {i}: (UUID: MIG-{x})\n" for i, x in enumerate("abc")))  # fmt: skip
+    (second,) = find_cards(machine.here(CUDA_VISIBLE_DEVICES="MIG-b")).seen
+    assert second.free_bytes == (19968 - 9826) * MIB
+    assert len(find_cards(machine.here(CUDA_VISIBLE_DEVICES="0,1")).gpus) == 2
     assert "one of 3 MIG instances" in found.gpus[0].assumed
     assert "CUDA_VISIBLE_DEVICES" in found.notes[0]
 
@@ -190,6 +200,27 @@ def test_a_driver_that_does_not_work_is_told_with_what_helps(
         own_cards(None, machine.here())
     (asked,) = (a for a in find_cards(machine.here()).asked if a.source == "nvidia-smi")
     assert advice in asked.advice
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "bash: nvidia-smi: Kommando nicht gefunden.",
+        "无法与 NVIDIA 驱动程序通信",
+        "Le pilote NVIDIA ne répond pas\x1b[31m",
+        "\x00\xff\x00",
+    ],
+)
+def test_what_a_tool_says_in_any_language_is_no_card_and_is_passed_on(machine: Machine, said: str) -> None:
+    machine.prints("nvidia-smi", said, 1)
+    machine.prints("rocm-smi", said, 1)
+    machine.prints("xpu-smi", said, 1)
+    machine.prints("llama-server", said, 1)
+    found = find_cards(machine.here())
+    assert found.gpus == ()
+    failures = [a.failure for a in found.asked if "exit status 1" in a.failure]
+    assert len(failures) == 4
+    assert all(f.isprintable() for f in failures)
 
 
 def test_a_tool_that_hangs_costs_its_time_and_no_more(machine: Machine) -> None:
@@ -243,6 +274,9 @@ class Library:
         self.closed += 1
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
         def memory(handle: object) -> Any:
             total = 5 * GIB if str(handle).startswith("slice") else 24564 * MIB
             return SimpleNamespace(total=total, free=total - GIB)
@@ -320,6 +354,13 @@ def test_rocm_smi_is_read() -> None:
         assert parse_rocm_smi(recorded(name)) == ()
 
 
+def test_a_card_counts_without_a_proc(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, bare=True)
+    machine.card("0000:08:00.0", 0x1002, 0x73BF, 0xC0, mem_info_vram_total=17163091968)
+    (gpu,) = find_cards(machine.here()).gpus
+    assert (gpu.total_bytes, gpu.free_measured) == (17163091968, False)
+
+
 def test_of_two_pools_that_share_the_system_the_larger_counts() -> None:
     values = {"VRAM Total Memory (B)": str(GIB // 2), "VRAM Total Used Memory (B)": "368111616",
               "GTT Total Memory (B)": str(62 * GIB), "GTT Total Used Memory (B)": str(GIB),
@@ -365,6 +406,7 @@ def test_the_kernel_knows_an_amd_card_without_any_tool(machine: Machine) -> None
     machine.process(11, "Xorg", recorded("fdinfo-amdgpu.txt").replace("2068 KiB", "400 MiB"))
     machine.process(12, "Xorg", recorded("fdinfo-amdgpu.txt"))  # the same client, which counts once
     machine.process(13, "bash", recorded("fdinfo-amdgpu.txt"), "/dev/null")
+    machine.file("proc/14/fd/0", "no link: the process ended")
     found = find_cards(machine.here())
     (gpu,), (seen,) = found.gpus, found.seen
     assert (gpu.id, gpu.compute_capability, gpu.backend) == ("rx-6900-xt", "gfx1030", "hip")
@@ -389,6 +431,30 @@ def test_what_the_kernel_cannot_name_rocm_smi_does(machine: Machine) -> None:
     machine.prints("rocm-smi", "no JSON")
     (gpu,) = find_cards(machine.here()).gpus
     assert (gpu.name, gpu.id) == ("AMD GPU", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "unified"),
+    [
+        ("AMD Radeon Graphics", True),
+        ("AMD Radeon 780M", True),
+        ("AMD Radeon 8060S Graphics", True),
+        ("AMD Radeon Vega 8 Graphics", True),
+        ("AMD Radeon RX 6500 XT", False),
+        ("AMD Radeon RX 6800M", False),
+        ("AMD Radeon VII", False),
+        ("AMD Radeon PRO W7900", False),
+    ],
+)
+def test_without_a_target_the_name_tells_what_is_built_in(machine: Machine, name: str, unified: bool) -> None:
+    """Its own memory alone counts then, for the name is no proof; beside another card it is left out."""
+    machine.card("0000:0c:00.0", 0x1002, 0x164E, 0xC6, mem_info_vram_total=GIB // 2, mem_info_vram_used=0,
+                 mem_info_gtt_total=31 * GIB)  # fmt: skip
+    machine.file("sys/bus/pci/devices/0000:0c:00.0/product_name", name)
+    (seen,) = find_cards(machine.here()).seen
+    assert (seen.unified, seen.total_bytes) == (unified, GIB // 2)
+    machine.prints("nvidia-smi", recorded("nvidia-smi-5080-busy.csv"))
+    assert len(find_cards(machine.here()).gpus) == (1 if unified else 2)
 
 
 def test_a_kernel_without_amdgpu_is_told(machine: Machine) -> None:
@@ -483,6 +549,10 @@ def test_names_come_from_the_lists_of_the_drivers() -> None:
     [
         (recorded("sysctl-m2-pro.txt"), 21845),
         (recorded("sysctl-m2-pro.txt") + "kern.osproductversion: 26.5.1\n", 25558),
+        (
+            recorded("sysctl-m2-pro.txt") + "kern.osproductversion: 27.0\n",
+            21845,
+        ),  # nobody saw what that lends
         (recorded("sysctl-m2-pro.txt").replace("mb: 0", "mb: 26000"), 26000),
         (
             recorded("sysctl-m2-pro.txt").replace(
@@ -737,6 +807,10 @@ def test_what_others_hold_is_said_with_who() -> None:
     assert taken_sentence(replace(card, users=())).startswith("NVIDIA A: 4 GiB are in use now;")
     assert taken_sentence(replace(card, free_bytes=24 * GIB - MIB)) == ""
     assert taken_sentence(replace(card, unified=True)) == ""
+    assert "3 GiB are in use now" in taken_sentence(
+        replace(card, by_engine=True)
+    )  # its context is nobody else's
+    assert taken_sentence(replace(card, by_engine=True, users=())) == ""
 
 
 def test_the_engines_total_is_less_than_the_tools() -> None:
@@ -757,6 +831,14 @@ def test_the_memory_tells_versions_of_a_card_apart() -> None:
         gpu = gpu_of(Seen("NVIDIA GeForce RTX 5060 Ti", "nvidia", mib * MIB, GIB))
         assert gpu is not None
         assert gpu.id == card
+
+
+def test_a_size_that_no_card_has_is_not_known(machine: Machine) -> None:
+    card = {"device_id": 0, "device_name": "Intel X", "memory_physical_size_byte": "9" * 18}
+    (seen,) = parse_xpu_smi(json.dumps(card)).values()
+    assert seen.total_bytes is None
+    machine.prints("xpu-smi", json.dumps(card))
+    assert "no source says how much memory" in find_cards(machine.here()).notes[0]
 
 
 def test_a_name_is_a_drivers() -> None:
@@ -789,6 +871,22 @@ def test_any_output_is_survived(text: str) -> None:
     for card in seen:
         gpu = gpu_of(card, HostMemory(GIB, GIB))
         assert gpu is None or 0 <= gpu.free <= gpu.total_bytes
+
+
+def test_a_plan_is_for_this_machine_unless_cards_are_named(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From Python without cards, on the command line without --gpus or with auto."""
+    machine.prints("nvidia-smi", recorded("nvidia-smi-5080-busy.csv"))
+    monkeypatch.setenv("PATH", machine.here().environ["PATH"])
+    settings = {"n_ctx": 512}
+    card = "NVIDIA GeForce RTX 5080"
+    for plan in (vramfit.plan(dense(), settings=settings), vramfit.plan(dense(), " AUTO ", settings)):
+        assert card in [g.name for g in plan.gpus]
+        assert any("are in use now" in warning for warning in plan.warnings)
+    for words in ((), ("--gpus", "auto")):
+        result = CliRunner().invoke(main, ["plan", EXAMPLE, "--ctx", "512", "--json", *words])
+        assert card in [g["name"] for g in json.loads(result.output)["gpus"]]
 
 
 def test_this_machine_is_asked_without_an_error() -> None:

@@ -24,6 +24,7 @@ if not is_available():
     pytest.skip("the engine is not installed here (docs/internals/engine.md)", allow_module_level=True)
 
 from tools.engine.errors import EngineError  # noqa: E402
+from tools.engine.host import host_buffers  # noqa: E402
 from tools.engine.load import Refused, load  # noqa: E402
 from tools.engine.measure import measure, measure_all  # noqa: E402
 from tools.engine.metadata import Dims  # noqa: E402
@@ -32,7 +33,8 @@ from tools.engine.quantize import types  # noqa: E402
 from tools.engine.reserve import reservations  # noqa: E402
 from tools.engine.trace import COMPUTE, INPUT, WEIGHT, Tracer, to_graph, to_text, trace  # noqa: E402
 from vramfit._base.errors import EngineRefusal  # noqa: E402
-from vramfit._devices import Gpu  # noqa: E402
+from vramfit._devices import Gpu, Host  # noqa: E402
+from vramfit._devices.host_detection import detect_host  # noqa: E402
 from vramfit._estimate.estimate import estimate  # noqa: E402
 from vramfit._ggml.graph import NONE  # noqa: E402
 from vramfit._gguf import parse  # noqa: E402
@@ -230,3 +232,24 @@ def test_the_quantizer_chooses_the_types_that_the_library_says(architecture, tmp
                 continue
             found = requantize(model, kind.name, imatrix=imatrix)
             assert {t.name: t.type.name for t in found.tensors} == wanted, (kind.name, imatrix)
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q4_k", "q6_k", "q2_k", "iq4_nl", "mxfp4", "q8_0", "f16"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3moe"])
+def test_what_this_cpu_repacks_and_what_is_mapped(tmp_path, architecture, kind):
+    """The engine really loads the file: what it repacks, maps and locks is what is said of a CPU with these features."""
+    path = tmp_path / "model.gguf"
+    make_model(architecture, path, Dims(n_embd=512, n_layer=2, n_ff=1024, n_vocab=2000), types=kind)
+    model = describe(parse(path.read_bytes()))
+    machine = detect_host()
+    host = Host(1 << 40, features=machine.features if machine else None)
+    rounding = 1 << 14  # what is printed, and whole pages
+    for mode in ("mmap", "none", "mmap+mlock"):
+        found = host_buffers(path, model.tensor_bytes, mode)
+        said = estimate(model, "none", Settings(n_ctx=512, load_mode=mode), host=host).host
+        assert said.model - said.mapped == pytest.approx(
+            sum(found.get(name, 0) for name in ("CPU_REPACK", "CPU", "AMX")), abs=rounding
+        )
+        locked = said.mapped + said.beside if mode == "mmap+mlock" else 0
+        assert found["locked"] == pytest.approx(locked, abs=rounding)
+        assert ("CPU_Mapped" in found) is ("mmap" in mode)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 
-from vramfit._base.errors import SettingsError
+from vramfit._base.errors import GpuError, SettingsError
 from vramfit._cli import engines as options
 from vramfit._cli import main
 from vramfit._devices import Gpu
@@ -413,6 +413,14 @@ def test_no_cards(engine: str) -> None:
     found = plan_for(MODEL, [], defaults(engine), engine)
     assert found.fits
     assert found.command(engine)
+
+
+@pytest.mark.parametrize("engine", ["ollama", "ollama@0.24", "lm-studio"])
+def test_a_backend_that_an_engine_lacks_is_an_error_that_says_what_to_do(engine: str) -> None:
+    card = replace(gpu(8000, name="Arc"), backend="sycl")
+    with pytest.raises(GpuError, match=r"Arc: .* has no backend for it under sycl; .*vulkan.*llama-server"):
+        plan_for(MODEL, [card], {"n_ctx": 512}, engine)
+    assert plan_for(MODEL, [card], {"n_ctx": 512}, "llama-server").fits
 
 
 def run(*args: str) -> Result:

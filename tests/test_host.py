@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -22,11 +25,13 @@ from vramfit._devices.host_detection import detect_host, parse_cpuinfo, parse_sy
 from vramfit._estimate.estimate import estimate
 from vramfit._llama.model import Model
 from vramfit._llama.params import Settings
+from vramfit._planner.host import lent_sentence
 from vramfit._planner.plan import Plan, plan
 from vramfit._planner.whatif import best, trades
 from vramfit._planner.which import which
 from vramfit._report.html import fragment
 from vramfit._report.plans import plan_text
+from vramfit._report.safety import notes
 
 MIB, GIB = 1 << 20, 1 << 30
 MARGIN = 4 * MIB
@@ -58,6 +63,8 @@ def jetson(mib: int) -> Gpu:
         ("65536", Host(64 * GIB)),
         ("1.5TiB", Host(1536 * GIB)),
         ("64GiB:58GiB", Host(64 * GIB, 58 * GIB)),
+        ("32GiB,i8mm", Host(32 * GIB, features=("neon", "i8mm"))),
+        ("32GiB,amx", Host(32 * GIB, features=("avx2", "avx512", "amx"))),
         ("32GiB, AVX2,avx512", Host(32 * GIB, features=("avx2", "avx512"))),
     ],
 )
@@ -162,6 +169,17 @@ def test_the_host_alone_gets_the_largest_context_that_fits() -> None:
     assert plan(MODEL, "none", SETTINGS, margin_bytes=MARGIN).n_ctx == MODEL.n_ctx_train
 
 
+def test_the_host_limits_a_cache_that_lies_there() -> None:
+    """Beside a card with room, too, it is the host that the next context would overfill."""
+    found = plan(MODEL, [gpu(400)], replace(SETTINGS, offload_kqv=False), margin_bytes=MARGIN, host=64 * MIB)
+    assert found.fits
+    assert found.n_ctx < MODEL.n_ctx_train
+    assert found.limited_by == "host"
+    card = plan(MODEL, [gpu(100)], SETTINGS, margin_bytes=MARGIN, host="1GiB")
+    assert card.fits
+    assert card.limited_by == "card"
+
+
 def test_what_does_not_fit_says_by_how_much_and_what_helps() -> None:
     gpus, settings = [gpu(400)], replace(SETTINGS, n_gpu_layers=2, n_ctx=8192)
     found = plan(MODEL, gpus, settings, margin_bytes=MARGIN, host=16 * MIB)
@@ -181,6 +199,12 @@ def test_pages_of_the_file_are_told_from_what_is_allocated() -> None:
     short = plan(MODEL, "none", settings, margin_bytes=0, host=need.host.total - MIB)
     assert "would start, and wait for the disk" in " ".join(short.warnings)
     assert estimate(MODEL, "none", replace(settings, load_mode="none")).host.mapped == 0
+    for kind, said in (
+        ("f16", "pages of the model's file."),
+        ("q4_0", "KiB are pages of the model's file, "),
+    ):
+        found = plan(dense(2, weight_type=kind), "none", settings, margin_bytes=0, host="1GiB")
+        assert said in next(note for note in notes(found) if note.startswith("Of the weights on the host"))
 
 
 def test_little_that_is_left_is_not_for_a_cache_of_prompts() -> None:
@@ -264,6 +288,37 @@ def test_the_cache_of_a_shared_memory_gains_nothing_on_the_host(shared: Gpu) -> 
     assert on_host.estimate.gpus[0].beside > on_card.estimate.gpus[0].beside
 
 
+def test_what_linux_lends_can_be_raised() -> None:
+    """Where GTT limits a plan, the kernel's parameter is named, and the cards that a plan for it takes."""
+    (halo,) = parse_gpus("strix-halo")
+    model = dense(4, n_embd=4096, n_ff=8192, n_vocab=256, n_head=32, n_head_kv=32, n_ctx_train=1 << 22)
+    found = plan(model, halo, SETTINGS)
+    said = next(w for w in found.warnings if "ttm.pages_limit" in w)
+    raised = said.rpartition("--gpus ")[2]
+    assert plan(model, raised, SETTINGS).n_ctx > found.n_ctx
+    assert "ttm.pages_limit=30198988" in plan_text(found)
+    larger = plan(model, halo, replace(SETTINGS, n_ctx=1 << 22))
+    assert "would not be enough" in " ".join(larger.warnings)
+    assert "ttm" not in " ".join(plan(MODEL, parse_gpus("strix-halo:120GiB"), SETTINGS).warnings)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("gb10", "isolate multi-user.target"),
+        ("strix-halo", "lends 115 GiB, after a restart"),
+        ("780m:12GiB", "half of that unless it is told otherwise (GTT)."),
+        ("140v:12GiB", "llama-server --list-devices"),
+        ("m3-max-16-core-cpu-64gb", ""),
+        ("4090", ""),
+    ],
+)
+def test_how_much_a_chip_is_lent(words: str, said: str) -> None:
+    (chip,) = parse_gpus(words)
+    assert bool(lent_sentence(chip)) is bool(said)
+    assert said in " ".join(notes(plan(MODEL, chip, replace(SETTINGS, n_ctx=512))))
+
+
 def test_a_host_beside_shared_memory_is_refused() -> None:
     with pytest.raises(GpuError, match=r"shares the system's memory.*mac:60MiB"):
         plan(MODEL, mac(60), SETTINGS, host="64GiB")
@@ -290,6 +345,20 @@ def test_a_sweep_counts_the_host_of_shared_memory() -> None:
         chip = Gpu(name="jetson", total_bytes=size, unified=True, compute_capability="8.6")
         found = vramfit.sweep(MODEL, chip, settings, n_ctx=[2048], margin_bytes=0, replays=None)
         assert [row["fits"] for row in found] == [fits]
+
+
+def test_a_sweep_judges_the_host() -> None:
+    """Each point of a sweep fits where the estimate of it leaves the margin on the host."""
+    settings = replace(SETTINGS, n_gpu_layers=3)
+    for gpus in ("none", [gpu(400)]):
+        ones = [estimate(MODEL, gpus, replace(settings, n_ctx=n), host="1GiB") for n in (1024, 8192, 16384)]
+        size = ones[1].host.total + MARGIN
+        found = vramfit.sweep(
+            MODEL, gpus, settings, n_ctx=[1024, 8192, 16384], margin_bytes=MARGIN, host=size
+        )
+        assert [row["fits"] for row in found] == [True, True, False]
+        for row, one in zip(found, ones, strict=True):
+            assert row["left"] == min([size - one.host.total, *(g.left for g in one.gpus)])
 
 
 # --- alternatives
@@ -449,6 +518,25 @@ def test_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     assert detect_host(platform="win32") is None  # no kernel32 here
 
 
+def test_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system fills the structure that it is given."""
+
+    def answer(status: ctypes.Array[ctypes.c_char]) -> int:
+        assert struct.unpack("=I", status.raw[:4]) == (64,)
+        status[8:24] = struct.pack("=QQ", 64 * GIB, 50 * GIB)
+        return 1
+
+    library = SimpleNamespace(kernel32=SimpleNamespace(GlobalMemoryStatusEx=answer))
+    monkeypatch.setattr(ctypes, "windll", library, raising=False)
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr("platform.machine", lambda: "AMD64")
+    assert detect_host() == Host(64 * GIB, 50 * GIB)
+    monkeypatch.setattr("platform.machine", lambda: "ARM64")
+    assert detect_host() == Host(64 * GIB, 50 * GIB, ("neon",))
+    library.kernel32.GlobalMemoryStatusEx = lambda status: 0
+    assert detect_host() is None
+
+
 def test_this_machine_answers_or_not() -> None:
     found = detect_host()
     assert found is None or 0 < found.free <= found.total_bytes
@@ -491,7 +579,7 @@ def test_tiles_of_amx_take_more() -> None:
         t.n_elements // 32 for t in model.tensors if len(t.shape) == 2 and t.name != "token_embd.weight"
     )
     assert found == 4 * blocks
-    uneven = dense(2, weight_type="q8_0", n_vocab=1000)  # the output has 1000 rows: no whole tiles
+    uneven = dense(2, weight_type="q8_0", n_vocab=1008)  # the output has 63 times 16 rows: no whole tiles
     output = next(t for t in uneven.tensors if t.name == "output.weight")
     assert hosts(uneven, "1GiB,avx2,amx") - hosts(uneven, "1GiB,avx2") == 4 * (blocks - 1024 * 256 // 32)
     assert output.shape[1] % 32

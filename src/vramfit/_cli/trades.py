@@ -41,7 +41,7 @@ def trade_options(command: F) -> F:
         type=float,
         default=None,
         metavar="GB/S",
-        help="Memory bandwidth of the host, for the speed of alternatives that read from it.",
+        help="Memory bandwidth of the host, for the speed of plans and alternatives that read from it.",
     )(command)
     command = click.option(
         "--alternatives",

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from .._base.foreign import printable
+
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["TIMEOUT_S", "Answer", "ask", "called"]
+__all__ = ["TIMEOUT_S", "Answer", "ask", "called", "imported"]
 
 TIMEOUT_S: Final = 5.0
 MAX_BYTES: Final = 1 << 20  # of what is read; a driver's tool prints a few KiB
@@ -101,7 +103,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _status(status: int | None, said: str) -> str:
     if not status:
         return ""
-    first = " ".join(next((line for line in said.splitlines() if line.strip()), "").split())[:MAX_SAID]
+    first = printable(
+        " ".join(next((line for line in said.splitlines() if line.strip()), "").split()), MAX_SAID
+    )
     return f"exit status {status}" + (f": {first}" if first else "")
 
 
@@ -117,7 +121,7 @@ def called(function: Callable[[], Any], *, timeout_s: float = TIMEOUT_S) -> tupl
         try:
             found.append(function())
         except BaseException as e:
-            failed.append(" ".join(str(e).split())[:MAX_SAID] or type(e).__name__)
+            failed.append(printable(" ".join(str(e).split()), MAX_SAID) or type(e).__name__)
 
     worker = threading.Thread(target=run, daemon=True)
     worker.start()
@@ -125,3 +129,22 @@ def called(function: Callable[[], Any], *, timeout_s: float = TIMEOUT_S) -> tupl
     if found:
         return found[0], ""
     return None, failed[0] if failed else f"did not answer within {timeout_s:g} s"
+
+
+def imported(name: str) -> tuple[Any, Answer]:
+    """Import a driver's module, which is an extra: the module, or None and whether it is missing or why it fails.
+
+    Some load the driver when they are imported, and print what they think of it: that is kept from the screen.
+    """
+    import contextlib
+    import importlib
+    import io
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return importlib.import_module(name), Answer()
+    except ModuleNotFoundError:
+        return None, Answer(missing=True, failure="not installed")
+    except Exception as e:
+        said = printable(" ".join(str(e).split()), MAX_SAID) or type(e).__name__
+        return None, Answer(failure=f"cannot be loaded: {said}")

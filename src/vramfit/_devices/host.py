@@ -14,6 +14,11 @@ __all__ = ["FEATURES", "Host", "parse_host"]
 
 # What decides in which order and size the engine keeps weights (repack.cpp:4974, amx.cpp:150); "sve" is that of 256 bits.
 FEATURES: Final = ("avx2", "avx512", "amx", "neon", "dotprod", "i8mm", "sve", "vxe")
+_IMPLIED: Final = {
+    "avx512": ("avx2",),
+    "amx": ("avx2", "avx512"),
+    **dict.fromkeys(("dotprod", "i8mm", "sve"), ("neon",)),
+}
 LEAST_MIB: Final = 256  # below, a bare number is more likely to be GiB
 _SIZE: Final = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?\s*(TiB|TB|T|GiB|GB|G|MiB|MB|M)?", re.IGNORECASE)
 _UNITS: Final = {"t": 1 << 40, "g": GIB, "m": MIB}
@@ -25,7 +30,7 @@ class Host:
     """The machine's own memory, in bytes, and the features of its CPU that matter for it.
 
     `free_bytes` is what a process may take; left out, all of `total_bytes`. `features` are of `FEATURES`; None: not
-    known, and taken to be an x86 with AVX2 and AVX-512. Raises `GpuError` for a value that no machine has.
+    known, and taken to be an x86 with AVX2 and AVX-512; a feature brings those that it cannot be without. Raises `GpuError` for a value that no machine has.
     """
 
     total_bytes: int
@@ -62,7 +67,8 @@ def _features(value: object) -> tuple[str, ...]:
     unknown = [x for x in value if x not in FEATURES]
     if unknown:
         raise GpuError(f"host: no feature {shown(unknown[0])}; give some of {', '.join(FEATURES)}")
-    return tuple(x for x in FEATURES if x in value)
+    known = {y for x in value for y in (x, *_IMPLIED.get(x, ()))}
+    return tuple(x for x in FEATURES if x in known)
 
 
 def parse_host(words: str) -> Host:

@@ -46,10 +46,12 @@ def plan_for(
     `compare=False` leaves that warning out, and the search for the best split that it takes.
     `learned` and `host` are as in `plan`.
 
-    Raises what `plan` raises, and `SettingsError` for settings that the engine cannot be told.
+    Raises what `plan` raises, `SettingsError` for settings that the engine cannot be told, and `GpuError` for a card under a
+    backend that it lacks.
     """
     chosen, build = named(engine)
     model, gpus = model_of(model), cards(gpus)
+    chosen.check_backends(gpus)
     settings = engine_settings(engine, settings) if isinstance(settings, Mapping) else settings_of(settings)
     build = build or str(chosen.defaults.get("engine_build", ""))
     if build and not settings.engine_build:

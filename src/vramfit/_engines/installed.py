@@ -54,7 +54,7 @@ def _engine(program: str, text: str, failure: str) -> Installed:
     said = printable(" ".join(line.split()), 100)
     if build:
         return _known(program, said, build)
-    why = printable(failure, 200) or "its version names no build that is known"
+    why = failure or "its version names no build that is known"
     return Installed(program, said, failure=why)
 
 

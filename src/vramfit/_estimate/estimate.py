@@ -127,6 +127,10 @@ def assemble(
 ) -> Estimate:
     """Make the `Estimate` of a placement whose compute buffers are known (the solver tries many)."""
     used = devices(gpus, settings)
+    if any(gpus[i].max_buffer_bytes for i in used):
+        from .limits import check_buffers  # few cards say that they have such a limit
+
+        check_buffers(model, placement, [gpus[i] for i in used])
     on_host, weights, caches = host_needs(model, gpus, settings, context, placement, host)
     shared = None if on_host.card is None else used[on_host.card]
     at = {index: device for device, index in enumerate(used)}

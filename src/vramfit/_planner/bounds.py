@@ -199,7 +199,7 @@ def _missing(terms: Sequence[Term]) -> Iterator[str]:
             yield f"the memory bandwidth of {_named(term)} is not known"
     unknown = [_named(t) for t in terms if t.flops and t.tflops is None]
     if unknown:
-        yield f"computing is not counted: how fast {' and '.join(unknown)} compute is not known"
+        yield f"computing is not counted: no rate is known of {' and '.join(unknown)}"
 
 
 def _named(term: Term) -> str:

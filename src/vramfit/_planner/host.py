@@ -1,4 +1,4 @@
-"""Find which of the contexts that fit on the cards fit in the host's memory, too.
+"""Find which of the contexts that fit on the cards fit in the host's memory, too, and how much of it a chip is lent.
 
 In: a `Host`, or a card that shares the system's memory, and the question of a `plan`. Out: a context and a split. What the
 host needs beside compute buffers never falls as the context grows, and no split changes it: it bounds the contexts
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from .._base.units import GIB, MIB, format_bytes
-from .._devices import Gpu, Host
+from .._devices import Card, Gpu, Host, all_cards, rules
 from .._estimate.compute import compute_bytes
 from .._estimate.estimate import DeviceEstimate, Estimate
 from .._llama.cparams import resolve
@@ -22,10 +22,12 @@ from .._llama.params import Settings
 from .._llama.placement import place
 from .search import Chains, Split, largest, last_where
 from .segments import Segments
+from .warnings import SYSTEM_LEAST, SYSTEM_SHARE
 
-__all__ = ["Beside", "host_warnings"]
+__all__ = ["Beside", "host_sentence", "host_warnings", "lent_sentence", "lent_warnings"]
 
-_PROMPTS: Final = 8 * GIB  # of llama-server's prompt cache, unless --cache-ram says otherwise (common.h:661)
+_PROMPTS: Final = 8 * GIB  # of llama-server's prompt cache, unless --cache-ram says otherwise (common.h:634)
+_PAGE: Final = 4096  # bytes that ttm.pages_limit counts
 
 
 @dataclass(slots=True)
@@ -169,3 +171,74 @@ def _what_helps(result: Estimate) -> str:
         ]
     found.append("a smaller file type (vramfit compare)")
     return ", ".join(filter(None, found))
+
+
+def host_sentence(result: Estimate) -> str:
+    """What of a host's weights the system may drop, and what it must hold; "" where its memory is not known."""
+    host = result.host
+    if not host.is_judged or not host.model:
+        return ""
+    rest = host.model - host.mapped
+    parts = (
+        f"{format_bytes(host.mapped)} are pages of the model's file" if host.mapped else "",
+        f"{format_bytes(rest)} are allocated" if rest else "",
+    )
+    return f"Of the weights on the host {', '.join(filter(None, parts))}."
+
+
+def lent_sentence(gpu: Gpu) -> str:
+    """How much of the system's memory a chip gets, and what makes it more; "" for cards and Macs (`wired_sentence`)."""
+    if not gpu.unified or gpu.backend == "metal":
+        return ""
+    card = _card(gpu)
+    if gpu.backend == "cuda":  # ggml-cuda.cu:5079
+        return (
+            f"{gpu.name} shares the system's memory, and free is what Linux has available: close what is open, the desktop"
+            " as well (`sudo systemctl isolate multi-user.target`), and give what is left"
+        )
+    if gpu.backend == "hip" or (card is not None and card.vendor == "amd"):
+        said = f"{gpu.name} shares the system's memory; Linux lends it half of that unless it is told otherwise (GTT)"
+        if raised := _gtt(gpu, card):
+            said += f": {_pages(raised)} among the kernel's parameters lends {format_bytes(raised)}, after a restart"
+        return said
+    return (
+        f"{gpu.name} shares the system's memory, of which its driver lends a part: give what"
+        " `llama-server --list-devices` shows as free"
+    )
+
+
+def lent_warnings(gpu: Gpu, needed: int) -> Iterable[str]:
+    """What to say where what Linux lends an AMD chip keeps a context from fitting that needs `needed` bytes of it."""
+    raised, card = _gtt(gpu, _card(gpu)), _card(gpu)
+    if card is None or raised < gpu.total_bytes + GIB:
+        return
+    own = rules().context_mib(card, raised // MIB) * MIB
+    if needed + own > raised:
+        yield f"lending {gpu.name} {format_bytes(raised)}, about all of the machine's memory, would not be enough"
+        return
+    yield (
+        f"what Linux lends the GPU is what is short, not the memory: {_pages(raised)} among the kernel's parameters lends"
+        f" {format_bytes(raised)} after a restart; plan for that with --gpus {gpu.id}:{(raised - own) // MIB}MiB"
+    )
+
+
+def _card(gpu: Gpu) -> Card | None:
+    return next((c for c in all_cards() if gpu.id and c.id == gpu.id), None)
+
+
+def _gtt(gpu: Gpu, card: Card | None) -> int:
+    """The most that Linux should lend an AMD chip of the catalogue, by our advice for Macs; 0 where that is not known."""
+    if (
+        card is None
+        or card.vendor != "amd"
+        or not card.unified
+        or not card.memory_gib
+        or gpu.backend == "cuda"
+    ):
+        return 0
+    ram = card.memory_gib << 30
+    return ram - max(SYSTEM_LEAST, int(ram * SYSTEM_SHARE))
+
+
+def _pages(n_bytes: int) -> str:
+    return f"`ttm.pages_limit={n_bytes // _PAGE}`"

@@ -34,7 +34,7 @@ from .._llama.cparams import context_step, physical_batch, resolve, trained_ctx
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
-from .host import Beside, host_warnings
+from .host import Beside, host_warnings, lent_warnings
 from .search import Chains, Split, largest, least_short
 from .segments import Learned, Segments
 from .warnings import context_warnings, margin_warning, pool_warning, settings_warnings, wired_warnings
@@ -321,10 +321,11 @@ def _spare(q: _Question, sizes: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
-    """Say how a Mac's limit is raised where it is what limits."""
+    """Say how the limit of a Mac, or of Linux beside a chip of AMD's, is raised where it is what limits."""
     for gpu, card in zip(q.gpus, result.gpus, strict=True):
         if card.name == limit:
-            return wired_warnings(gpu, card.total + card.beside + q.margin)
+            needed = card.total + card.beside + q.margin
+            return (*wired_warnings(gpu, needed), *lent_warnings(gpu, needed))
     return ()
 
 

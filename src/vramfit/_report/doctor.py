@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .._base.foreign import json_text
 from .._base.units import format_bytes, format_mib
 from .._devices import Gpu
-from .._devices.detect import Asked, Seen
+from .._devices.detect import Asked, Seen, User
 from .._engines.doctor import Diagnosis
 from .look import PLAIN, Look
 from .tables import render_facts, render_table
@@ -48,12 +48,17 @@ def _cards(diagnosis: Diagnosis, look: Look) -> str:
 def _holders(seen: tuple[Seen, ...], look: Look) -> str:
     """Who holds memory of which card."""
     facts = [
-        (card.name, ", ".join(f"{u.name} {format_bytes(u.n_bytes)}" if u.n_bytes else u.name for u in card.users[:HOLDERS])
+        (card.name, ", ".join(f"{u.name} {format_bytes(u.n_bytes)}" if u.n_bytes else u.name for u in _most(card)[:HOLDERS])
          + (f" and {len(card.users) - HOLDERS} more" if len(card.users) > HOLDERS else ""))
         for card in seen
         if card.users
     ]  # fmt: skip
     return _section("In use by", facts, look) if facts else ""
+
+
+def _most(card: Seen) -> list[User]:
+    """Who holds memory of a card, most first."""
+    return sorted(card.users, key=lambda user: -(user.n_bytes or 0))
 
 
 def _host(diagnosis: Diagnosis) -> str:

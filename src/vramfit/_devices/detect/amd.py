@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from ..._base.foreign import printable
-from ..ask import called
+from ..ask import called, imported
 from .nouns import Asked, Here, Report, Seen, User, number
 from .pci import Slot, model_name
 
@@ -22,6 +21,10 @@ NODES: Final = "sys/class/kfd/kfd/topology/nodes"
 INTEGRATED: Final = frozenset(
     f"gfx{n}"
     for n in ("902", "909", "90c", "1033", "1035", "1036", "1037", "1103", "1150", "1151", "1152", "1153")
+)
+# Where no target is told: names of libdrm's list that only such GPUs have.
+_BUILT_IN: Final = re.compile(
+    r"Radeon(?:\(TM\))?(?: Vega \d+| R\d)? Graphics$|Radeon(?:\(TM\))? \d{3,4}[MS]\b|Radeon Vega \d+$"
 )
 _GFX: Final = re.compile(r"gfx[0-9a-f]{3,5}")
 _BUS: Final = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
@@ -75,9 +78,10 @@ def _from_sysfs(
 def _card(
     name: str, gfx: str | None, sizes: Mapping[str, int | None], bus: str, users: tuple[User, ...] = ()
 ) -> Seen:
-    """Make a card of its sizes in bytes; of one that shares the system's memory the larger pool counts, not both."""
-    unified = gfx in INTEGRATED
-    kind = "gtt" if unified and (sizes.get("gtt_total") or 0) > (sizes.get("vram_total") or 0) else "vram"
+    """Make a card of its sizes in bytes; of one that surely shares the system's memory the larger pool counts, not both."""
+    sure = gfx in INTEGRATED
+    unified = sure or (gfx is None and _BUILT_IN.search(name) is not None)
+    kind = "gtt" if sure and (sizes.get("gtt_total") or 0) > (sizes.get("vram_total") or 0) else "vram"
     total, used = sizes.get(f"{kind}_total"), sizes.get(f"{kind}_used")
     return Seen(
         name=name,
@@ -123,7 +127,7 @@ def ask_rocm_smi(here: Here) -> Report:
     answer = here.ask(*ROCM_SMI)
     seen = parse_rocm_smi(answer.text)
     if answer.missing or not seen:
-        said = printable(answer.failure or "named no card", 200)
+        said = answer.failure or "named no card"
         advice = "the driver hangs: restart the machine" if "did not answer" in said else ""
         return Report(Asked("rocm-smi", missing=answer.missing, failure=said, advice=advice))
     return Report(Asked("rocm-smi", len(seen)), seen)
@@ -156,13 +160,12 @@ def parse_rocm_smi(text: str) -> tuple[Seen, ...]:
 def ask_amdsmi(here: Here, smi: Any = None) -> Report:
     """Ask the driver's library by way of `amdsmi`, if it is installed. `smi` stands for the module in tests."""
     if smi is None:
-        try:
-            import amdsmi as smi  # type: ignore[import-not-found,no-redef,unused-ignore]
-        except Exception:  # it loads the driver's library when it is imported
-            return Report(Asked("amdsmi", missing=True, failure="not installed"))
+        smi, answer = imported("amdsmi")
+        if smi is None:
+            return Report(Asked("amdsmi", missing=answer.missing, failure=answer.failure))
     seen, failure = called(lambda: _library(smi), timeout_s=here.timeout_s)
     if failure or not seen:
-        return Report(Asked("amdsmi", failure=printable(failure) or "named no card"))
+        return Report(Asked("amdsmi", failure=failure or "named no card"))
     return Report(Asked("amdsmi", len(seen)), tuple(seen))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ..._base.foreign import printable
 from ..catalogue import MIB
 from .nouns import Asked, Here, Report, Seen
 
@@ -42,7 +41,7 @@ def ask_engine(here: Here) -> Report:
         return Report(Asked(source, missing=True, failure=answer.failure))
     seen = parse_devices(answer.text, answer.errors)
     if seen is None:
-        said = printable(answer.failure or "listed no devices; builds before November 2024 do not", 200)
+        said = answer.failure or "listed no devices; builds before November 2024 do not"
         return Report(Asked(source, failure=said, advice=f"try `{PROGRAM} --list-devices` by hand"))
     return Report(Asked(source, len(seen)), seen)
 

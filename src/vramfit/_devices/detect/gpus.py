@@ -111,9 +111,11 @@ def taken_sentence(seen: Seen) -> str:
     """Say how much of a card others hold, and who; "" where that is next to nothing or not known."""
     if seen.total_bytes is None or seen.free_bytes is None or seen.unified:
         return ""
-    taken = seen.total_bytes - seen.free_bytes
     users = sorted(seen.users, key=lambda u: -(u.n_bytes or 0))
-    if taken < TAKEN or (seen.by_engine and not users):
+    # What the engine finds free has its own context out, which is nobody else's.
+    known = sum(u.n_bytes or 0 for u in users)
+    taken = known if seen.by_engine else seen.total_bytes - seen.free_bytes
+    if taken < TAKEN:
         return ""
     named = [f"{u.name} {format_bytes(u.n_bytes)}" if u.n_bytes else u.name for u in users[:4]]
     more = f" and {len(users) - 4} more" if len(users) > 4 else ""

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..._base.foreign import printable
 from .nouns import Asked, Here, Report, Seen, User, number
 from .pci import Slot, model_name
 
@@ -31,7 +30,7 @@ def ask_xpu_smi(here: Here) -> Report:
     answer = here.ask("xpu-smi", "discovery", "-j")
     listed = parse_xpu_smi(answer.text)
     if answer.missing or not listed:
-        said = printable(answer.failure or "named no card", 200)
+        said = answer.failure or "named no card"
         return Report(Asked("xpu-smi", missing=answer.missing, failure=said))
     found = []
     for number_, card in list(listed.items())[:MOST]:

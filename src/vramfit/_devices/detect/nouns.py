@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 from ..._base.foreign import printable
 from ..ask import TIMEOUT_S, Answer, ask
@@ -15,7 +16,8 @@ from ..noun import Gpu
 
 __all__ = ["Asked", "Found", "Here", "Report", "Seen", "User", "number"]
 
-NAME = 80  # characters of a name that a driver or a program gives
+MOST: Final = 1 << 50  # bytes of a card: what is above is no size
+NAME: Final = 80  # characters of a name that a driver or a program gives
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,13 @@ class Seen:
     by_engine: bool = False
     users: tuple[User, ...] = ()
     notes: tuple[str, ...] = ()
+    others: tuple[Seen, ...] = ()  # of a divided card: the instances that the environment may name instead
 
     def __post_init__(self) -> None:
-        """Keep the name printable and short: it is a driver's."""
+        """Keep the name printable and short, and sizes within what a card can have: they are a driver's."""
+        for size in ("total_bytes", "free_bytes"):
+            if not 0 <= (getattr(self, size) or 0) <= MOST:
+                object.__setattr__(self, size, None)
         object.__setattr__(self, "name", printable(" ".join(self.name.split()), NAME) or "GPU")
 
 

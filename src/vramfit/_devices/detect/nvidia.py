@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ..._base.foreign import printable
-from ..ask import called
+from ..ask import called, imported
 from ..catalogue import MIB
 from ..noun import CUDA_CAPABILITY
 from .nouns import Asked, Here, Report, Seen, User, number
@@ -28,6 +28,7 @@ _SLICE: Final = re.compile(
 _PROCESS: Final = re.compile(
     r"\|\s+(\d{1,3})\s+(?:\S+\s+\S+\s+)?\d+\s+(?:M\+)?(?:C\+G|C|G)\s+(\S.*?)\s+(?:(\d{1,7})MiB|N/A)\s*\|"
 )
+_NO_DRIVER: Final = "Shared Library Not Found"  # of NVIDIA's, on a machine without its card
 _BROKEN: Final = (
     ("version mismatch", "the driver was updated under the running system: restart the machine"),
     ("couldn't communicate", "the driver is not loaded: `sudo modprobe nvidia`, or install it again"),
@@ -137,23 +138,32 @@ def _sliced(card: Seen, slices: Sequence[tuple[int, int]], names: Sequence[tuple
         return card
     if not slices:
         return replace(card, total_bytes=None, free_bytes=None)
-    (total, free), (profile, uuid) = slices[0], names[0] if names else ("", card.uuid)
     note = f"one of {len(slices)} MIG instances: a process of CUDA sees one, the first unless CUDA_VISIBLE_DEVICES names another"
-    name = f"{card.name} MIG {profile}".strip()
-    return replace(card, name=name, total_bytes=total, free_bytes=free, uuid=uuid, notes=(note,))
+    named = [*names, *[("", card.uuid)] * len(slices)]
+    first, *others = [
+        replace(
+            card,
+            name=f"{card.name} MIG {profile}".strip(),
+            total_bytes=total,
+            free_bytes=free,
+            uuid=uuid,
+            notes=(note,),
+        )
+        for (total, free), (profile, uuid) in zip(slices, named, strict=False)
+    ]
+    return replace(first, others=tuple(others))
 
 
 def ask_nvml(here: Here, nvml: Any = None) -> Report:
     """Ask the driver's library by way of `nvidia-ml-py`, if it is installed. `nvml` stands for the module in tests."""
     if nvml is None:
-        try:
-            import pynvml as nvml  # type: ignore[import-not-found,no-redef,unused-ignore]
-        except Exception:  # a broken installation is as good as none
-            return Report(Asked("nvidia-ml-py", missing=True, failure="not installed"))
+        nvml, answer = imported("pynvml")
+        if nvml is None:
+            return Report(Asked("nvidia-ml-py", missing=answer.missing, failure=answer.failure))
     seen, failure = called(lambda: _library(nvml), timeout_s=here.timeout_s)
     if failure or not seen:
-        said = printable(failure) or "named no card"
-        return Report(Asked("nvidia-ml-py", failure=said, advice=_advice(said)))
+        said = failure or "named no card"
+        return Report(Asked("nvidia-ml-py", missing=_NO_DRIVER in said, failure=said, advice=_advice(said)))
     return Report(Asked("nvidia-ml-py", len(seen)), tuple(seen))
 
 

@@ -40,7 +40,8 @@ def chosen(cards: Sequence[Seen], value: str) -> list[Seen]:
         if bare.isascii() and bare.isdecimal() and int(bare) < len(cards):
             card = cards[int(bare)]
         elif bare.lower().startswith(("gpu-", "mig-")):
-            match = [c for c in cards if c.uuid.lower().startswith(bare.lower())]
+            every = [one for card in cards for one in (card, *card.others)]
+            match = [c for c in every if c.uuid.lower().startswith(bare.lower())]
             if len(match) != 1:
                 break
             card = match[0]

@@ -74,7 +74,7 @@ def test_refusals_are_the_engines() -> None:
 def test_a_weight_above_the_largest_buffer_is_refused_with_what_helps(backend: str) -> None:
     """It would be one allocation, which the driver refuses; on the host, or on a card without such a limit, it is none."""
     model = dense(2)
-    big = replace(model.weights[1], tensor=Tensor("blk.0.ffn_up.weight", (1 << 14, 1 << 13), F16))  # 256 MiB
+    big = model.weights[1]._replace(tensor=Tensor("blk.0.ffn_up.weight", (1 << 14, 1 << 13), F16))  # 256 MiB
     model = replace(model, weights=(*model.weights, big))
     card = replace(gpu(8000, name="small"), backend=backend, max_buffer_bytes=128 << 20)
     with pytest.raises(

@@ -280,7 +280,7 @@ def test_a_list_is_its_items_in_order(items: list[str]) -> None:
 def test_every_observed_total_is_at_or_above_what_the_fallback_would_assume() -> None:
     for card in all_cards():
         seen = card.linux_mib[0] if card.linux_mib else None
-        guess = rules().total_mib(replace(card, linux_mib=None))
+        guess = rules().total_mib(card._replace(linux_mib=None))
         special = card.id == "strix-halo"  # Linux hands it half of the RAM by default
         assert seen is None or guess is None or special or guess <= seen, card.id
 

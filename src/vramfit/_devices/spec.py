@@ -183,7 +183,7 @@ def from_card(card: Card, free_bytes: int | None = None, backend: str | None = N
     facts.setdefault(
         "compute_capability", card.compute_capability if facts["backend"] == card.backend else None
     )
-    overhead = rules().context_mib(replace(card, backend=facts["backend"]), total_mib or 0) * MIB
+    overhead = rules().context_mib(card._replace(backend=facts["backend"]), total_mib or 0) * MIB
     return Gpu(
         name=card.name,
         total_bytes=max((total_mib or 0) * MIB, free_bytes or 0),

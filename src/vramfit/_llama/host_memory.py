@@ -1,4 +1,4 @@
-"""What a placed model needs of the host before any compute buffer: weights, caches, and what of them a card has as well.
+"""Count what a placed model needs of the host before any compute buffer: weights, caches, and what of them a card has as well.
 
 In: a placed `Model`, cards, `Settings`, a context. Out: bytes. Weights that are mapped are pages of the file: the system may drop
 them and read them again, and a device that maps the file has the very same pages.
@@ -8,8 +8,7 @@ Source: `load_tensors` (llama-model.cpp:1508-1531, 1835-1895), `load_all_data` (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._devices import Gpu, Host
 from .._ggml.backends import HOST_BACKEND, Backend, cpu_of, host_of, pad
@@ -44,9 +43,8 @@ _APPLE: Final = (
 _FILE_ALIGNMENT: Final = 32  # of tensors in a file, unless its header says otherwise
 
 
-@dataclass(frozen=True, slots=True)
-class HostWeights:
-    """Of the bytes of weights on the host: `mapped` are pages of the file, `lazy` of these are never held as a whole.
+class HostWeights(NamedTuple):
+    """Bytes of weights on the host: `mapped` are pages of the file, `lazy` of these are never held as a whole.
 
     `locked` come on top: what lies between them in the file is locked with them.
     """
@@ -57,7 +55,7 @@ class HostWeights:
 
 
 def maps_file(settings: Settings, used: Sequence[Gpu]) -> bool:
-    """Whether weights on the host stay mapped: always with `mmap`, by itself unless a card shares the system's memory.
+    """Tell whether weights on the host stay mapped: always with `mmap`, by itself unless a card shares the system's memory.
 
     A Mac's card maps the file as well (mmap_support: ggml-cuda.cu:5128, ggml-vulkan.cpp:15290, ggml-metal.cpp:700).
     """
@@ -78,7 +76,7 @@ def host_weights(
     rules: Sequence[Backend],
     host: Backend,
 ) -> HostWeights:
-    """How the host holds what `weight_bytes` counts there."""
+    """Count how the host holds what `weight_bytes` counts there."""
     mapping = maps_file(settings, used)
     reads_rows = not any(map(_has_no_mmap, used))  # whatever the load mode
     sizes = weight_sizes(model, host)
@@ -96,7 +94,7 @@ def host_weights(
 
 
 def _locked(model: Model, mapped: dict[str, int]) -> int:
-    """Bytes that are locked beside the mapped tensors: of each file all from its start to the last of them (1663)."""
+    """Count the bytes that are locked beside the mapped tensors: of each file all from its start to the last of them (1663)."""
     end = at = 0
     for tensor in model.tensors:
         at += pad(tensor.n_bytes, _FILE_ALIGNMENT)
@@ -105,7 +103,7 @@ def _locked(model: Model, mapped: dict[str, int]) -> int:
 
 
 def pooled_weights(model: Model, placement: Placement, device: int, rules: Backend, *, mapping: bool) -> int:
-    """Bytes of weights that a card and the host, where their memory is one, take less than both together; below 0: more.
+    """Count the bytes of weights that a card and the host, where their memory is one, take less than both together; below 0: more.
 
     A Mac's GPU maps the range of the file that its tensors span: what the host maps of it is there once
     (llama-model.cpp:1868), and so is what nobody uses.
@@ -123,8 +121,7 @@ def pooled_weights(model: Model, placement: Placement, device: int, rules: Backe
     return twice - unused
 
 
-@dataclass(frozen=True, slots=True)
-class HostNeeds:
+class HostNeeds(NamedTuple):
     """Bytes on the host but for compute buffers. `beside` and `mapped` are as in `DeviceEstimate`.
 
     `card` is the device (of those in use) that has the system's memory, if one has; `pooled` is what of this, and of
@@ -145,7 +142,7 @@ class HostNeeds:
 
 
 def shared_card(used: Sequence[Gpu]) -> int | None:
-    """The device in use that shares the system's memory: of several the first, since it is one memory."""
+    """Find the device in use that shares the system's memory: of several the first, since it is one memory."""
     return next((device for device, gpu in enumerate(used) if gpu.unified), None)
 
 
@@ -157,7 +154,7 @@ def host_needs(
     placement: Placement,
     host: Host | None = None,
 ) -> tuple[HostNeeds, DeviceBytes, DeviceBytes]:
-    """What the host needs, and weights and caches of all devices."""
+    """Count what the host needs, and weights and caches of all devices."""
     used = [gpus[i] for i in devices(gpus, settings)]
     rules = [rules_of(gpu, era_of(settings.engine_build)) for gpu in used]
     own = _own_rules(rules, host)
@@ -174,7 +171,7 @@ def host_needs(
 
 
 def _own_rules(rules: Sequence[Backend], host: Host | None) -> Backend:
-    """The rules by which the host holds weights."""
+    """Find the rules by which the host holds weights."""
     here = [r for r in rules if not r.behind]
     if host is not None and host.features is not None and not here:
         return cpu_of(host.features)

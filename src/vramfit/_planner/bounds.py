@@ -1,4 +1,4 @@
-"""What no run of a plan exceeds, in tokens a second: decoding at an empty and at a full context, and reading a prompt.
+"""Bound the speed of a plan from above, in tokens a second: decoding at an empty and at a full context, and reading a prompt.
 
 In: a `Plan`, rates of its devices. Out: `Speed`: bounds with their terms. For each token every active weight is read once,
 and at a full context every cell of the cache that attention looks at; a batch of a prompt reads the weights of its layers once,
@@ -54,7 +54,7 @@ class Term:
         return self.weights > 0 or self.cache > 0
 
     def seconds(self, n_bytes: int, n_tokens: int = 1) -> float | None:
-        """How long it takes to read so much and to compute so many tokens, at the least; None where it reads at a rate not known."""
+        """Count the seconds that it takes at the least to read so much and to compute so many tokens; None where it reads at a rate not known."""
         if n_bytes and self.gbs is None:
             return None
         read = n_bytes / (self.gbs * GB) if self.gbs else 0.0
@@ -145,7 +145,7 @@ def _rate(n_tokens: int, seconds: float | None) -> float | None:
 
 
 def _terms(plan: Plan, host_gbs: float | None, tflops: Sequence[float | None]) -> tuple[Term, ...]:
-    """A term for each device in use, and last for the host."""
+    """Make a term for each device in use, and last for the host."""
     placement, used = plan.estimate.placement, devices(plan.gpus, plan.settings)
     n = placement.n_devices + 1
     weights, batch, flops, cache = [0] * n, [0] * n, [0] * n, [0] * n
@@ -171,7 +171,7 @@ def _terms(plan: Plan, host_gbs: float | None, tflops: Sequence[float | None]) -
 
 
 def _cache_read(layer: Layer, context: Context) -> Iterator[int]:
-    """Bytes of a layer's caches that a token reads at a full context, at the least: where a few cells are chosen, the choice alone."""
+    """Count the bytes of a layer's caches that a token reads at a full context, at the least: where a few cells are chosen, the choice alone."""
     chosen = any(cache.kind == CHOICE for cache in layer.caches)
     for cache in layer.caches:
         if cache.kind == (CHOICE if chosen else ATTENTION):
@@ -193,7 +193,7 @@ def _is_pipelined(plan: Plan) -> bool:
 
 
 def _missing(terms: Sequence[Term]) -> Iterator[str]:
-    """Which terms are not known, in sentences: those without which there is no bound first."""
+    """Say which terms are not known: those without which there is no bound first."""
     for term in terms:
         if term.works and term.gbs is None:
             yield f"the memory bandwidth of {_named(term)} is not known"

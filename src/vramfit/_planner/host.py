@@ -1,4 +1,4 @@
-"""What the host's memory leaves of the contexts that the cards carry, and how much of it a chip is lent.
+"""Find which of the contexts that fit on the cards fit in the host's memory, too, and how much of it a chip is lent.
 
 In: a `Host`, or a card that shares the system's memory, and the question of a `plan`. Out: a context and a split. What the
 host needs beside compute buffers never falls as the context grows, and no split changes it: it bounds the contexts
@@ -51,7 +51,7 @@ class Beside:
         return self.host is not None or shared_card([self.gpus[i] for i in self.used]) is not None
 
     def needs(self, n_ctx: int) -> HostNeeds:
-        """What the host needs at a context, compute buffers apart."""
+        """Count what the host needs at a context, compute buffers apart."""
         if n_ctx not in self.known:
             settings = replace(self.settings, n_ctx=n_ctx)
             context = resolve(self.model, settings)
@@ -60,19 +60,19 @@ class Beside:
         return self.known[n_ctx]
 
     def chains(self, n_ctx: int, compute: int = 0) -> Chains:
-        """All splits, with so much less room on a card that has the host's memory as that needs, `compute` included."""
+        """Return all splits, with so much less room on a card that has the host's memory as that needs, `compute` included."""
         needs, room = self.needs(n_ctx), list(self.room)
         if needs.card is not None:
             room[needs.card] -= needs.pooled + compute
         return Chains(self.segments(), room, self.only)
 
     def has_room(self, n_ctx: int, compute: int = 0) -> bool:
-        """Whether a host of known memory holds what it needs, with the margin left."""
+        """Tell whether a host of known memory holds what it needs, with the margin left."""
         size = self.needs(n_ctx).held + compute
         return self.host is None or size <= self.host.free - self.margin or size <= 0
 
     def largest(self, candidates: range) -> tuple[int, Split] | None:
-        """The largest of the contexts that cards and host carry, and its split; or None."""
+        """Find the largest of the contexts that fits cards and host, and its split; None if none does."""
         high = last_where(lambda i: self.has_room(candidates[i]), -1, len(candidates) - 1)
         if high < 0:
             return None
@@ -94,7 +94,7 @@ class Beside:
         return None if at < 0 else (candidates[at], answers[at])
 
     def _split(self, n_ctx: int, hint: Split | None) -> Split | None:
-        """A split under which cards and host carry a context; None where none was found."""
+        """Find a split under which a context fits cards and host; None where none was found."""
         compute = 0
         for _ in range(2):  # a split found for the host's compute buffer of another
             split = self._on_cards(n_ctx, compute, hint)
@@ -117,7 +117,7 @@ class Beside:
         return found[1] if found else None
 
     def compute(self, split: Sequence[int], n_ctx: int) -> int:
-        """The host's compute buffer under a split."""
+        """Count the bytes of the host's compute buffer under a split."""
         if self.used:
             return self.segments().compute(split, n_ctx).host
         settings = replace(self.settings, n_ctx=n_ctx)
@@ -125,12 +125,12 @@ class Beside:
         return compute_bytes(self.model, placement, resolve(self.model, settings), ()).host
 
     def is_full(self, split: Sequence[int], n_ctx: int) -> bool:
-        """Whether it is the host that a context would overfill."""
+        """Tell whether it is the host that a context would overfill."""
         return self.host is not None and not self.has_room(n_ctx, self.compute(split, n_ctx))
 
 
 def host_warnings(result: Estimate, margin: int) -> Iterable[str]:
-    """What to do where the host is short, and what is not counted there where little is left."""
+    """Say what to do where the host is short, and what is not counted there where little is left."""
     host = result.host
     if not host.is_judged:
         return
@@ -153,7 +153,7 @@ def host_warnings(result: Estimate, margin: int) -> Iterable[str]:
 
 
 def _advice(result: Estimate, short: int) -> str:
-    """What helps a host that is short, and what happens if nothing is done."""
+    """Say what helps a host that is short, and what happens if nothing is done."""
     host, settings = result.host, result.settings
     said = f"the host is short of {format_bytes(short)}: {_what_helps(result)}"
     if settings.load_mode in ("none", "mlock", "dio", "mmap+mlock"):

@@ -15,6 +15,7 @@ from weakref import proxy
 from .._base.memo import Memo
 from .._ggml.backends import Backend
 from .._ggml.galloc import allocate, held, largest
+from .._ggml.graph import NONE, WEIGHT
 from .._ggml.sched import Schedule, node_of, schedule
 from .._graphs import Instance, Known, Run, build, know, one_sequence
 from .._llama.cparams import Context, prompt_tokens
@@ -27,6 +28,7 @@ __all__ = [
     "Case",
     "Needs",
     "Reservation",
+    "is_by_address",
     "is_sure",
     "needs_of_all",
     "plans",
@@ -52,6 +54,7 @@ class Reservation:
     needs: tuple[int, ...]
     flash_attn: bool
     sure: bool = True
+    by_address: bool = False  # whether the order of nodes hangs on where weights lie
 
 
 class Case:
@@ -119,7 +122,8 @@ def _reserved(case: Case, context: Context, needs: Callable[[Case, Run], Needs])
     made = {run: needs(case, run) for run in dict.fromkeys(runs)}
     # the last may be the first again: a buffer in several chunks need not be the larger of two
     found = held([made[run] for run in runs])
-    return Reservation(found, prompt.flash_attn, all(is_sure(case.graph(run)[1]) for run in made))
+    graphs = [case.graph(run)[1] for run in made]
+    return Reservation(found, prompt.flash_attn, all(map(is_sure, graphs)), any(map(is_by_address, graphs)))
 
 
 def plans(
@@ -238,6 +242,15 @@ def is_sure(plan: Schedule) -> bool:
         if plan.backends[at].reached_tensor
         or (plan.backends[at].may_be and plan.tensors[i].op in plan.backends[at].scratch)
     )
+
+
+def is_by_address(plan: Schedule) -> bool:
+    """Whether a backend whose order compares addresses looks at parts of weights: they touch others, or not."""
+    if not any(b.orders_by_address for b in plan.backends):
+        return False
+    tensors = plan.tensors
+    views = (i for i, at in plan.nodes if plan.backends[at].orders_by_address and tensors[i].view != NONE)
+    return any(tensors[tensors[i].view].usage == WEIGHT for i in views)
 
 
 def needs_of_all(case: Case, step: int, instance: Instance, plan: Schedule) -> Needs | None:

@@ -22,7 +22,7 @@ from .reserve import Reservation, reserve_at_most, reserve_context
 
 __all__ = ["Compute", "compute_bytes"]
 
-BY_ADDRESS: Final = 1  # percent: what a buffer may take more in another order; 0.15 was seen
+BY_ADDRESS: Final = 1  # percent: what a buffer may take more in another order; 0.43 was seen
 OLDER_GRAPH: Final = 8  # percent: compute buffers of 2024 printed up to 7.7 more
 
 
@@ -75,7 +75,7 @@ def _compute(
 
 
 def _with_spare(found: Reservation, backends: Sequence[Backend]) -> tuple[int, ...]:
-    """The buffers, raised where a backend's order of nodes hangs on where weights lie."""
+    """The buffers, raised where a backend's order of nodes hangs on where weights or caches lie."""
     if not found.by_address:
         return found.needs
     shares = (*(BY_ADDRESS if b.orders_by_address else 0 for b in backends), 0)

@@ -54,7 +54,7 @@ class Reservation:
     needs: tuple[int, ...]
     flash_attn: bool
     sure: bool = True
-    by_address: bool = False  # whether the order of nodes hangs on where weights lie
+    by_address: bool = False  # whether the order of nodes hangs on where weights or caches lie
 
 
 class Case:
@@ -245,12 +245,14 @@ def is_sure(plan: Schedule) -> bool:
 
 
 def is_by_address(plan: Schedule) -> bool:
-    """Whether a backend whose order compares addresses looks at parts of weights: they touch others, or not."""
+    """Whether a backend whose order compares addresses looks at parts of weights, or at a second cache of a layer: they touch others, or not."""
     if not any(b.orders_by_address for b in plan.backends):
         return False
     tensors = plan.tensors
-    views = (i for i, at in plan.nodes if plan.backends[at].orders_by_address and tensors[i].view != NONE)
-    return any(tensors[tensors[i].view].usage == WEIGHT for i in views)
+    here = [tensors[i] for i, at in plan.nodes if plan.backends[at].orders_by_address]
+    if any(t.op == "LIGHTNING_INDEXER" for t in here):
+        return True
+    return any(t.view != NONE and tensors[t.view].usage == WEIGHT for t in here)
 
 
 def needs_of_all(case: Case, step: int, instance: Instance, plan: Schedule) -> Needs | None:

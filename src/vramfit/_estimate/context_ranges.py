@@ -22,7 +22,7 @@ from .._llama.cparams import Context
 from .._llama.model import Model
 from .._llama.placement import Placement
 from .affine import Line, Number, Span, line
-from .reserve import Case, Needs, is_sure, needs_of_all, prepare_case, reservations
+from .reserve import Case, Needs, is_by_address, is_sure, needs_of_all, prepare_case, reservations
 
 __all__ = ["NotStraight", "Piece", "Stretch"]
 
@@ -61,6 +61,8 @@ class Stretch:
         self._span = Span(0, reach)
         self._reach = reach
         self._runs = tuple(zip(*(reservations(self._case, each) for each in ends), strict=True))
+        if is_by_address(self._case.graph(self._runs[0][0])[1]):
+            raise NotStraight
         self._sheets: dict[tuple[int, int], _Sheet] = {}
         self._steps = [0] * len(self._runs)  # of the ladder: where the proof held last
 

@@ -15,6 +15,7 @@ from weakref import proxy
 from .._base.memo import Memo
 from .._ggml.backends import Backend
 from .._ggml.galloc import allocate, held, largest
+from .._ggml.graph import NONE, WEIGHT
 from .._ggml.sched import Schedule, node_of, schedule
 from .._graphs import Instance, Known, Run, build, know, one_sequence
 from .._llama.cparams import Context, prompt_tokens
@@ -27,6 +28,7 @@ __all__ = [
     "Case",
     "Needs",
     "Reservation",
+    "is_by_address",
     "is_sure",
     "needs_of_all",
     "plans",
@@ -51,6 +53,7 @@ class Reservation(NamedTuple):
     needs: tuple[int, ...]
     flash_attn: bool
     sure: bool = True
+    by_address: bool = False  # whether the order of nodes hangs on where weights or caches lie
 
 
 class Case:
@@ -125,7 +128,8 @@ def _reserved(case: Case, context: Context, needs: Callable[[Case, Run], Needs])
     made = {run: needs(case, run) for run in dict.fromkeys(runs)}
     # the last may be the first again: a buffer in several chunks need not be the larger of two
     found = held([made[run] for run in runs])
-    return Reservation(found, prompt.flash_attn, all(is_sure(case.graph(run)[1]) for run in made))
+    graphs = [case.graph(run)[1] for run in made]
+    return Reservation(found, prompt.flash_attn, all(map(is_sure, graphs)), any(map(is_by_address, graphs)))
 
 
 def plans(
@@ -244,6 +248,17 @@ def is_sure(plan: Schedule) -> bool:
         if plan.backends[at].reached_tensor
         or (plan.backends[at].may_be and plan.tensors[i].op in plan.backends[at].scratch)
     )
+
+
+def is_by_address(plan: Schedule) -> bool:
+    """Whether a backend whose order compares addresses looks at parts of weights, or at a second cache of a layer: they touch others, or not."""
+    if not any(b.orders_by_address for b in plan.backends):
+        return False
+    tensors = plan.tensors
+    here = [tensors[i] for i, at in plan.nodes if plan.backends[at].orders_by_address]
+    if any(t.op == "LIGHTNING_INDEXER" for t in here):
+        return True
+    return any(t.view != NONE and tensors[t.view].usage == WEIGHT for t in here)
 
 
 def needs_of_all(case: Case, step: int, instance: Instance, plan: Schedule) -> Needs | None:

@@ -140,6 +140,7 @@ class Backend:
     )  # operations that need more than their result
     may_be: tuple[Backend, ...] = ()  # the kinds of card that one of no known capability can be
     graph_optimize: Optimize | None = None
+    orders_by_address: bool = False  # its order of nodes compares addresses of weights and caches
     offload_batch: int = 0  # rows from which operations on host weights move here; 0: never
     offload_ops: frozenset[str] = frozenset()  # only these; empty: all
     async_events: bool = False  # asynchronous compute and events: pipeline parallelism can switch on

@@ -315,7 +315,7 @@ def test_what_fits_near_stays_near() -> None:
 
 
 def test_a_larger_context_takes_what_it_needs_of_other_machines(spread: vramfit.Plan) -> None:
-    """No more than a sixteenth of the room there over what is needed."""
+    """No more than a 64th of the room there over what is needed."""
     cards = spread.gpus
     chains = Chains(
         Segments(MODEL, cards, replace(spread.settings, n_ctx=0, tensor_split=())),

@@ -133,4 +133,6 @@ def link_speed(text: str | float) -> float:
         speed = float(found[1]) * bits / (1 if found[2] in "gG" else 1000) if found else 0
         if LEAST_LINK <= speed <= MOST_LINK:
             return speed
+        if found:
+            break
     raise GpuError(f"link={shown(text)}: give the speed of the network, such as 1Gbit/s, 2.5Gbit/s or 10GbE")

@@ -12,11 +12,11 @@ from .search import Chains, Split, largest, last_where
 
 __all__ = ["nearer"]
 
-_PARTS: Final = 16  # in which the room of other machines is given up
+_PARTS: Final = 64  # in which the room of other machines is given up
 
 
 def nearer(chains: Chains, remote: Sequence[bool], n_ctx: int, split: Split) -> Split:
-    """Give up as much of the room of the other machines as can be, to a sixteenth; `split` where nothing can."""
+    """Give up as much of the room of the other machines as can be, to a 64th; `split` where nothing can."""
     if (
         chains.only is not None
         or all(remote)

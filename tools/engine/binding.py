@@ -22,11 +22,18 @@ from .cut import write_cuts
 from .errors import EngineError as EngineError
 
 SOURCE_VARIABLE = "LLAMA_CPP_SOURCE"
+LIBRARIES_VARIABLE = "LLAMA_CPP_LIBRARIES"
 SHIM = pathlib.Path(__file__).with_name("shim.cpp")
 
 
 def library_dir() -> pathlib.Path:
-    """Where the installed `llama_cpp` keeps its shared libraries."""
+    """The engine's shared libraries: $LLAMA_CPP_LIBRARIES, or where the installed `llama_cpp` keeps them."""
+    if folder := os.environ.get(LIBRARIES_VARIABLE):
+        if not (pathlib.Path(folder) / "libllama.so").is_file():
+            raise EngineError(
+                f"{LIBRARIES_VARIABLE}: {folder} has no libllama.so: build the engine's target `llama`"
+            )
+        return pathlib.Path(folder)
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
         raise EngineError(

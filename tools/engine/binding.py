@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -90,8 +91,20 @@ def _compile(out: pathlib.Path, lib: pathlib.Path, source: pathlib.Path, cuts: p
     command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", *include, str(SHIM)]
     done = subprocess.run([*command, "-o", str(partial), *link], capture_output=True, text=True)
     if done.returncode:
-        raise EngineError(f"the shim does not compile against {source}:\n{done.stderr}")
+        raise EngineError(
+            f"the shim does not compile against {source}: {undeclared(done.stderr)}\n{done.stderr}"
+        )
     partial.rename(out)
+
+
+def undeclared(errors: str) -> str:
+    """What a compiler's errors say that the engine's functions use and nobody gives them: for `cut.py` or for the shim."""
+    names = sorted(set(re.findall(r"['‘](\w+)['’] (?:was not declared|has not been declared)", errors)))
+    return (
+        f"it uses {', '.join(names)}: list them in tools/engine/cut.py, or give shim.cpp stand-ins"
+        if names
+        else ""
+    )
 
 
 @functools.cache

@@ -8,9 +8,11 @@ include. No text of the engine is kept in this project.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import pathlib
 import re
+from collections.abc import Callable
 
 from .errors import EngineError
 
@@ -126,8 +128,17 @@ _SHAPES = (
 
 
 def write_cuts(source: pathlib.Path, folder: pathlib.Path) -> None:
-    """Write the files into `folder`. Raises EngineError for a name that `source` does not have."""
-    built = "".join(f"#define {pair} {int(there)}\n" for pair, there in vector_kernels(source).items())
+    """Write the files into `folder`. Raises EngineError that names all that `source` does not have."""
+    missing: list[str] = []
+
+    def found(make: Callable[[], str]) -> str:
+        try:
+            return make()
+        except EngineError as error:
+            missing.append(str(error))
+            return ""
+
+    built = found(lambda: _macros(source))
     for name, start, cuts in (
         ("cuda-types.inc", "", CUDA_TYPES),
         ("cuda-rules.inc", built, CUDA_RULES),
@@ -135,8 +146,14 @@ def write_cuts(source: pathlib.Path, folder: pathlib.Path) -> None:
         ("metal-rules.inc", "", METAL_RULES),
         ("allocator.inc", "", ALLOCATOR),
     ):
-        text = start + "".join(cut(source / "ggml/src" / file, pattern) for file, pattern in cuts)
-        (folder / name).write_text(text)
+        rules = (found(functools.partial(cut, source / "ggml/src" / file, pattern)) for file, pattern in cuts)
+        (folder / name).write_text(start + "".join(rules))
+    if missing:
+        raise EngineError("\n".join(dict.fromkeys(missing)))
+
+
+def _macros(source: pathlib.Path) -> str:
+    return "".join(f"#define {pair} {int(there)}\n" for pair, there in vector_kernels(source).items())
 
 
 def cut(file: pathlib.Path, name: str) -> str:

@@ -32,7 +32,7 @@ _QUOTED: Final = re.compile(r"`([A-Za-z_]\w*(?:::~?\w+)*)`")
 _NEAR: Final = 3  # lines between a citation and what it is about
 _WHOLE: Final = 24  # definitions of a file that is cited as a whole; of a larger one a mention says nothing
 _PLAIN: Final = 8  # letters that a quoted name needs to stand for a definition without its file
-_NOBODY: Final = frozenset(("llama.cpp",))  # the project's own name, where no line follows
+_NOBODY: Final = "llama.cpp"  # the project's own name and that of its kin, where no line follows
 
 
 class Place(NamedTuple):
@@ -144,9 +144,9 @@ def _of_text(text: Text, tree: Tree, found: Cited, own: str, words: set[str]) ->
     for match in _FILE.finditer(text.text):
         if match["file"]:
             last, numbered = match["file"], bool(match["lines"]) or bool(own)
-            if last in _NOBODY and not match["lines"]:
+            if last.endswith(_NOBODY) and not match["lines"]:
                 continue
-            path = _path(last, path, tree)
+            path = _path(last, path, tree, match["lines"])
             if not path:
                 found.lost.append((text.place, match[0]))
                 continue
@@ -174,13 +174,17 @@ def _add(found: Cited, path: str, parts: Sequence[Part], place: Place) -> None:
             places.append(place)
 
 
-def _path(file: str, before: str, tree: Tree) -> str:
-    """The file that is meant: the shortest path that ends so; "-msa.cpp" is short for a kin of the one `before`."""
+def _path(file: str, before: str, tree: Tree, lines: str | None = None) -> str:
+    """The file that is meant: one that has these lines, the shortest path that ends so.
+
+    "-msa.cpp" is short for a kin of the file `before`.
+    """
     folder = before.rpartition("/")[0]
     ends = [p for p in tree.paths() if p.endswith("/" + file)] or [
         p for p in tree.paths() if p.endswith(file)
     ]
-    return min(ends, key=lambda p: (not p.startswith(folder), p.count("/"), len(p)), default="")
+    ends.sort(key=lambda p: (not p.startswith(folder), p.count("/"), len(p)))
+    return next((p for p in ends if lines and _at(tree.parts(p), lines)), ends[0] if ends else "")
 
 
 def _at(parts: Sequence[Part], lines: str) -> list[Part]:

@@ -19,9 +19,12 @@ __all__ = ["DATA", "LIBRARY", "citations", "make_record"]
 _ROOT: Final = Path(__file__).parents[2]
 LIBRARY: Final = _ROOT / "src/vramfit"
 DATA: Final = _ROOT / "tests/data/engine/definitions.json.gz"  # of the build that the library follows
-# Files that no rule cites yet and whose new definitions a person wants to hear of.
-_MORE: Final = ("src/llama-arch.cpp", "src/llama-graph.cpp", "src/llama-context.cpp", "ggml/src/ggml-alloc.c",
-                "ggml/src/ggml-backend.cpp")  # fmt: skip
+# How paths begin that are recorded whether a rule cites them or not, so that a new citation needs no new record.
+_MORE: Final = (
+    "src/", "include/", "ggml/include/", "ggml/src/ggml.", "ggml/src/ggml-alloc", "ggml/src/ggml-backend", "ggml/src/gguf",
+    "ggml/src/ggml-common", "ggml/src/ggml-impl", "ggml/src/ggml-cpu/amx/", "ggml/src/ggml-rpc/", "ggml/src/ggml-hip/",
+    "common/arg", "common/common", "common/fit", "common/speculative", "tools/mtmd/", "tools/rpc/",
+)  # fmt: skip
 _CUTS: Final = {
     "CUDA_TYPES": cut.CUDA_TYPES, "CUDA_RULES": cut.CUDA_RULES, "VULKAN_RULES": cut.VULKAN_RULES,
     "METAL_RULES": cut.METAL_RULES, "ALLOCATOR": cut.ALLOCATOR,
@@ -46,12 +49,7 @@ def make_record(root: Path, title: str, library: Path = LIBRARY) -> tuple[Record
     """Record a tree; says also which citations mean nothing in it."""
     tree = Folder(root)
     first = citations(tree, library, by_name=False)
-    paths = {
-        *_MORE,
-        *first.paths,
-        *(path for path, _ in first.places),
-        *(p for p in tree.paths() if p.startswith("src/models/")),
-    }
+    paths = {p for p in tree.paths() if p.startswith(_MORE)} | first.paths | {p for p, _ in first.places}
     files = {path: tree.parts(path) for path in sorted(paths) if path in tree.paths()}
     tables = read_tables(tree)._asdict()
     record = Record(title, files, tables)

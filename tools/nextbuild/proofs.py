@@ -11,6 +11,7 @@ import difflib
 import gzip
 import multiprocessing
 import os
+import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -70,7 +71,10 @@ def prove_all(tree: Path, libraries: Path, architecture: str, only: str, build: 
     binding.engine()  # once, before the processes part
     from tools.graphs.live import truths
 
-    found = list(prove_headers(FOLDER, truths, architecture, only, build))
+    found = []
+    for one in prove_headers(FOLDER, truths, architecture, only, build):
+        found.append(one)
+        print(f"{one.header}: {', '.join(f'{n} {what}' for what, n in one.graphs.items())}", file=sys.stderr)
     for line in said(found):
         print(line)
     return int(any(f.graphs.keys() & FAULTS or any(not b.exact for b in f.bytes) for f in found))

@@ -23,7 +23,7 @@ from .cpp import Definition, definitions
 __all__ = ["Folder", "Part", "Record", "Tree", "load", "save"]
 
 # Where rules come from; tests, examples and most programs of the engine are left out.
-_FOLDERS: Final = ("src", "include", "ggml/include", "ggml/src", "common", "tools/server", "tools/quantize")
+_FOLDERS: Final = ("src", "include", "ggml/include", "ggml/src", "common", "tools")
 _SUFFIXES: Final = frozenset((".c", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".m", ".mm"))
 _MARK: Final = (
     4  # bytes of a line's digest, written as twice as many letters: enough among the lines of one definition

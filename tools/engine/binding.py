@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,14 +23,18 @@ from .cut import write_cuts
 from .errors import EngineError as EngineError
 
 SOURCE_VARIABLE = "LLAMA_CPP_SOURCE"
-LIBRARY_VARIABLE = "LLAMA_CPP_LIBRARIES"
+LIBRARIES_VARIABLE = "LLAMA_CPP_LIBRARIES"
 SHIM = pathlib.Path(__file__).with_name("shim.cpp")
 
 
 def library_dir() -> pathlib.Path:
-    """Where the engine's shared libraries are: $LLAMA_CPP_LIBRARIES, or where the installed `llama_cpp` keeps them."""
-    if LIBRARY_VARIABLE in os.environ:
-        return pathlib.Path(os.environ[LIBRARY_VARIABLE])
+    """The engine's shared libraries: $LLAMA_CPP_LIBRARIES, or where the installed `llama_cpp` keeps them."""
+    if folder := os.environ.get(LIBRARIES_VARIABLE):
+        if not (pathlib.Path(folder) / "libllama.so").is_file():
+            raise EngineError(
+                f"{LIBRARIES_VARIABLE}: {folder} has no libllama.so: build the engine's target `llama`"
+            )
+        return pathlib.Path(folder)
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
         raise EngineError(
@@ -86,8 +91,20 @@ def _compile(out: pathlib.Path, lib: pathlib.Path, source: pathlib.Path, cuts: p
     command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", *include, str(SHIM)]
     done = subprocess.run([*command, "-o", str(partial), *link], capture_output=True, text=True)
     if done.returncode:
-        raise EngineError(f"the shim does not compile against {source}:\n{done.stderr}")
+        raise EngineError(
+            f"the shim does not compile against {source}: {undeclared(done.stderr)}\n{done.stderr}"
+        )
     partial.rename(out)
+
+
+def undeclared(errors: str) -> str:
+    """What a compiler's errors say that the engine's functions use and nobody gives them: for `cut.py` or for the shim."""
+    names = sorted(set(re.findall(r"['‘](\w+)['’] (?:was not declared|has not been declared)", errors)))
+    return (
+        f"it uses {', '.join(names)}: list them in tools/engine/cut.py, or give shim.cpp stand-ins"
+        if names
+        else ""
+    )
 
 
 @functools.cache

@@ -8,9 +8,11 @@ include. No text of the engine is kept in this project.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import pathlib
 import re
+from collections.abc import Callable
 
 from .errors import EngineError
 
@@ -63,6 +65,8 @@ CUDA_RULES: Cuts = (
     ("ggml-cuda/ggml-cuda.cu", r"MOE_WEIGHTED_REDUCTION_MAX_EXPERTS"),
     ("ggml-cuda/ggml-cuda.cu", r"ggml_cuda_moe_weighted_reduction_match"),
     ("ggml-cuda/ggml-cuda.cu", r"ggml_cuda_match_moe_weighted_reduction"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_cuda_should_fuse_mul_mat"),
+    ("ggml-cuda/ggml-cuda.cu", r"ggml_cuda_match_shared_expert"),
     ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_graph_optimize"),
     ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_device_context"),
     ("ggml-cuda/ggml-cuda.cu", r"ggml_backend_cuda_device_supports_op"),
@@ -127,6 +131,9 @@ ALLOCATOR: Cuts = (
     ("ggml-alloc.c", r"ggml_gallocr"),
 )
 
+# Names of which a build may have none: those that came after the build that the library follows.
+LATER = frozenset((r"ggml_cuda_match_shared_expert",))
+
 # What a name may stand for; the engine closes every struct and function in the first column.
 _SHAPES = (
     r"^#if[^\n]*\n# *define (?:{name})\b[^\n]*\n#endif[^\n]*\n",
@@ -140,8 +147,17 @@ _SHAPES = (
 
 
 def write_cuts(source: pathlib.Path, folder: pathlib.Path) -> None:
-    """Write the files into `folder`. Raises EngineError for a name that `source` does not have."""
-    built = "".join(f"#define {pair} {int(there)}\n" for pair, there in vector_kernels(source).items())
+    """Write the files into `folder`. Raises EngineError that names all that `source` does not have."""
+    missing: list[str] = []
+
+    def found(make: Callable[[], str]) -> str:
+        try:
+            return make()
+        except EngineError as error:
+            missing.append(str(error))
+            return ""
+
+    built = found(lambda: _macros(source))
     for name, start, cuts in (
         ("cuda-types.inc", "", CUDA_TYPES),
         ("cuda-rules.inc", built, CUDA_RULES),
@@ -150,8 +166,14 @@ def write_cuts(source: pathlib.Path, folder: pathlib.Path) -> None:
         ("sycl-rules.inc", "", SYCL_RULES),
         ("allocator.inc", "", ALLOCATOR),
     ):
-        text = start + "".join(cut(source / "ggml/src" / file, pattern) for file, pattern in cuts)
-        (folder / name).write_text(text)
+        rules = (found(functools.partial(cut, source / "ggml/src" / file, pattern)) for file, pattern in cuts)
+        (folder / name).write_text(start + "".join(rules))
+    if missing:
+        raise EngineError("\n".join(dict.fromkeys(missing)))
+
+
+def _macros(source: pathlib.Path) -> str:
+    return "".join(f"#define {pair} {int(there)}\n" for pair, there in vector_kernels(source).items())
 
 
 def cut(file: pathlib.Path, name: str) -> str:
@@ -160,6 +182,8 @@ def cut(file: pathlib.Path, name: str) -> str:
     for shape in _SHAPES:
         if found := list(re.finditer(shape.format(name=name), text, re.M | re.S)):
             return "".join(f'#line {1 + text.count(chr(10), 0, m.start())} "{file}"\n{m[0]}' for m in found)
+    if name in LATER:
+        return ""
     raise EngineError(f"{file} defines no {name!r}: compare tools/engine/cut.py with that version")
 
 

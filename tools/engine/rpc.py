@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .binding import LIBRARY_VARIABLE, engine, library_dir
+from .binding import LIBRARIES_VARIABLE, engine, library_dir
 from .errors import EngineError
 from .load import MIB, Context, Refused, load
 
@@ -36,7 +36,7 @@ TOKENS = 8  # that are computed before bytes are counted, and while
 
 def is_built() -> bool:
     """Whether an engine with RPC is named: $LLAMA_CPP_LIBRARIES, where its libraries and its rpc-server are."""
-    return LIBRARY_VARIABLE in os.environ and (library_dir() / PROGRAM).is_file()
+    return LIBRARIES_VARIABLE in os.environ and (library_dir() / PROGRAM).is_file()
 
 
 @contextlib.contextmanager

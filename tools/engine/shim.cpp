@@ -19,6 +19,7 @@
 
 #include <algorithm>
 #include <array>
+#include <climits>
 #include <cstdint>
 #include <cstdlib>
 #include <cmath>
@@ -601,6 +602,7 @@ typedef void (*graph_callback)(ggml_cgraph *);
 typedef void (*allocation_callback)(ggml_cgraph *, const int64_t *);
 
 static bool probing = true;              // before the first reservation the engine only asks who supports what
+static const bool projecting = std::getenv("VRAMFIT_PROJECTION");  // leave the engine its own dry run, as its --fit has it
 static bool busy = false;                // the engine's own functions call each other by name, too
 static graph_callback on_graph = nullptr;
 static allocation_callback on_allocation = nullptr;
@@ -658,6 +660,11 @@ static void take(ggml_backend_sched_t sched, ggml_cgraph * graph) {
 // The first of the three passes of a context's start. The original resets the scheduler first, and
 // so forgets what the caller has pinned: the reservation that follows it in earnest does not.
 EXPORT void ggml_backend_sched_reserve_size(ggml_backend_sched_t sched, ggml_cgraph * graph, size_t * sizes) {
+    if (projecting) {
+        NEXT(ggml_backend_sched_reserve_size);
+        real(sched, graph, sizes);
+        return;
+    }
     probing = false;
     take(sched, graph);
     std::fill_n(sizes, ggml_backend_sched_get_n_backends(sched), 0);
@@ -739,7 +746,7 @@ EXPORT void vf_breakdown(const llama_context * ctx, int64_t * out) {
     for (const auto & [buft, data] : llama_get_memory_breakdown(ctx)) {
         row(buft)[0] += data.model;
         row(buft)[1] += data.context;
-        row(buft)[2] += last_sched ? 0 : data.compute;  // really allocated: the engine's own account
+        row(buft)[2] += projecting || !last_sched ? data.compute : 0;  // really allocated: the engine's own account
     }
     for (int i = 0; last_sched && i < ggml_backend_sched_get_n_backends(last_sched); i++) {
         ggml_backend_t backend = ggml_backend_sched_get_backend(last_sched, i);

@@ -1,0 +1,1 @@
+"""Other estimates on the same rows."""

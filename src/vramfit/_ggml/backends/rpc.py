@@ -37,6 +37,7 @@ def over_rpc(rules: Backend) -> Backend:
         scratch={op: partial(_asked, rule) for op, rule in rules.scratch.items() if op in _ASKED},
         may_be=tuple(map(over_rpc, rules.may_be)),
         graph_optimize=None,
+        orders_by_address=False,
         offload_batch=0,
         async_events=True,  # 2153
         host_buffer=False,

@@ -7,7 +7,8 @@ itself whether it is exact or a bound (see `compute`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from .._base.shown import Shown
 from .._coerce import AnyGpus, AnyModel, AnySettings, cards, model_of, settings_of
@@ -20,6 +21,9 @@ from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import HOST, Placement, devices, place
 from .compute import Compute, compute_bytes
+
+if TYPE_CHECKING:
+    from .company import Companion
 
 __all__ = ["DeviceEstimate", "Estimate", "estimate"]
 
@@ -40,11 +44,12 @@ class DeviceEstimate:
     free_bytes: int = 0
     total_bytes: int = 0
     compute_exact: bool = False
+    beside: int = 0  # of what is loaded beside the model, see `Estimate.company`
 
     @property
     def total(self) -> int:
-        """Bytes of all three terms."""
-        return self.model + self.context + self.compute
+        """Bytes of all three terms, and of what is loaded beside the model."""
+        return self.model + self.context + self.compute + self.beside
 
     @property
     def left(self) -> int:
@@ -64,6 +69,7 @@ class Estimate(Shown):
     flash_attn: bool  # after `auto` was resolved
     placement: Placement = field(repr=False)
     compute_note: str = ""  # why compute is a bound, when it is one
+    company: tuple[Companion, ...] = ()  # what is loaded beside the model: a draft, a projector, ...
 
     @property
     def fits(self) -> bool:
@@ -73,7 +79,7 @@ class Estimate(Shown):
     @property
     def exact(self) -> bool:
         """Whether every figure is what the engine allocates, to the byte."""
-        return all(d.compute_exact for d in (*self.gpus, self.host))
+        return all(d.compute_exact for d in (*self.gpus, self.host)) and all(c.exact for c in self.company)
 
 
 def estimate(
@@ -125,16 +131,29 @@ def assemble(
         )
         for i, (gpu, name) in enumerate(zip(gpus, told_apart(gpus), strict=True))
     )
-    return Estimate(
+    host = _host(weights.host, caches.host, compute, placement)
+    found = Estimate(
         n_ctx=context.n_ctx,
         n_ctx_seq=context.n_ctx_seq,
         gpus=cards,
-        host=_host(weights.host, caches.host, compute, placement),
+        host=host,
         settings=settings,
         flash_attn=compute.flash_attn,
         placement=placement,
         compute_note=compute.note,
     )
+    return found if model.company is None else _accompanied(found, model, gpus)
+
+
+def _accompanied(alone: Estimate, model: Model, gpus: Sequence[Gpu]) -> Estimate:
+    """The same with what is loaded beside the model."""
+    from .company import companions
+
+    taken = [g.total for g in alone.gpus]
+    company = companions(model, gpus, alone.settings, alone.n_ctx, taken, estimate)
+    cards = tuple(replace(g, beside=sum(c.gpus[i].total for c in company)) for i, g in enumerate(alone.gpus))
+    host = replace(alone.host, beside=sum(c.host.total for c in company))
+    return replace(alone, gpus=cards, host=host, company=company)
 
 
 def _host(weights: int, caches: int, compute: Compute, placement: Placement) -> DeviceEstimate:

@@ -156,6 +156,7 @@ class Model(_Weakly, Shown):
     )  # "<architecture>.*" without the prefix
     source: str = ""  # the reference it was read from, for messages
     unknown_tensors: tuple[str, ...] = ()  # tensors that the engine has no use for, and refuses the file for
+    company: object = None  # what is loaded beside it: a `Company` (see `_company`), None for nothing
 
     def __repr__(self) -> str:
         """Which model it is and how large, not the thousands of values that it holds."""

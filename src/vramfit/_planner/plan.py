@@ -7,7 +7,7 @@ is a chain of segments, one a card; `search` finds the best chain, with compute 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
@@ -32,6 +32,7 @@ DEFAULT_MARGIN: Final = 1 << 30  # what llama.cpp's --fit-target leaves on each 
 REQUEST: Final = "the context asked for"  # what `limited_by` may say beside the name of a card
 TRAINED: Final = "the trained context"
 MAX_CTX: Final = "max_ctx"
+_ROUNDS: Final = 4  # in which splits are tried that a draft is divided like
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,12 @@ def plan(
     candidates = _contexts(model, settings, max_ctx)
     question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
     found = _answer(question, candidates)
-    fits = found is not None
     n_ctx, split = found or (candidates[0], _least_short(question, candidates[0]))
     chosen = _with(question, n_ctx, split)
     result = _estimate(question, chosen)
     shortest = _shortest(result)
+    # what is loaded beside the model may be on a card that the model does not use
+    fits = found is not None and (not result.company or shortest is None or shortest.left >= margin_bytes)
     limited_by = _limit(question, max_ctx, result, candidates) if fits else _name(shortest)
     return Plan(
         model=model,
@@ -148,7 +150,7 @@ def may_carry(
     def hoped(device: int, start: int, end: int, n_ctx: int) -> int:
         return int(segments.probably(device, start, end, n_ctx) * (1 - less))
 
-    return Chains(segments, q.room(), q.given_split()).find(hoped, settings.n_ctx) is not None
+    return q.chains().find(hoped, settings.n_ctx) is not None
 
 
 def _contexts(model: Model, settings: Settings, max_ctx: int | None) -> range:
@@ -172,6 +174,8 @@ class _Question:
     margin: int
     learned: Learned
     known: Segments | None = None  # once they were asked for
+    assumed: Split | None = None  # the layers that a draft's are divided like
+    found: dict[Hashable, list[int]] = field(default_factory=dict)  # what is loaded beside the model takes
 
     @property
     def used(self) -> tuple[int, ...]:
@@ -195,6 +199,23 @@ class _Question:
         """Bytes that may be taken on each card in use."""
         return [self.gpus[i].free - self.margin for i in self.used]
 
+    def chains(self) -> Chains:
+        """All splits to choose from, or the one that the caller fixed."""
+        beside = None if self.model.company is None else self.beside
+        return Chains(self.segments(), self.room(), self.given_split(), beside)
+
+    def beside(self, n_ctx: int, most: bool) -> list[int]:
+        """Bytes that what is loaded beside the model takes on each card in use (see `search.Beside`)."""
+        from .._estimate.company import beside, beside_at_least
+
+        key = (n_ctx, most, self.assumed)
+        if key not in self.found:
+            chosen = _with(self, n_ctx, self.assumed)
+            look, padded = (beside_at_least if most else beside), resolve(self.model, chosen).n_ctx
+            sizes = look(self.model, self.gpus, chosen, padded, estimate)
+            self.found[key] = [sizes[i] for i in self.used]
+        return self.found[key]
+
     def given_split(self) -> Split | None:
         """Layers on each card in use where the caller fixed the split."""
         if not split_is_given(self.settings):
@@ -207,7 +228,26 @@ def _answer(q: _Question, candidates: range) -> tuple[int, Split | None] | None:
     """The largest context that fits, and its split; without a card the host takes them all."""
     if not q.used:
         return candidates[-1], None
-    return largest(Chains(q.segments(), q.room(), q.given_split()), candidates)
+    found = largest(q.chains(), candidates)
+    if found is None or q.model.company is None or not q.split_is_free:
+        return found
+    from .._company import company_of
+
+    if company_of(q.model).draft is None:
+        return found
+    return _settled(q, candidates, *found)
+
+
+def _settled(q: _Question, candidates: range, n_ctx: int, split: Split) -> tuple[int, Split | None] | None:
+    """The answer when a draft's layers are divided as the model's are: no better split was found for that division."""
+    for _ in range(_ROUNDS):
+        q.assumed = split
+        better = largest(q.chains(), candidates)
+        if better is None or better[1] == split:
+            break
+        split = better[1]
+    q.assumed = split
+    return largest(replace(q.chains(), only=split), candidates)
 
 
 def _with(q: _Question, n_ctx: int, split: Split | None) -> Settings:
@@ -228,7 +268,7 @@ def _estimate(q: _Question, chosen: Settings) -> Estimate:
 
 
 def _least_short(q: _Question, n_ctx: int) -> Split | None:
-    return least_short(Chains(q.segments(), q.room()), n_ctx) if q.split_is_free else None
+    return least_short(q.chains(), n_ctx) if q.split_is_free else None
 
 
 def _shortest(result: Estimate) -> DeviceEstimate | None:
@@ -258,15 +298,16 @@ def _full(q: _Question, result: Estimate, n_ctx: int) -> int:
     if len(q.used) == 1:
         return q.used[0]
     split = [result.gpus[i].layers for i in q.used]
-    at_least = min(_spare(q, q.segments().at_least_each(split, n_ctx)), default=(0, 0))
+    at_least = min(_spare(q, q.segments().at_least_each(split, n_ctx), n_ctx), default=(0, 0))
     if at_least[0] < 0:
         return at_least[1]
-    return min(_spare(q, q.segments().learn(split, n_ctx)))[1]
+    return min(_spare(q, q.segments().learn(split, n_ctx), n_ctx))[1]
 
 
-def _spare(q: _Question, sizes: Sequence[int]) -> list[tuple[int, int]]:
+def _spare(q: _Question, sizes: Sequence[int], n_ctx: int) -> list[tuple[int, int]]:
     """What is left on each card that is used when they take this much, with its index."""
-    return [(room - size, i) for room, size, i in zip(q.room(), sizes, q.used, strict=True) if size]
+    rooms = q.chains().rooms(n_ctx)
+    return [(room - size, i) for room, size, i in zip(rooms, sizes, q.used, strict=True) if size]
 
 
 def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:

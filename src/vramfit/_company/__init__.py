@@ -1,0 +1,13 @@
+"""What is loaded beside a model and shares the cards with it: a draft model, a projector, adapters.
+
+| module   | one responsibility                                                    |
+|----------|-----------------------------------------------------------------------|
+| `nouns`  | a `Company`, and where each part of it is to go                       |
+| `drafts` | a draft model: the settings that it runs with, and whether it belongs |
+"""
+
+from __future__ import annotations
+
+from .nouns import Company, Draft, company_of
+
+__all__ = ["Company", "Draft", "company_of"]

@@ -1,0 +1,45 @@
+"""A `Company`: what is loaded beside a model, as it is told to the engine. `Model.company` holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from .._llama.model import Model
+
+__all__ = ["Company", "Draft", "company_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A model that proposes tokens to another one. The fields are the engine's flags for it, with its defaults.
+
+    `devices` are indexes of cards; None: those of the model, an empty one: the host alone.
+    """
+
+    model: Model
+    n_gpu_layers: int = -1
+    type_k: str = "f16"
+    type_v: str = "f16"
+    cpu_tensors: tuple[str, ...] = ()
+    devices: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """All that shares the cards with one model."""
+
+    draft: Draft | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing beside the model."""
+        return self == _NOBODY
+
+
+_NOBODY: Final = Company()
+
+
+def company_of(model: Model) -> Company:
+    """What is loaded beside a model."""
+    return model.company if isinstance(model.company, Company) else _NOBODY

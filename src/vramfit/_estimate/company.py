@@ -1,0 +1,145 @@
+"""What is loaded beside a model, in bytes on each card: a draft's weights, caches and buffers.
+
+In: a model with `company`, cards, the settings that it runs with. Out: `Companion`s, one for each part of its company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from .._company import Draft, company_of
+from .._company.drafts import draft_cards, draft_settings
+from .._devices import Gpu
+from .._ggml.galloc import most_alive
+from .._graphs import Unbuildable
+from .._llama.cparams import resolve
+from .._llama.eras import era_of, rules_of
+from .._llama.model import Model
+from .._llama.params import Settings
+from .._llama.placement import devices, place, split_is_given
+from .reserve import prepare_case, reservations
+
+if TYPE_CHECKING:
+    from .estimate import DeviceEstimate, Estimate
+
+__all__ = ["Companion", "Estimator", "Terms", "beside", "beside_at_least", "companions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Bytes on one device, by the engine's terms."""
+
+    model: int = 0
+    context: int = 0
+    compute: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes of all three."""
+        return self.model + self.context + self.compute
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """What one part of a model's company takes: on each card, and on the host.
+
+    `kind` is "draft", "projector", ...; `note` says why the bytes are not known to be exact, "" where they are.
+    """
+
+    kind: str
+    name: str
+    gpus: tuple[Terms, ...]
+    host: Terms
+    note: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the bytes are those that the engine allocates."""
+        return not self.note
+
+
+Estimator: TypeAlias = "Callable[[Model, Sequence[Gpu], Settings], Estimate]"
+
+
+def companions(
+    model: Model,
+    gpus: Sequence[Gpu],
+    settings: Settings,
+    n_ctx: int,
+    taken: Sequence[int],
+    estimator: Estimator,
+) -> tuple[Companion, ...]:
+    """All parts of a model's company, when the model itself has taken so many bytes of each card.
+
+    `n_ctx` is the model's context after padding; `estimator` estimates a draft as any other model.
+    """
+    company, found = company_of(model), list[Companion]()
+    if company.draft is not None:
+        found.append(_draft(company.draft, gpus, settings, n_ctx, taken, estimator))
+    return tuple(found)
+
+
+def beside(
+    model: Model, gpus: Sequence[Gpu], settings: Settings, n_ctx: int, estimator: Estimator
+) -> tuple[int, ...]:
+    """Bytes that a model's company takes on each card beside a context of `n_ctx` tokens."""
+    nothing = [0] * len(gpus)
+    found = companions(model, gpus, settings, n_ctx, nothing, estimator)
+    return tuple(sum(c.gpus[i].total for c in found) for i in range(len(gpus)))
+
+
+def beside_at_least(
+    model: Model, gpus: Sequence[Gpu], settings: Settings, n_ctx: int, estimator: Estimator
+) -> tuple[int, ...]:
+    """No more than `beside` says at this context or any larger one.
+
+    Weights and caches never shrink as the context grows, nor does what is alive in a buffer at once.
+    """
+    draft = company_of(model).draft
+    sizes = list(beside(model, gpus, settings, n_ctx, estimator))
+    if draft is None:
+        return tuple(sizes)
+    at, own = draft_cards(draft, gpus), draft_settings(draft, settings, n_ctx)
+    offered = [gpus[i] for i in at]
+    used = devices(offered, own)
+    context = resolve(draft.model, own)
+    rules = [rules_of(offered[i], era_of(own.engine_build)) for i in used]
+    try:
+        case = prepare_case(draft.model, place(draft.model, offered, own), context, rules)
+        alive = most_alive(case.graph(reservations(case, context)[-1])[1])
+    except Unbuildable:  # its buffers are a formula that never falls
+        return tuple(sizes)
+    found = estimator(draft.model, offered, own)
+    for device, i in enumerate(used):
+        sizes[at[i]] -= max(0, found.gpus[i].compute - alive[device])
+    return tuple(sizes)
+
+
+def _draft(
+    draft: Draft,
+    gpus: Sequence[Gpu],
+    settings: Settings,
+    n_ctx: int,
+    taken: Sequence[int],
+    estimator: Estimator,
+) -> Companion:
+    at, own = draft_cards(draft, gpus), draft_settings(draft, settings, n_ctx)
+    offered, note = [gpus[i] for i in at], ""
+    if len(devices(offered, own)) > 1 and not split_is_given(own):
+        offered = [replace(g, free_bytes=max(0, g.free - taken[i])) for i, g in zip(at, offered, strict=True)]
+        note = "its layers are divided by the memory that the model leaves free"
+    found = estimator(draft.model, offered, own)
+    terms = dict(zip(at, map(_terms, found.gpus), strict=True))
+    return Companion(
+        "draft",
+        draft.model.name or draft.model.architecture,
+        tuple(terms.get(i, Terms()) for i in range(len(gpus))),
+        _terms(found.host),
+        "; ".join(n for n in (note, "" if found.exact else found.compute_note) if n),
+    )
+
+
+def _terms(device: DeviceEstimate) -> Terms:
+    return Terms(device.model, device.context, device.compute)

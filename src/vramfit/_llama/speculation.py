@@ -1,0 +1,46 @@
+"""What speculative decoding asks of the model that it speeds up: rows of logits, and states to go back to.
+
+In: `Settings`. Out: counts. The draft itself, a model or a context of its own, is none of this module's business.
+Source: `common_speculative_n_max` (speculative.cpp:2318), `need_n_rs_seq` (common.h:396),
+`common_speculative_get_output_limits` (speculative.cpp:2586).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .params import SPEC_TYPES, Settings
+
+__all__ = ["drafted", "kept_rows", "snapshots", "spec_types"]
+
+# Tokens that a method without a draft model proposes at most, unless told otherwise (common.h:354-369).
+_GRAMS: Final = {
+    "ngram-simple": 48,
+    "ngram-map-k": 48,
+    "ngram-map-k4v": 48,
+    "ngram-mod": 64,
+    "ngram-cache": 8,
+}
+_GOES_BACK: Final = frozenset({"draft-mtp", "draft-eagle3", "draft-dflash", "draft-dspark"})
+
+
+def spec_types(settings: Settings) -> tuple[str, ...]:
+    """The methods that are on; one that is `none` turns off all."""
+    types = tuple(settings.spec_type.split(","))
+    assert all(t in SPEC_TYPES for t in types)
+    return () if "none" in types else types
+
+
+def drafted(settings: Settings) -> int:
+    """Tokens that are proposed at once, at most; 0 without speculative decoding."""
+    return max((_GRAMS.get(t, settings.spec_draft_n_max) for t in spec_types(settings)), default=0)
+
+
+def kept_rows(settings: Settings) -> int:
+    """Rows of logits that llama-server keeps of a batch: for each slot one, and one for each token proposed."""
+    return min(settings.n_batch, settings.n_seq_max * (1 + drafted(settings)))
+
+
+def snapshots(settings: Settings) -> int:
+    """Recurrent states that each sequence keeps beside its own, to go back to (n_rs_seq)."""
+    return settings.spec_draft_n_max if _GOES_BACK & set(spec_types(settings)) else 0

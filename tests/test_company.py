@@ -17,7 +17,7 @@ from vramfit._devices import Gpu
 from vramfit._estimate.company import beside, beside_at_least
 from vramfit._estimate.estimate import estimate
 from vramfit._llama.model import Model
-from vramfit._llama.params import Settings
+from vramfit._llama.params import FlashAttn, Settings
 from vramfit._llama.speculation import drafted, kept_rows, snapshots, spec_types
 from vramfit._planner.plan import plan
 
@@ -74,7 +74,7 @@ def carried(model: Model, cards: list[Gpu], settings: Settings) -> bool:
 
 @budget(max_examples=12)
 @given(st.integers(60, 700), st.integers(1, 3), st.sampled_from(["on", "off"]))
-def test_no_larger_context_fits_one_card(mib: int, slots: int, flash_attn: str) -> None:
+def test_no_larger_context_fits_one_card(mib: int, slots: int, flash_attn: FlashAttn) -> None:
     """With a draft beside it the plan's context fits, and none of the larger ones does: tried one by one from the top."""
     settings = replace(SPECULATING, n_ctx=0, n_seq_max=slots, flash_attn=flash_attn, kv_unified=True)
     model, cards = drafting(), [gpu(mib)]

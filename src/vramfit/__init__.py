@@ -51,6 +51,7 @@ _WHERE: Final = {
     "Truncated": "_base.errors",
     "UnknownArchitecture": "_base.errors",
     "VramfitError": "_base.errors",
+    "accompany": "_sources.company",
     "best": "_planner.whatif",
     "bits_per_weight": "_quant",
     "cache_measure": "_planner.quality",
@@ -112,6 +113,7 @@ __all__ = [
     "UnknownArchitecture",
     "VramfitError",
     "__version__",
+    "accompany",
     "best",
     "bits_per_weight",
     "cache_measure",
@@ -178,6 +180,7 @@ if TYPE_CHECKING:
         ShortlistJson,
         SweepJson,
     )
+    from ._sources.company import accompany
     from ._sources.load import read
 
 

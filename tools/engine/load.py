@@ -71,6 +71,21 @@ class Context:
         ]
         return [*rows[: self.n_gpus], rows[-1]]
 
+    def adapt(
+        self, lora: Sequence[tuple[str, float]] = (), n_embd: int = 0, layers: int = 0
+    ) -> tuple[int, ...]:
+        """Load adapters and reserve again with them; the bytes of their tensors on each device, the host last.
+
+        `lora` are files and their scales; a control vector has `n_embd` elements in each of `layers` layers.
+        Raises Refused.
+        """
+        paths = (ctypes.c_char_p * (len(lora) + 1))(*(path.encode() for path, _ in lora), None)
+        scales = (ctypes.c_float * max(1, len(lora)))(*(scale for _, scale in lora))
+        cells = (ctypes.c_int64 * (MAX_DEVICES + 1))()
+        if not engine().vf_adapt(self.model, self.handle, paths, scales, n_embd, layers, cells):
+            raise Refused(complaint())
+        return (*cells[: self.n_gpus], cells[MAX_DEVICES])
+
     def close(self) -> None:
         """Free both."""
         engine().llama_free(self.handle)

@@ -536,6 +536,21 @@ EXPORT int vf_place(const ggml_tensor * t) {
 
 // --------------------------------------------------------------------------------------------- one load
 
+// llama_context::sched_reserve, whose header drags in the whole engine
+extern "C" void _ZN13llama_context13sched_reserveEv(llama_context * ctx);
+
+// What is allocated for tensors of no model: the shim stands in front of the function, as in front of the scheduler's.
+static std::vector<std::pair<ggml_backend_buffer_type_t, size_t>> allocations;
+
+EXPORT ggml_backend_buffer_t ggml_backend_alloc_ctx_tensors_from_buft(ggml_context * ctx, ggml_backend_buffer_type_t buft) {
+    NEXT(ggml_backend_alloc_ctx_tensors_from_buft);
+    ggml_backend_buffer_t buffer = real(ctx, buft);
+    if (buffer) {
+        allocations.push_back({ buft, ggml_backend_buffer_get_size(buffer) });
+    }
+    return buffer;
+}
+
 static std::string complaint;  // the first error of a load: the later ones say less
 
 EXPORT const char * vf_complaint() { return complaint.c_str(); }
@@ -628,6 +643,40 @@ EXPORT bool vf_graph(llama_context * ctx, uint32_t n_tokens, uint32_t n_seqs, ui
         complaint = e.what();
         return false;
     }
+}
+
+// Adapters that are told to a context of a model, and what is reserved again with them. `paths` and `scales` are of LoRA
+// files, `layers` the number of those that a control vector has (0: none). out: bytes of what they allocate, by device,
+// the host last.
+EXPORT bool vf_adapt(llama_model * model, llama_context * ctx, const char * const * paths, float * scales, int n_embd,
+                     int layers, int64_t * out) {
+    complaint.clear();
+    allocations.clear();
+    try {
+        std::vector<llama_adapter_lora *> adapters;
+        for (; *paths; paths++) {
+            adapters.push_back(llama_adapter_lora_init(model, *paths));
+            if (!adapters.back()) {
+                return false;
+            }
+        }
+        if (!adapters.empty()) {
+            llama_set_adapters_lora(ctx, adapters.data(), adapters.size(), scales);
+        }
+        std::vector<float> directions(size_t(layers) * n_embd);
+        if (layers && llama_set_adapter_cvec(ctx, directions.data(), directions.size(), n_embd, 1, layers)) {
+            return false;
+        }
+        for (const auto & [buft, size] : allocations) {
+            const int i = home(buft);
+            out[i < 0 ? MAX_DEVICES : i] += size;
+        }
+        _ZN13llama_context13sched_reserveEv(ctx);
+    } catch (const std::exception & e) {
+        complaint = e.what();
+        return false;
+    }
+    return true;
 }
 
 EXPORT int vf_n_types() { return GGML_TYPE_COUNT; }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from .._base.errors import SettingsError
+from .options import line
 
 if TYPE_CHECKING:
     from .._llama.model import Model
@@ -57,11 +58,11 @@ class Choice:
     assume: str | None
 
     def read(self) -> Model:
-        """Read its headers and describe the model."""
+        """Read its headers and describe the model, with what the flags of the command load beside it."""
         from .._sources.load import read
 
         with _told() as progress:
-            return read(
+            found = read(
                 self.reference,
                 assume=self.assume,
                 revision=self.revision,
@@ -69,6 +70,11 @@ class Choice:
                 cache=self.cache,
                 progress=progress,
             )
+            if not (beside := line().company):
+                return found
+            from .._sources.company import accompany
+
+            return accompany(found, **beside)
 
     def resolve(self) -> Resolved:
         """Find where it is, its headers, and what comes with it."""

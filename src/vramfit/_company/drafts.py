@@ -9,15 +9,68 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from .._base.errors import SettingsError
+from .._base.errors import ModelError, SettingsError, shown
 from .._devices import Gpu
+from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.speculation import spec_types
-from .nouns import Draft
+from .nouns import Draft, company_of
 
-__all__ = ["draft_cards", "draft_settings"]
+__all__ = ["check_vocabulary", "draft_cards", "draft_settings", "inferred", "speculation_warnings"]
 
+_LARGEST_DIFFERENCE: Final = 128  # SPEC_VOCAB_MAX_SIZE_DIFFERENCE
 _BLOCKS: Final = frozenset({"draft-dflash", "draft-dspark"})
+
+
+def check_vocabulary(model: Model, draft: Model) -> None:
+    """Raise `ModelError` for a draft whose vocabulary is not the model's: nearly as many tokens, of the same kind.
+
+    Source: `common_speculative_are_compatible` (speculative.cpp:67-130), which compares the tokens too.
+    """
+    mine, its = model.tokenizer, draft.tokenizer
+    if mine and its and mine != its:
+        raise ModelError(
+            f"{draft.source}: its tokenizer is {shown(its)} and the model's {shown(mine)}; give a draft of the same family"
+        )
+    mapped = any(t.name in ("d2t.weight", "d2t") for t in draft.tensors) or draft.n_vocab == 0
+    if not mapped and abs(model.n_vocab - draft.n_vocab) > _LARGEST_DIFFERENCE:
+        raise ModelError(
+            f"{draft.source}: it has {draft.n_vocab:,} tokens and the model {model.n_vocab:,}; give a draft of the same family"
+        )
+
+
+def inferred(model: Model) -> dict[str, str]:
+    """The kind of speculation that the engine takes from a draft's file when it is told none, as settings.
+
+    Source: `common_speculative_types_from_gguf` (speculative.cpp:2272-2305).
+    """
+    draft = company_of(model).draft
+    if draft is None:
+        return {}
+    names = {t.name for t in draft.model.tensors}
+    if draft.model.architecture == "dflash":
+        return {"spec_type": "draft-dspark" if "markov_w1.weight" in names else "draft-dflash"}
+    last = f"blk.{draft.model.n_layer - 1}.nextn.eh_proj.weight"
+    return {"spec_type": "draft-mtp"} if last in names else {}
+
+
+def speculation_warnings(model: Model, settings: Settings) -> tuple[str, ...]:
+    """What a person should know of speculation: that nothing drafts, or that what is to draft is not there."""
+    draft, types = company_of(model).draft, spec_types(settings)
+    found = []
+    if draft is not None and not any(t.startswith("draft-") for t in types):
+        found.append(
+            "the draft is loaded, and this engine drafts nothing with it unless it is told how:"
+            " --spec-type draft-simple, or draft-eagle3"
+        )
+    alone = [t for t in types if t.startswith("draft-") and t != "draft-mtp"]
+    if draft is None and alone:
+        found.append(
+            f"--spec-type {alone[0]} needs a draft: name one with --model-draft, else the engine stops"
+        )
+    if "draft-mtp" in types:
+        found.append("not counted: the context of next-token layers (--spec-type draft-mtp)")
+    return tuple(found)
 
 
 def draft_cards(draft: Draft, gpus: Sequence[Gpu]) -> tuple[int, ...]:

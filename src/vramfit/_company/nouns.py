@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from .._llama.model import Model
+from .adapters import Adapter, ControlVector
 
-__all__ = ["Company", "Draft", "company_of"]
+__all__ = ["Company", "Draft", "alone", "company_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +31,27 @@ class Company:
     """All that shares the cards with one model."""
 
     draft: Draft | None = None
+    adapters: tuple[Adapter, ...] = ()  # their tensors are among the model's weights
+    control_vectors: tuple[ControlVector, ...] = ()  # as well
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing beside the model."""
         return self == _NOBODY
 
+    @property
+    def takes_room(self) -> bool:
+        """Whether something is beside the model whose bytes are not among the model's own."""
+        return self.draft is not None
+
 
 _NOBODY: Final = Company()
+
+
+def alone(model: Model) -> Model:
+    """The model without what takes room of its own beside it; adapters stay, whose tensors are the model's."""
+    company = company_of(model)
+    return replace(model, company=replace(company, draft=None)) if company.takes_room else model
 
 
 def company_of(model: Model) -> Company:

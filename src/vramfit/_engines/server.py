@@ -17,7 +17,16 @@ from .._llama.params import EXPERTS, Settings
 from .._planner.plan import Plan
 from .settings import as_run, engine_settings
 
-__all__ = ["arguments", "host_flags", "model_flags", "parse_command", "shares", "words"]
+__all__ = [
+    "arguments",
+    "company_flags",
+    "device_names",
+    "host_flags",
+    "model_flags",
+    "parse_command",
+    "shares",
+    "words",
+]
 
 MAX_SHARES: Final = 15  # arg.cpp:2831 refuses as many as llama_max_devices()
 
@@ -25,7 +34,42 @@ MAX_SHARES: Final = 15  # arg.cpp:2831 refuses as many as llama_max_devices()
 def words(plan: Plan) -> str:
     """Write the command, ready to be pasted into a shell."""
     fit = ["--fit", "off"] if plan.fits else []
-    return shell_line(["llama-server", *model_flags(plan.model.source), *arguments(plan.settings), *fit])
+    beside = company_flags(plan)
+    return shell_line(
+        ["llama-server", *model_flags(plan.model.source), *beside, *arguments(plan.settings), *fit]
+    )
+
+
+_DEVICES: Final = {"cuda": "CUDA", "hip": "ROCm", "vulkan": "Vulkan", "metal": "MTL", "sycl": "SYCL"}
+
+
+def device_names(plan: Plan, indexes: tuple[int, ...]) -> str:
+    """Name cards as the engine does (--list-devices): by backend, and counted from 0 in each."""
+    names = [f"{_DEVICES.get(g.backend, 'GPU')}" for g in plan.gpus]
+    return ",".join(f"{names[i]}{names[:i].count(names[i])}" for i in indexes) or "none"
+
+
+def company_flags(plan: Plan) -> list[str]:
+    """Name what is loaded beside a model to llama-server, and say where it goes."""
+    if plan.model.company is None:
+        return []
+    from .._company import company_of
+
+    company, flags = company_of(plan.model), list[str]()
+    if company.draft is not None:
+        d = company.draft
+        source = model_flags(d.model.source)
+        flags += ["-hfd" if source[0] == "-hf" else "-md", source[1], "-ctkd", d.type_k, "-ctvd", d.type_v]
+        flags += ["-ngld", "all" if d.n_gpu_layers < 0 else str(d.n_gpu_layers)]
+        if d.devices is not None:
+            flags += ["-devd", device_names(plan, d.devices)]
+        for pattern in d.cpu_tensors:
+            flags += ["-otd", f"{pattern}=CPU"]
+    for name, files in (("--lora", company.adapters), ("--control-vector", company.control_vectors)):
+        for one in files:
+            plain = one.scale == 1
+            flags += [name, one.source] if plain else [f"{name}-scaled", f"{one.source}:{one.scale:g}"]
+    return flags
 
 
 def model_flags(source: str) -> list[str]:
@@ -52,6 +96,8 @@ def arguments(settings: Settings) -> list[str]:
     for on, flag in ((not s.offload_kqv, "-nkvo"), (s.swa_full, "--swa-full"),
                      (not s.op_offload, "--no-op-offload"), (s.embeddings, "--embeddings")):  # fmt: skip
         flags += [flag] if on else []
+    if s.spec_type != "none":
+        flags += ["--spec-type", s.spec_type, "--spec-draft-n-max", str(s.spec_draft_n_max)]
     return flags + host_flags(s.cpu_tensors)
 
 

@@ -55,6 +55,11 @@ class Companion:
     note: str = ""
 
     @property
+    def total(self) -> int:
+        """Bytes on all cards and the host."""
+        return sum(t.total for t in self.gpus) + self.host.total
+
+    @property
     def exact(self) -> bool:
         """Whether the bytes are those that the engine allocates."""
         return not self.note

@@ -118,6 +118,8 @@ def _unproved(model: Model, backends: Sequence[Backend], found: Reservation, con
         return "; ".join(f"the rules of {', '.join(names)} {why}" for why, names in unchecked.items())
     if not found.sure:
         return "the compute capability of a card is not known; the largest figure of all was taken"
+    if found.unmeasured:
+        return found.unmeasured
     largest = max((w.tensor.n_bytes for w in model.weights), default=0)
     if any(b.max_tensor and largest > b.max_tensor for b in backends):
         return "a tensor is larger than a card takes; what the host holds for it is not measured"

@@ -82,6 +82,8 @@ _PURPOSES: Final = (
 
 
 def _purpose(weight: Weight) -> str:
+    if weight.beside is not None or weight.tensor.name.endswith(".direction"):
+        return "adapters"
     if weight.home is Home.INPUT:
         return "input embeddings"
     if weight.home is Home.OUTPUT:

@@ -16,7 +16,7 @@ from .._base.memo import Memo
 from .._ggml.backends import Backend
 from .._ggml.galloc import allocate, held, largest
 from .._ggml.sched import Schedule, node_of, schedule
-from .._graphs import Instance, Known, Run, build, know, one_sequence
+from .._graphs import Instance, Known, Run, build, know, one_sequence, unmeasured_adapters
 from .._llama.cparams import Context, prompt_tokens
 from .._llama.model import Home, Model
 from .._llama.placement import HOST, Placement, pipeline_copies
@@ -52,6 +52,7 @@ class Reservation:
     needs: tuple[int, ...]
     flash_attn: bool
     sure: bool = True
+    unmeasured: str = ""  # what of the graph was not measured
 
 
 class Case:
@@ -119,7 +120,8 @@ def _reserved(case: Case, context: Context, needs: Callable[[Case, Run], Needs])
     made = {run: needs(case, run) for run in dict.fromkeys(runs)}
     # the last may be the first again: a buffer in several chunks need not be the larger of two
     found = held([made[run] for run in runs])
-    return Reservation(found, prompt.flash_attn, all(is_sure(case.graph(run)[1]) for run in made))
+    sure = all(is_sure(case.graph(run)[1]) for run in made)
+    return Reservation(found, prompt.flash_attn, sure, unmeasured_adapters(case.known))
 
 
 def plans(

@@ -61,6 +61,7 @@ class Weight:
     lazy: bool = False  # read row by row from the mapped file, never resident (TENSOR_READ_LAZY)
     op: str = "MUL_MAT"  # the operation that a device must run to hold it (llama-arch.cpp, LLM_TENSOR_INFOS)
     scan: tuple[int, ...] = ()  # of an SSM_SCAN: elements of a state, of a head, heads, groups
+    beside: int | None = None  # of an adapter: position of the weight that it changes, and lies beside
 
 
 class Cells(Enum):
@@ -156,6 +157,7 @@ class Model(_Weakly, Shown):
     )  # "<architecture>.*" without the prefix
     source: str = ""  # the reference it was read from, for messages
     unknown_tensors: tuple[str, ...] = ()  # tensors that the engine has no use for, and refuses the file for
+    tokenizer: str = ""  # tokenizer.ggml.model, "" when absent
     company: object = None  # what is loaded beside it: a `Company` (see `_company`), None for nothing
 
     def __repr__(self) -> str:

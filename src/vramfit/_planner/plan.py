@@ -328,6 +328,10 @@ def _warnings(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
             f"the engine has no use for {', '.join(model.unknown_tensors[:3])}"
             f" ({len(model.unknown_tensors)} tensors) and may refuse this file"
         )
+    if model.company is not None or q.settings.spec_type != "none":
+        from .._company.drafts import speculation_warnings
+
+        found += speculation_warnings(model, q.settings)
     found += assumed(gpus)
     found += context_warnings(model, result.n_ctx_seq)
     found += pool_warning(model, resolve(model, result.settings), [g.backend for g in gpus])

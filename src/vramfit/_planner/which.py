@@ -21,7 +21,7 @@ from .._llama.cparams import resolve, wanted_ctx
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import place
-from .plan import DEFAULT_MARGIN
+from .plan import DEFAULT_MARGIN, carries
 from .search import Chains, largest, last_where
 from .segments import Segments
 from .speed import GB, active_bytes
@@ -216,6 +216,7 @@ class _Cards:
         self, model: Model, settings: Settings, margin: int, example: Gpu, count: int, bar: Bar
     ) -> None:
         self._bar = bar
+        self._asked = (model, settings)
         self._segments = Segments(model, [example] * count, settings)
         self._candidates = range(settings.n_ctx, settings.n_ctx + 1)
         self._margin = margin
@@ -223,6 +224,9 @@ class _Cards:
     def carry(self, *gpus: Gpu) -> bool:
         """Whether the context fits on these cards, in this order."""
         self._bar.advance()
+        model, settings = self._asked
+        if model.company is not None:  # of which more may have to be found out than of segments
+            return carries(model, gpus, settings, margin_bytes=self._margin)
         room = [g.free - self._margin for g in gpus]
         return largest(Chains(self._segments, room), self._candidates) is not None
 

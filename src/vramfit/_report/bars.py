@@ -12,7 +12,7 @@ from .plans import is_short
 
 __all__ = ["bars"]
 
-TERMS: Final = (("weights", "model"), ("context", "context"), ("compute", "compute"))
+TERMS: Final = (("weights", "model"), ("context", "context"), ("compute", "compute"), ("beside", "beside"))
 
 
 def bars(devices: Sequence[DeviceEstimate], margin: int) -> str:
@@ -62,7 +62,7 @@ def _part(kind: str, title: str, start: int, size: int | None, most: int) -> str
 
 
 def _key(devices: Sequence[DeviceEstimate], margin: int) -> str:
-    found = [(name, name) for name, _ in TERMS]
+    found = [(name, name) for name, field in TERMS if field != "beside" or any(d.beside for d in devices)]
     if any(d.free_bytes for d in devices):
         found.append(("cap", "free memory"))
         found += [("margin", "less the margin")] if margin else []

@@ -55,6 +55,26 @@ class DeviceJson(_Frozen):
     free: Optional[int]  # noqa: UP045 - pydantic evaluates it, on 3.10 too
     left: Optional[int]  # noqa: UP045
     compute_exact: bool
+    beside: int = 0  # of what is loaded beside the model
+
+
+class TermsJson(_Frozen):
+    """Bytes on one device, by the engine's terms."""
+
+    model: int
+    context: int
+    compute: int
+
+
+class BesideJson(_Frozen):
+    """What is loaded beside the model, on each card and the host; `note` says why its bytes are not exact."""
+
+    kind: str
+    name: Text
+    gpus: list[TermsJson]
+    host: TermsJson
+    exact: bool
+    note: Text
 
 
 class OverheadJson(_Frozen):
@@ -117,6 +137,7 @@ class EstimateJson(_Frozen):
     exact: bool
     compute_note: str
     era: str
+    company: list[BesideJson] = []
 
 
 class PlanJson(_Frozen):
@@ -143,6 +164,7 @@ class PlanJson(_Frozen):
     reach: str
     overheads: list[OverheadJson]
     era: str
+    company: list[BesideJson] = []
     older_build: Optional[OlderJson] = None  # noqa: UP045
     engine: Optional[str] = None  # noqa: UP045
     command: Optional[Text] = None  # noqa: UP045

@@ -117,4 +117,5 @@ def _model(
         hparams=meta.kept(),
         source=meta.source,
         unknown_tensors=created.unknown,
+        tokenizer=identity.tokenizer(meta.pairs),
     )

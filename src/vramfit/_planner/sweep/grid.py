@@ -60,6 +60,13 @@ def make_grid(
     n_ubatch: Counts | None, type_k: Any, type_v: Any, file_types: Any, gpu_sets: Any,
 ) -> Grid:  # fmt: skip
     """The grid of `sweep`'s arguments. Raises `SettingsError` or `GpuError` for what makes no sense."""
+    if model.company is not None:
+        from ..._company import company_of
+
+        if company_of(model).takes_room:
+            raise SettingsError(
+                "a sweep counts one model alone: give it without a draft or a projector beside it"
+            )
     further = (gpu_sets,) if isinstance(gpu_sets, str | Gpu) else () if gpu_sets is None else gpu_sets
     if not isinstance(further, Sequence):
         raise SettingsError(f"gpu_sets={shown(gpu_sets)}: give a list of sets of cards")

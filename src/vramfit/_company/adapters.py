@@ -70,10 +70,7 @@ def read_adapter(header: Header, source: str, scale: float = 1.0) -> Adapter:
 
 def adapt(model: Model, adapters: Sequence[Adapter]) -> Model:
     """The model with the tensors of adapters beside its own. Raises `ModelError` for an adapter of another model."""
-    if adapters and model.architecture in _UNCOUNTED:
-        raise ModelError(
-            f"{adapters[0].source}: adapters of {model.architecture} cannot be counted; plan without"
-        )
+    _check_counted(model, adapters)
     places: dict[str, int] = {}
     for i, weight in enumerate(model.weights):
         places.setdefault(weight.tensor.name, i)
@@ -91,6 +88,13 @@ def adapt(model: Model, adapters: Sequence[Adapter]) -> Model:
                 )
             more += _beside(model, places[name], a, b, number, adapter)
     return replace(model, weights=(*model.weights, *more))
+
+
+def _check_counted(model: Model, given: Sequence[Adapter | ControlVector]) -> None:
+    if given and model.architecture in _UNCOUNTED:
+        raise ModelError(
+            f"{given[0].source}: adapters of {model.architecture} cannot be counted; plan without"
+        )
 
 
 def _beside(model: Model, at: int, a: Tensor, b: Tensor, number: int, adapter: Adapter) -> Iterator[Weight]:
@@ -129,6 +133,7 @@ def steer(model: Model, vectors: Sequence[ControlVector]) -> Model:
 
     Raises `ModelError` for one of another size.
     """
+    _check_counted(model, vectors)
     for vector in vectors:
         if vector.n_embd != model.n_embd:
             raise ModelError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from conftest import examples
 from hypothesis import given
-from hypothesis import settings as budget
 from hypothesis import strategies as st
 from small import dense, gpu
 from test_plan import MARGIN, MODEL, splits
@@ -72,7 +72,7 @@ def carried(model: Model, cards: list[Gpu], settings: Settings) -> bool:
     return all(g.left >= MARGIN for g in estimate(model, cards, settings).gpus if g.total)
 
 
-@budget(max_examples=12)
+@examples(12)
 @given(st.integers(60, 700), st.integers(1, 3), st.sampled_from(["on", "off"]))
 def test_no_larger_context_fits_one_card(mib: int, slots: int, flash_attn: FlashAttn) -> None:
     """With a draft beside it the plan's context fits, and none of the larger ones does: tried one by one from the top."""
@@ -83,7 +83,7 @@ def test_no_larger_context_fits_one_card(mib: int, slots: int, flash_attn: Flash
     assert (found.n_ctx if found.fits else 0) == max(fitting, default=0)
 
 
-@budget(max_examples=8)
+@examples(8)
 @given(st.integers(60, 400), st.integers(60, 400))
 def test_a_plan_over_cards_holds_with_its_draft(first: int, second: int) -> None:
     """What is planned fits as estimated; with a draft on one card no split carries a larger context."""

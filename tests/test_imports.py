@@ -20,7 +20,7 @@ SRC = Path(vramfit.__file__).parent
 
 # From the ground up, as docs/internals/design.md draws it: a room imports only rooms of floors below its own.
 FLOORS = [
-    ["_base"], ["_ggml"], ["_gguf", "_devices"], ["_llama"], ["_coerce", "_graphs", "_company"],
+    ["_base"], ["_ggml"], ["_gguf", "_devices"], ["_llama", "_mtmd"], ["_coerce", "_graphs", "_company"],
     ["_estimate", "_quant", "_sources"], ["_planner"], ["_engines"], ["_modelfile"], ["_report"], ["_cli"],
     ["__init__", "__main__"],
 ]  # fmt: skip

@@ -77,7 +77,7 @@ def _shim() -> pathlib.Path:
 
 def _compile(out: pathlib.Path, lib: pathlib.Path, source: pathlib.Path, cuts: pathlib.Path) -> None:
     partial = out.with_suffix(f".{os.getpid()}")
-    folders = [cuts, *(source / sub for sub in ("include", "ggml/include", "ggml/src", "src"))]
+    folders = [cuts, *(source / sub for sub in ("include", "ggml/include", "ggml/src", "src", "tools/mtmd"))]
     include = [f"-I{folder}" for folder in folders]
     link = [f"-L{lib}", "-lllama", "-lggml", "-lggml-cpu", "-lggml-base", f"-Wl,-rpath,{lib}"]
     command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", *include, str(SHIM)]
@@ -134,6 +134,18 @@ _SIGNATURES = (
         _p,
         ctypes.POINTER(_s),
         ctypes.POINTER(ctypes.c_float),
+        _i,
+        _i,
+        ctypes.POINTER(ctypes.c_int64),
+    ),
+    (
+        "vf_projector",
+        ctypes.c_bool,
+        _p,
+        _p,
+        _s,
+        ctypes.c_bool,
+        _i,
         _i,
         _i,
         ctypes.POINTER(ctypes.c_int64),

@@ -13,6 +13,7 @@
 #include "ggml-cuda.h"
 #include "ggml-impl.h"
 #include "llama-ext.h"
+#include "mtmd.h"
 
 #include <dlfcn.h>
 #include <sys/mman.h>
@@ -677,6 +678,37 @@ EXPORT bool vf_adapt(llama_model * model, llama_context * ctx, const char * cons
         return false;
     }
     return true;
+}
+
+// What the engine's own forecast says of a projector: bytes of its weights, unpadded, and of its reserve. `measure` and
+// `defaults` are functions of libmtmd. out: bytes on the device, on the host, and of the device's weights as allocated.
+EXPORT bool vf_projector(void * measure, void * defaults, const char * path, bool use_gpu, int flash_attn, int min_tokens,
+                         int max_tokens, int64_t * out) {
+    complaint.clear();
+    allocations.clear();
+    probing = false;
+    on_graph = nullptr;
+    on_allocation = nullptr;
+    auto * of = reinterpret_cast<decltype(&mtmd_get_memory_usage)>(measure);
+    mtmd_context_params p = reinterpret_cast<decltype(&mtmd_context_params_default)>(defaults)();
+    p.use_gpu = use_gpu;
+    p.device = use_gpu ? &devices[0].dev : nullptr;
+    p.flash_attn_type = (enum llama_flash_attn_type) flash_attn;
+    p.image_min_tokens = min_tokens;
+    p.image_max_tokens = max_tokens;
+    try {
+        const auto found = of(path, p);
+        for (const auto & [dev, size] : found) {
+            out[dev == &devices[0].dev ? 0 : 1] += size;
+        }
+        for (const auto & [buft, size] : allocations) {
+            out[home(buft) < 0 ? 3 : 2] += size;
+        }
+        return !found.empty();
+    } catch (const std::exception & e) {
+        complaint = e.what();
+        return false;
+    }
 }
 
 EXPORT int vf_n_types() { return GGML_TYPE_COUNT; }

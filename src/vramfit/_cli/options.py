@@ -101,6 +101,12 @@ _HELP: Final = (
     ("-ctvd --cache-type-v-draft", "TYPE", "Type of the draft's V cache. Default: f16."),
     ("--spec-type", "TYPE,...", "How tokens are drafted: draft-simple, draft-mtp, ngram-mod, ..."),
     ("--spec-draft-n-max", "N", "Tokens drafted at once, at most. Default: 3."),
+    (
+        "-mm --mmproj",
+        "FILE",
+        "A projector of images or sound beside it; --no-mmproj counts none that was found.",
+    ),
+    ("--no-mmproj-offload", "", "Keep the projector on the host."),
     ("--lora", "FILE,...", "LoRA adapters."),
     ("--control-vector", "FILE,...", "Control vectors."),
 )

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from .._llama.model import Model
+from .._mtmd import Projector
 from .adapters import Adapter, ControlVector
 
-__all__ = ["Company", "Draft", "alone", "company_of"]
+__all__ = ["Company", "Draft", "Encoder", "alone", "company_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,25 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
+class Encoder:
+    """A projector of images or sound, and where the engine is told to put it.
+
+    `device` is the index of its card, None for the first one; it is on the host if not `offload`. `max_tokens` limits the
+    tokens of an image, 0: as the projector has it.
+    """
+
+    projector: Projector
+    offload: bool = True
+    device: int | None = None
+    max_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Company:
     """All that shares the cards with one model."""
 
     draft: Draft | None = None
+    encoder: Encoder | None = None
     adapters: tuple[Adapter, ...] = ()  # their tensors are among the model's weights
     control_vectors: tuple[ControlVector, ...] = ()  # as well
 
@@ -42,7 +58,7 @@ class Company:
     @property
     def takes_room(self) -> bool:
         """Whether something is beside the model whose bytes are not among the model's own."""
-        return self.draft is not None
+        return self.draft is not None or self.encoder is not None
 
 
 _NOBODY: Final = Company()
@@ -51,7 +67,7 @@ _NOBODY: Final = Company()
 def alone(model: Model) -> Model:
     """The model without what takes room of its own beside it; adapters stay, whose tensors are the model's."""
     company = company_of(model)
-    return replace(model, company=replace(company, draft=None)) if company.takes_room else model
+    return replace(model, company=replace(company, draft=None, encoder=None)) if company.takes_room else model
 
 
 def company_of(model: Model) -> Company:

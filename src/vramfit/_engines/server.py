@@ -65,6 +65,13 @@ def company_flags(plan: Plan) -> list[str]:
             flags += ["-devd", device_names(plan, d.devices)]
         for pattern in d.cpu_tensors:
             flags += ["-otd", f"{pattern}=CPU"]
+    if company.encoder is not None:
+        e = company.encoder
+        remote = e.projector.source.startswith(("http://", "https://"))
+        flags += ["--mmproj-url" if remote else "--mmproj", e.projector.source]
+        flags += [] if e.offload else ["--no-mmproj-offload"]
+        flags += ["--mmproj-device", device_names(plan, (e.device,))] if e.device is not None else []
+        flags += ["--image-max-tokens", str(e.max_tokens)] if e.max_tokens else []
     for name, files in (("--lora", company.adapters), ("--control-vector", company.control_vectors)):
         for one in files:
             plain = one.scale == 1

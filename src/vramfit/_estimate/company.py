@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from .._company import Draft, company_of
+from .._company import Draft, Encoder, company_of
 from .._company.drafts import draft_cards, draft_settings
+from .._company.encoders import encoder_card
 from .._devices import Gpu
 from .._ggml.galloc import most_alive
 from .._graphs import Unbuildable
@@ -19,12 +20,13 @@ from .._llama.eras import era_of, rules_of
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
+from .._mtmd import Reserve, reserve
 from .reserve import prepare_case, reservations
 
 if TYPE_CHECKING:
     from .estimate import DeviceEstimate, Estimate
 
-__all__ = ["Companion", "Estimator", "Terms", "beside", "beside_at_least", "companions"]
+__all__ = ["Companion", "Estimator", "Terms", "beside", "beside_at_least", "companions", "encoder_reserve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,28 @@ def companions(
     company, found = company_of(model), list[Companion]()
     if company.draft is not None:
         found.append(_draft(company.draft, gpus, settings, n_ctx, taken, estimator))
+    if company.encoder is not None:
+        found.append(_encoder(company.encoder, gpus, settings))
     return tuple(found)
+
+
+def encoder_reserve(encoder: Encoder, gpus: Sequence[Gpu], settings: Settings) -> Reserve:
+    """What the engine allocates for a projector."""
+    at = encoder_card(encoder, gpus)
+    rules = None if at is None else rules_of(gpus[at], era_of(settings.engine_build))
+    return reserve(encoder.projector, rules, settings.flash_attn, encoder.max_tokens)
+
+
+def _encoder(encoder: Encoder, gpus: Sequence[Gpu], settings: Settings) -> Companion:
+    found, at = encoder_reserve(encoder, gpus, settings), encoder_card(encoder, gpus)
+    here = Terms(found.weights, 0, found.compute)
+    return Companion(
+        "projector",
+        encoder.projector.name or encoder.projector.source,
+        tuple(here if i == at else Terms() for i in range(len(gpus))),
+        here if at is None else Terms(compute=found.host),
+        found.note,
+    )
 
 
 def beside(

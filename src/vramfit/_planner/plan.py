@@ -318,6 +318,15 @@ def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
     return ()
 
 
+def _encoder_warnings(q: _Question) -> tuple[str, ...]:
+    from .._company import company_of
+    from .._company.encoders import encoder_warnings
+    from .._estimate.company import encoder_reserve
+
+    encoder = company_of(q.model).encoder
+    return () if encoder is None else encoder_warnings(q.model, encoder_reserve(encoder, q.gpus, q.settings))
+
+
 def _warnings(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
     """What a person should know of the answer: of the model, the cards, the context and the margin."""
     model, gpus, found = q.model, q.gpus, list[str]()
@@ -332,6 +341,7 @@ def _warnings(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
         from .._company.drafts import speculation_warnings
 
         found += speculation_warnings(model, q.settings)
+        found += _encoder_warnings(q)
     found += assumed(gpus)
     found += context_warnings(model, result.n_ctx_seq)
     found += pool_warning(model, resolve(model, result.settings), [g.backend for g in gpus])

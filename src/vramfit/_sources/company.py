@@ -11,13 +11,15 @@ from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from .._base.errors import ModelError, SettingsError, shown
-from .._coerce import AnyModel, model_of
-from .._company import Company, Draft
+from .._coerce import AnyModel, count, model_of
+from .._company import Company, Draft, Encoder
 from .._company.adapters import adapt, read_adapter, read_control_vector, steer
 from .._company.drafts import check_vocabulary
+from .._company.encoders import check_rows
 from .._gguf import Header
 from .._llama.model import Model
 from .._llama.params import CACHE_TYPES
+from .._mtmd import read_projector
 from . import Reference, open_headers, reference_name
 
 __all__ = ["accompany"]
@@ -36,13 +38,21 @@ def accompany(
     draft_type_v: str = "f16",
     draft_cpu_tensors: Sequence[str] = (),
     draft_devices: Sequence[int] | None = None,
+    mmproj: Reference | None = None,
+    mmproj_auto: bool = True,
+    mmproj_offload: bool = True,
+    mmproj_device: Sequence[int] | None = None,
+    image_min_tokens: int = 0,
+    image_max_tokens: int = 0,
     lora: Files = (),
     control_vector: Files = (),
 ) -> Model:
     """The model together with what is loaded beside it: estimates and plans of it then count all of that.
 
     `draft` is a model that proposes tokens to it, with settings of its own: layers on cards, cache types, tensors kept on
-    the host, and indexes of its cards (None: the model's; empty: the host alone). `lora` and `control_vector` are files,
+    the host, and indexes of its cards (None: the model's; empty: the host alone). `mmproj` is a projector of images or
+    sound, on the first card, or that which `mmproj_device` names, or with `mmproj_offload=False` on the host; an image has
+    at most `image_max_tokens` tokens. Without `mmproj_auto` none is loaded. `lora` and `control_vector` are files,
     one or several, each alone or with its scale. Only headers are read.
     Raises `ModelError` for what does not belong to the model, `SettingsError` for a value that makes no sense, and what
     `read` raises.
@@ -66,6 +76,10 @@ def accompany(
                 _indexes("draft_devices", draft_devices),
             ),
         )
+    if mmproj is not None and mmproj_auto:
+        encoder = _encoder(mmproj, mmproj_offload, mmproj_device, image_min_tokens, image_max_tokens)
+        check_rows(model, encoder)
+        company = replace(company, encoder=encoder)
     adapters = [read_adapter(h, name, scale) for h, name, scale in _headers("lora", lora)]
     vectors = [
         read_control_vector(h, name, scale) for h, name, scale in _headers("control_vector", control_vector)
@@ -74,6 +88,20 @@ def accompany(
     if company.is_empty:
         return model
     return replace(steer(adapt(model, adapters), vectors), company=company)
+
+
+def _encoder(
+    reference: Reference, offload: bool, devices: Sequence[int] | None, least: int, most: int
+) -> Encoder:
+    at = _indexes("mmproj_device", devices)
+    if at is not None and len(at) > 1:
+        raise SettingsError(f"mmproj_device={shown(devices)}: a projector is on one card")
+    low, high = count("image_min_tokens", least), count("image_max_tokens", most)
+    if high and low > high:
+        raise SettingsError(f"image_min_tokens={low}: give no more than image_max_tokens={high}")
+    headers = open_headers(reference)
+    projector = read_projector(headers[0], reference_name(reference))
+    return Encoder(projector, offload and at != (), at[0] if at else None, high)
 
 
 def _indexes(name: str, given: Sequence[int] | None) -> tuple[int, ...] | None:

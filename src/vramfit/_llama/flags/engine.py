@@ -59,6 +59,13 @@ COMPANY: Final = """
     draft_devices:devices --spec-draft-device -devd --device-draft =1;
     draft_n_gpu_layers:layers --spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft =1
         $LLAMA_ARG_N_GPU_LAYERS_DRAFT;
+    mmproj:path -mm --mmproj =1 $LLAMA_ARG_MMPROJ;
+    mmproj:path -mmu --mmproj-url =1 $LLAMA_ARG_MMPROJ_URL;
+    mmproj_auto:on --mmproj-auto ~--no-mmproj ~--no-mmproj-auto $LLAMA_ARG_MMPROJ_AUTO;
+    mmproj_offload:on --mmproj-offload ~--no-mmproj-offload $LLAMA_ARG_MMPROJ_OFFLOAD;
+    mmproj_device:devices -mmdev --mmproj-device =1 $MTMD_BACKEND_DEVICE;
+    image_min_tokens:count --image-min-tokens =1 $LLAMA_ARG_IMAGE_MIN_TOKENS;
+    image_max_tokens:count --image-max-tokens =1 $LLAMA_ARG_IMAGE_MAX_TOKENS;
     lora:files --lora =1; lora:scaled --lora-scaled =1;
     control_vector:files --control-vector =1; control_vector:scaled --control-vector-scaled =1;
 """
@@ -82,9 +89,6 @@ OLDER: Final = """
 UNCOUNTED: Final = {
     "speculative decoding: more rows of logits": """
     --spec-ngram-mod-n-max =1; --draft --draft-n --draft-max =1 $LLAMA_ARG_DRAFT_MAX; --spec-default;
-""",
-    "a projector for images and sound: its weights and buffers": """
-    -mm --mmproj =1 $LLAMA_ARG_MMPROJ; -mmu --mmproj-url =1 $LLAMA_ARG_MMPROJ_URL;
 """,
     "sampling on the cards: its buffers": """
     -bs --backend-sampling $LLAMA_ARG_BACKEND_SAMPLING;
@@ -136,9 +140,6 @@ NOTHING: Final = """
     --yarn-beta-slow =1 $LLAMA_ARG_YARN_BETA_SLOW; --yarn-beta-fast =1 $LLAMA_ARG_YARN_BETA_FAST;
     -dt --defrag-thold =1 $LLAMA_ARG_DEFRAG_THOLD;
     -cb --cont-batching ~-nocb ~--no-cont-batching $LLAMA_ARG_CONT_BATCHING;
-    --mmproj-auto ~--no-mmproj ~--no-mmproj-auto $LLAMA_ARG_MMPROJ_AUTO;
-    --mmproj-offload ~--no-mmproj-offload $LLAMA_ARG_MMPROJ_OFFLOAD; -mmdev --mmproj-device =1 $MTMD_BACKEND_DEVICE;
-    --image-min-tokens =1 $LLAMA_ARG_IMAGE_MIN_TOKENS; --image-max-tokens =1 $LLAMA_ARG_IMAGE_MAX_TOKENS;
     --mtmd-batch-max-tokens =1 $LLAMA_ARG_MTMD_BATCH_MAX_TOKENS; --video-fps =1 $LLAMA_ARG_VIDEO_FPS;
     --video-timestamp-interval =1 $LLAMA_ARG_VIDEO_TIMESTAMP_INTERVAL;
     --video-ffmpeg-dir =1 $LLAMA_ARG_VIDEO_FFMPEG_DIR; --list-devices; -fit --fit =1 $LLAMA_ARG_FIT;

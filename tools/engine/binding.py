@@ -106,7 +106,7 @@ class ContextSettings(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("flash_attn", "type_k", "type_v", "pooling_type")),
         *(
             (name, ctypes.c_int32)
-            for name in ("kv_unified", "offload_kqv", "swa_full", "op_offload", "embeddings")
+            for name in ("kv_unified", "offload_kqv", "swa_full", "op_offload", "embeddings", "n_rs_seq", "next_tokens")
         ),
     ]
 
@@ -121,6 +121,7 @@ _SIGNATURES = (
     ("vf_device", _p, _i, ctypes.c_size_t, _i),
     ("vf_vulkan", None, *(ctypes.c_size_t,) * 4, ctypes.c_bool),
     ("vf_metal", None, ctypes.c_size_t),
+    ("vf_load_mtp", None, ctypes.c_bool),
     ("vf_model", _p, _s, _p, _i, _i, _i, ctypes.POINTER(ctypes.c_float), ctypes.POINTER(ctypes.c_char_p)),
     ("vf_context", _p, _p, ctypes.POINTER(ContextSettings), GraphCallback, AllocationCallback),
     ("vf_graph", ctypes.c_bool, _p, _u, _u, _u),

@@ -34,12 +34,12 @@ _HOLE = 1 << 44  # bytes: no header's tensors reach beyond, and a hole costs not
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 _SPLIT_MODES = {"none": 0, "layer": 1}
 _MODEL_SETTINGS = frozenset(
-    {"n_gpu_layers", "split_mode", "tensor_split", "cpu_tensors", "compute_capability", "vulkan", "metal"}
+    {"n_gpu_layers", "split_mode", "tensor_split", "cpu_tensors", "compute_capability", "vulkan", "metal", "load_mtp"}
 )
 _DEFAULTS: dict[str, Any] = {
     "n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_outputs_max": 0, "flash_attn": "auto",
     "type_k": "f16", "type_v": "f16", "pooling_type": -1, "kv_unified": False, "offload_kqv": True,
-    "swa_full": False, "op_offload": True, "embeddings": False,
+    "swa_full": False, "op_offload": True, "embeddings": False, "n_rs_seq": 0, "next_tokens": False,
 }  # fmt: skip
 
 
@@ -148,6 +148,7 @@ def load_model(
     compute_capability: Capability | Sequence[Capability] = DEFAULT_CAPABILITY,
     vulkan: Mapping[str, int] | None = None,
     metal: int = 0,
+    load_mtp: bool = False,
 ) -> int:
     """The address of a model loaded from a header that ends after its tensor table.
 
@@ -162,6 +163,7 @@ def load_model(
     lib.vf_vulkan(*limits.values())
     if metal:
         lib.vf_metal(metal)
+    lib.vf_load_mtp(load_mtp)
     for i, (mib, capability) in enumerate(
         zip(gpus_mib, _capabilities(compute_capability, len(gpus_mib)), strict=True)
     ):

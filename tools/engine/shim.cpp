@@ -573,6 +573,10 @@ EXPORT void vf_start() {
     ggml_backend_register(vf_registry());
 }
 
+static bool load_mtp = false;  // whether models are loaded with their next-token-prediction blocks
+
+EXPORT void vf_load_mtp(bool on) { load_mtp = on; }
+
 // A model from a file or from metadata, without memory. `patterns`: tensors to keep on the host, NULL-terminated.
 EXPORT llama_model * vf_model(const char * path, gguf_context * metadata, int n_devices, int n_gpu_layers, int split_mode,
                               const float * tensor_split, const char * const * patterns) {
@@ -598,6 +602,7 @@ EXPORT llama_model * vf_model(const char * path, gguf_context * metadata, int n_
     p.tensor_split = tensor_split;
     p.load_mode = LLAMA_LOAD_MODE_NONE;
     p.no_alloc = true;
+    p.load_mtp = load_mtp;
     p.progress_callback = [](float, void *) { return true; };
     return metadata ? llama_model_init_from_user(metadata, [](ggml_tensor *, void *) {}, nullptr, p)
                     : llama_model_load_from_file(path, p);
@@ -607,6 +612,7 @@ struct vf_settings {
     uint32_t n_ctx, n_batch, n_ubatch, n_seq_max, n_outputs_max;
     int32_t flash_attn, type_k, type_v, pooling_type;
     int32_t kv_unified, offload_kqv, swa_full, op_offload, embeddings;
+    int32_t n_rs_seq, next_tokens;
 };
 
 EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, graph_callback graphs,
@@ -632,6 +638,8 @@ EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, gr
     p.swa_full = s->swa_full;
     p.op_offload = s->op_offload;
     p.embeddings = s->embeddings;
+    p.n_rs_seq = s->n_rs_seq;
+    p.ctx_type = s->next_tokens ? LLAMA_CONTEXT_TYPE_MTP : p.ctx_type;
     p.n_threads = p.n_threads_batch = 1;
     return llama_init_from_model(model, p);
 }

@@ -68,8 +68,6 @@ def speculation_warnings(model: Model, settings: Settings) -> tuple[str, ...]:
         found.append(
             f"--spec-type {alone[0]} needs a draft: name one with --model-draft, else the engine stops"
         )
-    if "draft-mtp" in types:
-        found.append("not counted: the context of next-token layers (--spec-type draft-mtp)")
     return tuple(found)
 
 

@@ -5,9 +5,9 @@ In: a model with `company`, cards, the settings that it runs with. Out: `Compani
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from .._company import Draft, Encoder, company_of
 from .._company.drafts import draft_cards, draft_settings
@@ -20,6 +20,7 @@ from .._llama.eras import era_of, rules_of
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
+from .._llama.speculation import loaded, next_tokens, predicts
 from .._mtmd import Reserve, reserve
 from .reserve import prepare_case, reservations
 
@@ -67,7 +68,13 @@ class Companion:
         return not self.note
 
 
-Estimator: TypeAlias = "Callable[[Model, Sequence[Gpu], Settings], Estimate]"
+class Estimator(Protocol):
+    """`estimate`, which this module cannot import."""
+
+    def __call__(
+        self, model: Model, gpus: Sequence[Gpu], settings: Settings, *, bound: bool = False
+    ) -> Estimate:
+        """What a model allocates."""
 
 
 def companions(
@@ -85,6 +92,8 @@ def companions(
     company, found = company_of(model), list[Companion]()
     if company.draft is not None:
         found.append(_draft(company.draft, gpus, settings, n_ctx, taken, estimator))
+    elif predicts(settings):
+        found.append(_next_tokens(model, gpus, settings, n_ctx, estimator))
     if company.encoder is not None:
         found.append(_encoder(company.encoder, gpus, settings))
     return tuple(found)
@@ -125,23 +134,26 @@ def beside_at_least(
 
     Weights and caches never shrink as the context grows, nor does what is alive in a buffer at once.
     """
-    draft = company_of(model).draft
+    draft = company_of(model).draft or (Draft(model) if predicts(settings) else None)
     sizes = list(beside(model, gpus, settings, n_ctx, estimator))
     if draft is None:
         return tuple(sizes)
     at, own = draft_cards(draft, gpus), draft_settings(draft, settings, n_ctx)
+    drafting = _drafting(draft.model, settings)
     offered = [gpus[i] for i in at]
     used = devices(offered, own)
-    context = resolve(draft.model, own)
+    context = resolve(drafting, own)
     rules = [rules_of(offered[i], era_of(own.engine_build)) for i in used]
     try:
-        case = prepare_case(draft.model, place(draft.model, offered, own), context, rules)
+        case = prepare_case(drafting, place(drafting, offered, own), context, rules)
         alive = most_alive(case.graph(reservations(case, context)[-1])[1])
-    except Unbuildable:  # its buffers are a formula that never falls
-        return tuple(sizes)
-    found = estimator(draft.model, offered, own)
+    except Unbuildable:
+        if not predicts(settings):  # its buffers are a formula that never falls
+            return tuple(sizes)
+        alive = (0,) * len(used)
+    found = companions(model, gpus, settings, n_ctx, [0] * len(gpus), estimator)[0]
     for device, i in enumerate(used):
-        sizes[at[i]] -= max(0, found.gpus[i].compute - alive[device])
+        sizes[at[i]] -= max(0, found.gpus[at[i]].compute - alive[device])
     return tuple(sizes)
 
 
@@ -158,7 +170,7 @@ def _draft(
     if len(devices(offered, own)) > 1 and not split_is_given(own):
         offered = [replace(g, free_bytes=max(0, g.free - taken[i])) for i, g in zip(at, offered, strict=True)]
         note = "its layers are divided by the memory that the model leaves free"
-    found = estimator(draft.model, offered, own)
+    found = estimator(_drafting(draft.model, settings), offered, own)
     terms = dict(zip(at, map(_terms, found.gpus), strict=True))
     return Companion(
         "draft",
@@ -167,6 +179,28 @@ def _draft(
         _terms(found.host),
         "; ".join(n for n in (note, "" if found.exact else found.compute_note) if n),
     )
+
+
+def _drafting(draft: Model, settings: Settings) -> Model:
+    """A draft as its context sees it: whole, or as its next-token-prediction blocks where these are to draft."""
+    return next_tokens(loaded(draft, settings)) if predicts(settings) else draft
+
+
+def _next_tokens(
+    model: Model, gpus: Sequence[Gpu], settings: Settings, n_ctx: int, estimator: Estimator
+) -> Companion:
+    """The context of the model's own next-token-prediction blocks, whose weights are among the model's.
+
+    It keeps the model's layers and cards, and takes its cache types from the draft's flags, which are f16 here.
+    """
+    own = replace(draft_settings(Draft(model), settings, n_ctx), n_gpu_layers=settings.n_gpu_layers,
+                  cpu_tensors=settings.cpu_tensors, split_mode=settings.split_mode)  # fmt: skip
+    found = estimator(_drafting(model, settings), gpus, own)
+    if not found.exact:  # of the two bounds this one is far lower
+        found = estimator(_drafting(model, settings), gpus, own, bound=True)
+    terms = [Terms(0, d.context, d.compute) for d in (*found.gpus, found.host)]
+    note = "" if found.exact else found.compute_note
+    return Companion("next-token layers", model.name or model.architecture, tuple(terms[:-1]), terms[-1], note)
 
 
 def _terms(device: DeviceEstimate) -> Terms:

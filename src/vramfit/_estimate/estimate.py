@@ -20,6 +20,7 @@ from .._llama.memory import context_bytes, weight_bytes
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import HOST, Placement, devices, place
+from .._llama.speculation import loaded, predicts
 from .compute import Compute, compute_bytes
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def estimate(
     `GpuError` for values that make no sense together.
     """
     model, gpus, settings = model_of(model), cards(gpus), settings_of(settings)
+    model = loaded(model, settings)
     context = resolve(model, settings)
     placement = place(model, gpus, settings)
     rules = _rules(gpus, settings)
@@ -142,7 +144,8 @@ def assemble(
         placement=placement,
         compute_note=compute.note,
     )
-    return found if model.company is None else _accompanied(found, model, gpus)
+    alone = model.company is None and not predicts(settings)
+    return found if alone else _accompanied(found, model, gpus)
 
 
 def _accompanied(alone: Estimate, model: Model, gpus: Sequence[Gpu]) -> Estimate:

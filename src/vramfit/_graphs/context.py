@@ -204,7 +204,8 @@ class GraphContext(Ops):
         """A recurrent state of a layer in f32 (r is 0, s is 1): [elements, sequences], or in rows of a `width`."""
         key = (il, f"state.{which}")
         if key not in self._caches:
-            size, n = self.model.layers[il].states[which], self.context.n_seq_max
+            size = self.model.layers[il].states[which]
+            n = self.context.n_seq_max * (1 + self.context.n_rs_seq)
             ne = (width, size // width, n, 1) if width else (size, n, 1, 1)
             self._caches[key] = self._memory(f"cache_{'rspq'[which]}_l{il}", F32, ne, il)
         return self._caches[key]

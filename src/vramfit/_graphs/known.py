@@ -49,7 +49,7 @@ def know(model: Model, traits: Callable[[Model, int], Hashable] | None = None) -
     own, outer = _layer_weights(model), _outer_weights(model)
     shapes = {i: _shape(model, i) for i in range(len(model.weights))}
     arrays = [
-        (key, x) for key, x in model.hparams.items() if isinstance(x, (list, tuple)) and len(x) >= len(trunk)
+        (key, x) for key, x in model.hparams.items() if isinstance(x, (list, tuple)) and len(x) > trunk[-1]
     ]
     # the first layer with a state brings the views of which states there are
     opens = next((il for il in trunk if model.layers[il].is_recurrent), None)

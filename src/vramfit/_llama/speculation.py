@@ -7,11 +7,15 @@ Source: `common_speculative_n_max` (speculative.cpp:2318), `need_n_rs_seq` (comm
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
+from .._base.errors import EngineRefusal
+from .._base.memo import Memo
+from .model import Cache, Layer, Model
 from .params import SPEC_TYPES, Settings
 
-__all__ = ["drafted", "kept_rows", "snapshots", "spec_types"]
+__all__ = ["drafted", "kept_rows", "loaded", "next_tokens", "predicts", "snapshots", "spec_types"]
 
 # Tokens that a method without a draft model proposes at most, unless told otherwise (common.h:354-369).
 _GRAMS: Final = {
@@ -22,6 +26,43 @@ _GRAMS: Final = {
     "ngram-cache": 8,
 }
 _GOES_BACK: Final = frozenset({"draft-mtp", "draft-eagle3", "draft-dflash", "draft-dspark"})
+
+
+def predicts(settings: Settings) -> bool:
+    """Whether next-token-prediction blocks are loaded and run (load_mtp)."""
+    return "draft-mtp" in settings.spec_type and "draft-mtp" in spec_types(settings)
+
+
+def loaded(model: Model, settings: Settings) -> Model:
+    """The model with the weights of its next-token-prediction blocks, where these are loaded."""
+    if not model.mtp or not predicts(settings):
+        return model
+    return _LOADED.get(model, None, lambda: replace(model, weights=(*model.weights, *model.mtp), mtp=()))
+
+
+_LOADED: Final[Memo[Model]] = Memo(8)
+
+
+def next_tokens(model: Model) -> Model:
+    """The model as the context of its next-token-prediction blocks sees it: only these have caches, and run.
+
+    Raises `EngineRefusal` for a model without such blocks (llama-context.cpp:3880).
+    """
+    if not any(x.is_nextn for x in model.layers):
+        raise EngineRefusal("model doesn't contain MTP layers; leave out draft-mtp")
+    latent = next((c for x in model.layers for c in x.caches if model.is_mla and c.kind == "kv"), None)
+    turned = lambda: replace(model, layers=tuple(_turned(x, latent) for x in model.layers), company=None)  # noqa: E731
+    return _NEXT.get(model, None, turned)
+
+
+_NEXT: Final[Memo[Model]] = Memo(8)
+
+
+def _turned(layer: Layer, latent: Cache | None) -> Layer:
+    if not layer.is_nextn:
+        return replace(layer, caches=(), states=(), is_nextn=True, shares_kv_with=None)
+    kv = latent or Cache("kv", layer.head_k * layer.n_head_kv, layer.head_v * layer.n_head_kv)
+    return replace(layer, caches=(kv,), states=(), is_nextn=False, is_recurrent=False)
 
 
 def spec_types(settings: Settings) -> tuple[str, ...]:

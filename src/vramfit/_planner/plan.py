@@ -22,6 +22,7 @@ from .._llama.cparams import context_step, physical_batch, resolve, trained_ctx
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
+from .._llama.speculation import loaded, predicts
 from .search import Chains, Split, largest, least_short
 from .segments import Learned, Segments
 from .warnings import context_warnings, margin_warning, pool_warning, settings_warnings, wired_warnings
@@ -94,6 +95,7 @@ def plan(
     said = settings_warnings(model, settings)
     if settings.n_ubatch > settings.n_batch:  # as `said` says
         settings = replace(settings, n_ubatch=physical_batch(settings))
+    model = loaded(model, settings)
     candidates = _contexts(model, settings, max_ctx)
     question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
     found = _answer(question, candidates)
@@ -128,7 +130,7 @@ def carries(
     learned: Learned | None = None,
 ) -> bool:
     """Whether the context asked for fits: what `plan` says of it, without the work to say anything else."""
-    question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
+    question = _Question(loaded(model, settings), gpus, settings, margin_bytes, {} if learned is None else learned)
     return _answer(question, _contexts(model, settings, None)) is not None
 
 
@@ -142,7 +144,7 @@ def may_carry(
     less: float = 0,
 ) -> bool:
     """A guess at what `carries` would say: compute buffers are as under other settings, or by a part `less`."""
-    q = _Question(model, gpus, settings, margin_bytes, learned)
+    q = _Question(loaded(model, settings), gpus, settings, margin_bytes, learned)
     if not q.used:
         return True
     segments = q.segments()
@@ -201,7 +203,8 @@ class _Question:
 
     def chains(self) -> Chains:
         """All splits to choose from, or the one that the caller fixed."""
-        beside = None if self.model.company is None else self.beside
+        alone = self.model.company is None and not predicts(self.settings)
+        beside = None if alone else self.beside
         return Chains(self.segments(), self.room(), self.given_split(), beside)
 
     def beside(self, n_ctx: int, most: bool) -> list[int]:
@@ -229,11 +232,11 @@ def _answer(q: _Question, candidates: range) -> tuple[int, Split | None] | None:
     if not q.used:
         return candidates[-1], None
     found = largest(q.chains(), candidates)
-    if found is None or q.model.company is None or not q.split_is_free:
+    if found is None or not q.split_is_free or not (q.model.company is not None or predicts(q.settings)):
         return found
     from .._company import company_of
 
-    if company_of(q.model).draft is None:
+    if company_of(q.model).draft is None and not predicts(q.settings):
         return found
     return _settled(q, candidates, *found)
 

@@ -21,6 +21,7 @@ from .._llama.cparams import resolve, wanted_ctx
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import place
+from .._llama.speculation import predicts
 from .plan import DEFAULT_MARGIN, carries
 from .search import Chains, largest, last_where
 from .segments import Segments
@@ -225,7 +226,7 @@ class _Cards:
         """Whether the context fits on these cards, in this order."""
         self._bar.advance()
         model, settings = self._asked
-        if model.company is not None:  # of which more may have to be found out than of segments
+        if model.company is not None or predicts(settings):  # of which more may have to be found out than of segments
             return carries(model, gpus, settings, margin_bytes=self._margin)
         room = [g.free - self._margin for g in gpus]
         return largest(Chains(self._segments, room), self._candidates) is not None

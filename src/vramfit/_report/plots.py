@@ -7,7 +7,7 @@ Okabe and Ito's, which colour-blind people tell apart; lines and marks differ in
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from .._base.errors import SettingsError
@@ -147,7 +147,8 @@ def _around(plan: Plan) -> Sweep:
 
     most = max(plan.n_ctx * 5 // 4, 1024)
     contexts = np.unique(np.linspace(256, most, SAMPLES).astype(np.int64) // 256 * 256)
-    return sweep(alone(plan.model), plan.gpus, plan.settings, n_ctx=contexts, margin_bytes=plan.margin_bytes)
+    settings = replace(plan.settings, spec_type="none")
+    return sweep(alone(plan.model), plan.gpus, settings, n_ctx=contexts, margin_bytes=plan.margin_bytes)
 
 
 def _beside(plan: Plan, card: int, contexts: Any) -> Any:

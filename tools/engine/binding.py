@@ -106,7 +106,15 @@ class ContextSettings(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("flash_attn", "type_k", "type_v", "pooling_type")),
         *(
             (name, ctypes.c_int32)
-            for name in ("kv_unified", "offload_kqv", "swa_full", "op_offload", "embeddings", "n_rs_seq", "next_tokens")
+            for name in (
+                "kv_unified",
+                "offload_kqv",
+                "swa_full",
+                "op_offload",
+                "embeddings",
+                "n_rs_seq",
+                "next_tokens",
+            )
         ),
     ]
 

@@ -34,7 +34,16 @@ _HOLE = 1 << 44  # bytes: no header's tensors reach beyond, and a hole costs not
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 _SPLIT_MODES = {"none": 0, "layer": 1}
 _MODEL_SETTINGS = frozenset(
-    {"n_gpu_layers", "split_mode", "tensor_split", "cpu_tensors", "compute_capability", "vulkan", "metal", "load_mtp"}
+    {
+        "n_gpu_layers",
+        "split_mode",
+        "tensor_split",
+        "cpu_tensors",
+        "compute_capability",
+        "vulkan",
+        "metal",
+        "load_mtp",
+    }
 )
 _DEFAULTS: dict[str, Any] = {
     "n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_outputs_max": 0, "flash_attn": "auto",

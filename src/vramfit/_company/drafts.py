@@ -11,14 +11,24 @@ from typing import Final
 
 from .._base.errors import ModelError, SettingsError, shown
 from .._devices import Gpu
+from .._llama.cparams import physical_batch
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.speculation import spec_types
 from .nouns import Draft, company_of
 
-__all__ = ["check_vocabulary", "draft_cards", "draft_settings", "inferred", "speculation_warnings"]
+__all__ = [
+    "check_vocabulary",
+    "draft_cards",
+    "draft_settings",
+    "inferred",
+    "kept_for_draft",
+    "speculation_warnings",
+]
 
 _LARGEST_DIFFERENCE: Final = 128  # SPEC_VOCAB_MAX_SIZE_DIFFERENCE
+_TAPPED: Final = frozenset({"draft-eagle3", "draft-dflash", "draft-dspark"})
+_TAPS: Final = 8  # layers at most whose inputs such a draft reads
 _BLOCKS: Final = frozenset({"draft-dflash", "draft-dspark"})
 
 
@@ -28,7 +38,7 @@ def check_vocabulary(model: Model, draft: Model) -> None:
     Source: `common_speculative_are_compatible` (speculative.cpp:67-130), which compares the tokens too.
     """
     mine, its = model.tokenizer, draft.tokenizer
-    if mine and its and mine != its:
+    if {mine, its}.isdisjoint(("", "none")) and mine != its:
         raise ModelError(
             f"{draft.source}: its tokenizer is {shown(its)} and the model's {shown(mine)}; give a draft of the same family"
         )
@@ -69,6 +79,14 @@ def speculation_warnings(model: Model, settings: Settings) -> tuple[str, ...]:
             f"--spec-type {alone[0]} needs a draft: name one with --model-draft, else the engine stops"
         )
     return tuple(found)
+
+
+def kept_for_draft(model: Model, settings: Settings) -> int:
+    """Bytes at most that the model's buffers on a card keep for a draft that reads the inputs of some of its layers.
+
+    Source: `llama_set_embeddings_layer_inp` (speculative.cpp:543, 1058): these are outputs, which nothing takes over.
+    """
+    return _TAPS * model.n_embd * physical_batch(settings) * 4 if _TAPPED & set(spec_types(settings)) else 0
 
 
 def draft_cards(draft: Draft, gpus: Sequence[Gpu]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from .._company import Draft, Encoder, company_of
-from .._company.drafts import draft_cards, draft_settings
+from .._company.drafts import draft_cards, draft_settings, kept_for_draft
 from .._company.encoders import encoder_card
 from .._devices import Gpu
 from .._ggml.galloc import most_alive
@@ -91,7 +91,8 @@ def companions(
     """
     company, found = company_of(model), list[Companion]()
     if company.draft is not None:
-        found.append(_draft(company.draft, gpus, settings, n_ctx, taken, estimator))
+        drafting = _draft(company.draft, gpus, settings, n_ctx, taken, estimator)
+        found.append(_keeping(drafting, gpus, settings, kept_for_draft(model, settings)))
     elif predicts(settings):
         found.append(_next_tokens(model, gpus, settings, n_ctx, estimator))
     if company.encoder is not None:
@@ -153,7 +154,7 @@ def beside_at_least(
         alive = (0,) * len(used)
     found = companions(model, gpus, settings, n_ctx, [0] * len(gpus), estimator)[0]
     for device, i in enumerate(used):
-        sizes[at[i]] -= max(0, found.gpus[at[i]].compute - alive[device])
+        sizes[at[i]] -= max(0, found.gpus[at[i]].compute - alive[device])  # what is kept besides is left out
     return tuple(sizes)
 
 
@@ -181,6 +182,19 @@ def _draft(
     )
 
 
+def _keeping(found: Companion, gpus: Sequence[Gpu], settings: Settings, n_bytes: int) -> Companion:
+    """The same with what the model keeps for its draft, on each card that it uses and the host."""
+    if not n_bytes:
+        return found
+    used = devices(gpus, settings)
+    terms = tuple(
+        replace(t, compute=t.compute + n_bytes) if i in used else t for i, t in enumerate(found.gpus)
+    )
+    note = "what the model keeps of its layers for the draft is an upper bound"
+    host = replace(found.host, compute=found.host.compute + n_bytes)
+    return replace(found, gpus=terms, host=host, note="; ".join(n for n in (found.note, note) if n))
+
+
 def _drafting(draft: Model, settings: Settings) -> Model:
     """A draft as its context sees it: whole, or as its next-token-prediction blocks where these are to draft."""
     return next_tokens(loaded(draft, settings)) if predicts(settings) else draft
@@ -200,7 +214,9 @@ def _next_tokens(
         found = estimator(_drafting(model, settings), gpus, own, bound=True)
     terms = [Terms(0, d.context, d.compute) for d in (*found.gpus, found.host)]
     note = "" if found.exact else found.compute_note
-    return Companion("next-token layers", model.name or model.architecture, tuple(terms[:-1]), terms[-1], note)
+    return Companion(
+        "next-token layers", model.name or model.architecture, tuple(terms[:-1]), terms[-1], note
+    )
 
 
 def _terms(device: DeviceEstimate) -> Terms:

@@ -39,7 +39,9 @@ def conv_window(
     for slot in reversed(range(slots)):  # the oldest of the states to go back to comes first
         at = max(0, window.ne[0] - kept - slot) * window.nb[0]
         last = g.view(window, (kept, channels, seqs), window.nb[1:3], at)
-        home = g.view(states, (kept * channels, seqs), (states.nb[1],), slot * g.context.n_seq_max * states.nb[1])
+        home = g.view(
+            states, (kept * channels, seqs), (states.nb[1],), slot * g.context.n_seq_max * states.nb[1]
+        )
         g.expand(g.cpy(g.cont(last) if copies else last, home))
     return window
 

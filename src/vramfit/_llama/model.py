@@ -157,7 +157,9 @@ class Model(_Weakly, Shown):
     )  # "<architecture>.*" without the prefix
     source: str = ""  # the reference it was read from, for messages
     unknown_tensors: tuple[str, ...] = ()  # tensors that the engine has no use for, and refuses the file for
-    mtp: tuple[Weight, ...] = ()  # what is created of next-token-prediction blocks if these are to be loaded, too
+    mtp: tuple[
+        Weight, ...
+    ] = ()  # what is created of next-token-prediction blocks if these are to be loaded, too
     rollback: bool = False  # whether recurrent states are kept to go back to (llm_arch_supports_rs_rollback)
     tokenizer: str = ""  # tokenizer.ggml.model, "" when absent
     company: object = None  # what is loaded beside it: a `Company` (see `_company`), None for nothing

@@ -130,7 +130,9 @@ def carries(
     learned: Learned | None = None,
 ) -> bool:
     """Whether the context asked for fits: what `plan` says of it, without the work to say anything else."""
-    question = _Question(loaded(model, settings), gpus, settings, margin_bytes, {} if learned is None else learned)
+    question = _Question(
+        loaded(model, settings), gpus, settings, margin_bytes, {} if learned is None else learned
+    )
     return _answer(question, _contexts(model, settings, None)) is not None
 
 

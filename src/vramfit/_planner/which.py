@@ -226,7 +226,9 @@ class _Cards:
         """Whether the context fits on these cards, in this order."""
         self._bar.advance()
         model, settings = self._asked
-        if model.company is not None or predicts(settings):  # of which more may have to be found out than of segments
+        if model.company is not None or predicts(
+            settings
+        ):  # of which more may have to be found out than of segments
             return carries(model, gpus, settings, margin_bytes=self._margin)
         room = [g.free - self._margin for g in gpus]
         return largest(Chains(self._segments, room), self._candidates) is not None

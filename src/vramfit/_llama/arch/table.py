@@ -17,7 +17,7 @@ from typing import Any, Final
 __all__ = [
     "NOT_MODELS",
     "ROLLBACK",
-    "ROLLBACK", "TABLE",
+    "TABLE",
     "Architecture",
     "Feed",
     "Indexer",
@@ -59,7 +59,19 @@ class Pattern(Enum):
 
 # Whose recurrent states can be gone back to (llama-arch.cpp:1123).
 ROLLBACK: Final = frozenset(
-    "kimi-k3 qwen35 qwen35moe qwen4exp deepseek4 glm5-next nemotron_h nemotron_h_moe lfm2 lfm2moe bailingmoe3".split()
+    [
+        "kimi-k3",
+        "qwen35",
+        "qwen35moe",
+        "qwen4exp",
+        "deepseek4",
+        "glm5-next",
+        "nemotron_h",
+        "nemotron_h_moe",
+        "lfm2",
+        "lfm2moe",
+        "bailingmoe3",
+    ]
 )
 
 

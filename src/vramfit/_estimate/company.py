@@ -210,10 +210,10 @@ def _next_tokens(
     own = replace(draft_settings(Draft(model), settings, n_ctx), n_gpu_layers=settings.n_gpu_layers,
                   cpu_tensors=settings.cpu_tensors, split_mode=settings.split_mode)  # fmt: skip
     found = estimator(_drafting(model, settings), gpus, own)
+    note = "" if found.exact else found.compute_note
     if not found.exact:  # of the two bounds this one is far lower
         found = estimator(_drafting(model, settings), gpus, own, bound=True)
     terms = [Terms(0, d.context, d.compute) for d in (*found.gpus, found.host)]
-    note = "" if found.exact else found.compute_note
     return Companion(
         "next-token layers", model.name or model.architecture, tuple(terms[:-1]), terms[-1], note
     )

@@ -12,7 +12,7 @@ from typing import Final
 
 from .._base.errors import EngineRefusal
 from .._base.memo import Memo
-from .model import Cache, Layer, Model
+from .model import Cache, Cells, Layer, Model
 from .params import SPEC_TYPES, Settings
 
 __all__ = ["drafted", "kept_rows", "loaded", "next_tokens", "predicts", "snapshots", "spec_types"]
@@ -51,17 +51,22 @@ def next_tokens(model: Model) -> Model:
     if not any(x.is_nextn for x in model.layers):
         raise EngineRefusal("model doesn't contain MTP layers; leave out draft-mtp")
     latent = next((c for x in model.layers for c in x.caches if model.is_mla and c.kind == "kv"), None)
-    turned = lambda: replace(model, layers=tuple(_turned(x, latent) for x in model.layers), company=None)  # noqa: E731
+    window = max((c.window for x in model.layers for c in x.caches), default=0)
+    turned = lambda: replace(  # noqa: E731
+        model, layers=tuple(_turned(x, latent, window) for x in model.layers), company=None
+    )
     return _NEXT.get(model, None, turned)
 
 
 _NEXT: Final[Memo[Model]] = Memo(8)
 
 
-def _turned(layer: Layer, latent: Cache | None) -> Layer:
+def _turned(layer: Layer, latent: Cache | None, window: int) -> Layer:
     if not layer.is_nextn:
         return replace(layer, caches=(), states=(), is_nextn=True, shares_kv_with=None)
     kv = latent or Cache("kv", layer.head_k * layer.n_head_kv, layer.head_v * layer.n_head_kv)
+    if layer.is_swa and window:
+        kv = replace(kv, cells=Cells.WINDOW, window=window)
     return replace(layer, caches=(kv,), states=(), is_nextn=False, is_recurrent=False)
 
 

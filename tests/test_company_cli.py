@@ -25,7 +25,7 @@ EYES = KINDS["gemma3"]()
 PROJECTOR = header(EYES[0], EYES[1] | {"mm.input_projection.weight": (3840, 128)})
 
 
-def planned(*words: str) -> dict[str, Any]:
+def planned(*words: str | Path) -> dict[str, Any]:
     found = CliRunner().invoke(main, ["plan", "--json", *map(str, words)])
     assert found.exit_code in (0, 3), found.output
     told: dict[str, Any] = json.loads(found.stdout)

@@ -40,8 +40,9 @@ def model_of(name: str) -> Model:
 def settings(n: int, flash_attn: str = "on") -> vramfit.Settings:
     return vramfit.Settings(
         n_ctx=8192, n_seq_max=SLOTS, n_outputs_max=SLOTS * (1 + N_MAX), spec_type="draft-mtp",
-        spec_draft_n_max=N_MAX, flash_attn=flash_attn, tensor_split=(1.0,) * n,
-    )  # type: ignore[arg-type]  # fmt: skip
+        spec_draft_n_max=N_MAX, flash_attn=flash_attn,  # type: ignore[arg-type]
+        tensor_split=(1.0,) * n,
+    )  # fmt: skip
 
 
 def cards(n: int) -> list[vramfit.Gpu]:

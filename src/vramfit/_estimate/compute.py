@@ -134,6 +134,8 @@ def _unproved(model: Model, backends: Sequence[Backend], found: Reservation, con
                 "a tensor is larger than the driver of a card reaches for certain; it was counted on the card"
             )
         return "the compute capability of a card is not known; the largest figure of all was taken"
+    if found.unmeasured:
+        return found.unmeasured
     largest = max((w.tensor.n_bytes for w in model.weights), default=0)
     if any(b.max_tensor and largest > b.max_tensor for b in backends):
         return "a tensor is larger than a card takes; what the host holds for it is not measured"

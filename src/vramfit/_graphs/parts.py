@@ -45,7 +45,7 @@ def embeddings(g: GraphContext, *, deepstack: int = 0, scale: bool = False) -> T
     tokens = g.tokens = g.input("inp_tokens", I32, g.n_tokens)
     raw = g.input("inp_embd", F32, n_input, g.n_tokens)
     matrix = g.at("token_embd.weight", Home.INPUT)
-    x = g.get_rows(matrix if matrix is not None else g.need("token_embd.weight"), tokens)
+    x = g.looked_up(matrix if matrix is not None else g.need("token_embd.weight"), tokens)
     if deepstack:
         x = g.pad(x, n_input - g.n_embd)
     g.expand(x)

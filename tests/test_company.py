@@ -8,15 +8,17 @@ import pytest
 from conftest import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from small import dense, gpu
+from small import F16, dense, gpu
 from test_plan import MARGIN, MODEL, splits
 
-from vramfit._base.errors import SettingsError
+import vramfit
+from vramfit._base.errors import ModelError, SettingsError
 from vramfit._company import Company, Draft
+from vramfit._company.drafts import check_vocabulary, inferred
 from vramfit._devices import Gpu
 from vramfit._estimate.company import company_at_least, company_bytes
 from vramfit._estimate.estimate import estimate
-from vramfit._llama.model import Model
+from vramfit._llama.model import Model, Tensor
 from vramfit._llama.params import FlashAttn, Settings
 from vramfit._llama.speculation import drafted, kept_rows, snapshots, spec_types
 from vramfit._planner.plan import plan
@@ -129,3 +131,58 @@ def test_an_unknown_kind_of_speculation_is_refused() -> None:
         SettingsError, match="spec_type='draft-magic': give one or more of none, draft-simple"
     ):
         Settings(spec_type="draft-magic")
+
+
+def test_a_draft_of_another_family_is_refused() -> None:
+    """Another kind of tokenizer, or another number of tokens; a table from its tokens to the model's makes up for that."""
+    check_vocabulary(DRAFT, replace(DRAFT, n_vocab=DRAFT.n_vocab + 128))
+    with pytest.raises(
+        ModelError, match=r"4,225 tokens and the model 4,096; give a draft of the same family"
+    ):
+        check_vocabulary(DRAFT, replace(DRAFT, n_vocab=DRAFT.n_vocab + 129))
+    with pytest.raises(ModelError, match="tokenizer is 'gpt2' and the model's 'llama'"):
+        check_vocabulary(replace(DRAFT, tokenizer="llama"), replace(DRAFT, tokenizer="gpt2"))
+    check_vocabulary(replace(DRAFT, tokenizer="llama"), replace(DRAFT, tokenizer="none"))
+    mapped = (*DRAFT.tensors, Tensor("d2t.weight", (1024,), F16))
+    check_vocabulary(DRAFT, replace(DRAFT, n_vocab=1024, tensors=mapped))
+
+
+def test_the_kind_of_speculation_is_in_the_file() -> None:
+    """A draft that says how it drafts needs no --spec-type."""
+    named = lambda name: replace(DRAFT, tensors=(*DRAFT.tensors, Tensor(name, (8, 8), F16)))  # noqa: E731
+    assert inferred(MODEL) == inferred(drafting()) == {}
+    assert inferred(drafting(replace(DRAFT, architecture="dflash"))) == {"spec_type": "draft-dflash"}
+    spark = replace(named("markov_w1.weight"), architecture="dflash")
+    assert inferred(drafting(spark)) == {"spec_type": "draft-dspark"}
+    assert inferred(drafting(named("blk.1.nextn.eh_proj.weight"))) == {"spec_type": "draft-mtp"}
+
+
+def test_a_draft_that_reads_layers_keeps_them() -> None:
+    """Inputs of layers that the model keeps for it are bounded, on the model's cards and the host, and said."""
+    cards = [gpu(4096)]
+    plain = estimate(drafting(), cards, SPECULATING)
+    found = estimate(drafting(), cards, replace(SPECULATING, spec_type="draft-eagle3"))
+    kept = 8 * MODEL.n_embd * 512 * 4
+    assert "upper bound" in found.company[0].note
+    assert not found.company[0].exact
+    assert found.gpus[0].beside == plain.gpus[0].beside + kept
+    assert found.host.beside == plain.host.beside + kept
+
+
+def test_a_draft_without_a_graph_is_a_formula() -> None:
+    """It never falls, so the floor is the whole of it."""
+    strange, cards = drafting(replace(DRAFT, architecture="hrm_text")), [gpu(8192)]
+    told = estimate(strange, cards, SPECULATING).company[0]
+    assert not told.exact
+    assert beside_at_least(strange, cards, SPECULATING, 4096, estimate) == (told.gpus[0].total,)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [({"draft_type_k": "q9"}, "draft_type_k='q9': give one of f32"), ({"draft_devices": [0, 0]}, "each once"),
+     ({"draft_devices": [-1]}, "counted from 0"), ({"draft_devices": [16]}, "indexes of cards")],
+)  # fmt: skip
+def test_what_a_draft_cannot_be_told(told: dict[str, object], message: str) -> None:
+    """With the name and the value."""
+    with pytest.raises(SettingsError, match=message):
+        vramfit.accompany(DRAFT, draft=DRAFT, **told)  # type: ignore[arg-type]

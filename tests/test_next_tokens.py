@@ -103,6 +103,17 @@ def test_they_are_left_out_where_nobody_asks() -> None:
         vramfit.sweep(model, cards(1), settings(1), n_ctx=[8192])
 
 
+def test_layers_that_no_graph_fits_are_bounded() -> None:
+    """Where the blocks are several, or attention is another, the note says so."""
+    two = model_of("mtp-glm4moe")
+    doubled = replace(two, layers=tuple(replace(x, is_nextn=x.index >= two.n_layer - 2) for x in two.layers))
+    plain = replace(model_of("mtp-deepseek2"), is_mla=False)
+    for model, why in ((doubled, "2 next-token blocks"), (plain, "without latent attention")):
+        (layers,) = estimate(model, cards(1), settings(1)).company
+        assert why in layers.note
+        assert layers.gpus[0].compute
+
+
 def test_a_bounded_context_has_a_floor() -> None:
     """Of buffers that are only bounded, what is sure are the caches."""
     model, gpus = model_of("mtp-step35"), cards(1)

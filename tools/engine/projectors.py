@@ -179,16 +179,18 @@ def _pixtral(kind: str = "pixtral", merger: bool = True) -> tuple[dict[str, Any]
     return keys, tensors
 
 
-def _internvl() -> tuple[dict[str, Any], Shapes]:
+def _internvl(*, fused: bool = False, normed: int = 0) -> tuple[dict[str, Any], Shapes]:
     tensors = _patch() | {"v.position_embd.weight": (128, 257), "v.class_embd": (128,)}
     for il in range(3):
         tensors |= {f"v.blk.{il}.ls1.weight": (128,), f"v.blk.{il}.ls2.weight": (128,)}
+        for c in "qk" if normed else "":
+            tensors |= _norm(f"v.blk.{il}.attn_{c}_norm", normed, bias=False)
     mm = (
         _norm("mm.model.mlp.0", 512)
         | _linear("mm.model.mlp.1", 512, 192)
         | _linear("mm.model.mlp.3", 192, 192)
     )
-    return _vision("internvl", vision__projector__scale_factor=2), tensors | _layers("v", 128, 256, 3) | mm
+    return _vision("internvl", vision__projector__scale_factor=2), tensors | _layers("v", 128, 256, 3, fused=fused) | mm
 
 
 def _llama4() -> tuple[dict[str, Any], Shapes]:
@@ -262,6 +264,10 @@ KINDS: dict[str, Callable[[], tuple[dict[str, Any], Shapes]]] = {
     "qwen2.5vl_merger": lambda: _qwen("qwen2.5vl_merger"),
     "qwen3vl_merger": _qwen3,
     "internvl": _internvl,
+    "internvl, one matrix": lambda: _internvl(fused=True),
+    "internvl, one matrix and norms": lambda: _internvl(fused=True, normed=64),
+    "internvl, norms of heads": lambda: _internvl(normed=64),
+    "internvl, norms of rows": lambda: _internvl(normed=128),
     "llama4": _llama4,
     "resampler": _resampler,
     "kimivl": _kimivl,

@@ -234,10 +234,9 @@ def test_the_report_names_what_changed(
     """From the record alone, too: rules with who cites them, architectures with their first difference, tables."""
     record, found = make_record(tree, "here", library)
     was: Folder | Record = Folder(tree) if with_files else record
-    (change,) = (
-        c for c in changes(found.places, was, Folder(newer)) if c.before.name == "llama_model::place"
-    )
+    (change,) = (c for c in changes(found.places, was, Folder(newer)) if c.name == "llama_model::place")
     assert change.kind == "placement and memory"
+    assert change.before is not None
     assert change.after is not None
     gone = "- 11: int second = 2;" if with_files else "- 1 line"
     assert difference(change.before, change.after, 9) == [gone, "+ 11: int third = 3; // said"]
@@ -269,6 +268,8 @@ def test_what_moved_or_is_gone_is_told(tree: Path, library: Path) -> None:
     model.write_text(MODEL.replace("llama_model::place", "llama_model::set"))
     (change,) = changes(found.places, record, Folder(tree))
     assert change.after is None
+    (back,) = changes(found.places, Folder(tree), record)
+    assert (back.name, back.before) == ("llama_model::place", None)
     (tree / "src/llama-place.cpp").write_text("void llama_model::place(int n) {\n    place_all(n);\n}\n")
     (change,) = changes(found.places, record, Folder(tree))
     assert change.moved == "src/llama-place.cpp"

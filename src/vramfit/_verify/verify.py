@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from .._base.errors import SettingsError, SourceError, VramfitError, shown
 from .._base.foreign import shell_line
@@ -29,6 +29,8 @@ from .nouns import Cause, Row, Verification
 from .split import split_of
 
 __all__ = ["AnyLog", "loads_of", "verify", "verify_load"]
+
+CAPABILITIES: Final = ("8.9", "8.6", "12.0", "7.5", "8.0", "9.0", "6.1")  # the commonest cards first
 
 AnyLog = str | bytes | os.PathLike[str] | Iterable[str]
 
@@ -120,6 +122,14 @@ def verify_load(
     reasons = differences(load, model)
     if reasons:
         return Verification(load, (), "other model", model, reasons=reasons)
+    if any(b.place.endswith("_Split") for b in load.buffers):
+        return Verification(
+            load,
+            (),
+            "unchecked",
+            model,
+            reasons=("weights are split by rows over the cards, which is not planned",),
+        )
     known = str(over.get("engine_build", "")) or named_build(load)
     tried = [_Tried(model, load, build, over, gpus) for build in ([known] if known else candidates(load))]
     return _best(tried, build_known=bool(known), causes=causes)
@@ -189,6 +199,7 @@ class _Tried:
 
     def told(self, *, build_known: bool, causes: bool) -> Verification:
         """The verification, with causes where rows differ."""
+        self._find_capability()
         verdict = verdict_of(self.rows)
         if not build_known:
             self.taken.insert(
@@ -212,6 +223,23 @@ class _Tried:
             searched=causes,
             command=_command(self.model, best),
         )
+
+    def _find_capability(self) -> None:
+        """Where the log does not say what kind of CUDA's cards there are, and the largest figure is none: one that agrees."""
+        unknown = [i for i, g in enumerate(self.gpus) if g.backend == "cuda" and g.compute_capability is None]
+        if not unknown or not any(r.differs for r in self.rows):
+            return
+        given = self.gpus
+        for capability in CAPABILITIES:
+            self.gpus = tuple(
+                replace(g, compute_capability=capability) if i in unknown else g for i, g in enumerate(given)
+            )
+            rows = self._again(self.settings)
+            if not any(r.differs for r in rows):
+                self.rows = rows
+                self.taken.append(f"compute capability {capability}, with which the figures agree")
+                return
+        self.gpus = given
 
     def _again(self, settings: Settings) -> tuple[Row, ...]:
         return rows_of(self.load, self._with(settings), self.model)

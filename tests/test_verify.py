@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
@@ -533,3 +534,45 @@ def test_a_log_alone_without_cells() -> None:
         verify(None, "".join(x + "\n" for x in without.splitlines() if "n_ctx" not in x)).reasons
     )
     assert verify(None, "sched_reserve: CUDA0 compute buffer size = 1.00 MiB\n").verdict == "unchecked"
+
+
+WHOLE = (
+    "ggml_cuda_init: found 2 CUDA devices:\n"
+    + LOG
+    + "tensor blk.1.ffn_up.weight buffer type overridden to CPU\n"
+    "llama_model_load_from_file_impl: using device CUDA1 (NVIDIA RTX A4000) - 16000 MiB free\nsrv load_model: initializing slots, n_slots = 4\n"
+)
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+@given(st.data())
+@settings_(max_examples=30, deadline=None)
+def test_hostile_logs(data: st.DataObject) -> None:
+    """Whatever numbers, words and orders a log has, it is compared or refused with an error of ours."""
+    values = st.sampled_from(
+        ["0", "1", "-1", "999999999", "2147483648", "3", "17", "1e9", "x", "", "0.01", "[1, 2]"]
+    )
+    lines = data.draw(st.lists(st.sampled_from(WHOLE.splitlines()), max_size=12)) + WHOLE.splitlines()
+    for _ in range(data.draw(st.integers(0, 6))):
+        i = data.draw(st.integers(0, len(lines) - 1))
+        found = [m.span() for m in NUMBER.finditer(lines[i])]
+        if found:
+            a, b = data.draw(st.sampled_from(found))
+            lines[i] = lines[i][:a] + data.draw(values) + lines[i][b:]
+    for model in (MODEL, None):
+        with contextlib.suppress(vramfit.VramfitError):
+            assert str(verify(model, "\n".join(lines), causes=False))
+
+
+def test_more_devices_than_an_engine_takes() -> None:
+    """Such a log is said not to be comparable."""
+    many = "".join(f"load_tensors: CUDA{i} model buffer size = 1.00 MiB\n" for i in range(1, 30))
+    text = LOG.replace("load_tensors: CPU model", many + "load_tensors: CPU model")
+    assert "30 devices" in " ".join(verify(MODEL, text).reasons)
+
+
+def test_what_no_server_can_be_told() -> None:
+    """A pattern that llama-server's flags cannot hold leaves the command out, and the rest stands."""
+    found = verify(MODEL, LOG, {"cpu_tensors": ("a,b=c",)})
+    assert found.command == ""
+    assert found.rows

@@ -12,7 +12,7 @@ from typing import Any, Final
 from .._base.errors import SettingsError, SourceError, VramfitError, shown
 from .._base.foreign import shell_line
 from .._coerce import AnyGpus, AnyModel, cards, checked_fields, count, model_of
-from .._devices import Gpu
+from .._devices import MAX_GPUS, Gpu
 from .._engines.server import arguments, model_flags
 from .._estimate.estimate import Estimate, estimate
 from .._llama.eras import era_of
@@ -122,14 +122,8 @@ def verify_load(
     reasons = differences(load, model)
     if reasons:
         return Verification(load, (), "other model", model, reasons=reasons)
-    if any(b.place.endswith("_Split") for b in load.buffers):
-        return Verification(
-            load,
-            (),
-            "unchecked",
-            model,
-            reasons=("weights are split by rows over the cards, which is not planned",),
-        )
+    if why := _unplanned(load):
+        return Verification(load, (), "unchecked", model, reasons=(why,))
     known = str(over.get("engine_build", "")) or named_build(load)
     tried = [_Tried(model, load, build, over, gpus) for build in ([known] if known else candidates(load))]
     return _best(tried, build_known=bool(known), causes=causes)
@@ -145,6 +139,15 @@ def _best(tried: Sequence[_Tried], *, build_known: bool, causes: bool) -> Verifi
         if first.causes and first.causes[0].agrees:
             return first
     return best.told(build_known=build_known, causes=causes)
+
+
+def _unplanned(load: Load) -> str:
+    """What no estimate is made for; "" for nothing."""
+    if any(b.place.endswith("_Split") for b in load.buffers):
+        return "weights are split by rows over the cards, which is not planned"
+    if len(load.places) > MAX_GPUS:
+        return f"the log has buffers on {len(load.places)} devices; an engine takes {MAX_GPUS}"
+    return ""
 
 
 class _Tried:

@@ -109,7 +109,7 @@ def resolve_counts(
         type_k=type_k,
         type_v=type_v,
         kv_unified=unified,
-        swa_full=settings.swa_full,
+        swa_full=settings.swa_full or era.full_windows,
         op_offload=settings.op_offload,
         embeddings=settings.embeddings,
         era=era,

@@ -37,6 +37,8 @@ class Era(NamedTuple):
     why: str = ""
     older_graph: bool = False  # attention as it was built in 2024: not replayed, figures are raised
     older_order: bool = False  # other backends than CUDA kept inputs longer: not replayed, theirs are raised
+    no_latent: bool = False  # K and V of latent attention are stored head by head
+    full_windows: bool = False  # layers with a window have caches of the whole context
     one_cache: bool = False  # all slots share one cache, whatever is asked
     one_slot: bool = False  # llama-server has one slot where nobody says how many
     output_last: bool = False  # -ngl counts the output layer last
@@ -73,6 +75,8 @@ class Change(NamedTuple):
 
 CHANGES: Final = (
     Change("older_graph", 4880, 5192, "2025-04", "b5192 to b5622 (printed)", "attention takes no more than today"),
+    Change("no_latent", 5129, 5133, "2025-04-15", "#12801, b4553 and b4905 (printed)", "latent attention stores one compressed row"),
+    Change("full_windows", 5400, 5450, "2025-05-20", "#13194", "layers with a window have caches of its size"),
     Change("older_order", 6000, 6160, "2025-08", "b5781 (printed), 4227c9be4 (read)", "Vulkan frees inputs it has read"),
     Change("one_cache", 6000, 6160, "2025-08", "#14363, 4227c9be4 (read)", "a cache for each slot"),
     Change("one_slot", 6900, 7050, "2025-11", "#16736", "llama-server starts four slots with one cache"),

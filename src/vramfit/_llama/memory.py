@@ -26,6 +26,7 @@ __all__ = [
     "context_bytes",
     "is_repacked",
     "layer_context_bytes",
+    "stored_rows",
     "weight_bytes",
     "weight_size",
     "weight_sizes",
@@ -126,12 +127,22 @@ def cache_rows(model: Model, cache: Cache, context: Context) -> tuple[tuple[Tens
     )
 
 
+def stored_rows(model: Model, cache: Cache, context: Context) -> tuple[tuple[TensorType, int], ...]:
+    """`cache_rows` as they are stored: builds that knew no latent attention kept K and V of every head of it."""
+    if not (context.era.no_latent and model.is_mla and cache.kind == "kv"):
+        return cache_rows(model, cache, context)
+    heads = max((layer.n_head for layer in model.layers), default=0)
+    widths = (model.hparams.get(f"attention.{name}_length_mla", 0) for name in ("key", "value"))
+    k, v = (heads * width if isinstance(width, int) else 0 for width in widths)
+    return ((context.type_k, k), (context.type_v, v))
+
+
 def _tensors(
     model: Model, caches: Sequence[Cache], states: Sequence[int], context: Context
 ) -> Iterable[_Tensor]:
     for cache in caches:
         n_stream = cache_streams(cache, context)
-        for kind, width in cache_rows(model, cache, context):
+        for kind, width in stored_rows(model, cache, context):
             yield kind, (width, cells(cache, context), n_stream)
     for elements in states:
         yield _F32, (elements, context.n_seq_max)

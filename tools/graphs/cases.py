@@ -58,10 +58,11 @@ class Case:
     gpus_mib: tuple[int, ...]
     arguments: Mapping[str, Any]
     lines: bool = False
+    build: str = ""  # of the engine, where it is not the one that the library follows
 
     @cached_property
     def settings(self) -> Settings:
-        return Settings(**self.arguments)
+        return Settings(**self.arguments, engine_build=self.build)
 
     @cached_property
     def context(self) -> Context:

@@ -40,7 +40,7 @@ def stretched(model: Model, n_layer: int) -> Model:
         for weight in model.weights:
             if weight.home == il % own:
                 name = re.sub(r"^blk\.\d+\.", f"blk.{il}.", weight.tensor.name)
-                weights.append(replace(weight, tensor=replace(weight.tensor, name=name), home=il))
+                weights.append(weight._replace(tensor=replace(weight.tensor, name=name), home=il))
     for weight in weights:
         tensors.setdefault(weight.tensor.name, weight.tensor)
     layers: Iterator[Layer] = (replace(model.layers[il % own], index=il) for il in range(n_layer))

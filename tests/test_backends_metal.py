@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from nodes import leaf, node, runs
 from test_backends_vulkan import made
 
+from vramfit import Gpu, Settings, read
+from vramfit._devices import backend_of
+from vramfit._estimate.context_ranges import NotStraight, Stretch
+from vramfit._estimate.estimate import estimate
+from vramfit._estimate.reserve import reserve_context
 from vramfit._ggml.backends import BACKENDS, backend
 from vramfit._ggml.backends.metal.order import graph_optimize
 from vramfit._ggml.backends.nouns import SplitGraph
 from vramfit._ggml.types import BY_NAME
+from vramfit._llama.cparams import resolve
+from vramfit._llama.placement import place
 
 METAL = BACKENDS["metal"]
 CHOICE = "g SOFT_MAX l\nr RESHAPE g >g\ns ARGSORT g\nv VIEW s >s\nw GET_ROWS r v"
@@ -74,3 +84,20 @@ def test_the_largest_buffer_is_what_the_driver_reports() -> None:
     for name in ("metal", "sycl"):
         assert backend(name).max_buffer == 0
         assert backend(name, max_buffer=1 << 33).max_buffer == 1 << 33
+
+
+def test_an_order_that_hangs_on_where_weights_lie_takes_one_percent_more(truth: Path) -> None:
+    """Parts of weights touch others in a buffer, or not: what the engine reserved with one layout is raised, the host's is not."""
+    cards = [Gpu(f"card{i}", mib << 20, backend="metal") for i, mib in enumerate((8192, 16384))]
+    settings = Settings(n_ctx=512, n_outputs_max=1, flash_attn="on")
+    model = read(truth / "arch/deepseek4-moe.gguf")
+    found = estimate(model, cards, settings)
+    assert [g.compute for g in found.gpus] == [29403200 * 101 // 100, 77238016 * 101 // 100]
+    rules = [backend_of(c) for c in cards]
+    placed = place(model, cards, settings)
+    with pytest.raises(NotStraight):
+        Stretch(model, placed, lambda i: resolve(model, replace(settings, n_ctx=512 + 256 * i)), 2, rules)
+    plain = read(truth / "arch/llama-dense.gguf")
+    reserved = reserve_context(plain, place(plain, cards, settings), resolve(plain, settings), rules)
+    assert not reserved.by_address
+    assert [g.compute for g in estimate(plain, cards, settings).gpus] == list(reserved.needs[:-1])

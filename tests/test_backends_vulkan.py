@@ -337,3 +337,15 @@ def test_what_moves_to_the_host_for_its_size_is_not_called_exact() -> None:
             model, [card(max_tensor_bytes=limit, **known)], Settings(n_ctx=4096, flash_attn="on")
         )
         assert found.exact is is_exact, found.compute_note
+
+
+def test_memory_that_a_card_pins_is_for_what_it_could_run() -> None:
+    """A weight of the host that no shader reaches lies in plain memory, with the CPU's alignment (llama-model.cpp:518)."""
+    model = replace(dense(n_vocab=(1 << 19) + 1, weight_type="f16"), architecture="llama")
+    known = {"alignment": 16, "host_alignment": 4096}
+    rows = ((1 << 19) + 1) * 256 * 2
+    settings = Settings(n_ctx=4096, flash_attn="on")
+    pinned = estimate(model, [card(max_tensor_bytes=1 << 31, **known)], settings)
+    assert pinned.host.model == rows + 3584, "rows end 512 bytes behind a page"
+    plain = estimate(model, [card(max_tensor_bytes=1 << 27, **known)], settings)
+    assert plain.host.model == 2 * rows, "embeddings and output"

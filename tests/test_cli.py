@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from vramfit._cli import main
 from vramfit._cli.options import to_settings
 from vramfit._devices import parse_gpus
+from vramfit._devices.detect import Found
 from vramfit._engines.settings import server_settings
 from vramfit._llama.params import EXPERTS, Settings
 
@@ -118,10 +120,11 @@ def test_gpus() -> None:
 
 def test_cards_of_this_machine_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --gpus the machine is asked; where it has no card, a person is told to name some."""
-    monkeypatch.setattr("vramfit._devices.detect_gpus", lambda: ())
+    monkeypatch.setattr("vramfit._devices.detect.find.find_cards", lambda here: Found())
     result = run("plan", QWEN)
     assert result.exit_code == 1
     assert "--gpus none" in result.stderr
+    assert "vramfit doctor" in result.stderr
 
 
 def test_llama_cpp_flags_can_be_pasted() -> None:
@@ -155,7 +158,10 @@ def test_outputs_follow_the_slots_unless_said_otherwise() -> None:
 
 def test_every_option_is_documented() -> None:
     """Each command's help shows an example, and each option says what it does."""
-    for name, command in main.commands.items():
+    everything = click.Context(main)
+    for name in main.list_commands(everything):
+        command = main.get_command(everything, name)
+        assert command is not None
         assert f"vramfit {name}" in (command.help or ""), name
         for parameter in command.params:
             hidden = getattr(parameter, "hidden", False) or parameter.param_type_name == "argument"
@@ -166,6 +172,21 @@ def test_it_runs_as_a_module_and_a_script() -> None:
     """`python -m vramfit` is the same command."""
     out = subprocess.check_output([sys.executable, "-m", "vramfit", "--version"], text=True)
     assert "vramfit" in out
+
+
+def test_a_process_seldom_searches_for_garbage() -> None:
+    """What `vramfit` runs as searches for circles of garbage only when far more is kept than a plan makes."""
+    code = """
+import gc, sys
+from vramfit.__main__ import run
+sys.argv = ["vramfit", "gpus", "4090"]
+try:
+    run()
+finally:
+    print(gc.get_threshold()[0])
+"""
+    out = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert out.splitlines()[-1] == "200000"
 
 
 def test_a_build_is_named_on_the_command_line() -> None:
@@ -201,7 +222,7 @@ def test_the_machine_is_asked_for_its_engine_only_when_that_is_said(monkeypatch:
     assert (
         json.loads(run(*one, "--engine", "auto").output)["settings"]["engine_build"] == "llama-server@b8470"
     )
-    monkeypatch.setattr("vramfit._devices.detect_gpus", lambda: parse_gpus("3090ti"))
+    monkeypatch.setattr("vramfit._devices.detect.own_cards", lambda engine: parse_gpus("3090ti"))
     here = ("plan", QWEN, "--gpus", "auto", "--ctx", "8192", "--json")
     assert json.loads(run(*here).output)["settings"]["engine_build"] == "llama-server@b8470"
     answers.clear()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import examples
+from conftest import ROOT, examples
 from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
@@ -32,44 +32,51 @@ SMALL: dict[str, Any] = {"margin_bytes": 1 << 20, "max_ctx": 2048}
 
 
 # Every public function with arguments that are right; the tests below put wrong ones in their places.
+LOG = (ROOT / "tests/data/logs/printed/llama-cpp-python-0.3.36-cpu.log").read_text()
 RIGHT: dict[str, dict[str, Any]] = {
-    "best": {"model": MODEL, "gpus": CARDS, "settings": None, "prefer": "speed", "host_bandwidth_gbs": None,
+    "ask_servers": {"gpus": CARDS, "patience": 0.1},
+    "best": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None, "prefer": "speed", "host_bandwidth_gbs": None,
              "planner": None, **SMALL},
-    "compare": {"model": MODEL, "gpus": CARDS, "settings": None, "file_types": ["Q8_0"], "cache_types": ["f16"],
+    "compare": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None, "file_types": ["Q8_0"], "cache_types": ["f16"],
                 "imatrix": False, "host_bandwidth_gbs": None, **SMALL},
     "bits_per_weight": {"model": MODEL},
     "cache_measure": {"type_k": "q8_0", "type_v": "q8_0"},
     "engine_settings": {"engine": "ollama", "given": None},
-    "estimate": {"model": MODEL, "gpus": CARDS, "settings": None},
+    "estimate": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None},
     "file_bytes": {"model": MODEL, "header_bytes": 0, "alignment": 32},
     "file_type_measure": {"name": "Q4_K_M", "imatrix": False},
     "needs_imatrix": {"model": MODEL},
     "overheads": {"gpu": CARDS[0]},
     "parse_command": {"text": "llama-server -m x.gguf"},
-    "parse_gpus": {"spec": "3090ti"},
+    "parse_gpus": {"spec": "3090ti,mini/3060", "main": None, "link": "1Gbit/s"},
     "parse_modelfile": {"data": "FROM x", "name": "x"},
     "parse_tensor_types": {"text": "attn_v=q8_0"},
-    "plan_for": {"model": MODEL, "gpus": CARDS, "settings": None, "engine": "llama-server", "learned": None, **SMALL},
+    "plan_for": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None, "engine": "llama-server", "learned": None, **SMALL},
     "recipe": {"model": MODEL},
     "validate_catalogue": {"path": None},
-    "plan": {"model": MODEL, "gpus": CARDS, "settings": None, "learned": None, **SMALL},
+    "plan": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None, "learned": None, **SMALL},
     "read": {"reference": GEMMA, "assume": None, "revision": "", "token": "", "cache": True, "progress": None},
     "requantize": {"model": MODEL, "file_type": "Q8_0", "imatrix": False, "output_tensor_type": None,
                    "token_embedding_type": None, "tensor_types": (), "pure": False, "leave_output_tensor": False,
                    "keep_split": False, "dry_run": True},
     "server_settings": {"n_ctx": 0},
-    "sweep": {"model": MODEL, "gpus": CARDS, "settings": None, "n_ctx": 512, "n_seq_max": 1, "n_ubatch": 64,
+    "speed": {"plan": vramfit.plan(MODEL, CARDS, {"n_ctx": 512}, margin_bytes=0), "host_bandwidth_gbs": None},
+    "sweep": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None, "n_ctx": 512, "n_seq_max": 1, "n_ubatch": 64,
               "type_k": "f16", "type_v": None, "file_types": None, "gpu_sets": None, "margin_bytes": 0,
               "imatrix": False, "replays": 2},
-    "trades": {"model": MODEL, "gpus": CARDS, "settings": None, "prefer": None, "host_bandwidth_gbs": None,
+    "trades": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None, "prefer": None, "host_bandwidth_gbs": None,
                "planner": None, "brief": True, **SMALL},
-    "which": {"model": MODEL, "settings": {"n_ctx": 512}, "max_cards": 1, "margin_bytes": 0, "gpus": CARDS},
+    "which": {"host": None, "model": MODEL, "settings": {"n_ctx": 512}, "max_cards": 1, "margin_bytes": 0, "gpus": CARDS},
+    "Host": {"total_bytes": 1 << 30, "free_bytes": None, "features": None},
+    "parse_host": {"words": "64GiB:58GiB,avx2"},
     "Gpu": {"name": "x", "total_bytes": 1 << 30, "free_bytes": None, "backend": "cuda", "bandwidth_gbs": None,
-            "compute_capability": None, "overhead_bytes": 0, "free_measured": None, "unified": False, "id": None},
+            "compute_capability": None, "overhead_bytes": 0, "free_measured": None, "unified": False, "id": None, "host": "", "remote": False,
+            "link_gbits": None},
     "Settings": {"n_ctx": 0, "n_batch": 512, "n_ubatch": 64, "n_seq_max": 1, "kv_unified": False, "n_outputs_max": 0,
                  "flash_attn": "on", "type_k": "f16", "type_v": "f16", "offload_kqv": True, "swa_full": False,
                  "op_offload": True, "n_gpu_layers": -1, "split_mode": "layer", "main_gpu": 0, "tensor_split": (),
                  "cpu_tensors": (), "embeddings": False, "defaults": "x"},
+    "verify": {"model": MODEL, "log": LOG, "settings": None, "gpus": None, "load": 0, "causes": False},
 }  # fmt: skip
 
 
@@ -97,13 +104,13 @@ def test_right_arguments_are_taken(name: str) -> None:
 
 
 def test_every_public_function_is_here() -> None:
-    """No public function escapes the property; `detect_gpus` takes nothing."""
+    """No public function escapes the property; `detect_gpus` and `detect_host` take nothing."""
     functions = {
         n
         for n in vramfit.__all__
         if callable(getattr(vramfit, n)) and not isinstance(getattr(vramfit, n), type)
     }
-    assert functions - {"detect_gpus"} <= set(RIGHT)
+    assert functions - {"detect_gpus", "detect_host", "doctor"} <= set(RIGHT)
 
 
 @examples(60, deadline=10_000)

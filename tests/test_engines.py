@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 
-from vramfit._base.errors import SettingsError
+from vramfit._base.errors import GpuError, SettingsError
 from vramfit._cli import engines as options
 from vramfit._cli import main
 from vramfit._devices import Gpu
@@ -37,7 +37,7 @@ from vramfit._engines.settings import as_run, defaults, engine_settings
 from vramfit._engines.table import ENGINES, find
 from vramfit._engines.told import command
 from vramfit._llama.model import Model
-from vramfit._llama.params import CACHE_TYPES, EXPERTS, Settings
+from vramfit._llama.params import CACHE_TYPES, EXPERTS, LOAD_MODES, Settings
 from vramfit._planner.plan import Plan, plan
 
 MIB = 1 << 20
@@ -65,6 +65,7 @@ any_settings = st.builds(
     split_mode=st.sampled_from(["layer", "none"]), main_gpu=st.integers(-1, 15), embeddings=st.booleans(),
     tensor_split=st.lists(st.floats(0, 1e12) | st.integers(0, 200).map(float), max_size=15).map(tuple),
     cpu_tensors=st.lists(patterns, max_size=6).map(tuple), n_outputs_max=st.integers(0, 8),
+    load_mode=st.sampled_from(LOAD_MODES),
 )  # fmt: skip
 
 
@@ -121,6 +122,7 @@ def test_defaults_follow_what_is_given() -> None:
         ("ollama-before-0.30", {"type_k": "q5_0", "type_v": "q5_0"}, "q4_0"),
         ("ollama-before-0.30", {"tensor_split": (1, 2)}, "tensor_split"),
         ("lm-studio", {"swa_full": True}, "swa_full"),
+        ("ollama", {"load_mode": "none"}, "load_mode='none'; it uses 'auto'"),
         ("lama-server", {}, "did you mean llama-server"),
     ],
 )
@@ -411,6 +413,14 @@ def test_no_cards(engine: str) -> None:
     found = plan_for(MODEL, [], defaults(engine), engine)
     assert found.fits
     assert found.command(engine)
+
+
+@pytest.mark.parametrize("engine", ["ollama", "ollama@0.24", "lm-studio"])
+def test_a_backend_that_an_engine_lacks_is_an_error_that_says_what_to_do(engine: str) -> None:
+    card = replace(gpu(8000, name="Arc"), backend="sycl")
+    with pytest.raises(GpuError, match=r"Arc: .* has no backend for it under sycl; .*vulkan.*llama-server"):
+        plan_for(MODEL, [card], {"n_ctx": 512}, engine)
+    assert plan_for(MODEL, [card], {"n_ctx": 512}, "llama-server").fits
 
 
 def run(*args: str) -> Result:

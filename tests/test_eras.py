@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from small import dense, gpu
 
 from vramfit._base.errors import SettingsError
-from vramfit._cli.installed import parse_version
 from vramfit._engines.choose import plan_for
+from vramfit._engines.installed import parse_version
 from vramfit._engines.settings import engine_settings
 from vramfit._estimate.compute import OLDER_GRAPH
 from vramfit._estimate.context_ranges import NotStraight, Stretch
@@ -25,9 +25,10 @@ from vramfit._ggml.backends import backend
 from vramfit._ggml.backends.cuda import CUDA
 from vramfit._ggml.graph import HOST
 from vramfit._llama import eras
-from vramfit._llama.cparams import more_inputs, resolve
+from vramfit._llama.cparams import cells, more_inputs, resolve
 from vramfit._llama.eras import CHANGES, PINNED, PINNED_BUILD, RELEASES, Era, era_of, rules_of
-from vramfit._llama.model import Model
+from vramfit._llama.memory import layer_context_bytes
+from vramfit._llama.model import Cache, Layer, Model
 from vramfit._llama.params import Settings
 from vramfit._llama.placement import place
 from vramfit._planner.older import older_needs
@@ -46,7 +47,7 @@ def at(
     **switches: Any,
 ) -> Estimate:
     """An estimate in an era that differs from the pinned one in `switches` alone."""
-    era = replace(PINNED, **switches)
+    era = PINNED._replace(**switches)
     monkeypatch.setattr(eras, "PINNED", era)
     eras.era_of.cache_clear()
     try:
@@ -59,7 +60,7 @@ def at(
 def test_the_pinned_build_has_no_switch() -> None:
     """Without a build, and by every name of the pinned one, nothing differs and figures are exact."""
     assert not any(getattr(PINNED, c.switch) for c in CHANGES)
-    assert {c.switch for c in CHANGES} == {f.name for f in fields(Era)} - {"title", "why"}
+    assert {c.switch for c in CHANGES} == {*Era._fields} - {"title", "why"}
     for name in ("", "0c1e57098", f"b{PINNED_BUILD}", "llama-cpp-python@0.3.36", "0c1e57098f00d"):
         assert era_of(name) is PINNED
     assert estimate(MODEL, [gpu()], SETTINGS).exact
@@ -112,6 +113,15 @@ def test_graphs_of_2024_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not estimate(MODEL, [gpu()], replace(SETTINGS, engine_build="b5000")).exact
 
 
+def test_cuda_of_2025_is_replayed_and_vulkan_raised() -> None:
+    """Printed loads of b5192 to b5622 on CUDA are what is replayed; one on Vulkan of b5781 was more."""
+    cuda, vulkan = gpu(), replace(gpu(), backend="vulkan", compute_capability=None)
+    older, newer = (replace(SETTINGS, engine_build=build) for build in ("b5700", "b6200"))
+    assert estimate(MODEL, [cuda], older).gpus == estimate(MODEL, [cuda], newer).gpus
+    n = estimate(MODEL, [vulkan], newer).gpus[0].compute
+    assert estimate(MODEL, [vulkan], older).gpus[0].compute == n + n * OLDER_GRAPH // 100
+
+
 @pytest.mark.parametrize("build", ["b5000", "b99999"])
 def test_what_is_raised_is_not_learned_along_contexts(build: str) -> None:
     """A stretch of contexts is replayed, so it refuses builds whose figures are raised; else they would be too low."""
@@ -125,6 +135,28 @@ def test_what_is_raised_is_not_learned_along_contexts(build: str) -> None:
             4,
             [rules_of(gpu(), era_of(build))],
         )
+
+
+@pytest.mark.parametrize(
+    ("build", "n_ctx", "mib"), [("b4905", 2048, 9760.0), ("b4905", 512, 2440.0), ("b5150", 2048, 137.25)]
+)
+def test_latent_attention_was_stored_head_by_head(build: str, n_ctx: int, mib: float) -> None:
+    """DeepSeek R1 of build 4905 printed 9760 MiB of cache for 2048 tokens: 128 heads of 192 and 128 in 61 layers."""
+    cache = Cache("kv", 576, 0, has_v=False)
+    layers = tuple(Layer(i, (cache,), (), 128, 1, 576, 512) for i in range(61))
+    hparams = {"attention.key_length_mla": 192, "attention.value_length_mla": 128}
+    model = replace(MODEL, is_mla=True, layers=layers, hparams=hparams)
+    context = resolve(model, Settings(n_ctx=n_ctx, engine_build=build))
+    assert 61 * layer_context_bytes(model, layers[0], context, CUDA) == mib * 2**20
+
+
+def test_windows_had_caches_of_the_whole_context() -> None:
+    """Before May 2025 a layer that sees a window has as many cells as any other."""
+    windowed = replace(dense(swa_layers=2, window=512), architecture="llama")
+    older, newer = (resolve(windowed, replace(SETTINGS, engine_build=build)) for build in ("b5300", "b5500"))
+    cache = windowed.layers[0].caches[0]
+    assert (cells(cache, older), cells(cache, newer)) == (4096, 1024)
+    assert older.swa_full
 
 
 def test_newer_builds_have_more_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +181,7 @@ def test_copies_of_a_quantized_cache_were_in_a_pool(monkeypatch: pytest.MonkeyPa
 
 def test_older_cuda_keeps_less_alive() -> None:
     """Without both groups there is nothing to ask the backend for; another backend has neither."""
-    older = rules_of(gpu(), replace(PINNED, no_sum=True, no_choice=True))
+    older = rules_of(gpu(), PINNED._replace(no_sum=True, no_choice=True))
     assert older.graph_optimize is None
     assert older is rules_of(gpu(), era_of("b10000")) or older.scratch
     one = backend("cuda", keeps_choice=False)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small import dense, gpu
+from small import F16, dense, gpu
 
 from vramfit._base.errors import EngineRefusal
 from vramfit._estimate.estimate import estimate
+from vramfit._estimate.limits import check_buffers
 from vramfit._ggml.backends import BACKENDS, HOST_BACKEND
 from vramfit._llama.cparams import resolve
 from vramfit._llama.memory import context_bytes, weight_bytes
+from vramfit._llama.model import Tensor
 from vramfit._llama.params import Settings
+from vramfit._llama.placement import place
 
 
 @given(st.integers(1, 4), st.integers(-1, 6), st.integers(1, 20_000), st.booleans())
@@ -63,3 +68,19 @@ def test_refusals_are_the_engines() -> None:
     """What the engine would not create is not estimated."""
     with pytest.raises(EngineRefusal):
         estimate(dense(), [gpu()], Settings(n_ctx=512, type_v="q4_0", flash_attn="off"))
+
+
+@pytest.mark.parametrize("backend", ["metal", "sycl"])
+def test_a_weight_above_the_largest_buffer_is_refused_with_what_helps(backend: str) -> None:
+    """It would be one allocation, which the driver refuses; on the host, or on a card without such a limit, it is none."""
+    model = dense(2)
+    big = model.weights[1]._replace(tensor=Tensor("blk.0.ffn_up.weight", (1 << 14, 1 << 13), F16))  # 256 MiB
+    model = replace(model, weights=(*model.weights, big))
+    card = replace(gpu(8000, name="small"), backend=backend, max_buffer_bytes=128 << 20)
+    with pytest.raises(
+        EngineRefusal, match=r"256 MiB in one buffer of small.*128 MiB.*-ot 'blk.0.ffn_up.weight=CPU'"
+    ):
+        estimate(model, [card], {"n_ctx": 512})
+    check_buffers(model, place(model, [card], Settings(n_gpu_layers=0)), [card])
+    for other in (replace(card, max_buffer_bytes=256 << 20), replace(card, backend="vulkan"), gpu(8000)):
+        check_buffers(model, place(model, [other], Settings()), [other])

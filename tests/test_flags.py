@@ -29,7 +29,7 @@ from vramfit._llama.params import DENSE, EXPERTS, Settings
 
 VALUES = {
     "context": "32k", "count": "512", "slots": "2", "name": "q8_0", "switch": "on", "layers": "12", "mode": "none",
-    "shares": "3,1", "number": "1", "overrides": "exps=CPU", "first_experts": "3", "first_dense": "3",
+    "shares": "3,1", "number": "1", "overrides": "exps=CPU", "first_experts": "3", "first_dense": "3", "load": "mlock",
 }  # fmt: skip
 
 
@@ -88,7 +88,9 @@ def test_the_command_line_reads_what_python_reads() -> None:
             continue
         expected = read(words)
         both = [["--", "llama-server", *words]]
-        both += [] if words[0] in ("-h", "--help", "--path") else [words]  # the command has these of its own
+        both += (
+            [] if words[0] in ("-h", "--help", "--path", "--host") else [words]
+        )  # the command has these of its own
         for typed in both:
             settings, found = on_the_command_line(*typed)
             assert found == expected, typed
@@ -146,7 +148,7 @@ def test_the_table_is_the_engines() -> None:
     if not engine_source():
         pytest.skip("the engine's source is not at hand: set LLAMA_CPP_SOURCE")
     theirs = set(entries(engine_source()))
-    older = {name for word in facts.OLDER.split() for name in [word.strip("~;")]}
+    older = {word.strip("~;") for word in facts.OLDER.split()}
     ours = {
         (f.names, f.off, f.n_values, f.variable, f.does is not Does.OTHER)
         for f in flags()
@@ -187,6 +189,14 @@ def test_what_is_printed_can_be_pasted(settings: Settings) -> None:
         ("-ot a=CPU,b=cpu -cmoe", {"cpu_tensors": ("a", "b", EXPERTS)}),
         ("-ncffn 1", {"cpu_tensors": (rf"blk\.0{DENSE}",)}),
         ("--kv-offload", {"offload_kqv": True}),
+        ("-lm MMAP+mlock", {"load_mode": "mmap+mlock"}),
+        ("--mlock", {"load_mode": "mmap+mlock"}),
+        ("--no-mmap --mlock", {"load_mode": "mlock"}),
+        ("--no-mmap", {"load_mode": "none"}),
+        ("--mmap", {"load_mode": "mmap"}),
+        ("-dio", {"load_mode": "dio"}),
+        ("-dio --mlock", {"load_mode": "mlock"}),
+        ("-lm dio --no-mmap", {"load_mode": "dio"}),
         ("--rerank", {"embeddings": True}),
         ("LLAMA_ARG_CTX_SIZE=512 LLAMA_ARG_NO_KV_OFFLOAD=1 HOME=/x ./server -b 64",
          {"n_ctx": 512, "offload_kqv": False, "n_batch": 64}),
@@ -203,12 +213,12 @@ def test_what_is_passed_over_is_said_without_its_value() -> None:
     """Lists hold flags alone: a value may be a key; one sentence for each reason."""
     found = read(
         split_text(
-            "llama-server --api-key SECRET -t 8 -cram 0 --mlock --ppl -md d.gguf -ngld 9 --pooling none"
+            "llama-server --api-key SECRET -t 8 -cram 0 --numa isolate --ppl -md d.gguf -ngld 9 --pooling none"
         )
     )
     assert found.notes == (
         "Ignored, sizes nothing: --api-key -t --pooling.",
-        "Ignored, memory of the host that is not counted: -cram --mlock.",
+        "Ignored, memory of the host that is not counted: -cram --numa.",
         "Ignored, not a flag of llama-server: --ppl.",
     )
     assert found.warnings == (

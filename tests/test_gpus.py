@@ -17,8 +17,6 @@ from vramfit._devices import (
     all_cards,
     all_gpus,
     catalogue,
-    detect_gpus,
-    detection,
     find,
     parse_gpus,
     rules,
@@ -172,7 +170,7 @@ def test_a_name_without_a_size_is_the_smallest_and_says_so() -> None:
                 continue
             (gpu,) = parse_gpus(name)
             assert gpu.id == known[0].id
-            assert bool(gpu.assumed) == (len(known) > 1)
+            assert ("smallest of that name" in gpu.assumed) == (len(known) > 1)
             assert all(f"{c.id} ({c.memory_gib} GB)" in gpu.assumed for c in known[1:])
 
 
@@ -282,7 +280,7 @@ def test_a_list_is_its_items_in_order(items: list[str]) -> None:
 def test_every_observed_total_is_at_or_above_what_the_fallback_would_assume() -> None:
     for card in all_cards():
         seen = card.linux_mib[0] if card.linux_mib else None
-        guess = rules().total_mib(replace(card, linux_mib=None))
+        guess = rules().total_mib(card._replace(linux_mib=None))
         special = card.id == "strix-halo"  # Linux hands it half of the RAM by default
         assert seen is None or guess is None or special or guess <= seen, card.id
 
@@ -459,81 +457,3 @@ def test_unknown_memory_has_to_be_stated() -> None:
     with pytest.raises(GpuError, match="say how much"):
         from_card(find("890m"))
     assert from_card(find("890m"), 12 * GIB).total_bytes == 12 * GIB
-
-
-# --- detection
-
-
-def test_nvidia_smi_is_read() -> None:
-    text = "NVIDIA GeForce RTX 3090 Ti, 24564, 24100, 8.6\nNVIDIA GeForce RTX 3060, 12288, 5000, 8.6\n"
-    first, second = detection.parse_nvidia_smi(text)
-    assert (first.id, first.name, first.total_bytes) == (
-        "rtx-3090-ti",
-        "NVIDIA GeForce RTX 3090 Ti",
-        24052 * MIB,
-    )
-    assert first.free == (24052 - 416) * MIB  # nvidia-smi's free is above the engine's total
-    assert (second.total_bytes, second.free, second.free_measured) == (11906 * MIB, (5000 - 197) * MIB, True)
-
-
-def test_a_capability_that_a_driver_does_not_tell_comes_from_the_catalogue() -> None:
-    text = "NVIDIA GeForce RTX 3090 Ti, 24564, 24100, [N/A]\nNVIDIA Thing, 8192, 8000, [N/A]\n"
-    assert [g.compute_capability for g in detection.parse_nvidia_smi(text)] == ["8.6", None]
-
-
-def test_the_memory_tells_versions_of_a_card_apart() -> None:
-    text = "NVIDIA GeForce RTX 5060 Ti, 8151, 8000, 12.0\nNVIDIA GeForce RTX 5060 Ti, 16311, 16000, 12.0"
-    assert [g.id for g in detection.parse_nvidia_smi(text)] == ["rtx-5060-ti-8gb", "rtx-5060-ti-16gb"]
-
-
-def test_an_unknown_card_is_taken_as_measured() -> None:
-    (gpu,) = detection.parse_nvidia_smi("NVIDIA Graphics Device, 40000, 300, 9.9")
-    assert (gpu.id, gpu.total_bytes, gpu.free) == (None, 39200 * MIB, 0)
-
-
-def test_a_card_without_numbers_comes_from_the_catalogue() -> None:
-    text = "NVIDIA GB10, [N/A], [N/A], 12.1\nNVIDIA Thing, [N/A], [N/A], 1.0\nNo devices were found\n"
-    (gpu,) = detection.parse_nvidia_smi(text)
-    assert (gpu.id, gpu.total_bytes, gpu.free_measured, gpu.unified) == ("gb10", 122502 * MIB, False, True)
-
-
-def test_rocm_smi_is_read() -> None:
-    card = {"VRAM Total Memory (B)": str(24560 * MIB), "VRAM Total Used Memory (B)": str(40 * MIB), "Card Series": "AMD Radeon RX 7900 XTX", "GFX Version": "gfx1100"}  # fmt: skip
-    (gpu,) = detection.parse_rocm_smi(json.dumps({"card0": card, "system": {}, "card1": {}}))
-    assert (gpu.id, gpu.backend, gpu.compute_capability) == ("rx-7900-xtx", "hip", "gfx1100")
-    assert (gpu.total_bytes, gpu.free, gpu.free_measured) == (24560 * MIB, (24560 - 40 - 180) * MIB, True)
-
-
-@pytest.mark.parametrize("gfx", ["\x1b[31m", " ", 7, None, "N/A"])
-def test_a_gfx_name_that_is_none_is_not_known(gfx: object) -> None:
-    card = {"VRAM Total Memory (B)": str(8 * GIB), "Card Series": "AMD Thing", "GFX Version": gfx}
-    (gpu,) = detection.parse_rocm_smi(json.dumps({"card0": card}))
-    assert gpu.compute_capability is None
-
-
-def test_sysctl_is_read() -> None:
-    text = f"machdep.cpu.brand_string: Apple M3 Ultra\nhw.memsize: {512 * GIB}\niogpu.wired_limit_mb: "
-    assert detection.parse_sysctl(text + "0")[0].total_bytes == 384 * GIB
-    assert detection.parse_sysctl(text + "475136")[0].total_bytes == 464 * GIB
-    assert (
-        detection.parse_sysctl(f"machdep.cpu.brand_string: Apple M9\nhw.memsize: {16 * GIB}")[0].total_bytes
-        == 10922 * MIB
-    )
-
-
-@pytest.mark.parametrize(
-    "parse", [detection.parse_nvidia_smi, detection.parse_rocm_smi, detection.parse_sysctl]
-)
-@given(text=st.text() | st.text(alphabet="a,0129:[]{}\n "))
-def test_any_output_is_survived(parse: object, text: str) -> None:
-    """A tool may print anything; nothing is raised."""
-    assert isinstance(parse(text), tuple)  # type: ignore[operator]
-
-
-def test_absent_failing_and_hanging_tools_mean_no_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    monkeypatch.setenv("PATH", "")
-    assert detect_gpus() == ()
-    monkeypatch.setattr(detection, "TIMEOUT_S", 0.05)
-    assert detection._run((sys.executable, "-c", "import time; time.sleep(5)")) == ""

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import gguf_bytes as raw
@@ -408,7 +407,7 @@ def test_what_is_kept_beside_a_header_cannot_change_it(kept: Cache, strings: obj
     data = raw.file([raw.key("t", "arr", STRINGS), raw.key("general.name", "str", raw.string("m"))])
     session = Session(cache=False)
     session.cache = kept
-    file = replace(local_file(Path("absent")), key=("key",), lasting=True)
+    file = local_file(Path("absent"))._replace(key=("key",), lasting=True)
     with pytest.raises(SourceError):
         session.read(file)
     note = {} if strings is None else {"strings": strings}
@@ -424,7 +423,7 @@ def test_long_arrays_are_stepped_over(kept: Cache, tmp_path: Path, monkeypatch: 
     """What one session kept, the next reads without walking its strings."""
     path = tmp_path / "m.gguf"
     path.write_bytes(raw.file([raw.key("t", "arr", STRINGS)]))
-    file = replace(local_file(path), key=("key",), lasting=True)
+    file = local_file(path)._replace(key=("key",), lasting=True)
     session = Session(cache=False)
     session.cache = kept
     first = session.read(file)

@@ -200,7 +200,7 @@ def test_layers_that_stand_for_all_are_compared(monkeypatch: pytest.MonkeyPatch)
     found = prove_case(c, right)[0]
     assert found.outcome == "different"
     assert f"layer {layers[2]} among those that stand for all: node 5" in found.what
-    lost = dataclasses.replace(short, starts=short.starts[1:])
+    lost = short._replace(starts=short.starts[1:])
     monkeypatch.setattr("tools.graphs.prove.short_of", lambda model, run, placement: (layers, lost))
     assert "begin at" in prove_case(c, right)[0].what
 
@@ -592,5 +592,5 @@ def test_a_false_switch_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     found = builder_for("qwen2")
     assert found is not None
-    monkeypatch.setattr("vramfit._graphs.builder_for", lambda name: dataclasses.replace(found, build=nosy))
+    monkeypatch.setattr("vramfit._graphs.builder_for", lambda name: found._replace(build=nosy))
     assert keys_read(MODEL, HEADER) - before == {"attention.clamp_kqv"}

@@ -27,6 +27,7 @@ _WHERE: Final = {
     "Comparison": "_planner.compare",
     "ComparisonJson": "_report.schema",
     "DeviceEstimate": "_estimate.estimate",
+    "DoctorJson": "_report.schema",
     "EngineRefusal": "_base.errors",
     "Estimate": "_estimate.estimate",
     "EstimateJson": "_report.schema",
@@ -34,6 +35,7 @@ _WHERE: Final = {
     "GpuError": "_base.errors",
     "GpuJson": "_report.schema",
     "HeaderError": "_base.errors",
+    "Host": "_devices",
     "InvalidHeader": "_base.errors",
     "Model": "_llama.model",
     "ModelError": "_base.errors",
@@ -45,25 +47,33 @@ _WHERE: Final = {
     "Shortlist": "_planner.which",
     "ShortlistJson": "_report.schema",
     "SourceError": "_base.errors",
+    "Speed": "_planner.bounds",
+    "SpeedJson": "_report.schema",
     "Sweep": "_planner.sweep",
     "SweepJson": "_report.schema",
     "Tensor": "_llama.model",
     "Truncated": "_base.errors",
     "UnknownArchitecture": "_base.errors",
+    "Verification": "_verify",
+    "VerificationJson": "_report.schema",
     "VramfitError": "_base.errors",
     "best": "_planner.whatif",
     "bits_per_weight": "_quant",
     "cache_measure": "_planner.quality",
     "compare": "_planner.compare",
-    "detect_gpus": "_devices",
+    "detect_gpus": "_devices.detect",
+    "detect_host": "_devices.host_detection",
+    "doctor": "_engines.doctor",
     "engine_settings": "_engines.settings",
     "estimate": "_estimate.estimate",
     "file_bytes": "_quant",
     "file_type_measure": "_planner.quality",
     "needs_imatrix": "_quant",
     "overheads": "_planner.warnings",
+    "ask_servers": "_devices.servers",
     "parse_command": "_engines.server",
     "parse_gpus": "_devices",
+    "parse_host": "_devices",
     "parse_modelfile": "_modelfile",
     "parse_tensor_types": "_quant",
     "plan": "_planner.plan",
@@ -72,9 +82,11 @@ _WHERE: Final = {
     "recipe": "_quant",
     "requantize": "_quant",
     "server_settings": "_engines.settings",
+    "speed": "_planner.bounds",
     "sweep": "_planner.sweep",
     "trades": "_planner.whatif",
     "validate_catalogue": "_devices",
+    "verify": "_verify",
     "which": "_planner.which",
 }
 
@@ -87,6 +99,7 @@ __all__ = [
     "Comparison",
     "ComparisonJson",
     "DeviceEstimate",
+    "DoctorJson",
     "EngineRefusal",
     "Estimate",
     "EstimateJson",
@@ -94,6 +107,7 @@ __all__ = [
     "GpuError",
     "GpuJson",
     "HeaderError",
+    "Host",
     "InvalidHeader",
     "Model",
     "ModelError",
@@ -105,18 +119,25 @@ __all__ = [
     "Shortlist",
     "ShortlistJson",
     "SourceError",
+    "Speed",
+    "SpeedJson",
     "Sweep",
     "SweepJson",
     "Tensor",
     "Truncated",
     "UnknownArchitecture",
+    "Verification",
+    "VerificationJson",
     "VramfitError",
     "__version__",
+    "ask_servers",
     "best",
     "bits_per_weight",
     "cache_measure",
     "compare",
     "detect_gpus",
+    "detect_host",
+    "doctor",
     "engine_settings",
     "estimate",
     "file_bytes",
@@ -125,6 +146,7 @@ __all__ = [
     "overheads",
     "parse_command",
     "parse_gpus",
+    "parse_host",
     "parse_modelfile",
     "parse_tensor_types",
     "plan",
@@ -133,9 +155,11 @@ __all__ = [
     "recipe",
     "requantize",
     "server_settings",
+    "speed",
     "sweep",
     "trades",
     "validate_catalogue",
+    "verify",
     "which",
 ]
 
@@ -152,14 +176,19 @@ if TYPE_CHECKING:
         UnknownArchitecture,
         VramfitError,
     )
-    from ._devices import Gpu, detect_gpus, parse_gpus, validate_catalogue
+    from ._devices import Gpu, Host, parse_gpus, parse_host, validate_catalogue
+    from ._devices.detect import detect_gpus
+    from ._devices.host_detection import detect_host
+    from ._devices.servers import ask_servers
     from ._engines.choose import plan_for
+    from ._engines.doctor import doctor
     from ._engines.server import parse_command
     from ._engines.settings import engine_settings, server_settings
     from ._estimate.estimate import DeviceEstimate, Estimate, estimate
     from ._llama.model import Model, Tensor
     from ._llama.params import Settings
     from ._modelfile import parse_modelfile
+    from ._planner.bounds import Speed, speed
     from ._planner.compare import Choice, Comparison, compare
     from ._planner.plan import Plan, plan
     from ._planner.quality import cache_measure, file_type_measure
@@ -171,14 +200,18 @@ if TYPE_CHECKING:
     from ._report.schema import (
         AlternativesJson,
         ComparisonJson,
+        DoctorJson,
         EstimateJson,
         GpuJson,
         ModelJson,
         PlanJson,
         ShortlistJson,
+        SpeedJson,
         SweepJson,
+        VerificationJson,
     )
     from ._sources.load import read
+    from ._verify import Verification, verify
 
 
 def _find(module: str, name: str) -> Any:

@@ -18,19 +18,21 @@ from ._base import given
 from ._base.errors import GpuError, ModelError, SettingsError, shown
 from ._base.matches import get_close_matches
 from ._base.units import parse_count, parse_size
-from ._devices import MAX_GPUS, Gpu, parse_gpus
+from ._devices import MAX_GPUS, Gpu, Host, in_engine_order, parse_gpus, parse_host
 from ._llama.model import Model
 from ._llama.params import MAX_TOKENS, Settings
 
 __all__ = [
-    "AnyGpus", "AnyModel", "AnySettings", "bandwidth", "call", "card", "cards", "checked_fields", "count", "flag", "margin",
-    "max_ctx", "model_of", "settings_of", "shown", "word", "words",
+    "AUTO", "AnyGpus", "AnyHost", "AnyModel", "AnySettings", "bandwidth", "call", "card", "cards", "checked_fields", "count", "flag",
+    "host_of", "margin", "max_ctx", "model_of", "settings_of", "shown", "word", "words",
 ]  # fmt: skip
 
 AnyModel: TypeAlias = Model | str | os.PathLike[str] | bytes | bytearray | memoryview
 AnyGpus: TypeAlias = Gpu | str | Sequence[str | Gpu]
+AnyHost: TypeAlias = Host | int | str | None
 AnySettings: TypeAlias = Settings | Mapping[str, Any] | None
 
+AUTO: Final = "auto"
 MAX_BYTES: Final = 2**62  # of a margin
 _FIELDS: Final = tuple(f.name for f in fields(Settings))
 
@@ -45,13 +47,20 @@ def model_of(value: AnyModel, name: str = "model") -> Model:
 
 
 def cards(value: AnyGpus, name: str = "gpus", *, most: int = MAX_GPUS) -> tuple[Gpu, ...]:
-    """Take cards; one stands for a list of one, an empty list for the host alone. Raises `GpuError`."""
+    """Take cards; one stands for a list of one, an empty list for the host alone, "auto" for those of this machine.
+
+    Raises `GpuError`, for a backend that a card cannot have as well.
+    """
+    if isinstance(value, str) and value.strip().lower() == AUTO:
+        from ._devices.detect import own_cards
+
+        return own_cards()
     if isinstance(value, Gpu):
         return (value,)
     if isinstance(value, list | tuple) and all(isinstance(g, Gpu) for g in value):
         if len(value) > most:
             raise GpuError(f"{name}: {len(value)} cards; the engine takes at most {most}")
-        return tuple(cast("Sequence[Gpu]", value))
+        return in_engine_order(cast("Sequence[Gpu]", value))
     if not isinstance(value, str | Sequence) or isinstance(value, bytes | bytearray | memoryview):
         raise GpuError(
             f"{name}={shown(value)}: give cards such as '3090ti,3060', a Gpu, a list of these, or 'none' for the host alone"
@@ -65,6 +74,29 @@ def card(value: Gpu | str, name: str = "gpu") -> Gpu:
     if len(found) != 1:
         raise GpuError(f"{name}={shown(value)}: give one card, such as '3090ti', or a Gpu")
     return found[0]
+
+
+def host_of(value: AnyHost, gpus: Sequence[Gpu] = ()) -> Host | None:
+    """Take the memory of the host beside `gpus`: a `Host`, bytes, or words such as "64GiB:58GiB"; None is not known.
+
+    Raises `GpuError`, for a card that shares the system's memory, too: it says already how much there is.
+    """
+    if value is None:
+        return None
+    shared = next((g for g in gpus if g.unified), None)
+    if shared is not None:
+        name = shared.id or shared.name
+        raise GpuError(
+            f"host={shown(value)}: {shared.name} shares the system's memory, and what it may take counts for the host as"
+            f" well; leave the host out, and give the card's free memory if it is known, as in {name}:{shared.free >> 20}MiB"
+        )
+    if isinstance(value, Host):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Host(value)
+    if not isinstance(value, str):
+        raise GpuError(f"host={shown(value)}: give a Host, bytes, or words such as '64GiB'")
+    return parse_host(value)
 
 
 def settings_of(value: AnySettings, name: str = "settings") -> Settings:

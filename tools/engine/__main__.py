@@ -5,6 +5,8 @@
     python -m tools.engine trace x.gguf n_ctx=8192 > graph.txt
     python -m tools.engine reserve x.gguf --gpus 24564,12288 n_ctx=8192 compute_capability=8.9 > blocks.txt
     python -m tools.engine freeze tests/data/graphs --headers FOLDER
+    python -m tools.engine prove vulkan FOLDER --rows 300 --seed 1 --keep rows.jsonl
+    python -m tools.engine vulkan FOLDER
     python -m tools.engine make qwen3moe x.gguf n_embd=512 n_layer=24 --types q4_k
 
 Settings and dimensions are given as name=value, the values as JSON or plain words.
@@ -19,6 +21,7 @@ import re
 import sys
 from typing import Any
 
+from .binding import source_dir
 from .freeze import freeze
 from .measure import Row, measure, serve
 from .metadata import Dims
@@ -26,6 +29,7 @@ from .models import ARCHITECTURES, make_model
 from .reserve import blocks_to_text, reservations
 from .sample import draw_rows_of_model, write_rows
 from .trace import to_text, trace
+from .vulkan import VARIABLE, build
 
 
 def main() -> None:
@@ -48,6 +52,14 @@ def main() -> None:
     elif args.command == "freeze":
         for file in sorted(args.folder.glob("*.txt.gz")):
             freeze(file, args.headers)
+    elif args.command == "prove":
+        from .prove import prove  # of all commands this one alone needs vramfit
+
+        headers = sorted(p for folder in args.folders for p in folder.rglob("*.gguf"))
+        for line in prove(args.backend, headers, args.rows, args.seed, args.keep):
+            print(line, flush=True)
+    elif args.command == "vulkan":
+        print(f"{VARIABLE}={build(source_dir(), args.folder, args.jobs)}")
     elif args.command == "make":
         make_model(args.architecture, args.file, Dims(**values), types=args.types)
     else:
@@ -89,6 +101,15 @@ def _parser() -> argparse.ArgumentParser:
     frozen.add_argument(
         "--headers", type=pathlib.Path, required=True, help="the folder that they name headers in"
     )
+    proof = commands.add_parser("prove", help="estimates against the engine on devices of a backend")
+    proof.add_argument("backend", help="cuda, hip, vulkan, real-vulkan, metal or sycl")
+    proof.add_argument("folders", type=pathlib.Path, nargs="+", help="folders of headers")
+    proof.add_argument("--rows", type=int, default=100)
+    proof.add_argument("--seed", type=int, default=1)
+    proof.add_argument("--keep", type=pathlib.Path, help="a file for the measured rows")
+    real = commands.add_parser("vulkan", help="build the real Vulkan backend: half an hour on one core")
+    real.add_argument("folder", type=pathlib.Path)
+    real.add_argument("--jobs", type=int, default=1)
     make = commands.add_parser("make", help="a header of a small model")
     make.add_argument("architecture")
     make.add_argument("file")

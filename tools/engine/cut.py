@@ -104,6 +104,25 @@ METAL_RULES: Cuts = (
     ("ggml-metal/ggml-metal-device.m", r"ggml_metal_device_supports_op"),
     ("ggml-metal/ggml-metal.cpp", r"get_op_batch_size"),
 )
+SYCL_RULES: Cuts = (
+    ("ggml-sycl/common.hpp", r"SYCL_FLASH_ATTN|GGML_SYCL_FA_ALL_QUANTS"),
+    ("ggml-sycl/common.hpp", r"SYCL_BUFFER_ALIGNMENT"),
+    ("ggml-sycl/solve_tri.hpp", r"SYCL_SOLVE_TRI_MAX_\w"),
+    ("ggml-sycl/fattn.hpp", r"ggml_sycl_fattn_extra"),
+    ("ggml-sycl/fattn-onednn.cpp", r"GGML_SYCL_FA_ONEDNN_MIN_Q"),
+    ("ggml-sycl/fattn-onednn.cpp", r"ggml_sycl_fattn_onednn_binds_kv"),
+    ("ggml-sycl/fattn-onednn.cpp", r"ggml_sycl_flash_attn_ext_onednn_supported"),
+    ("ggml-sycl/fattn.cpp", r"best_fattn_kernel"),
+    ("ggml-sycl/fattn.cpp", r"ggml_sycl_get_best_fattn_kernel"),
+    ("ggml-sycl/fattn.cpp", r"ggml_sycl_flash_attn_ext_supported"),
+    ("ggml-sycl/fattn.cpp", r"ggml_sycl_fattn_reserve_halves"),
+    ("ggml-sycl/fattn.cpp", r"ggml_sycl_fattn_get_extra"),
+    ("ggml-sycl/fattn.cpp", r"ggml_sycl_flash_attn_ext_get_alloc_size"),
+    ("ggml-sycl/ggml-sycl.cpp", r"ggml_backend_sycl_buffer_type_get_alloc_size"),
+    ("ggml-sycl/ggml-sycl.cpp", r"do_ggml_backend_sycl_device_supports_op"),
+    ("ggml-sycl/ggml-sycl.cpp", r"get_op_batch_size"),
+    ("ggml-sycl/ggml-sycl.cpp", r"ggml_backend_sycl_device_offload_op"),
+)
 ALLOCATOR: Cuts = (
     ("ggml-alloc.c", r"buffer_address"),
     ("ggml-alloc.c", r"tensor_alloc"),
@@ -144,6 +163,7 @@ def write_cuts(source: pathlib.Path, folder: pathlib.Path) -> None:
         ("cuda-rules.inc", built, CUDA_RULES),
         ("vulkan-rules.inc", "", VULKAN_RULES),
         ("metal-rules.inc", "", METAL_RULES),
+        ("sycl-rules.inc", "", SYCL_RULES),
         ("allocator.inc", "", ALLOCATOR),
     ):
         rules = (found(functools.partial(cut, source / "ggml/src" / file, pattern)) for file, pattern in cuts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import Any
 
 from .binding import AllocationCallback, ContextSettings, GraphCallback, engine
 from .errors import EngineError
+from .vulkan import library
 
 Capability = float | str  # 8.6 or "8.6"
 
@@ -29,12 +31,27 @@ VULKAN = {
     "max_tensor": 2**32 - 1,
     "max_buffer": 1 << 30,
     "in_order": 0,
+    "fp16": 1,
 }
 _HOLE = 1 << 44  # bytes: no header's tensors reach beyond, and a hole costs nothing
+_AMD = 0x1000000  # GGML_CUDA_CC_OFFSET_AMD
+_ARCHITECTURE = re.compile(r"gfx([0-9a-f]{1,2})([0-9a-f]{2})")
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 _SPLIT_MODES = {"none": 0, "layer": 1}
 _MODEL_SETTINGS = frozenset(
-    {"n_gpu_layers", "split_mode", "tensor_split", "cpu_tensors", "compute_capability", "vulkan", "metal"}
+    {
+        "n_gpu_layers",
+        "split_mode",
+        "tensor_split",
+        "cpu_tensors",
+        "compute_capability",
+        "vulkan",
+        "metal",
+        "fuses",
+        "real_vulkan",
+        "sycl",
+        "alchemist",
+    }
 )
 _DEFAULTS: dict[str, Any] = {
     "n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_outputs_max": 0, "flash_attn": "auto",
@@ -133,11 +150,17 @@ def load_model(
     compute_capability: Capability | Sequence[Capability] = DEFAULT_CAPABILITY,
     vulkan: Mapping[str, int] | None = None,
     metal: int = 0,
+    fuses: bool = True,
+    real_vulkan: bool = False,
+    sycl: int = 0,
+    alchemist: bool = False,
 ) -> int:
     """The address of a model loaded from a header that ends after its tensor table.
 
-    `compute_capability`: of every device, or one for each. `vulkan`: devices answer as Vulkan's, with these of `VULKAN`; `metal`:
-    as Metal's, with a largest buffer of so many bytes.
+    `compute_capability`: of every device, or one for each; "gfx1100" makes devices of HIP. `vulkan`: devices answer as
+    Vulkan's, with these of `VULKAN`; `metal`: as Metal's, with a largest buffer of so many bytes; `sycl`: likewise, of
+    Arc's first generation if `alchemist`; without `fuses`, CUDA's devices lack what the engine fuses. `real_vulkan`: not
+    the memory-only devices but the first that the real backend finds (`vulkan.library`), which allocates.
     Raises Refused, or EngineError on one that is none.
     """
     lib = engine()
@@ -145,8 +168,15 @@ def load_model(
     if limits.keys() != VULKAN.keys():
         raise EngineError(f"vulkan: {', '.join(limits.keys() - VULKAN.keys())}: give {', '.join(VULKAN)}")
     lib.vf_vulkan(*limits.values())
+    lib.vf_apart(not fuses)
     if metal:
         lib.vf_metal(metal)
+    if sycl:
+        lib.vf_sycl(sycl, alchemist)
+    if not real_vulkan:
+        lib.vf_memory_only()
+    elif len(gpus_mib) != 1 or not lib.vf_real_vulkan(str(library()).encode()):
+        raise EngineError("the real Vulkan backend has no device, or the load not one")
     for i, (mib, capability) in enumerate(
         zip(gpus_mib, _capabilities(compute_capability, len(gpus_mib)), strict=True)
     ):
@@ -175,9 +205,12 @@ def _capabilities(given: Capability | Sequence[Capability], n: int) -> list[int]
         raise EngineError(f"{len(many)} compute capabilities for {n} devices")
     numbers = []
     for one in map(str, many):
+        if architecture := _ARCHITECTURE.fullmatch(one):
+            numbers.append(_AMD + 0x100 * int(architecture[1], 16) + int(architecture[2], 16))
+            continue
         major, _, minor = one.partition(".")
         if not (major.isdecimal() and (minor or "0").isdecimal()):
-            raise EngineError(f"no compute capability: {one!r}; 8.6 is one")
+            raise EngineError(f"no compute capability: {one!r}; 8.6 is one, or gfx1100")
         numbers.append(100 * int(major) + 10 * int(minor or 0))
     return numbers
 

@@ -70,6 +70,37 @@ void ggml_cuda_flash_attn_ext_vec_case(ggml_backend_cuda_context &, ggml_tensor 
 
 }  // namespace
 
+// ------------------------------------------------------------------------------- the same, compiled for AMD
+// HIP is CUDA's source with other macros; its answers are the same functions once more.
+
+namespace hip {
+
+#define GGML_USE_HIP
+#undef GGML_CUDA_USE_CUB
+
+#include "cuda-types.inc"
+
+ggml_cuda_device_info cuda_info;
+
+const ggml_cuda_device_info & ggml_cuda_info() { return cuda_info; }
+
+struct ggml_backend_cuda_context {
+    int device;
+    ggml_cuda_stream_context streams;
+
+    ggml_cuda_stream_context & stream_context() { return streams; }
+};
+
+template <int D, ggml_type type_K, ggml_type type_V>
+void ggml_cuda_flash_attn_ext_vec_case(ggml_backend_cuda_context &, ggml_tensor *) {}
+
+#include "cuda-rules.inc"
+
+constexpr int AMD = 0x1000000;
+constexpr size_t SHARED = 65536;  // of a block, on every card of AMD
+
+}  // namespace hip
+
 // ---------------------------------------------------------------------------- the Vulkan backend's rules
 // A card that has all that the backend asks for, and limits that are set at run time.
 
@@ -150,9 +181,17 @@ bool offload_op(ggml_backend_dev_t, const ggml_tensor * op) {
     return (op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID) && get_op_batch_size(op) >= 32;
 }
 
+std::vector<std::pair<ggml_tensor *, size_t>> addresses;  // of what has a buffer without memory, while the order is made
+
 void graph_optimize(ggml_backend_t, ggml_cgraph * graph, ggml_backend_graph_optimize_params * params) {
     ggml_metal_fusion_add_alloc_deps(params->user_data, params->add_alloc_dep, graph);
+    for (auto & [tensor, address] : addresses) {
+        tensor->data = reinterpret_cast<void *>(address);
+    }
     ggml_graph_optimize(graph);
+    for (auto & [tensor, address] : addresses) {
+        tensor->data = nullptr;
+    }
 }
 
 size_t alignment(ggml_backend_buffer_type_t) { return 32; }
@@ -160,11 +199,59 @@ size_t max_size(ggml_backend_buffer_type_t) { return card.props.max_buffer_size;
 
 }  // namespace metal
 
+// ------------------------------------------------------------------------------ the SYCL backend's rules
+// The default build: for Intel, with oneDNN, and nothing that the environment sets.
+
+namespace sycl {
+typedef uint16_t half;
+}
+
+namespace intel {
+
+#define GGML_SYCL_DNNL 1
+#define GGML_SYCL_HAS_BF16
+#define WARP_SIZE 16
+
+enum class gpu_arch { other, intel_gpu_dg2_g10, intel_gpu_dg2_g11, intel_gpu_dg2_g12, intel_gpu_bmg_g21, intel_gpu_bmg_g31 };
+
+struct {
+    struct { struct { gpu_arch arch = gpu_arch::other; } hw_info; } devices[1];
+    size_t max_buffer = SIZE_MAX;
+} info;
+
+auto & ggml_sycl_info() { return info; }
+int ggml_sycl_get_device() { return 0; }
+
+int g_ggml_sycl_fa_onednn = 1, g_ggml_sycl_fa_onednn_max_kv = 0, g_ggml_sycl_enable_mkl_fa = 1, g_ggml_sycl_enable_flash_attention = 1;
+
+struct ggml_backend_sycl_device_context {
+    int device;
+    int op_offload_min_batch_size = 32;
+};
+
+bool ggml_sycl_flash_attn_ext_onednn_supported(const ggml_tensor * dst, bool use_shape_limit = true);
+
+#include "sycl-rules.inc"
+
+bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
+    ggml_backend_sycl_device_context context = { 0 };
+    ggml_backend_device dev = {};
+    dev.context = &context;
+    return do_ggml_backend_sycl_device_supports_op(&dev, op);
+}
+
+bool offload_op(ggml_backend_dev_t, const ggml_tensor * op) { return get_op_batch_size(op) >= 32; }
+
+size_t alignment(ggml_backend_buffer_type_t) { return SYCL_BUFFER_ALIGNMENT; }
+size_t max_size(ggml_backend_buffer_type_t) { return info.max_buffer; }
+
+}  // namespace intel
+
 // ---------------------------------------------------------------------------------------------- devices
 
 namespace {
 
-enum kind { CUDA, VULKAN, METAL };
+enum kind { CUDA, HIP, VULKAN, METAL, SYCL };
 
 constexpr int    MAX_DEVICES    = GGML_CUDA_MAX_DEVICES;
 constexpr size_t HOST_ALIGNMENT = 32;  // of the CPU backend, as CUDA's pinned buffers have it
@@ -182,6 +269,9 @@ device devices[MAX_DEVICES];
 kind rules = CUDA;  // which backend's: of all devices of a load
 ggml_backend_buffer_type host_buft = {};
 ggml_backend_reg registry = {};
+
+ggml_backend_dev_t real_device = nullptr;  // of a backend that allocates
+bool on_real = false;                      // whether loads take it instead
 
 device & of(ggml_backend_dev_t dev) { return devices[static_cast<ggml_backend_cuda_device_context *>(dev->context)->device]; }
 
@@ -223,6 +313,8 @@ void nop(ggml_backend_t) {}
 void free_backend(ggml_backend_t b) {
     if (b->iface.graph_optimize == ggml_vk_graph_optimize) {
         delete static_cast<ggml_backend_vk_context *>(b->context);
+    } else if (b->iface.graph_optimize == hip::ggml_backend_cuda_graph_optimize) {
+        delete static_cast<hip::ggml_backend_cuda_context *>(b->context);
     } else {
         delete static_cast<ggml_backend_cuda_context *>(b->context);
     }
@@ -242,6 +334,8 @@ ggml_backend_t new_backend(ggml_backend_dev_t dev, const char *) {
     b->device = dev;
     if (rules == VULKAN) {
         b->context = new ggml_backend_vk_context{ vk_card };
+    } else if (rules == HIP) {
+        b->context = new hip::ggml_backend_cuda_context{ of(dev).context.device, {} };
     } else {
         b->context = new ggml_backend_cuda_context{ of(dev).context.device, {} };
     }
@@ -253,7 +347,9 @@ ggml_backend_t new_backend(ggml_backend_dev_t dev, const char *) {
     b->iface.synchronize = nop;
     b->iface.graph_compute = compute;
     b->iface.graph_optimize = rules == VULKAN ? ggml_vk_graph_optimize
+                              : rules == HIP ? hip::ggml_backend_cuda_graph_optimize
                               : rules == METAL ? metal::graph_optimize
+                              : rules == SYCL ? nullptr
                                                : ggml_backend_cuda_graph_optimize;
     b->iface.event_record = on_event;
     b->iface.event_wait = on_event;
@@ -279,7 +375,6 @@ void fill_device(device & d) {
     i.init_backend = new_backend;
     i.get_buffer_type = [](ggml_backend_dev_t dev) { return &of(dev).buft; };
     i.get_host_buffer_type = [](ggml_backend_dev_t) { return &host_buft; };
-    i.supports_buft = ggml_backend_cuda_device_supports_buft;
     i.event_new = [](ggml_backend_dev_t dev) { return new ggml_backend_event{ dev, nullptr }; };
     i.event_free = [](ggml_backend_dev_t, ggml_backend_event_t event) { delete event; };
     i.event_synchronize = [](ggml_backend_dev_t, ggml_backend_event_t) {};
@@ -287,7 +382,6 @@ void fill_device(device & d) {
     d.dev.context = &d.context;
     d.buft.device = &d.dev;
     d.buft.context = &d.buft_context;
-    d.buft.iface.get_name = ggml_backend_cuda_buffer_type_get_name;
     d.buft.iface.alloc_buffer = device_alloc;
 }
 
@@ -298,18 +392,44 @@ size_t vk_max_size(ggml_backend_buffer_type_t) { return vk_card->suballocation_b
 size_t vk_alloc_size(ggml_backend_buffer_type_t, const ggml_tensor * t) { return ggml_nbytes(t); }
 size_t cuda_host_alignment(ggml_backend_buffer_type_t) { return HOST_ALIGNMENT; }
 
+bool apart = false;  // the devices lack what the engine fuses, as those of some backends do
+
+bool cuda_supports_op(ggml_backend_dev_t dev, const ggml_tensor * op) {
+    switch (op->op) {
+        case GGML_OP_GATED_DELTA_NET:
+        case GGML_OP_LIGHTNING_INDEXER:
+        case GGML_OP_DSV4_HC_PRE:
+        case GGML_OP_DSV4_HC_COMB:
+        case GGML_OP_DSV4_HC_POST:
+            if (apart) {
+                return false;
+            }
+        default:
+            return ggml_backend_cuda_device_supports_op(dev, op);
+    }
+}
+
 void use_rules(kind k) {
     rules = k;
     for (device & d : devices) {
         auto & dev = d.dev.iface;
         auto & buft = d.buft.iface;
-        dev.supports_op = ggml_backend_cuda_device_supports_op;
+        dev.supports_op = cuda_supports_op;
         dev.offload_op = ggml_backend_cuda_device_offload_op;
+        dev.supports_buft = ggml_backend_cuda_device_supports_buft;
         dev.get_host_buffer_type = [](ggml_backend_dev_t) { return &host_buft; };
+        buft.get_name = ggml_backend_cuda_buffer_type_get_name;
         buft.get_alignment = ggml_backend_cuda_buffer_type_get_alignment;
         buft.get_max_size = nullptr;
         buft.get_alloc_size = ggml_backend_cuda_buffer_type_get_alloc_size;
-        if (k == VULKAN) {
+        if (k == HIP) {
+            dev.supports_op = hip::ggml_backend_cuda_device_supports_op;
+            dev.supports_buft = hip::ggml_backend_cuda_device_supports_buft;
+            dev.offload_op = hip::ggml_backend_cuda_device_offload_op;
+            buft.get_name = hip::ggml_backend_cuda_buffer_type_get_name;
+            buft.get_alignment = hip::ggml_backend_cuda_buffer_type_get_alignment;
+            buft.get_alloc_size = hip::ggml_backend_cuda_buffer_type_get_alloc_size;
+        } else if (k == VULKAN) {
             dev.supports_op = ggml_backend_vk_device_supports_op;
             dev.offload_op = ggml_backend_vk_device_offload_op;
             buft.get_alignment = vk_alignment;
@@ -322,10 +442,17 @@ void use_rules(kind k) {
             buft.get_alignment = metal::alignment;
             buft.get_max_size = metal::max_size;
             buft.get_alloc_size = metal::ggml_backend_metal_buffer_type_get_alloc_size;
+        } else if (k == SYCL) {
+            dev.supports_op = intel::supports_op;
+            dev.offload_op = intel::offload_op;
+            buft.get_alignment = intel::alignment;
+            buft.get_max_size = intel::max_size;
+            buft.get_alloc_size = intel::ggml_backend_sycl_buffer_type_get_alloc_size;
         }
     }
+    host_buft.iface.get_name = k == HIP ? hip::ggml_backend_cuda_host_buffer_type_name : ggml_backend_cuda_host_buffer_type_name;
     host_buft.iface.get_alignment = k == VULKAN ? vk_host_alignment : cuda_host_alignment;
-    host_buft.iface.get_max_size = k == VULKAN ? vk_max_size : nullptr;
+    host_buft.iface.get_max_size = k == VULKAN ? vk_max_size : k == SYCL ? intel::max_size : nullptr;
 }
 
 }  // namespace
@@ -346,7 +473,6 @@ EXPORT ggml_backend_reg_t vf_registry() {
         fill_device(devices[i]);
     }
     host_buft.device = &devices[0].dev;
-    host_buft.iface.get_name = ggml_backend_cuda_host_buffer_type_name;
     host_buft.iface.alloc_buffer = mapped_alloc;
     host_buft.iface.is_host = [](ggml_backend_buffer_type_t) { return true; };
     use_rules(CUDA);
@@ -354,8 +480,9 @@ EXPORT ggml_backend_reg_t vf_registry() {
 }
 
 // The next load's devices answer as Vulkan's, with these limits in bytes; alignment 0: as CUDA's.
-EXPORT void vf_vulkan(size_t alignment, size_t host_alignment, size_t max_tensor, size_t max_buffer, bool in_order) {
+EXPORT void vf_vulkan(size_t alignment, size_t host_alignment, size_t max_tensor, size_t max_buffer, bool in_order, bool fp16) {
     use_rules(alignment ? VULKAN : CUDA);
+    vk_card->fp16 = fp16;
     vk_card->properties.limits.minStorageBufferOffsetAlignment = alignment;
     vk_card->properties.limits.maxStorageBufferRange = uint32_t(std::min<size_t>(max_tensor, UINT32_MAX));
     vk_card->max_buffer_size = max_tensor;
@@ -364,14 +491,36 @@ EXPORT void vf_vulkan(size_t alignment, size_t host_alignment, size_t max_tensor
     vk_card->disable_graph_optimize = in_order;
 }
 
-// `capability`: 860 for 8.6.
+// `capability`: 860 for 8.6, AMD + 0x1100 for gfx1100, by which the load's devices answer as HIP's.
 EXPORT ggml_backend_dev_t vf_device(int i, size_t bytes, int capability) {
     devices[i].memory = bytes;
     cuda_info.devices[i].cc = capability;
+    hip::cuda_info.devices[i].cc = capability;
+    hip::cuda_info.devices[i].smpb = hip::SHARED;
+    if (capability >= hip::AMD) {
+        use_rules(HIP);
+    }
     return &devices[i].dev;
 }
 
+// A real device of a library with ggml's Vulkan backend: the next loads run on it, and allocate. False without one.
+EXPORT bool vf_real_vulkan(const char * library) {
+    if (void * handle = real_device ? nullptr : dlopen(library, RTLD_NOW | RTLD_LOCAL)) {
+        const auto reg = reinterpret_cast<ggml_backend_reg_t (*)()>(dlsym(handle, "ggml_backend_vk_reg"));
+        if (reg && ggml_backend_reg_dev_count(reg())) {
+            ggml_backend_register(reg());
+            real_device = ggml_backend_reg_dev_get(reg(), 0);
+        }
+    }
+    return on_real = real_device;
+}
+
+EXPORT void vf_memory_only() { on_real = false; }
+
 // The next load's devices answer as Metal's, with a largest buffer of so many bytes.
+// Whether CUDA devices lack the operations that the engine fuses.
+EXPORT void vf_apart(bool on) { apart = on; }
+
 EXPORT void vf_metal(size_t max_buffer) {
     auto & p = metal::card.props;
     p.max_buffer_size = max_buffer;
@@ -380,14 +529,70 @@ EXPORT void vf_metal(size_t max_buffer) {
     use_rules(METAL);
 }
 
+// The next load's devices answer as SYCL's, with a largest buffer of so many bytes; Arc of the first generation or newer.
+EXPORT void vf_sycl(size_t max_buffer, bool alchemist) {
+    intel::info.max_buffer = max_buffer;
+    intel::info.devices[0].hw_info.arch = alchemist ? intel::gpu_arch::intel_gpu_dg2_g10 : intel::gpu_arch::other;
+    use_rules(SYCL);
+}
+
+// Devices behind rpc-servers, which come before those of this process. Only in an engine built with GGML_RPC.
+static std::vector<ggml_backend_dev_t> remotes;
+
 static int device_index(ggml_backend_dev_t dev) {
+    if (dev && dev == real_device) {
+        return 0;
+    }
+    for (size_t i = 0; i < remotes.size(); i++) {
+        if (dev == remotes[i]) {
+            return int(i);
+        }
+    }
     for (int i = 0; i < MAX_DEVICES; i++) {
         if (dev == &devices[i].dev) {
-            return i;
+            return int(remotes.size()) + i;
         }
     }
     return -1;
 }
+
+template <typename F> static F of_rpc(const char * name) {
+    ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
+    return rpc ? reinterpret_cast<F>(ggml_backend_reg_get_proc_address(rpc, name)) : nullptr;
+}
+
+// The next load also has the devices of the rpc-server at `endpoint`: how many; -1: no RPC in this build, or no answer.
+EXPORT int vf_server(const char * endpoint) {
+    const auto add = of_rpc<ggml_backend_reg_t (*)(const char *)>("ggml_backend_rpc_add_server");
+    ggml_backend_reg_t server = add ? add(endpoint) : nullptr;
+    if (!server) {
+        return -1;
+    }
+    const size_t n = ggml_backend_reg_dev_count(server);
+    for (size_t i = 0; i < n; i++) {
+        remotes.push_back(ggml_backend_reg_dev_get(server, i));
+    }
+    return int(n);
+}
+
+// Be an rpc-server for the first `n` memory-only devices, for good; false: no RPC in this build.
+EXPORT bool vf_serve(const char * endpoint, int n) {
+    const auto serve = of_rpc<void (*)(const char *, const char *, size_t, size_t, ggml_backend_dev_t *)>(
+        "ggml_backend_rpc_start_server");
+    std::vector<ggml_backend_dev_t> offered;
+    for (int i = 0; i < n; i++) {
+        offered.push_back(&devices[i].dev);
+    }
+    if (serve) {
+        serve(endpoint, nullptr, 1, offered.size(), offered.data());
+    }
+    return serve != nullptr;
+}
+
+static bool really = false;
+
+// Whether the next loads allocate in earnest, for which the file must hold all its tensors.
+EXPORT void vf_really(bool allocate) { really = allocate; }
 
 // -------------------------------------------------------------------------------------------- scheduler
 
@@ -409,6 +614,32 @@ template <typename F> static F next(const char * name, F) {
 }
 #define NEXT(f) static const auto real = next(#f, &f)
 
+// Metal's order compares addresses of caches, which a load without memory has none of: they get those that the
+// allocator gives them, one behind the other in the order in which they were made.
+static void lay_out(ggml_cgraph * graph) {
+    std::set<ggml_tensor *> roots;  // sorted by address: the order of a context
+    auto add = [&](ggml_tensor * t) {
+        t = t && t->view_src ? t->view_src : t;
+        if (t && t->buffer && !t->data) {
+            roots.insert(t);
+        }
+    };
+    for (int i = 0; i < graph->n_leafs; i++) {
+        add(graph->leafs[i]);
+    }
+    for (int i = 0; i < graph->n_nodes; i++) {
+        add(graph->nodes[i]);
+        std::for_each(graph->nodes[i]->src, graph->nodes[i]->src + GGML_MAX_SRC, add);
+    }
+    std::unordered_map<ggml_backend_buffer_t, size_t> ends;
+    metal::addresses.clear();
+    for (ggml_tensor * t : roots) {
+        size_t & end = ends.emplace(t->buffer, size_t(1) << 40).first->second;
+        metal::addresses.emplace_back(t, end);
+        end += GGML_PAD(ggml_backend_buft_get_alloc_size(t->buffer->buft, t), ggml_backend_buft_get_alignment(t->buffer->buft));
+    }
+}
+
 static void take(ggml_backend_sched_t sched, ggml_cgraph * graph) {
     last_sched = sched;
     if (on_graph) {
@@ -417,9 +648,13 @@ static void take(ggml_backend_sched_t sched, ggml_cgraph * graph) {
             return;
         }
     }
+    if (rules == METAL && !on_real) {
+        lay_out(graph);
+    }
     busy = true;
     ggml_backend_sched_reserve(sched, graph);
     busy = false;
+    metal::addresses.clear();
 }
 
 // The first of the three passes of a context's start. The original resets the scheduler first, and
@@ -502,7 +737,7 @@ EXPORT void ggml_aligned_free(void * p, size_t size) {
 
 // The device of a buffer type: its index, or -1 for any host memory.
 static int home(ggml_backend_buffer_type_t buft) {
-    return buft == &host_buft ? -1 : device_index(ggml_backend_buft_get_device(buft));
+    return buft == &host_buft || ggml_backend_buft_is_host(buft) ? -1 : device_index(ggml_backend_buft_get_device(buft));
 }
 
 // out: (MAX_DEVICES + 1) x (model, context, compute); the last row is the host.
@@ -511,7 +746,7 @@ EXPORT void vf_breakdown(const llama_context * ctx, int64_t * out) {
     for (const auto & [buft, data] : llama_get_memory_breakdown(ctx)) {
         row(buft)[0] += data.model;
         row(buft)[1] += data.context;
-        row(buft)[2] += projecting ? data.compute : 0;
+        row(buft)[2] += projecting || !last_sched ? data.compute : 0;  // really allocated: the engine's own account
     }
     for (int i = 0; last_sched && i < ggml_backend_sched_get_n_backends(last_sched); i++) {
         ggml_backend_t backend = ggml_backend_sched_get_backend(last_sched, i);
@@ -573,8 +808,9 @@ EXPORT llama_model * vf_model(const char * path, gguf_context * metadata, int n_
     complaint.clear();
     devs.clear();
     overrides.clear();
+    devs = remotes;
     for (int i = 0; i < n_devices; i++) {
-        devs.push_back(&devices[i].dev);
+        devs.push_back(on_real ? real_device : &devices[i].dev);
     }
     devs.push_back(nullptr);
     for (; *patterns; patterns++) {
@@ -589,7 +825,7 @@ EXPORT llama_model * vf_model(const char * path, gguf_context * metadata, int n_
     p.split_mode = llama_split_mode(split_mode);
     p.tensor_split = tensor_split;
     p.load_mode = LLAMA_LOAD_MODE_NONE;
-    p.no_alloc = true;
+    p.no_alloc = !really;
     p.progress_callback = [](float, void *) { return true; };
     return metadata ? llama_model_init_from_user(metadata, [](ggml_tensor *, void *) {}, nullptr, p)
                     : llama_model_load_from_file(path, p);
@@ -636,6 +872,18 @@ EXPORT bool vf_graph(llama_context * ctx, uint32_t n_tokens, uint32_t n_seqs, ui
         complaint = e.what();
         return false;
     }
+}
+
+// Compute `n` tokens, one after the other, and fetch the logits of each. The devices must be real ones.
+EXPORT bool vf_decode(llama_context * ctx, int n) {
+    llama_token token = 1;
+    for (int i = 0; i < n; i++) {
+        if (llama_decode(ctx, llama_batch_get_one(&token, 1))) {
+            return false;
+        }
+        llama_get_logits(ctx);
+    }
+    return true;
 }
 
 EXPORT int vf_n_types() { return GGML_TYPE_COUNT; }

@@ -12,7 +12,7 @@ Random headers around those given, and around models that the engine makes (`--n
 is needed). A run that differs is found again with `--seed`, `--first` and one run; its header, with no more edits than
 it takes, is kept in the folder that `--keep` names.
 
-    python -m tools.graphs record [ARCHITECTURE...]
+    python -m tools.graphs record [HEADER...]
 
 Makes a small header of every architecture, or of those named, and digests of the engine's graphs for it: `tests/data/builders`.
 
@@ -46,7 +46,7 @@ def main() -> int:
     if args.command == "record":
         from .record import record
 
-        record(architectures=frozenset(args.architecture))
+        record(chosen=frozenset(args.header))
         return 0
     if args.command == "keys":
         return _keys(args.header)
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     campaign.add_argument("--no-make", dest="make", action="store_false", help="vary the headers alone")
     campaign.add_argument("--keep", type=pathlib.Path, help="a folder for the headers that differ")
     recording = commands.add_parser("record", help="digests of the engine's graphs, for the tests")
-    recording.add_argument("architecture", nargs="*")
+    recording.add_argument("header", nargs="*", help="an architecture, or the name of a recorded header")
     keys = commands.add_parser("keys", help="header keys that builders read and the engine does not")
     keys.add_argument("header", type=pathlib.Path, nargs="+", help="a GGUF header, or a folder of them")
     for command in (proof, campaign):

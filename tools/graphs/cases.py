@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
 from vramfit._devices import Gpu
 from vramfit._gguf import parse
-from vramfit._graphs import Run
+from vramfit._graphs import FUSED, Run
 from vramfit._llama.arch import describe
 from vramfit._llama.cparams import Context, resolve
 from vramfit._llama.model import Model
@@ -28,7 +28,8 @@ _DEFAULTS: Final = {"n_ctx": 8192, "flash_attn": "on", "n_outputs_max": 1}
 # Architectures that reserve for one sequence at last (llama-context.cpp:709)
 _ONE_SEQUENCE: Final = frozenset(("kimi-linear", "minimax-01"))
 
-# What a proof tries, by a short name: settings over `_DEFAULTS`, and "gpus_mib".
+# What a proof tries, by a short name: settings over `_DEFAULTS`, "gpus_mib", and whether the cards have the operations
+# that the engine fuses.
 SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "one card": {},
     "no flash attention": {"flash_attn": "off", "n_outputs_max": 0},
@@ -45,12 +46,16 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "caches on the host, no flash attention": {"offload_kqv": False, "flash_attn": "off"},
     "embeddings": {"embeddings": True, "n_outputs_max": 0},
     "whole windows": {"swa_full": True, "n_seq_max": 2, "n_outputs_max": 2},
+    "nothing fused": {"fuses": False, "n_seq_max": 2, "n_outputs_max": 2},
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model under settings on cards. `lines` asks an oracle to say where each tensor was made, if it can."""
+    """A model under settings on cards, which lack the operations that the engine fuses unless `fuses`.
+
+    `lines` asks an oracle to say where each tensor was made, if it can.
+    """
 
     path: pathlib.Path
     model: Model
@@ -58,6 +63,7 @@ class Case:
     gpus_mib: tuple[int, ...]
     arguments: Mapping[str, Any]
     lines: bool = False
+    fuses: bool = True
     build: str = ""  # of the engine, where it is not the one that the library follows
 
     @cached_property
@@ -88,9 +94,10 @@ def cases(
     for name, own in chosen.items():
         arguments: dict[str, Any] = {**_DEFAULTS, **own}
         gpus: tuple[int, ...] = tuple(arguments.pop("gpus_mib", _ONE))
+        fuses = bool(arguments.pop("fuses", True))
         if arguments.get("n_gpu_layers") == "half":
             arguments["n_gpu_layers"] = max(1, model.n_layer // 2)
-        yield Case(path, model, name, gpus, arguments)
+        yield Case(path, model, name, gpus, arguments, fuses=fuses)
 
 
 def reservations(case: Case) -> list[Run]:
@@ -100,9 +107,17 @@ def reservations(case: Case) -> list[Run]:
     """
     c = case.context
     n_seqs, n_tokens = c.n_seq_max, min(c.n_ctx, c.n_ubatch)
-    step = Run(c, n_seqs, n_seqs, n_seqs, flash_attn=c.flash_attn, embeddings=case.settings.embeddings)
+    step = Run(
+        c,
+        n_seqs,
+        n_seqs,
+        n_seqs,
+        flash_attn=c.flash_attn,
+        embeddings=case.settings.embeddings,
+        fused=FUSED if case.fuses else frozenset(),
+    )
     n_outputs = min(n_tokens, c.n_outputs_max)
-    prompt = replace(step, n_tokens=-(-n_tokens // n_seqs) * n_seqs, n_outputs=n_outputs)
-    last = replace(prompt, n_tokens=n_tokens, n_seqs=1)
+    prompt = step._replace(n_tokens=-(-n_tokens // n_seqs) * n_seqs, n_outputs=n_outputs)
+    last = prompt._replace(n_tokens=n_tokens, n_seqs=1)
     alone = case.model.architecture in _ONE_SEQUENCE and last != prompt
     return [prompt, step, *([last] if alone else [])]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from tools.engine.errors import EngineError
 from tools.engine.load import Refused as EngineRefused
@@ -20,7 +19,7 @@ def truths(case: Case) -> Iterator[Truth]:
     """The graphs of a context's start, as the engine makes them. Raises `Refused`, `Unable`."""
     runs = reservations(case)
     try:
-        dumps = trace(case.path, case.gpus_mib, **case.arguments)
+        dumps = trace(case.path, case.gpus_mib, fuses=case.fuses, **case.arguments)
     except EngineRefused as e:
         raise Refused(str(e)) from None
     except EngineError as e:
@@ -40,4 +39,5 @@ def _repeats(dumps: tuple[Dump, ...]) -> bool:
 
 def _as_built(run: Run, dump: Dump) -> Run:
     """The run with the fused operations that the engine kept."""
-    return replace(run, fused=frozenset(t.op.lower() for t in dump.tensors) & FUSED or run.fused)
+    found = frozenset(t.op.lower() for t in dump.tensors) & FUSED
+    return run._replace(fused=found or run.fused)

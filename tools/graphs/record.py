@@ -24,6 +24,7 @@ from vramfit._base.errors import VramfitError
 from vramfit._graphs import FUSED
 from vramfit._llama.arch.table import TABLE
 
+from . import dflash
 from .cases import SETTINGS, Case, cases, read
 from .digest import FOLDER, Recorded, digest, digests, write
 from .draft import Draft
@@ -45,23 +46,50 @@ _PUBLISHED: Final = {
 _DIMS: Final = dict.fromkeys(
     ("qwen", "deepseek2-ocr", "cogvlm", "dots1", "modern-bert"), Dims(n_layer=_LAYERS, n_head_kv=4)
 )
+# Published models that take ways through a builder which no small model takes
+_ALSO: Final = (
+    ("baichuan", "Baichuan-7B"),
+    ("bailingmoe3", "Ling-3.0-flash"),
+    ("bert", "bge-reranker-v2-m3"),
+    ("deepseek4", "DeepSeek-V4-Flash"),
+    ("gemma4", "gemma-4-E2B-it"),
+    ("glm5-next", "GLM-5.3-Flash"),
+    ("gptneox", "gpt-neox-20b"),
+    ("granite", "granite-3.0-8b-instruct"),
+    ("granitehybrid", "granite-4.0-h-1b"),
+    ("grovemoe", "GroveMoE-Inst"),
+    ("hy_v3", "Hy3-preview"),
+    ("jina-bert-v2", "jina-embeddings-v2-base-code"),
+    ("mimo2", "MiMo-V2-Flash"),
+    ("nanbeige", "Nanbeige4.2-3B"),
+    ("qwen3", "Qwen3-Embedding-8B"),
+    ("qwen3vl", "Qwen3-VL-32B-Instruct"),
+    ("qwen4exp", "Qwen3.8-Flash-Next"),
+)
 _Found = dict[str, list[Recorded]]
 
 
 class _Header(NamedTuple):
+    """What a header is recorded of: a model that the engine makes, a `published` one, or a kind of DFlash `draft`."""
+
     name: str
     architecture: str
-    experts: bool
+    experts: bool = False
+    published: str = ""
+    draft: str = ""
 
 
-def record(folder: pathlib.Path = FOLDER, architectures: frozenset[str] = frozenset()) -> list[str]:
-    """Make headers, write them and their digests; says what came of each. Without a choice, of all architectures."""
+def record(folder: pathlib.Path = FOLDER, chosen: frozenset[str] = frozenset()) -> list[str]:
+    """Make headers, write them and their digests; says what came of each.
+
+    `chosen`: architectures or names of headers; without a choice all.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     engine()  # once, before the processes part
-    found: dict[str, Mapping[str, list[Recorded]]] = dict(digests(folder)) if architectures else {}
+    found: dict[str, Mapping[str, list[Recorded]]] = dict(digests(folder)) if chosen else {}
     said = []
     for header in _headers():
-        if architectures and header.architecture not in architectures:
+        if chosen and not chosen & {header.name, header.architecture}:
             continue
         of_it, words = _apart(header, folder)
         said.append(f"{header.name}: {words}")
@@ -74,9 +102,14 @@ def record(folder: pathlib.Path = FOLDER, architectures: frozenset[str] = frozen
 
 def _headers() -> Iterator[_Header]:
     for architecture in TABLE:
-        yield _Header(architecture, architecture, architecture in MIXTURES - DENSE_OR_MIXTURE)
+        mixture = architecture in MIXTURES - DENSE_OR_MIXTURE
+        yield _Header(architecture, architecture, mixture, _PUBLISHED.get(architecture, ""))
         if architecture in DENSE_OR_MIXTURE:
             yield _Header(f"{architecture}.experts", architecture, True)
+    for architecture, model in _ALSO:
+        yield _Header(f"{architecture}.{model}", architecture, published=model)
+    for kind in dflash.KINDS:
+        yield _Header(f"dflash.{kind}", "dflash", draft=kind)
 
 
 def _apart(header: _Header, folder: pathlib.Path) -> tuple[_Found | None, str]:
@@ -103,17 +136,29 @@ def _one(header: _Header, folder: pathlib.Path) -> tuple[_Found | None, str]:
 
 
 def _make(header: _Header, path: pathlib.Path) -> None:
-    if wanted := _PUBLISHED.get(header.architecture):
+    if header.draft:
+        dflash.write(header.draft, path)
+        return
+    if header.published:
         from tools.published.tensors import write as publish
 
-        fact = next(x for x in facts(header.architecture) if x.model == wanted)
-        draft = Draft.read(publish(fact, path.parent))
-        if draft.n_layer > _LAYERS:
-            draft.reorder(list(range(_LAYERS)))
-        draft.write(path)
+        fact = next(x for x in facts(header.architecture) if x.model == header.published)
+        _shorten(publish(fact, path.parent), path)
         return
     dims = _DIMS.get(header.architecture, Dims(n_layer=_LAYERS))
     make_model(header.architecture, path, dims, types="q8_0", experts=header.experts)
+
+
+def _shorten(whole: pathlib.Path, path: pathlib.Path) -> None:
+    """Write a header with the first layers of another; with all where a list by layer allows no fewer."""
+    draft = Draft.read(whole)
+    if draft.n_layer > _LAYERS:
+        draft.reorder(list(range(_LAYERS)))
+    draft.write(path)
+    try:
+        read(path)
+    except VramfitError:
+        Draft.read(whole).write(path)
 
 
 def _graphs(case: Case) -> list[Recorded]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .cards import cards, cards_option
+from .cards import cards, cards_option, host_memory, host_option
 from .models import Choice, model_options
 from .options import EXIT_DOES_NOT_FIT, Command, line, settings_options, show_notes, size, to_settings, tokens
 from .pictures import picture_options, write_pictures
@@ -24,6 +24,7 @@ def names(text: str) -> tuple[str, ...]:
 @click.command(cls=Command, epilog="Exit status: 0 something fits, 3 nothing does, 1 error, 2 usage.")
 @model_options
 @cards_option
+@host_option
 @click.option(
     "--file-types",
     type=names,
@@ -57,7 +58,7 @@ def names(text: str) -> tuple[str, ...]:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def compare(
-    model: Choice, gpus: str | None, file_types: tuple[str, ...] | None, cache_types: tuple[str, ...] | None,
+    model: Choice, gpus: str | None, host: str | None, file_types: tuple[str, ...] | None, cache_types: tuple[str, ...] | None,
     imatrix: bool, host_bandwidth: float | None, margin: int, max_ctx: int | None, plot: str | None,
     html: str | None, everything: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
@@ -76,9 +77,10 @@ def compare(
 
     described = model.read()
     settings = to_settings(options, model=described)
+    on = cards(gpus)
     result = compare_all(
         described,
-        cards(gpus),
+        on,
         settings,
         file_types=tuple(FILE_TYPES) if file_types == ("all",) else file_types,
         cache_types=cache_types,
@@ -86,6 +88,7 @@ def compare(
         max_ctx=max_ctx,
         imatrix=imatrix,
         host_bandwidth_gbs=host_bandwidth,
+        host=host_memory(host, gpus, on),
     )
     write_pictures(result, plot, html)
     click.echo(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from .._devices import Gpu
+    from .._devices import Gpu, Host
     from .._llama.model import Model
     from .._llama.params import Settings
     from .._planner.plan import Plan
@@ -79,15 +79,16 @@ def solved(
     engine: str | None,
     margin: int,
     max_ctx: int | None,
+    host: Host | None = None,
 ) -> Plan:
     """Plan: for the engine where one was named, else with the settings as they are."""
     if engine is None:
         from .._planner.plan import plan
 
-        return plan(model, gpus, settings, margin_bytes=margin, max_ctx=max_ctx)
+        return plan(model, gpus, settings, margin_bytes=margin, max_ctx=max_ctx, host=host)
     from .._engines.choose import plan_for
 
-    return plan_for(model, gpus, settings, engine, margin_bytes=margin, max_ctx=max_ctx)
+    return plan_for(model, gpus, settings, engine, margin_bytes=margin, max_ctx=max_ctx, host=host)
 
 
 def show_commands(plan: Plan, engine: str | None, client: str | None) -> None:

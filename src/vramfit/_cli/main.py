@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from .._base.errors import VramfitError
 from .._base.version import __version__
-from .cards import cards, cards_option
-from .compare import compare
+from .cards import cards, cards_option, host_memory, host_option
 from .engines import engine_options, show_commands
 from .installed import build_here
-from .modelfile import modelfile
 from .models import Choice, model_options
 from .options import (
     EXIT_DOES_NOT_FIT,
@@ -29,7 +28,6 @@ from .options import (
 from .pictures import picture_options, write_pictures
 from .screen import look, show_error
 from .trades import Asked, trade_options
-from .which import which
 
 if TYPE_CHECKING:
     from .._planner.plan import Plan
@@ -41,8 +39,22 @@ __all__ = ["main"]
 EXIT_ERROR = 1
 
 
+# Each in a module of its name, imported when it is asked for
+_APART: Final = ("compare", "doctor", "modelfile", "verify", "which")
+
+
 class _Commands(click.Group):
-    """Turns every `VramfitError` into one line on standard error and exit status 1."""
+    """Finds commands, and turns every `VramfitError` into one line on standard error and exit status 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the names of all commands, imported or not."""
+        return sorted({*super().list_commands(ctx), *_APART})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Find a command by its name."""
+        if cmd_name in _APART and cmd_name not in self.commands:
+            self.add_command(getattr(import_module(f"{__package__}.{cmd_name}"), cmd_name))
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -67,6 +79,7 @@ def main() -> None:
     vramfit plan model.gguf --gpus 3090ti,3060
     vramfit inspect model.gguf
     vramfit gpus 4090
+    vramfit doctor
     vramfit which model.gguf --ctx 65536
     """
 
@@ -77,6 +90,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
 @main.command(cls=Command, epilog="Exit status: 0 it fits, 3 it does not, 1 error, 2 usage.")
 @model_options
 @cards_option
+@host_option
 @click.option("--margin", type=size, default="1GiB", show_default=True, help="Left free on every card.")
 @click.option(
     "--max-ctx", type=tokens, default=None, metavar="N", help="Largest context. Default: the trained one."
@@ -90,7 +104,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
 @picture_options
 @_json
 def plan(
-    model: Choice, gpus: str | None, margin: int, max_ctx: int | None, explain: bool, plot: str | None,
+    model: Choice, gpus: str | None, host: str | None, margin: int, max_ctx: int | None, explain: bool, plot: str | None,
     html: str | None, engine: str | None, client: str | None, prefer: str | None, show_alternatives: bool,
     host_bandwidth: float | None, everything: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
@@ -100,6 +114,8 @@ def plan(
     vramfit plan model.gguf --gpus 3090ti,3060
     vramfit plan model.gguf --gpus 2x4090 -ctk q8_0 -ctv q8_0 -fa on
     vramfit plan model.gguf --gpus 24GiB --ctx 32768 --prefer quality
+    vramfit plan model.gguf --gpus 4090 --host 64GiB -ncmoe 20
+    vramfit plan model.gguf --gpus none --host 32GiB
     vramfit plan model.gguf --gpus 3090ti,3060 --engine ollama --client aider
     vramfit plan --gpus 3090ti,3060 -- llama-server -m model.gguf -c 32k --jinja
 
@@ -107,25 +123,34 @@ def plan(
     """
     from .._report import plans
 
-    described, on = model.read(), cards(gpus)
+    described, on = model.read(), cards(gpus, engine)
     options["engine_build"] = options["engine_build"] or build_here(gpus, engine)
     settings = to_settings(options, engine, described)
-    asked = Asked(described, on, settings, engine, margin, max_ctx, host_bandwidth)
+    memory = host_memory(host, gpus, on)
+    asked = Asked(described, on, settings, engine, margin, max_ctx, host_bandwidth, memory)
     chosen = asked.best(prefer) if prefer else None
     result = warned(chosen.plan if chosen else asked.plan())
     wanted = show_alternatives or not result.fits
     found = asked.trades(prefer, brief=not show_alternatives) if wanted else None
-    write_pictures(result, plot, html, found)
+    write_pictures(result, plot, html, found, host_bandwidth)
     if as_json:
         from .._report.alternatives import plan_json  # the text of a plan starts without it
 
         ignored = line().passed_over
         click.echo(
-            plan_json(result, engine, prefer=prefer, changed=chosen, alternatives=found, ignored=ignored)
+            plan_json(
+                result,
+                engine,
+                prefer=prefer,
+                changed=chosen,
+                alternatives=found,
+                ignored=ignored,
+                host_bandwidth_gbs=host_bandwidth,
+            )
         )
     else:
         shown = look()
-        click.echo(plans.plan_text(result, shown))
+        click.echo(plans.plan_text(result, shown, host_bandwidth))
         show_notes()
         if chosen:
             _say_changes(chosen, prefer or "", shown)
@@ -203,8 +228,3 @@ def gpus(name: str | None, check: bool, as_json: bool) -> None:
         click.echo(f"{validate_catalogue()} cards, no faults")
         return
     click.echo(catalogue.gpus_json(name) if as_json else catalogue.gpus_text(name, look()))
-
-
-main.add_command(compare)
-main.add_command(modelfile)
-main.add_command(which)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -79,7 +80,7 @@ def check(
     if options.pop("n_outputs_max") is not None:
         raise SettingsError("--outputs: Ollama sets this itself; leave the option out")
     result = _Checked([], [], [])
-    judge = partial(_judge, on=cards(gpus), engine=engine, given=given, margin_bytes=margin)
+    judge = partial(_judge, on=cards(gpus, engine), engine=engine, given=given, margin_bytes=margin)
     for path in _each(paths, result.errors):
         try:
             _check_one(path, result, judge, mend=mend)
@@ -95,7 +96,8 @@ def check(
         sys.exit(1 if result.errors else EXIT_DOES_NOT_FIT)
 
 
-class _Checked(NamedTuple):
+@dataclass(slots=True)
+class _Checked:
     """Collects what comes of the files."""
 
     found: list[Finding]

@@ -80,12 +80,14 @@ class Choice:
             )
 
 
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give `command` the argument MODEL and its options; it gets them as `model`, a `Choice`."""
+def model_options(command: Callable[..., Any], *, required: bool = True) -> Callable[..., Any]:
+    """Give `command` the argument MODEL and its options; it gets them as `model`, a `Choice`, or None where it needs none."""
 
     @functools.wraps(command)
     def with_model(**given: Any) -> Any:
         mine = {name: given.pop(name) for name in _NAMES}
+        if not required and not any(mine[name] for name in _PLACES):
+            return command(model=None, **given)
         return command(model=_choice(**mine), **given)
 
     for option in reversed(_OPTIONS):

@@ -29,7 +29,11 @@ def picture_options(command: F) -> F:
 
 
 def write_pictures(
-    result: Drawn, plot: str | None, html: str | None, others: Alternatives | None = None
+    result: Drawn,
+    plot: str | None,
+    html: str | None,
+    others: Alternatives | None = None,
+    host_bandwidth_gbs: float | None = None,
 ) -> None:
     """Write what was asked for; `others` go on the page of a plan. Raises `SettingsError` for a file that cannot be."""
     if plot is not None:
@@ -43,7 +47,7 @@ def write_pictures(
     if html is not None:
         from .._report.html import page
 
-        text = page(result, others)
+        text = page(result, others, host_bandwidth_gbs)
         _write(html, lambda: _write_text(html, text))
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
 from .engines import solved
 
 if TYPE_CHECKING:
-    from .._devices import Gpu
+    from .._devices import Gpu, Host
     from .._llama.model import Model
     from .._llama.params import Settings
     from .._planner.plan import Plan
@@ -41,7 +41,7 @@ def trade_options(command: F) -> F:
         type=float,
         default=None,
         metavar="GB/S",
-        help="Memory bandwidth of the host, for the speed of alternatives that read from it.",
+        help="Memory bandwidth of the host, for the speed of plans and alternatives that read from it.",
     )(command)
     command = click.option(
         "--alternatives",
@@ -57,8 +57,7 @@ def trade_options(command: F) -> F:
     )(command)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What the command was asked, to be planned as it is or with changes."""
 
     model: Model
@@ -68,10 +67,11 @@ class Asked:
     margin: int
     max_ctx: int | None
     host_bandwidth: float | None = None
+    host: Host | None = None
 
     def plan(self) -> Plan:
         """Plan as asked."""
-        return solved(self.model, self.gpus, self.settings, self.engine, self.margin, self.max_ctx)
+        return solved(self.model, self.gpus, self.settings, self.engine, self.margin, self.max_ctx, self.host)
 
     def best(self, prefer: str) -> Alternative:
         """Plan with what a preference changes."""
@@ -92,6 +92,7 @@ class Asked:
             "max_ctx": self.max_ctx,
             "host_bandwidth_gbs": self.host_bandwidth,
             "planner": self._planner(),
+            "host": self.host,
         }
 
     def _planner(self) -> Planner | None:
@@ -111,6 +112,7 @@ class Asked:
                 engine,
                 margin_bytes=self.margin,
                 max_ctx=max_ctx,
+                host=self.host,
                 compare=False,
                 learned=learned,
             )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .cards import host_memory, host_option
 from .models import Choice, model_options
 from .options import EXIT_DOES_NOT_FIT, Command, line, settings_options, show_notes, size, to_settings
 from .screen import look
@@ -34,6 +35,7 @@ __all__ = ["which"]
     help="Choose among these: nvidia, amd, intel, apple, desktop, laptop, jetson, two of them as in 'amd desktop', or"
     " cards: 3090,5060ti. Default: the catalogue.",
 )
+@host_option
 @click.option(
     "--sort",
     type=click.Choice(["memory", "bandwidth", "speed"]),
@@ -46,7 +48,7 @@ __all__ = ["which"]
 @settings_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text; it lists them all.")
 def which(
-    model: Choice, max_cards: int, gpus: str | None, sort: Sort, margin: int, everything: bool,
+    model: Choice, max_cards: int, gpus: str | None, host: str | None, sort: Sort, margin: int, everything: bool,
     as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """List the cards and pairs of cards that hold a context, least memory first.
@@ -63,8 +65,15 @@ def which(
     from .._planner.which import which as find
     from .._report.shortlist import shortlist_json, shortlist_text
 
+    memory = host_memory(host, "named", ())
     found = find(
-        model.read(), to_settings(options), max_cards=max_cards, margin_bytes=margin, gpus=gpus, sort=sort
+        model.read(),
+        to_settings(options),
+        max_cards=max_cards,
+        margin_bytes=margin,
+        gpus=gpus,
+        sort=sort,
+        host=memory,
     )
     click.echo(
         shortlist_json(found, line().passed_over)

@@ -5,9 +5,15 @@
 | `noun`      | `Gpu`                                                |
 | `catalogue` | `data/gpus.yaml` → `Card`, its rules, the size a driver reports |
 | `names`     | what people type → the cards it can mean, least memory first |
+| `drivers`   | what a card's driver reports to Vulkan, by driver |
 | `spec`      | "2x4090,3090ti:22GiB" → `Gpu`s                       |
+| `machines`  | which machine each card is in, and the engine's order of them |
 | `backend_of` | a card → the rules of its backend |
-| `detection` | this machine → `Gpu`s                                |
+| `detect`    | this machine → `Gpu`s; imported by those who ask     |
+| `servers`   | rpc-servers that run → the memory that they find free |
+| `host_memory`, `ask` | this machine's memory, what its programs print; imported by those who ask |
+| `host`      | "64GiB:58GiB" → `Host`                               |
+| `host_detection` | this machine → `Host`                           |
 | `check`     | every fault of a catalogue in one error              |
 """
 
@@ -16,7 +22,8 @@ from __future__ import annotations
 from .backend_of import backend_of
 from .catalogue import Card, Rules, all_cards, rules
 from .check import validate_catalogue
-from .detection import detect_gpus
+from .host import Host, parse_host
+from .machines import Machine, in_engine_order, machines
 from .names import find, versions
 from .noun import BACKENDS, MAX_GPUS, Gpu, assumed, told_apart
 from .spec import all_gpus, parse_gpus, select_gpus
@@ -26,14 +33,18 @@ __all__ = [
     "MAX_GPUS",
     "Card",
     "Gpu",
+    "Host",
+    "Machine",
     "Rules",
     "all_cards",
     "all_gpus",
     "assumed",
     "backend_of",
-    "detect_gpus",
     "find",
+    "in_engine_order",
+    "machines",
     "parse_gpus",
+    "parse_host",
     "rules",
     "select_gpus",
     "told_apart",

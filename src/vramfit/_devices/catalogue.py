@@ -8,12 +8,11 @@ checkout, where an editable install finds it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .._base.errors import GpuError
 
@@ -23,8 +22,7 @@ MIB: Final = 1 << 20
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(NamedTuple):
     """One card of the catalogue; a chip with several memory sizes is one `Card` for each.
 
     Sizes are MiB, ranges (low, high); None is "not known". The file's head explains each field.
@@ -51,8 +49,7 @@ class Card:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(NamedTuple):
     """The rules of the file: how sizes that no one has seen follow from those that someone has."""
 
     fallback_total: Mapping[str, Any]
@@ -62,6 +59,8 @@ class Rules:
     windows: Mapping[str, Any]
     ecc_share: float
     cublas_workspace_mib: Mapping[str, int]
+    vulkan_drivers: Mapping[str, Mapping[str, Any]]
+    vulkan_without_fp16: Sequence[str]
 
     def total_mib(self, card: Card) -> int | None:
         """Estimate the size that the engine reports for the card under Linux or macOS, in MiB, at the least.
@@ -140,7 +139,7 @@ def _load_yaml(path: Path, text: str) -> Any:
 def _catalogue() -> tuple[tuple[Card, ...], Rules]:
     path = catalogue_path()
     data = load(path)
-    known = {f.name for f in fields(Rules)}
+    known = set(Rules._fields)
     try:
         cards = [_card(entry, gib) for entry in data["cards"] for gib in _sizes(entry)]
         return tuple(cards), Rules(**{k: _unchanging(v) for k, v in data["rules"].items() if k in known})
@@ -170,6 +169,7 @@ def _card(entry: dict[str, Any], memory_gib: int | None) -> Card:
     return Card(**{**values, "memory_gib": memory_gib})
 
 
+@lru_cache(maxsize=1)
 def all_cards() -> tuple[Card, ...]:
     """List every card, least memory first; those of unknown size come before."""
     return tuple(

@@ -9,7 +9,7 @@ from typing import Final
 
 from .._base.errors import GpuError, shown
 
-__all__ = ["BACKENDS", "MAX_GPUS", "Gpu", "assumed", "check_count", "told_apart"]
+__all__ = ["BACKENDS", "MAX_GPUS", "RPC_PORT", "Gpu", "assumed", "check_count", "is_host", "told_apart"]
 
 BACKENDS: Final = ("cuda", "hip", "vulkan", "metal", "sycl", "cpu")
 MAX_GPUS: Final = 16  # GGML_CUDA_MAX_DEVICES and llama_max_devices, llama.cpp:86
@@ -17,6 +17,11 @@ MAX_BYTES: Final = 2**53  # JSON readers keep whole numbers up to here
 MAX_ALIGNMENT: Final = 256  # minStorageBufferOffsetAlignment is no larger on any card of Vulkan
 MAX_HOST_ALIGNMENT: Final = 65536
 LEAST_LIMIT: Final = 1 << 27  # maxStorageBufferRange is no smaller on any card of Vulkan
+LEAST_LINK: Final = 1e-6  # Gbit/s of a network
+MOST_LINK: Final = 1e6
+RPC_PORT: Final = 50052  # where an rpc-server listens unless it is told another, rpc-server.cpp
+# A name or an address of a machine, and a port; none with colons of its own: the engine cuts at the first (ggml-rpc.cpp:313).
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?(:([1-9]\d{0,4}))?")
 CUDA_CAPABILITY: Final = re.compile(r"[1-9]\d?\.\d")  # major.minor, as nvidia-smi prints it
 
 
@@ -42,11 +47,18 @@ class Gpu:
     max_tensor_bytes: int | None = (
         None  # the largest that Vulkan's driver lets a shader read; None: not known
     )
+    reached_tensor_bytes: int | None = (
+        None  # what Vulkan's driver reaches at the least, where its limit is not known
+    )
+    fp16: bool = True  # whether shaders of Vulkan have 16-bit floats
     max_buffer_bytes: int | None = None  # the largest of Vulkan, Metal and SYCL; None: not known
     overhead_bytes: int = 0  # set aside for the process's own driver context; already out of `free`
     free_measured: bool | None = None  # None: whether `free_bytes` was given
     unified: bool = False  # shares the system's memory
     id: str | None = None  # of the catalogue
+    host: str = ""  # the machine that it is in, NAME or NAME:PORT; "": where the engine runs
+    remote: bool = False  # reached over the network: an rpc-server runs on `host`
+    link_gbits: float | None = None  # of the network to it, 10^9 bits a second; None: not known
     assumed: str = field(default="", compare=False)  # what was taken for granted of a name, in a sentence
 
     def __post_init__(self) -> None:
@@ -64,6 +76,22 @@ class Gpu:
             )
         if not isinstance(self.unified, bool) or not isinstance(self.free_measured, bool | None):
             raise GpuError(f"{self.name}: unified and free_measured: give True or False")
+        if not isinstance(self.fp16, bool):
+            raise GpuError(f"{self.name}: fp16={shown(self.fp16)}: give True or False")
+        if not isinstance(self.remote, bool):
+            raise GpuError(f"{self.name}: remote={shown(self.remote)}: give True or False")
+        if not isinstance(self.host, str) or (self.host and not is_host(self.host)):
+            raise GpuError(f"{self.name}: host={shown(self.host)}: give a machine as NAME or NAME:PORT")
+        if self.remote and not self.host:
+            raise GpuError(
+                f"{self.name}: remote, but host is empty: say on which machine its rpc-server runs"
+            )
+        if self.link_gbits is not None and not (
+            _is_number(self.link_gbits) and LEAST_LINK <= self.link_gbits <= MOST_LINK
+        ):
+            raise GpuError(
+                f"{self.name}: link_gbits={shown(self.link_gbits)}: give {LEAST_LINK:g} to {MOST_LINK:g} Gbit/s, or None"
+            )
         if not isinstance(self.id, str | None):
             raise GpuError(f"{self.name}: id={shown(self.id)}: give the card's id in the catalogue, or None")
         if not _is_capability(self.compute_capability, self.backend):
@@ -80,6 +108,13 @@ class Gpu:
     def built_in(self) -> bool:
         """Whether it comes with its computer: a laptop's chip, or one that shares the system's memory."""
         return self.unified or "laptop" in self.name.lower()
+
+    @property
+    def endpoint(self) -> str:
+        """Where its rpc-server listens, as `--rpc` takes it; "" where the engine runs."""
+        if not self.remote:
+            return ""
+        return self.host if ":" in self.host else f"{self.host}:{RPC_PORT}"
 
     @property
     def free(self) -> int:
@@ -110,7 +145,7 @@ class Gpu:
                     raise GpuError(
                         f"{self.name}: {name}={value}: give a power of two, as vulkaninfo prints {limit}"
                     )
-        for name in ("max_tensor_bytes", "max_buffer_bytes"):
+        for name in ("max_tensor_bytes", "reached_tensor_bytes", "max_buffer_bytes"):
             if getattr(self, name) is not None:
                 self._check_bytes(name, getattr(self, name), LEAST_LIMIT, MAX_BYTES)
 
@@ -120,6 +155,12 @@ class Gpu:
         if not low <= value <= high:
             hint = ", the size of the card" if field != "total_bytes" else ""
             raise GpuError(f"{self.name}: {field}={shown(value)}: give {low} to {high} bytes{hint}")
+
+
+def is_host(text: str) -> bool:
+    """Whether it can name a machine, with or without a port."""
+    found = _HOST.fullmatch(text)
+    return found is not None and int(found[3] or 1) < 1 << 16
 
 
 def _is_number(value: object) -> bool:
@@ -141,8 +182,12 @@ def assumed(gpus: Sequence[Gpu]) -> tuple[str, ...]:
 
 
 def told_apart(gpus: Sequence[Gpu]) -> tuple[str, ...]:
-    """Give each card a name that no other has: cards of one model are numbered, as in "RTX 3090 #2"."""
-    names = [g.name for g in gpus]
+    """Give each card a name that no other has: cards of one model are numbered, as in "RTX 3090 #2".
+
+    Where there are several machines, each begins with that of its own, as in "mini/Apple M2 Ultra".
+    """
+    several = any(g.remote for g in gpus)
+    names = [f"{g.host}/{g.name}" if several and g.host else g.name for g in gpus]
     found: list[str] = []
     for i, name in enumerate(names):
         number = names[:i].count(name) + 1

@@ -83,6 +83,23 @@ class _Apple(_Strict):
     macos_26: dict[str, Any]
 
 
+class _Driver(_Strict):
+    title: Text
+    vendor: Literal["nvidia", "amd", "intel", "apple", "software"]
+    alignment: Annotated[int, Field(strict=True, ge=1, le=256)]
+    host_alignment: Annotated[int, Field(strict=True, ge=1, le=65536)]
+    max_tensor: Annotated[int, Field(strict=True, ge=1 << 27)] | None = None
+    reaches: Annotated[int, Field(strict=True, ge=1 << 27)] | None = None
+    sources: Annotated[list[Text], Field(min_length=1)]
+    observed: Text
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> _Driver:
+        if self.max_tensor and self.reaches:
+            raise ValueError("max_tensor and reaches: give one of them")
+        return self
+
+
 class _Rules(_Strict):
     fallback_total: dict[Literal["nvidia", "amd", "intel", "unified"], _Total]
     fallback_nvidia_smi_fraction: Share
@@ -91,6 +108,8 @@ class _Rules(_Strict):
     context: dict[Literal["cuda", "hip", "vulkan", "metal", "sycl"], _Context]
     cublas_workspace_mib: dict[str, Annotated[int, Field(ge=0)]]
     apple_limit: _Apple
+    vulkan_drivers: dict[Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)*$")], _Driver]
+    vulkan_without_fp16: list[Text]
 
 
 class CatalogueSchema(_Strict):

@@ -9,6 +9,8 @@ from typing import Final
 
 from .._base.errors import GpuError, shown
 from .catalogue import MIB, Card, all_cards, rules
+from .drivers import facts_of, is_backend_word
+from .machines import settle, split_host
 from .names import versions
 from .noun import MAX_GPUS, Gpu, check_count
 
@@ -30,19 +32,30 @@ _GROUPS: Final[dict[str, Callable[[Card, Gpu], bool]]] = {
 _EXAMPLE: Final = "such as 3090ti, 2x4090, 24GiB or 3090ti:22000MiB"
 
 
-def parse_gpus(spec: Gpu | str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
+def parse_gpus(
+    spec: Gpu | str | Sequence[str | Gpu], *, main: str | None = None, link: str | float | None = None
+) -> tuple[Gpu, ...]:
     """Read names of cards such as "2x4090,3090ti:22GiB", in order; "none" or "cpu" names no card.
 
     A string holds items behind commas; a sequence holds strings and ready `Gpu`s. An item is
-    [COUNT x] CARD [: FREE], CARD a name of the catalogue or a size. GB and MB mean GiB and MiB,
+    [COUNT x] CARD [: BACKEND] [: FREE], CARD a name of the catalogue or a size, BACKEND one that the card runs under
+    ("hip", "vulkan") or a driver of Vulkan ("radv"), as in "7900xtx:radv:22GiB". GB and MB mean GiB and MiB,
     as they do on the box of a card; a bare number as FREE counts MiB. Of a card with several memory sizes the
-    smallest that can have that much free is taken; `Gpu.assumed` then says so.
+    smallest that can have that much free is taken, of several drivers the usual one under Linux; `Gpu.assumed` then says so.
+
+    A card of another machine is MACHINE/ITEM, MACHINE a name or an address, with a port or without; `main` is the
+    machine that runs the engine, `link` the speed of the network (see `machines.settle`). Such cards come first, as
+    the engine has them.
 
     Raises `GpuError` for an unknown card, a malformed item, more free memory than the
-    card has, or more cards than the engine takes.
+    card has, a machine that no card is in, or more cards than the engine takes.
     """
+    return check_count(settle(_items(spec), main, link))
+
+
+def _items(spec: Gpu | str | Sequence[str | Gpu]) -> list[Gpu]:
     if isinstance(spec, Gpu):
-        return (spec,)
+        return [spec]
     if not isinstance(spec, (str, Sequence)) or isinstance(spec, (bytes, bytearray)):
         raise GpuError(f"{shown(spec)} is not a list of cards; give names {_EXAMPLE}")
     items: list[Gpu] = []
@@ -55,11 +68,15 @@ def parse_gpus(spec: Gpu | str | Sequence[str | Gpu]) -> tuple[Gpu, ...]:
         elif isinstance(spec, str):
             items += _parse_item(part, alone=len(parts) == 1)
         else:
-            items += parse_gpus(part)
-    return check_count(items)
+            items += _items(part)
+    check_count(items)
+    return items
 
 
 def _parse_item(item: str, alone: bool) -> list[Gpu]:
+    host, item = ("", item) if _is_slashed(item) else split_host(item)
+    if host:
+        return [replace(gpu, host=host) for gpu in _processor(item) or _parse_item(item, alone=False)]
     if item.strip().lower() in _NOTHING:
         if alone:
             return []
@@ -69,13 +86,34 @@ def _parse_item(item: str, alone: bool) -> list[Gpu]:
         count, item = int(match[1]), match[2]
         if not 1 <= count <= MAX_GPUS:
             raise GpuError(f"{count} x {item.strip()}: give 1 to {MAX_GPUS} cards")
-    name, colon, free = item.partition(":")
+    name, *words = item.split(":")
     if not name.strip():
         raise GpuError(f"{item.strip()!r} names no card; give names {_EXAMPLE}")
-    free_bytes = _parse_free(free, item) if colon else None
+    backend = words.pop(0).strip().lower() if words and is_backend_word(words[0].strip().lower()) else None
+    free_bytes = _parse_free(":".join(words), item) if words else None
     size = _SIZE.fullmatch(name)
-    gpu = _anonymous(name, free_bytes) if size else _named(name, free_bytes)
+    gpu = _anonymous(name, free_bytes, backend) if size else _named(name, free_bytes, backend)
     return [gpu] * count
+
+
+def _is_slashed(item: str) -> bool:
+    """Whether it is a card with a slash in its own name, such as "Instinct MI50/MI60"."""
+    if "/" not in item:
+        return False
+    name = item.partition(":")[0].rpartition("x ")[2].strip().lower()
+    named = (n.lower() for card in all_cards() for n in (card.id, card.name, *card.aliases) if "/" in n)
+    return any(n in (name, name.removeprefix("amd ")) or n.startswith(f"{name} ") for n in named)
+
+
+def _processor(item: str) -> list[Gpu]:
+    """Read "cpu:64GiB", which a machine without a card offers: its rpc-server computes in its own memory."""
+    name, colon, free = item.partition(":")
+    if name.strip().lower() != "cpu":
+        return []
+    if not colon:
+        raise GpuError(f"{item.strip()!r}: say how much memory is free there, such as cpu:64GiB")
+    size = _parse_free(free, item)
+    return [Gpu(name="CPU", total_bytes=size, free_bytes=size, backend="cpu")]
 
 
 def _parse_free(text: str, item: str) -> int:
@@ -88,18 +126,18 @@ def _parse_free(text: str, item: str) -> int:
     return int(bare) * MIB
 
 
-def _named(name: str, free_bytes: int | None) -> Gpu:
+def _named(name: str, free_bytes: int | None, backend: str | None) -> Gpu:
     """Find the smallest card of that name that can have so much free; add a sentence if there are larger ones."""
     known = versions(name)
     cards = [c for c in known if _most_mib(c) * MIB >= (free_bytes or 0)] or known[-1:]
-    gpu = from_card(cards[0], free_bytes)
+    gpu = from_card(cards[0], free_bytes, backend)
     if len(cards) == 1:
         return gpu
     larger = " or ".join(f"{c.id} ({c.memory_gib} GB)" for c in cards[1:])
     said = (
         f"{name.strip()!r} is counted as the smallest of that name, {cards[0].name}; for another say {larger}"
     )
-    return replace(gpu, assumed=said)
+    return replace(gpu, assumed="; ".join(filter(None, (said, gpu.assumed))))
 
 
 def _most_mib(card: Card) -> int:
@@ -119,17 +157,20 @@ def _parse_size(text: str, item: str) -> int:
     return int(whole + part) * unit // int("1" + "0" * len(part))
 
 
-def _anonymous(name: str, free_bytes: int | None) -> Gpu:
+def _anonymous(name: str, free_bytes: int | None, backend: str | None) -> Gpu:
     """Make a card of a stated size: taken at the word, all of it free unless told otherwise."""
-    return Gpu(name=name.strip(), total_bytes=_parse_size(name, name), free_bytes=free_bytes)
+    facts = facts_of(None, backend, name.strip())[0] if backend else {}
+    return Gpu(name=name.strip(), total_bytes=_parse_size(name, name), free_bytes=free_bytes, **facts)
 
 
-def from_card(card: Card, free_bytes: int | None = None) -> Gpu:
+def from_card(card: Card, free_bytes: int | None = None, backend: str | None = None) -> Gpu:
     """Make a `Gpu` of a catalogue's card, with the least memory that its driver is known to offer.
 
-    A measured `free_bytes` may prove that the driver offers more: up to the size on the box.
+    A measured `free_bytes` may prove that the driver offers more: up to the size on the box. `backend`: a word of
+    `drivers.backend_words`, for another backend or driver than the card's usual one.
     Raises `GpuError` beyond that, and where the card's memory is the system's and not known.
     """
+    facts, granted = facts_of(card, backend or card.backend, card.id)
     total_mib = rules().total_mib(card)
     most = _most_mib(card) * MIB
     if total_mib is None and free_bytes is None:
@@ -139,16 +180,20 @@ def from_card(card: Card, free_bytes: int | None = None) -> Gpu:
             f"{card.id}:{free_bytes // MIB}MiB free is more than the card's {most // MIB} MiB; "
             f"for a modified board give its size instead, such as 48GiB:{free_bytes // MIB}MiB"
         )
+    facts.setdefault(
+        "compute_capability", card.compute_capability if facts["backend"] == card.backend else None
+    )
+    overhead = rules().context_mib(card._replace(backend=facts["backend"]), total_mib or 0) * MIB
     return Gpu(
         name=card.name,
         total_bytes=max((total_mib or 0) * MIB, free_bytes or 0),
         free_bytes=free_bytes,
-        backend=card.backend,
         bandwidth_gbs=card.bandwidth_gbs,
-        compute_capability=card.compute_capability,
-        overhead_bytes=rules().context_mib(card, total_mib) * MIB if free_bytes is None and total_mib else 0,
+        overhead_bytes=overhead if free_bytes is None and total_mib else 0,
         unified=card.unified,
         id=card.id,
+        assumed=granted,
+        **facts,
     )
 
 

@@ -12,4 +12,6 @@
 | `clients`  | the same context in the clients that overrule it                  |
 | `choose`   | a plan for what an engine will really do                          |
 | `told`     | `Plan` → text, whichever engine                                   |
+| `installed` | this machine's engines, their builds and eras                    |
+| `doctor`   | this machine: its cards, memory and engines, and what to do next  |
 """

@@ -42,6 +42,8 @@ def keywords(plan: Plan) -> dict[str, object]:
         found["tensor_split"] = list(s.tensor_split)
     if s.split_mode == "none":
         found |= {"split_mode": SPLIT_MODE["none"], "main_gpu": s.main_gpu}
+    if s.load_mode != "auto":  # llama.py:248
+        found |= {"use_mmap": "mmap" in s.load_mode, "use_mlock": "mlock" in s.load_mode}
     if s.embeddings:
         found["embedding"] = True
     return found

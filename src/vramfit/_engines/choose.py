@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .._coerce import AnyGpus, AnyModel, AnySettings, cards, margin, model_of, settings_of
+from .._coerce import AnyGpus, AnyHost, AnyModel, AnySettings, cards, host_of, margin, model_of, settings_of
 from .._coerce import max_ctx as limit
-from .._devices import Gpu
+from .._devices import Gpu, Host
 from .._estimate.estimate import estimate
 from .._llama.cparams import context_step, trained_ctx
 from .._llama.model import Model
@@ -23,7 +23,7 @@ from .._planner.plan import plan as solve
 from .._planner.segments import Learned
 from .._planner.warnings import context_warnings
 from . import ollama
-from .settings import as_run, engine_settings
+from .settings import as_run, check_machines, engine_settings
 from .table import Engine, named
 
 __all__ = ["own_split", "plan_for"]
@@ -39,16 +39,20 @@ def plan_for(
     max_ctx: int | None = None,
     compare: bool = True,
     learned: Learned | None = None,
+    host: AnyHost = None,
 ) -> Plan:
     """Find the largest context that fits in `engine` with `settings`; a warning says what its own split costs.
 
     `compare=False` leaves that warning out, and the search for the best split that it takes.
-    `learned` is as in `plan`.
+    `learned` and `host` are as in `plan`.
 
-    Raises what `plan` raises, and `SettingsError` for settings that the engine cannot be told.
+    Raises what `plan` raises, `SettingsError` for settings that the engine cannot be told, and `GpuError` for a card under a
+    backend that it lacks.
     """
     chosen, build = named(engine)
     model, gpus = model_of(model), cards(gpus)
+    chosen.check_backends(gpus)
+    check_machines(gpus, chosen)
     settings = engine_settings(engine, settings) if isinstance(settings, Mapping) else settings_of(settings)
     build = build or str(chosen.defaults.get("engine_build", ""))
     if build and not settings.engine_build:
@@ -58,7 +62,13 @@ def plan_for(
         settings = as_run(ollama.settle(settings, model, gpus), chosen)
     settings, said = _loaded(settings, model, chosen)
     asked = _Asked(
-        model, gpus, chosen, margin(margin_bytes), limit(max_ctx), {} if learned is None else learned
+        model,
+        gpus,
+        chosen,
+        margin(margin_bytes),
+        limit(max_ctx),
+        {} if learned is None else learned,
+        host_of(host, gpus),
     )
     if chosen.split == "told" or len(devices(gpus, settings)) < 2 or split_is_given(settings):
         return _saying(asked.solve(settings), said)
@@ -96,13 +106,20 @@ class _Asked:
     margin: int
     max_ctx: int | None
     learned: Learned
+    host: Host | None = None
 
     def solve(self, settings: Settings, below: int | None = None) -> Plan:
         """Plan for settings, with no more context than `below`."""
         limits = [n for n in (self.max_ctx, below) if n is not None]
         max_ctx = min(limits, default=None)
         found = solve(
-            self.model, self.gpus, settings, margin_bytes=self.margin, max_ctx=max_ctx, learned=self.learned
+            self.model,
+            self.gpus,
+            settings,
+            margin_bytes=self.margin,
+            max_ctx=max_ctx,
+            learned=self.learned,
+            host=self.host,
         )
         general = context_warnings(self.model, found.estimate.n_ctx_seq)
         if not general or self.engine.name == "llama-server":

@@ -12,12 +12,13 @@ from typing import Final
 from .._base.errors import SettingsError
 from .._base.foreign import shell_line
 from .._coerce import word
+from .._devices import machines
 from .._llama.flags import first_experts, read, split_text
 from .._llama.params import EXPERTS, Settings
 from .._planner.plan import Plan
 from .settings import as_run, engine_settings
 
-__all__ = ["arguments", "host_flags", "model_flags", "parse_command", "shares", "words"]
+__all__ = ["arguments", "host_flags", "model_flags", "parse_command", "rpc_flags", "shares", "words"]
 
 MAX_SHARES: Final = 15  # arg.cpp:2831 refuses as many as llama_max_devices()
 
@@ -25,7 +26,14 @@ MAX_SHARES: Final = 15  # arg.cpp:2831 refuses as many as llama_max_devices()
 def words(plan: Plan) -> str:
     """Write the command, ready to be pasted into a shell."""
     fit = ["--fit", "off"] if plan.fits else []
-    return shell_line(["llama-server", *model_flags(plan.model.source), *arguments(plan.settings), *fit])
+    told = [*model_flags(plan.model.source), *rpc_flags(plan), *arguments(plan.settings)]
+    return shell_line(["llama-server", *told, *fit])
+
+
+def rpc_flags(plan: Plan) -> list[str]:
+    """Name the servers of other machines to llama-server, in the order of the plan's cards."""
+    endpoints = [m.endpoint for m in machines(plan.gpus) if m.endpoint]
+    return ["--rpc", ",".join(endpoints)] if endpoints else []
 
 
 def model_flags(source: str) -> list[str]:
@@ -52,6 +60,8 @@ def arguments(settings: Settings) -> list[str]:
     for on, flag in ((not s.offload_kqv, "-nkvo"), (s.swa_full, "--swa-full"),
                      (not s.op_offload, "--no-op-offload"), (s.embeddings, "--embeddings")):  # fmt: skip
         flags += [flag] if on else []
+    if s.load_mode != "auto":
+        flags += ["-lm", s.load_mode]
     return flags + host_flags(s.cpu_tensors)
 
 

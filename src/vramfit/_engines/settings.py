@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
 from .._base.errors import SettingsError
 from .._coerce import checked_fields, shown
+from .._devices import Gpu
 from .._llama.cparams import physical_batch
 from .._llama.eras import era_of
 from .._llama.params import MAX_SEQUENCES, Settings
 from .._llama.placement import split_is_given
 from .table import Engine, find, named
 
-__all__ = ["as_run", "defaults", "engine_settings", "server_settings"]
+__all__ = ["as_run", "check_machines", "defaults", "engine_settings", "server_settings"]
 
 
 _FOLLOWS: Final = frozenset({"n_outputs_max", "tensor_split", "engine_build", "defaults"})
@@ -85,6 +86,15 @@ def as_run(settings: Settings, engine: str | Engine) -> Settings:
         settings = replace(settings, n_batch=size, n_ubatch=size)
     outputs = 0 if chosen.all_outputs or settings.embeddings else min(settings.n_seq_max, settings.n_batch)
     return replace(settings, n_outputs_max=outputs, n_gpu_layers=max(settings.n_gpu_layers, -1))
+
+
+def check_machines(gpus: Sequence[Gpu], engine: Engine) -> None:
+    """Raise `SettingsError` for cards of other machines in an engine that reaches none."""
+    remote = next((g for g in gpus if g.remote), None)
+    if remote and engine.name != "llama-server":
+        raise SettingsError(
+            f"{remote.host}/{remote.name}: {engine.title} uses the cards of its own machine alone; llama-server reaches others, over --rpc"
+        )
 
 
 def _check_values(settings: Settings, engine: Engine) -> None:

@@ -7,13 +7,14 @@ pinned build. llama-cpp-python 0.3.36: llama_cpp/llama.py. Ollama 0.33 (llm/llam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Final
 
-from .._base.errors import SettingsError, shown
+from .._base.errors import GpuError, SettingsError, shown
 from .._base.matches import get_close_matches
+from .._devices import BACKENDS, Gpu
 from .._llama.eras import OWN_RUNNER, era_of, is_before
 from .._llama.params import CACHE_TYPES, Settings
 
@@ -38,6 +39,16 @@ class Engine:
     one_cache_type: bool = False  # K and V alike
     embeds_in_slots: bool = False  # in embedding mode every sequence of a batch is a slot of one cache
     cache_types: tuple[str, ...] = CACHE_TYPES
+    backends: tuple[str, ...] = BACKENDS  # that it ships, or can be built with
+
+    def check_backends(self, gpus: Sequence[Gpu]) -> None:
+        """Raise `GpuError` for a card under a backend that the engine does not have."""
+        for gpu in gpus:
+            if gpu.backend not in self.backends:
+                raise GpuError(
+                    f"{gpu.name}: {self.title} has no backend for it under {gpu.backend}; plan for it under one of"
+                    f" {', '.join(self.backends)}, or for llama-server, which can be built with {gpu.backend}"
+                )
 
 
 def _defaults(**values: object) -> Mapping[str, object]:
@@ -48,6 +59,8 @@ _ALL: Final = frozenset(f.name for f in fields(Settings)) - {"n_outputs_max", "d
 _OLD_OLLAMA: Final = frozenset(
     {"n_ctx", "n_batch", "n_ubatch", "n_seq_max", "flash_attn", "type_k", "type_v", "n_gpu_layers", "split_mode", "main_gpu", "embeddings"}
 )  # fmt: skip
+
+_SHIPPED: Final = ("cuda", "hip", "vulkan", "metal", "cpu")  # what Ollama and LM Studio bring
 
 ENGINES: Final[Mapping[str, Engine]] = {
     engine.name: engine
@@ -62,9 +75,10 @@ ENGINES: Final[Mapping[str, Engine]] = {
             name="ollama",
             title="Ollama 0.30 or newer",
             defaults=_defaults(n_batch=512, n_ubatch=512, n_seq_max=1, flash_attn="auto"),
-            told=_ALL - {"op_offload"},
+            told=_ALL - {"op_offload", "load_mode"},
             split="free",
             one_batch=True,
+            backends=_SHIPPED,
         ),
         Engine(
             name="ollama-before-0.30",
@@ -78,6 +92,7 @@ ENGINES: Final[Mapping[str, Engine]] = {
             one_batch=True,
             one_cache_type=True,
             cache_types=("f16", "q8_0", "q4_0"),
+            backends=_SHIPPED,
         ),
         Engine(
             name="llama-cpp-python",
@@ -97,6 +112,7 @@ ENGINES: Final[Mapping[str, Engine]] = {
             split="even",
             all_outputs=True,
             one_batch=True,
+            backends=_SHIPPED,
         ),
     )
 }  # fmt: skip

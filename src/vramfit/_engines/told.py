@@ -9,7 +9,7 @@ from .._estimate.estimate import estimate
 from .._planner.plan import Plan
 from . import binding, ollama, server, studio
 from .choose import own_split
-from .settings import as_run
+from .settings import as_run, check_machines
 from .table import Engine, find
 
 __all__ = ["command", "modelfile"]
@@ -44,6 +44,7 @@ def modelfile(plan: Plan, engine: str | Engine = "ollama") -> str:
 def _checked(plan: Plan, engine: str | Engine) -> Engine:
     """Find the engine, if it does with the plan what the plan says."""
     chosen = find(engine)
+    check_machines(plan.gpus, chosen)
     settings = as_run(plan.settings, chosen)
     hint = f"plan for it: engines.plan_for(..., {chosen.name!r}), or --engine {chosen.name}"
     if "tensor_split" not in chosen.told and plan.tensor_split != own_split(plan, chosen):

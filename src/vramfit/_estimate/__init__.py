@@ -1,1 +1,1 @@
-"""What a context's start reserves, replayed or bounded: `Estimate`."""
+"""Estimate what the engine reserves when a context starts: replayed to the byte, or bounded from above."""

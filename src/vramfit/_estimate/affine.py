@@ -1,4 +1,4 @@
-"""Numbers that grow by a fixed step: one run of integer code stands for many.
+"""Compute with affine numbers, at + i * slope: one run of integer code answers for many values of i at once.
 
 In: a value at point 0 and what each further point adds. Out: `Line`s, which add and compare like ints. A
 comparison answers for the point where the `Span` starts, and shortens the span to the points where the answer is the
@@ -14,7 +14,7 @@ __all__ = ["Line", "Number", "Span", "line"]
 
 
 class Span:
-    """Points `first` to `last`: at all of them the comparisons so far come out as at the first."""
+    """A range of points, `first` to `last`, at which every comparison so far comes out as at the first."""
 
     __slots__ = ("first", "last")
 
@@ -22,12 +22,12 @@ class Span:
         self.first, self.last = first, last
 
     def end(self, room: int, step: int) -> None:
-        """Nothing that is `room` away at the first point, by `step` (above 0) less at each further one, is passed."""
+        """Shrink the span to the points where a margin of `room`, falling by `step` (above 0) per point, stays non-negative."""
         self.last = min(self.last, self.first + room // step)
 
 
 class Line:
-    """`at` + i * `slope` at point i of `span`; the slope is not 0. An int is a line that does not grow."""
+    """An affine number: `at` + i * `slope` at point i of `span`, with a slope that is not 0. Ints stand for slope 0."""
 
     __hash__ = None  # type: ignore[assignment]  # it equals what it equals at some points only
     __slots__ = ("at", "slope", "span")
@@ -55,7 +55,7 @@ class Line:
         return -self + other
 
     def __floordiv__(self, other: int) -> int:
-        """Which block of `other` it lies in, as long as it stays there."""
+        """Divide, and shrink the span to the points where the quotient is the same."""
         block, within = divmod(self.at + self.slope * self.span.first, other)
         room = other - 1 - within if self.slope > 0 else within
         self.span.end(room, abs(self.slope))
@@ -87,7 +87,7 @@ Number: TypeAlias = int | Line
 
 
 def line(at: int, slope: int, span: Span) -> Number:
-    """A `Line`, or an int where nothing grows."""
+    """Make a `Line`, or an int where the slope is 0."""
     return Line(at, slope, span) if slope else at
 
 

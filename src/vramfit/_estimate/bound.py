@@ -1,4 +1,4 @@
-"""A compute buffer that is never too low, for models whose graph vramfit does not have.
+"""Bound compute buffers from above, for models whose graph vramfit does not have.
 
 In: `Model`, `Placement`, `Context`, the rules of the backends. Out: bytes for each device, larger than what the
 engine reserves. It adds up what one layer can keep alive at once as if nothing were reused, takes
@@ -9,7 +9,7 @@ the worst layer of a device, and adds what lives through all of them. The terms 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -37,16 +37,15 @@ ALIGNMENT_SLACK: Final = 16 << 20
 
 
 class _Kind(NamedTuple):
-    """Layers that need the same: one of them, what its weights' products add up to, and where they are."""
+    """Layers of equal needs: one of them, the elements that its weights' products add up to, and where the layers are."""
 
     layer: Layer
     products: int  # elements for one token
     devices: tuple[int, ...]  # one for each layer of the kind
 
 
-@dataclass(frozen=True, slots=True)
-class _Reserve:
-    """What every term needs to know of the reserved batch."""
+class _Reserve(NamedTuple):
+    """The reserved batch, as every term of the sum reads it."""
 
     model: Model
     backends: tuple[Backend, ...]
@@ -70,7 +69,7 @@ class _Reserve:
         return all(b.supports_op(node.tensor, node.src) for b in self.backends)
 
     def _attention(self, layer: Layer) -> Node:
-        """Flash attention of a layer over a cache of the smallest size."""
+        """Make the flash attention node of a layer over the smallest cache, to ask a backend about."""
         tensors = (
             _tensor(F32_TYPE, (layer.head_k, self.n_tokens, layer.n_head, 1)),
             _tensor(self.context.type_k, (layer.head_k, CONTEXT_STEP, layer.n_head_kv, 1)),
@@ -88,14 +87,14 @@ def _tensor(type_: TensorType, ne: Extents, op: str = "NONE") -> GraphTensor:
 def compute_bound(
     model: Model, placement: Placement, context: Context, backends: Sequence[Backend]
 ) -> DeviceBytes:
-    """Bytes that no reservation of this context exceeds, for each device and the host."""
+    """Bound the compute buffers of a context: bytes for each device, the host last, that no reservation exceeds."""
     return bounds(model, placement, backends)(context)
 
 
 def bounds(
     model: Model, placement: Placement, backends: Sequence[Backend]
 ) -> Callable[[Context], DeviceBytes]:
-    """`compute_bound` of a placed model for many contexts: what they share is counted once."""
+    """Prepare `compute_bound` of a placed model for many contexts: what they share is counted once."""
     tensors = _tensors_by_layer(model)
     kinds = _kinds(model, placement, tensors)
     host_weights = _host_weights(model, placement)
@@ -123,7 +122,7 @@ def bounds(
 
 
 def _kinds(model: Model, placement: Placement, tensors: Sequence[Sequence[Tensor]]) -> list[_Kind]:
-    """Layers that are alike, each kind once."""
+    """Group layers that are alike, each kind once."""
     found: dict[tuple[Layer, int], list[int]] = {}
     for layer, device in zip(model.layers, placement.layers, strict=False):
         products = sum(_product(layer, t) for t in tensors[layer.index])
@@ -132,7 +131,7 @@ def _kinds(model: Model, placement: Placement, tensors: Sequence[Sequence[Tensor
 
 
 def _inputs(r: _Reserve) -> int:
-    """Token rows, residual streams and one mask for each kind of cache."""
+    """Count the bytes of inputs: token rows, residual streams and one mask for each kind of cache."""
     width = F16 if r.flash_attn else F32
     if r.context.era.f32_mask:  # the mask, and what it is cast to
         width = F32 + F16
@@ -151,7 +150,7 @@ def _layer(r: _Reserve, kind: _Kind) -> int:
 
 
 def _scores(r: _Reserve, layer: Layer) -> int:
-    """Elements of the attention scores of a layer: every token against every cell, for each head.
+    """Count the elements of a layer's attention scores: every token against every cell, for each head.
 
     Flash attention keeps none, but an indexer does, and latent heads have kernels for few sizes only.
     """
@@ -164,7 +163,7 @@ def _scores(r: _Reserve, layer: Layer) -> int:
 
 
 def _crossing(r: _Reserve, placement: Placement) -> int:
-    """What attention reads on another device than where it lies: caches and queries, layer by layer.
+    """Count the bytes of what attention copies from the device where it lies: caches and queries, layer by layer.
 
     That is so for caches kept on the host, and for heads that a card has no kernel for. With several
     copies nothing of it is freed, and copies of different sizes leave gaps: all of them are counted.
@@ -185,14 +184,14 @@ def _reads_away(layer: Layer, device: int, placement: Placement) -> bool:
 
 
 def _with_caches(model: Model, layer: Layer) -> Layer:
-    """A layer with the caches that it reads: another one's where it shares them."""
+    """Give a layer the caches that it reads: another layer's where it shares them."""
     if layer.shares_kv_with is None:
         return layer
     return replace(layer, caches=model.layers[layer.shares_kv_with].caches)
 
 
 def _position_biases(r: _Reserve) -> int:
-    """Biases of encoder-decoders: made where the first layer is, and copied to every layer elsewhere."""
+    """Count the bytes of position biases of encoder-decoders: made where the first layer is, copied to layers elsewhere."""
     if not r.n_encoded or not any(at != r.kinds[0].devices[0] for kind in r.kinds for at in kind.devices):
         return 0
     layers = sum(len(kind.devices) * _scores(r, kind.layer) for kind in r.kinds)
@@ -200,14 +199,14 @@ def _position_biases(r: _Reserve) -> int:
 
 
 def _product(layer: Layer, tensor: Tensor) -> int:
-    """Elements that a token's product with a weight has; a stack of experts gives one for each used."""
+    """Count the elements of one token's product with a weight; a stack of experts gives one product for each used."""
     if len(tensor.shape) < 2:
         return tensor.shape[0]
     return tensor.shape[1] * (layer.n_expert_used if len(tensor.shape) > 2 else 1)
 
 
 def _cast(r: _Reserve, layer: Layer) -> Iterable[int]:
-    """Copies of the cache of one layer: f16 for flash attention, f32 where it is made contiguous."""
+    """Count the bytes of copies of one layer's cache: f16 for flash attention, f32 where it is made contiguous."""
     for cache in layer.caches:
         streams = cache_streams(cache, r.context)
         for _, width in cache_rows(r.model, cache, r.context):
@@ -221,7 +220,7 @@ def _output(r: _Reserve, tensors: Iterable[Tensor]) -> int:
 
 
 def _host_weights(model: Model, placement: Placement) -> int:
-    """The largest stack of weights that one layer keeps on the host: offloading copies them."""
+    """Find the most bytes of weights that one layer keeps on the host: offloading its operations copies them."""
     sums: dict[object, int] = {}
     for weight, device in zip(model.weights, placement.weights, strict=True):
         if device == HOST and weight.home is not Home.INPUT:
@@ -230,7 +229,7 @@ def _host_weights(model: Model, placement: Placement) -> int:
 
 
 def _tensors_by_layer(model: Model) -> list[list[Tensor]]:
-    """Tensors of each layer, and last those of the output."""
+    """Group the tensors by layer, those of the output last."""
     found: list[list[Tensor]] = [[] for _ in range(model.n_layer + 1)]
     for weight in model.weights:
         if weight.home is not Home.INPUT:

@@ -1,4 +1,4 @@
-"""Compute buffers over a stretch of contexts, exact at each of them, from a few replays.
+"""Size compute buffers over a range of contexts, exactly at each, from a few replays.
 
 In: a placed model and `Context`s that lie equally far apart. Out: a `Piece`: bytes of each device at the first
 context, and what each further one adds. Between contexts only the sizes of a graph's tensors differ, and each grows by
@@ -10,8 +10,8 @@ not monotone in the context, but it is straight between the points where a decis
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from .._ggml.backends import Backend
 from .._ggml.galloc import Walk, held
@@ -22,17 +22,16 @@ from .._llama.cparams import Context
 from .._llama.model import Model
 from .._llama.placement import Placement
 from .affine import Line, Number, Span, line
-from .reserve import Case, Needs, is_sure, needs_of_all, prepare_case, reservations
+from .reserve import Case, Needs, is_by_address, is_sure, needs_of_all, prepare_case, reservations
 
 __all__ = ["NotStraight", "Piece", "Stretch"]
 
 
 class NotStraight(Exception):
-    """The graphs of these contexts differ in more than sizes that grow evenly."""
+    """Raised where the graphs of contexts differ in more than sizes that grow evenly."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Bytes of each device's compute buffer, the host last: `sizes` + i * `slopes` at context i, `first` to `last`."""
 
     sizes: tuple[int, ...]
@@ -42,9 +41,9 @@ class Piece:
 
 
 class Stretch:
-    """A placed model at contexts 0 to `reach` (2 or more), of which `context` gives each.
+    """Sizes the buffers of a placed model at contexts 0 to `reach` (2 or more), of which `context` gives each.
 
-    Raises `NotStraight`, and `Unbuildable` as `replay.reserve_context` does.
+    Raises `NotStraight`, and `Unbuildable` as `reserve.reserve_context` does.
     """
 
     def __init__(
@@ -62,6 +61,8 @@ class Stretch:
         self._span = Span(0, reach)
         self._reach = reach
         self._runs = tuple(zip(*(reservations(self._case, each) for each in ends), strict=True))
+        if is_by_address(self._case.graph(self._runs[0][0])[1]):
+            raise NotStraight
         self._sheets: dict[tuple[int, int], _Sheet] = {}
         self._steps = [0] * len(self._runs)  # of the ladder: where the proof held last
 
@@ -72,7 +73,7 @@ class Stretch:
         return found.pop() if len(found) == 1 else None
 
     def pieces(self) -> Iterator[Piece]:
-        """The buffers at all contexts, in order."""
+        """List the pieces that cover all contexts, in order."""
         first = 0
         while first <= self._reach:
             piece = self.piece(first)
@@ -80,7 +81,7 @@ class Stretch:
             first = piece.last + 1
 
     def piece(self, first: int) -> Piece:
-        """The buffers from context `first` on, as far as they are straight."""
+        """Size the buffers from context `first` on, as far as they grow in a straight line."""
         span = self._span
         span.first, span.last = first, self._reach
         needs: list[Any] = []  # the allocator's ints may be lines here
@@ -96,7 +97,7 @@ class Stretch:
         )
 
     def _needs(self, i: int) -> Needs:
-        """Chunks of each backend for one reservation, from as few layers as are proven to be enough."""
+        """Size the chunks of each backend for one reservation, from as few layers as are proven to be enough."""
         last = self._span.last
         while True:
             sheet = self._sheet(i, self._steps[i])
@@ -113,7 +114,7 @@ class Stretch:
 
 
 class _Sheet:
-    """One reservation at all contexts: its schedule, with lines for the numbers that grow."""
+    """The schedule of one reservation at all contexts, with a `Line` for each size that grows."""
 
     def __init__(self, case: Case, runs: Sequence[Run], reach: int, span: Span, step: int) -> None:
         instances, plans = zip(*(case.graph(run, step) for run in runs), strict=True)
@@ -128,7 +129,7 @@ class _Sheet:
         self.plan = replace(plans[0], tensors=tensors, sizes=sizes)
 
     def _size(self, i: int, backend: Backend) -> Number:
-        """Padded bytes of tensor `i` on a backend."""
+        """Count the bytes of tensor `i` on a backend, padded to its alignment."""
         key = (i, backend)
         if key not in self._sizes:
             raw, step = self._raw[backend], backend.alignment
@@ -142,7 +143,7 @@ class _Sheet:
         return self._sizes[key]
 
     def _tensor(self, *looks: Tensor) -> Tensor:
-        """One tensor at all contexts."""
+        """Merge one tensor's sizes at three contexts into lines."""
         first = looks[0]
         for t in looks[1:]:
             if (t.op, t.type, t.view, t.home, t.usage) != (
@@ -163,7 +164,7 @@ class _Sheet:
 
 
 def _check(instances: Sequence[Instance], plans: Sequence[Schedule]) -> None:
-    """Refuse graphs that are not one and the same but for sizes."""
+    """Raise `NotStraight` unless graphs are the same but for sizes."""
     first, one = instances[0], plans[0]
     for instance, plan in zip(instances[1:], plans[1:], strict=True):
         same = instance.starts == first.starts and instance.graph.nodes == first.graph.nodes

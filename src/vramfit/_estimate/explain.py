@@ -1,4 +1,4 @@
-"""What each figure of an estimate is made of, term by term.
+"""Break every number of an estimate down into terms.
 
 In: `Model`, cards, `Settings`. Out: `Explanation`s whose terms add up to the figures of `estimate`: weights by
 what they are for, caches by their formula, and the tensors that are alive when a compute buffer is
@@ -19,7 +19,7 @@ from .._ggml.galloc import Live, fullest
 from .._graphs import Unbuildable
 from .._llama.cparams import Context, cache_streams, cells, resolve
 from .._llama.eras import era_of, rules_of
-from .._llama.memory import cache_rows, layer_context_bytes, weight_size
+from .._llama.memory import layer_context_bytes, stored_rows, weight_size
 from .._llama.model import Home, Layer, Model, Weight
 from .._llama.params import Settings
 from .._llama.placement import HOST, devices
@@ -51,7 +51,7 @@ class Explanation:
 
 
 def explain(model: Model, gpus: Sequence[Gpu], settings: Settings) -> tuple[Explanation, ...]:
-    """The terms of every device that holds anything, the host last. Raises what `estimate` raises."""
+    """List the terms of every device that holds anything, the host last. Raises what `estimate` raises."""
     found = estimate(model, gpus, settings)
     context = resolve(model, settings)
     used = devices(gpus, settings)
@@ -120,7 +120,7 @@ def _context(model: Model, found: Estimate, context: Context, at: int, rules: Ba
 
 def _formulas(model: Model, layer: Layer, context: Context) -> Iterable[str]:
     for cache in layer.caches:
-        rows = " + ".join(f"{width} {kind.name}" for kind, width in cache_rows(model, cache, context))
+        rows = " + ".join(f"{width} {kind.name}" for kind, width in stored_rows(model, cache, context))
         streams = cache_streams(cache, context)
         yield f"{cache.kind}: ({rows}) x {cells(cache, context):,} cells" + (
             f" x {streams} slots" if streams > 1 else ""
@@ -139,7 +139,7 @@ def _live(
     rules: Sequence[Backend],
     figures: Sequence[int],
 ) -> dict[int, tuple[Term, ...]]:
-    """Terms of each compute buffer, by device; empty where there is only a bound."""
+    """List the terms of each compute buffer, by device; none where there is only a bound."""
     try:
         scheduled = plans(model, found.placement, context, rules)
     except Unbuildable:
@@ -164,6 +164,6 @@ def _bound(device: DeviceEstimate, note: str) -> tuple[Term, ...]:
 
 
 def _closed(terms: list[Term], figure: int, name: str, why: str) -> tuple[Term, ...]:
-    """`terms` with one more for what they lack of the figure, or have too much of it."""
+    """Add to `terms` one for the bytes that they lack of the total, or exceed it by."""
     rest = figure - sum(t.n_bytes for t in terms)
     return tuple(terms) if not rest else (*terms, Term(name, rest, why))

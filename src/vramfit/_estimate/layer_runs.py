@@ -1,4 +1,4 @@
-"""Runs of equal layers, and how few of them stand for all.
+"""Reduce runs of equal layers to the few that determine the compute buffer.
 
 In: a `Model`, or the kinds of its layers. Out: small ints and positions. A buffer that has been through
 a few equal layers has seen every lifetime that the next ones bring; `periodicity` proves it for a graph.
@@ -7,10 +7,12 @@ a few equal layers has seen every lifetime that the next ones bring; `periodicit
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import fields
+from operator import attrgetter
 from typing import Final, NamedTuple
 
-from .._llama.model import Model
+from .._base.memo import Memo
+from .._llama.model import Layer, Model
 
 __all__ = ["Collapsed", "Cut", "collapse", "layer_kinds"]
 
@@ -29,9 +31,8 @@ class Cut(NamedTuple):
     dropped: int  # repeats
 
 
-@dataclass(frozen=True, slots=True)
-class Collapsed:
-    """Which layers stand for all, and where others were between them."""
+class Collapsed(NamedTuple):
+    """The layers that stand for all, by index, and where others were dropped between them."""
 
     kept: tuple[int, ...]
     cuts: tuple[Cut, ...]
@@ -64,7 +65,7 @@ class _Item(NamedTuple):
 def _shorten(
     items: Sequence[_Item], alike: Sequence[Hashable], periods: Sequence[int], repeats: int
 ) -> list[_Item]:
-    """Cut every run of a pattern of one of these lengths."""
+    """Drop repeats from every run of a pattern of one of these lengths."""
     kept: list[_Item] = []
     i = 0
     while i < len(items):
@@ -84,7 +85,7 @@ def _shorten(
 def _best_run(
     alike: Sequence[Hashable], start: int, periods: Sequence[int], repeats: int
 ) -> tuple[int, int, int]:
-    """Of the runs from `start` the one that loses most: its period, its length, and how many repeats."""
+    """Find the run from `start` that loses most layers: its period, its length in items, and how many repeats it loses."""
     best = (1, 1, 0)
     for period in periods:
         least = start + (repeats + 1) * period + 1  # up to where a run reaches of which one can be dropped
@@ -102,10 +103,18 @@ def _best_run(
 
 
 def layer_kinds(model: Model, on_host: Sequence[bool]) -> tuple[int, ...]:
-    """A number for each layer; layers with the same number need the same compute buffer.
+    """Number the layers by kind: layers with the same number need the same compute buffer.
 
-    `on_host` says for each of `model.weights` whether it stays in host memory.
+    `on_host` says for each of `model.weights` whether it stays in host memory. Cached: a plan asks many times.
     """
+    key = tuple(on_host)
+    return _KINDS.get(model, key, lambda: _kinds(model, key))
+
+
+_KINDS: Final[Memo[tuple[int, ...]]] = Memo(16)
+
+
+def _kinds(model: Model, on_host: Sequence[bool]) -> tuple[int, ...]:
     weights: list[list[object]] = [[] for _ in model.layers]
     for weight, host in zip(model.weights, on_host, strict=True):
         if isinstance(weight.home, int):
@@ -113,8 +122,8 @@ def layer_kinds(model: Model, on_host: Sequence[bool]) -> tuple[int, ...]:
             copied = weight.tensor.type if host else None  # a weight of a card is never in a compute buffer
             weights[weight.home].append((suffix, weight.tensor.shape, copied))
     numbers: dict[object, int] = {}
-    kinds = []
-    for layer, tensors in zip(model.layers, weights, strict=True):
-        key = (replace(layer, index=0), tuple(tensors))
-        kinds.append(numbers.setdefault(key, len(numbers)))
-    return tuple(kinds)
+    layers = zip(map(_but_index, model.layers), map(tuple, weights), strict=True)
+    return tuple([numbers.setdefault(layer, len(numbers)) for layer in layers])
+
+
+_but_index: Final = attrgetter(*(f.name for f in fields(Layer) if f.name != "index"))

@@ -1,4 +1,4 @@
-"""Proof that more repeats of a block change no compute buffer.
+"""Prove that repeating a block of layers more often does not change the peak of any compute buffer.
 
 In: a `Graph`, its `Schedule`, where two repeats of a block lie. Out: `Repeats`: the bytes, and after how
 many repeats the allocator is back where it was. Models repeat a block of layers many times; a graph with a few repeats
@@ -21,8 +21,8 @@ they leave every high-water mark, and everything that follows, as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from .._ggml.galloc import Walk, allocate
 from .._ggml.graph import NONE, Graph, Tensor
@@ -33,16 +33,15 @@ __all__ = ["Repeats", "Run", "walk_repeats"]
 Run = tuple[int, int, int]  # positions in Graph.nodes: one repeat is [0]:[1], the next is [1]:[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Repeats:
-    """A walk of the allocator, and what it says of each run."""
+class Repeats(NamedTuple):
+    """What a walk of the allocator needs, and the cycle that it found for each run."""
 
     needs: tuple[tuple[int, ...], ...]  # bytes of each backend, chunk by chunk, as of `allocate`
     cycles: tuple[int, ...]  # how many repeats bring the allocator back to where it was: 1, 2; 0: neither
 
 
 def walk_repeats(graph: Graph, plan: Schedule, runs: Sequence[Run]) -> Repeats:
-    """Allocate a schedule that holds a few repeats of each run.
+    """Allocate a schedule that holds a few repeats of each run, and find after how many the allocator is back where it was.
 
     Any multiple of a run's cycle of repeats may stand between the two that are given, with the same
     compute buffers; with a cycle of 0 nothing is promised. Runs may lie within the repeats of others.
@@ -86,7 +85,7 @@ def _boundary(plan: Schedule, at: int, n_original: int) -> int:
 
 
 class _State:
-    """What the allocator holds between two nodes."""
+    """The allocator's state between two nodes: free blocks, and where which tensors lie."""
 
     def __init__(self, walk: Walk) -> None:
         self.free = [arena.blocks for arena in walk.arenas]

@@ -1,4 +1,4 @@
-"""The reservations of a context's start, replayed on the graph that its architecture builds.
+"""Replay the reservations of a context's start on the graph that its architecture builds.
 
 In: `Model`, `Placement`, `Context`, the rules of the backends. Out: bytes of each device's
 compute buffer, to the byte. `Unbuildable` where the engine would build none.
@@ -8,13 +8,14 @@ Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `resolve_
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
+from typing import Final, NamedTuple
 from weakref import proxy
 
 from .._base.memo import Memo
 from .._ggml.backends import Backend
 from .._ggml.galloc import allocate, held, largest
+from .._ggml.graph import NONE, WEIGHT
 from .._ggml.sched import Schedule, node_of, schedule
 from .._graphs import Instance, Known, Run, build, know, one_sequence
 from .._llama.cparams import Context, prompt_tokens
@@ -27,6 +28,7 @@ __all__ = [
     "Case",
     "Needs",
     "Reservation",
+    "is_by_address",
     "is_sure",
     "needs_of_all",
     "plans",
@@ -42,20 +44,20 @@ _ATTENTION: Final = "flash_attn_ext"
 Needs = tuple[tuple[int, ...], ...]  # bytes of each backend, chunk by chunk
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(NamedTuple):
     """Bytes of each device's compute buffer, the host last, and what flash attention became.
 
-    `sure` is false where a card's compute capability is not known and would change the bytes.
+    `sure` is false where a card's compute capability, or how large a tensor it reaches, is not known and would change the bytes.
     """
 
     needs: tuple[int, ...]
     flash_attn: bool
     sure: bool = True
+    by_address: bool = False  # whether the order of nodes hangs on where weights or caches lie
 
 
 class Case:
-    """A placed model, ready to be built at any batch.
+    """A placed model whose graphs can be built for any batch.
 
     It keeps the graphs that it has built, since probes and reservations ask for the same ones, and lives no
     longer than the question that it was made for. Steps of `ladder` say which layers stand for all: few, more, and
@@ -80,28 +82,35 @@ class Case:
         self._made: dict[tuple[Run, int], tuple[Instance, Schedule]] = {}
 
     def graph(self, run: Run, step: int = 0) -> tuple[Instance, Schedule]:
-        """The graph of a reservation, of the layers of one step of the ladder, and the same over the backends."""
+        """Build and schedule the graph of a reservation, with the layers of one step of the ladder."""
         if (run, step) not in self._made:
             instance = build(self.known, run, self.placement, self.ladder[step].kept)
             self._made[run, step] = instance, self.schedule(instance)
         return self._made[run, step]
 
     def schedule(self, instance: Instance) -> Schedule:
-        """A graph over the backends."""
+        """Schedule a graph over the backends."""
         return schedule(instance.graph, self.backends, n_copies=self.n_copies, op_offload=self._op_offload)
 
 
 def reserve_context(
-    model: Model, placement: Placement, context: Context, backends: Sequence[Backend]
+    model: Model,
+    placement: Placement,
+    context: Context,
+    backends: Sequence[Backend],
+    case: Case | None = None,
 ) -> Reservation:
-    """What the engine reserves when it creates this context. Raises `Unbuildable`."""
-    return _reserved(prepare_case(model, placement, context, backends), context, _needs)
+    """Replay what the engine reserves when it creates this context, to the byte. Raises `Unbuildable`.
+
+    `case` is this placed model if graphs of it were built before.
+    """
+    return _reserved(case or prepare_case(model, placement, context, backends), context, _needs)
 
 
 def reserve_at_most(
     model: Model, placement: Placement, context: Context, backends: Sequence[Backend], *, stand_in: bool
 ) -> Reservation:
-    """No less than what the engine reserves when it creates this context. Raises `Unbuildable`.
+    """Bound from above what the engine reserves when it creates this context. Raises `Unbuildable`.
 
     From the model's own graph, with whatever is more: results that take over the memory of their sources, or
     that never do. With `stand_in` from a graph that holds more than the model's own, whatever that is.
@@ -110,7 +119,7 @@ def reserve_at_most(
     if stand_in:
         return _reserved(case, context, _needs_with_gap)
     exact, loose = (_reserved(case, context, needs) for needs in (_needs, _needs_apart))
-    return replace(exact, needs=tuple(map(max, exact.needs, loose.needs)))
+    return exact._replace(needs=tuple(map(max, exact.needs, loose.needs)))
 
 
 def _reserved(case: Case, context: Context, needs: Callable[[Case, Run], Needs]) -> Reservation:
@@ -119,24 +128,25 @@ def _reserved(case: Case, context: Context, needs: Callable[[Case, Run], Needs])
     made = {run: needs(case, run) for run in dict.fromkeys(runs)}
     # the last may be the first again: a buffer in several chunks need not be the larger of two
     found = held([made[run] for run in runs])
-    return Reservation(found, prompt.flash_attn, all(is_sure(case.graph(run)[1]) for run in made))
+    graphs = [case.graph(run)[1] for run in made]
+    return Reservation(found, prompt.flash_attn, all(map(is_sure, graphs)), any(map(is_by_address, graphs)))
 
 
 def plans(
     model: Model, placement: Placement, context: Context, backends: Sequence[Backend]
 ) -> list[Schedule]:
-    """The schedules of the reservations, all layers built: for explaining, not for speed."""
+    """Schedule the graphs of the reservations with all layers built: for explaining, not for speed."""
     case = prepare_case(model, placement, context, backends)
     return [case.graph(run, -1)[1] for run in reservations(case, context)]
 
 
 def prepare_case(model: Model, placement: Placement, context: Context, backends: Sequence[Backend]) -> Case:
-    """A placed model, for contexts of all lengths. Raises `Unbuildable`."""
+    """Prepare a placed model, for contexts of all lengths. Raises `Unbuildable`."""
     return Case(model, placement, backends, op_offload=context.op_offload)
 
 
 def _ladder(model: Model, placement: Placement, kinds: Sequence[Hashable]) -> tuple[Collapsed, ...]:
-    """Which layers stand for all: few, more where that may prove more, and all themselves."""
+    """Choose the layers to build: few, more where that may prove more, and last all of them."""
     everything = Collapsed(tuple(range(len(kinds))), ())
     few, more = collapse(kinds, 2), collapse(kinds, 3)
     if more.cuts and _copies_from_host(model, placement):
@@ -151,7 +161,7 @@ def _copies_from_host(model: Model, placement: Placement) -> bool:
 
 
 def _kinds(known: Known, placement: Placement) -> list[tuple[object, ...]]:
-    """What a layer of the main graph must share with another one to be its repeat."""
+    """List what each layer of the main graph must share with another one to be its repeat."""
     model = known.model
     alike = layer_kinds(model, [at == HOST for at in placement.weights])
     at, last = placement.layers, len(known.alike) - 1
@@ -162,7 +172,7 @@ def _kinds(known: Known, placement: Placement) -> list[tuple[object, ...]]:
 
 
 def _matched(model: Model, stand_in: bool) -> Known:
-    """The model as its graphs start from it; remembered, because a plan asks many times."""
+    """Prepare the model for its graphs; cached, because a plan asks many times."""
     found = _MATCHED.get(model, stand_in, lambda: replace(know(model, stand_in=stand_in), model=proxy(model)))
     return replace(found, model=model)
 
@@ -171,7 +181,7 @@ _MATCHED: Final[Memo[Known]] = Memo(8)
 
 
 def reservations(case: Case, context: Context) -> tuple[Run, Run, Run]:
-    """The three reservations: a prompt, a step of every slot, a prompt again. Raises `Unbuildable`."""
+    """List the three batches that the engine reserves for: a prompt, one token of every slot, a prompt again. Raises `Unbuildable`."""
     n_seqs = context.n_seq_max
     step = Run(
         context, n_seqs, n_seqs, n_seqs,
@@ -180,18 +190,18 @@ def reservations(case: Case, context: Context) -> tuple[Run, Run, Run]:
     step = _resolve(case, step, auto=context.auto_fa)
     n_tokens = prompt_tokens(context, one_sequence=True)
     n_outputs = min(n_tokens, context.n_outputs_max)
-    prompt = replace(step, n_tokens=prompt_tokens(context), n_outputs=n_outputs)
+    prompt = step._replace(n_tokens=prompt_tokens(context), n_outputs=n_outputs)
     alone = one_sequence(case.known)
-    return prompt, step, replace(prompt, n_tokens=n_tokens, n_seqs=1) if alone else prompt
+    return prompt, step, prompt._replace(n_tokens=n_tokens, n_seqs=1) if alone else prompt
 
 
 def _resolve(case: Case, step: Run, *, auto: bool) -> Run:
-    """Turn off what is not scheduled on the device of its layer, one operation after the other."""
+    """Turn off each fused operation that is not scheduled on its layer's device, one after the other."""
     if auto and not _at_home(case, step, _ATTENTION):
-        step = replace(step, flash_attn=False)
+        step = step._replace(flash_attn=False)
     for op in _PROBED:
         if not _at_home(case, step, op):
-            step = replace(step, fused=step.fused - {op})
+            step = step._replace(fused=step.fused - {op})
     return step
 
 
@@ -207,7 +217,7 @@ def _at_home(case: Case, run: Run, op: str) -> bool:
 
 
 def _needs(case: Case, run: Run, *, in_place: bool = True) -> Needs:
-    """Chunks of each backend for one reservation: of as few layers as are proven to be enough."""
+    """Size the chunks of each backend for one reservation, from as few layers as are proven to be enough."""
     step = 0
     while True:
         instance, plan = case.graph(run, step)
@@ -229,18 +239,30 @@ def _needs_with_gap(case: Case, run: Run) -> Needs:
 
 
 def is_sure(plan: Schedule) -> bool:
-    """Whether the cards whose kind is not known would all take the same."""
-    if not any(b.may_be for b in plan.backends):
+    """Tell whether the cards whose kind is not known would all take the same bytes."""
+    if not any(b.has_doubts for b in plan.backends):
         return True
     return all(
         plan.backends[at].is_sure_of(node_of(i, plan.tensors, plan.src[i]))
         for i, at in plan.nodes
-        if plan.backends[at].may_be and plan.tensors[i].op in plan.backends[at].scratch
+        if plan.backends[at].reached_tensor
+        or (plan.backends[at].may_be and plan.tensors[i].op in plan.backends[at].scratch)
     )
 
 
+def is_by_address(plan: Schedule) -> bool:
+    """Whether a backend whose order compares addresses looks at parts of weights, or at a second cache of a layer: they touch others, or not."""
+    if not any(b.orders_by_address for b in plan.backends):
+        return False
+    tensors = plan.tensors
+    here = [tensors[i] for i, at in plan.nodes if plan.backends[at].orders_by_address]
+    if any(t.op == "LIGHTNING_INDEXER" for t in here):
+        return True
+    return any(t.view != NONE and tensors[t.view].usage == WEIGHT for t in here)
+
+
 def needs_of_all(case: Case, step: int, instance: Instance, plan: Schedule) -> Needs | None:
-    """Chunks of each backend for all layers, from those of a step of the ladder; None where that is not proven.
+    """Size the chunks of each backend for all layers from those of a step of the ladder; None where that is not proven.
 
     The last step, which is all layers, needs no proof.
     """

@@ -1,4 +1,4 @@
-"""How many bytes the tensors of a scheduled graph take on each backend.
+"""Replay the graph allocator: how many bytes the tensors of a scheduled graph take on each backend.
 
 In: a `Schedule`. Out: `int` bytes of each backend's compute buffer, and on request the tensors that
 are alive when it is fullest. A replay of the graph allocator, ggml/src/ggml-alloc.c; line numbers
@@ -9,8 +9,7 @@ reserved with several graphs, and a buffer is replaced when a graph needs more (
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .backends import Backend
 from .graph import INPUT, NONE, OUTPUT, Tensor
@@ -53,8 +52,7 @@ _ENDLESS: Final = 1 << 62
 _CHUNK: Final = 1 << 63
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
+class Live(NamedTuple):
     """A tensor that is alive when a buffer is fullest, and the bytes it takes there."""
 
     name: str
@@ -76,11 +74,11 @@ class _Chunk:
 
     @property
     def taken(self) -> int:
-        """Bytes that are not free."""
+        """Count the bytes that are not free."""
         return self.capacity - sum(self.sizes)
 
     def best_fit(self, size: int) -> int:
-        """The smallest block that holds `size`, the last one apart; of equals the later; -1 for none (223-233)."""
+        """Find the smallest block that holds `size` bytes, except the last; of equals the later; -1 for none (223-233)."""
         best, least = -1, _ENDLESS
         sizes = self.sizes
         for i in range(len(sizes) - 1):
@@ -102,7 +100,7 @@ class _Chunk:
         return address
 
     def free(self, address: int, size: int) -> None:
-        """Give a block back: to the first free block that touches it, else as a new one (328-371).
+        """Free a block: merge it into the first free block that touches it, else list it as a new one (328-371).
 
         Literal: a block of no bytes can touch two free blocks or lie between them, and the engine
         takes the first that it meets.
@@ -142,12 +140,12 @@ class Arena:
 
     @property
     def peaks(self) -> tuple[int, ...]:
-        """The high-water mark of each chunk, with what its buffer takes beside it."""
+        """List the high-water mark of each chunk in bytes, with what its buffer adds."""
         return tuple(c.peak + self.extra if self.extra and c.peak else c.peak for c in self.chunks)
 
     @property
     def blocks(self) -> tuple[tuple[int, int], ...]:
-        """The free blocks: address and size, by address."""
+        """List the free blocks as (address, size) in bytes, by address."""
         return tuple(b for c in self.chunks for b in zip(c.starts, c.sizes, strict=True))
 
     def alloc(self, size: int) -> int:
@@ -166,7 +164,7 @@ class Arena:
         self.chunks[address // _CHUNK].free(address, size)
 
     def _open_end(self, size: int) -> _Chunk:
-        """The chunk whose last block suits best, or a new one (235-262)."""
+        """Choose the chunk whose last, open-ended block fits best, or open a new one (235-262)."""
         best: _Chunk | None = None
         reuse = -_ENDLESS
         for chunk in self.chunks:
@@ -178,7 +176,7 @@ class Arena:
         return best or self._new_chunk(size)
 
     def _new_chunk(self, size: int) -> _Chunk:
-        """A chunk is larger than `max_buffer` for a tensor that is, and if it is the last (158-178)."""
+        """Open a chunk: of `max_buffer` bytes, larger for a tensor that is larger, and endless if it is the last (158-178)."""
         n = len(self.chunks)
         unlimited = not self.max_buffer or n == _MAX_CHUNKS - 1
         chunk = _Chunk(n * _CHUNK, _ENDLESS if unlimited else max(size, self.max_buffer))
@@ -190,7 +188,7 @@ OnAlloc = Callable[["Walk", int], None]
 
 
 class Walk:
-    """One pass of the allocator over a schedule (ggml_gallocr_alloc_graph_impl, 701-810)."""
+    """Walks a schedule once, and places and frees its tensors as the allocator does (ggml_gallocr_alloc_graph_impl, 701-810)."""
 
     __slots__ = (
         "address",
@@ -227,13 +225,13 @@ class Walk:
         self.reusing: frozenset[str] = _IN_PLACE if plan.in_place else _SURELY_IN_PLACE
 
     def begin(self) -> None:
-        """Place what must be there before the first node."""
+        """Place the tensors that must exist before the first node."""
         for i, backend in self.plan.leafs:
             self._place(i, backend)
         self._count()
 
     def advance(self, start: int, end: int) -> None:
-        """Compute the nodes at `start` up to `end`, in order (753-810)."""
+        """Walk the nodes at [`start`, `end`) in order: place each, then free what is read no more (753-810)."""
         src, owner, loose = self.src, self.owner, self.loose
         children, views = self.children, self.views
         for i, backend in self.plan.nodes[start:end]:
@@ -249,13 +247,13 @@ class Walk:
                     self._release(s)
 
     def run(self) -> Walk:
-        """The whole graph."""
+        """Walk the whole graph."""
         self.begin()
         self.advance(0, len(self.plan.nodes))
         return self
 
     def _count(self) -> None:
-        """Count readers and views; place what the caller fills in before anything else (719-751)."""
+        """Count readers and views, and place the inputs that the caller fills in first (719-751)."""
         tensors, flags, children, views = self.tensors, self.flags, self.children, self.views
         for i, backend in self.plan.nodes:
             t = tensors[i]
@@ -304,11 +302,12 @@ class Walk:
         return False
 
     def bytes_of(self, i: int, backend: Backend) -> int:
-        """What tensor `i` asks of the backend's buffer type, padded to its alignment."""
+        """Count the bytes that tensor `i` takes in its backend's buffer, padded to the alignment."""
         if self.plan.sizes is not None:
             return self.plan.sizes(i, backend)
         t = self.tensors[i]
         if t.op in backend.scratch:
+            i = self.plan.answers.get(i, i)
             size = backend.node_bytes(node_of(i, self.tensors, self.src[i]))
         else:
             size = backend.tensor_bytes(t)
@@ -316,7 +315,7 @@ class Walk:
         return (size + step - 1) // step * step
 
     def _release(self, i: int) -> None:
-        """Free a tensor that nobody will read, or the root that it was the last to view (783-808)."""
+        """Free a tensor with no readers left, or the tensor that it was the last to view (783-808)."""
         root = self.tensors[i].view
         if root != NONE:
             self.views[root] -= 1
@@ -330,12 +329,12 @@ class Walk:
 
 
 def allocate(plan: Schedule) -> tuple[tuple[int, ...], ...]:
-    """Bytes of each backend's compute buffer for one graph, chunk by chunk."""
+    """Allocate one graph: bytes of each chunk of each backend's compute buffer, the CPU last."""
     return tuple(arena.peaks for arena in Walk(plan).run().arenas)
 
 
 def largest(plan: Schedule) -> tuple[int, ...]:
-    """Bytes of the largest tensor that each backend's compute buffer ever holds."""
+    """Find the size in bytes of the largest tensor that each backend's compute buffer ever holds."""
     most = [0] * len(plan.backends)
     walk = Walk(plan)
     for i, at in {*plan.leafs, *plan.nodes}:
@@ -345,7 +344,7 @@ def largest(plan: Schedule) -> tuple[int, ...]:
 
 
 def reserve(plans: Sequence[Schedule]) -> tuple[int, ...]:
-    """Bytes of each backend's compute buffer after reserving `plans` one after the other.
+    """Reserve for `plans` one after the other: bytes of each backend's compute buffer afterwards, the CPU last.
 
     A plan that is given again (contexts reserve for a prompt twice) is walked once.
     """
@@ -354,7 +353,7 @@ def reserve(plans: Sequence[Schedule]) -> tuple[int, ...]:
 
 
 def held(needs: Sequence[Sequence[tuple[int, ...]]]) -> tuple[int, ...]:
-    """Bytes of each backend's buffer after reservations that need these chunks (see `allocate`).
+    """Sum up the bytes of each backend's buffer after reservations that need these chunks (see `allocate`).
 
     A buffer is replaced when any of its chunks must grow (ggml_gallocr_reserve_n_impl, 906-953).
     """
@@ -368,7 +367,7 @@ def held(needs: Sequence[Sequence[tuple[int, ...]]]) -> tuple[int, ...]:
 
 
 def most_alive(plan: Schedule) -> tuple[int, ...]:
-    """The most bytes that tensors of one graph hold at once on each backend: its buffer without gaps."""
+    """Find the most bytes that tensors of one graph hold at once on each backend: a lower bound of its buffer, without gaps."""
     most = [0] * len(plan.backends)
 
     def look(walk: Walk, where: int) -> None:
@@ -381,7 +380,7 @@ def most_alive(plan: Schedule) -> tuple[int, ...]:
 
 
 def fullest(plans: Sequence[Schedule], backend: int) -> tuple[Live, ...]:
-    """The tensors alive on `backend` when its buffer first reaches its high-water mark, largest first.
+    """List the tensors alive on `backend` when its buffer first reaches its high-water mark, largest first.
 
     Of several plans it is the one that needs most. The sum can stay below the mark: the rest is gaps.
     """

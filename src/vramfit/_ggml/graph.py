@@ -94,14 +94,14 @@ class Graph:
 
 
 def contiguous(type_: TensorType, ne: Extents) -> Extents:
-    """Strides in bytes of a tensor without gaps (ggml_new_tensor_impl, ggml/src/ggml.c)."""
+    """Compute the strides in bytes of a tensor without gaps (ggml_new_tensor_impl, ggml/src/ggml.c)."""
     nb1 = ne[0] // type_.block * type_.block_bytes
     nb2 = nb1 * ne[1]
     return (type_.block_bytes, nb1, nb2, nb2 * ne[2])
 
 
 def n_bytes(t: Tensor) -> int:
-    """Bytes from the first to the last element of `t`, gaps included (ggml_nbytes, ggml/src/ggml.c)."""
+    """Count the bytes from the first to the last element of `t`, gaps included (ggml_nbytes, ggml/src/ggml.c)."""
     ne, nb = t.ne, t.nb
     if not (ne[0] and ne[1] and ne[2] and ne[3]):
         return 0
@@ -110,12 +110,12 @@ def n_bytes(t: Tensor) -> int:
 
 
 def param(t: Tensor, i: int) -> int:
-    """Word `i` of the parameters of an operation (op_params); 0 where the graph does not state it."""
+    """Read word `i` of an operation's parameters (op_params); 0 where the graph does not state it."""
     return t.params[i] if i < len(t.params) else 0
 
 
 def is_contiguous(t: Tensor, gaps_up_to: int = 0) -> bool:
-    """Whether `t` has no gaps; those behind the first `gaps_up_to` dimensions do not count (ggml_is_contiguous_n)."""
+    """Tell whether `t` has no gaps; those behind the first `gaps_up_to` dimensions do not count (ggml_is_contiguous_n)."""
     ne, nb, type_ = t.ne, t.nb, t.type
     if ne[0] != type_.block and nb[0] != type_.block_bytes:
         return False
@@ -131,5 +131,5 @@ def is_contiguous(t: Tensor, gaps_up_to: int = 0) -> bool:
 
 
 def is_contiguous_rows(t: Tensor) -> bool:
-    """Whether each row of `t` has no gaps (ggml_is_contiguous_rows)."""
+    """Tell whether each row of `t` has no gaps (ggml_is_contiguous_rows)."""
     return t.ne[0] == t.type.block or t.nb[0] == t.type.block_bytes

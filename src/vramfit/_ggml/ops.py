@@ -1,4 +1,4 @@
-"""ggml's constructors: what an operation makes of its sources, and the order in which a graph runs them.
+"""Make tensors as ggml's constructors do, and order them as a graph runs them.
 
 In: `Tensor`s and whole numbers. Out: new `Tensor`s with ggml's extents, strides and views, and the `Graph` of those that were
 asked for. An operation that ggml would stop at (an assertion of its constructor) raises `Unbuildable`.
@@ -67,7 +67,7 @@ class Ops:
         self._reached: set[int] = set()
 
     def graph(self) -> Graph:
-        """The graph of all that was expanded."""
+        """Return the graph of all that was expanded."""
         return Graph(self.tensors, self.leafs, self.nodes)
 
     # --- order
@@ -96,7 +96,7 @@ class Ops:
         return t
 
     def tensor(self, type_: TensorType, *ne: int, name: str = "", flags: int = 0) -> Tensor:
-        """A leaf without data of its own (ggml_new_tensor)."""
+        """Make a leaf without data of its own (ggml_new_tensor)."""
         extents = _extents(ne)
         if min(extents) < 0:
             raise Unbuildable(f"{name or 'a tensor'} of extents {list(ne)}")
@@ -105,7 +105,7 @@ class Ops:
         )
 
     def input(self, name: str, type_: TensorType, *ne: int) -> Tensor:
-        """A leaf that the caller fills before the graph runs (ggml_set_input)."""
+        """Make a leaf that the caller fills before the graph runs (ggml_set_input)."""
         return self.tensor(type_, *ne, name=name, flags=INPUT)
 
     # --- how every node is made
@@ -113,7 +113,7 @@ class Ops:
     def _make(
         self, op: str, type_: TensorType, ne: Extents, src: tuple[int, ...], params: tuple[int, ...] = ()
     ) -> Tensor:
-        """A node with memory of its own."""
+        """Make a node with memory of its own."""
         bytes0 = type_.block_bytes
         nb1 = ne[0] // type_.block * bytes0
         nb2 = nb1 * ne[1]
@@ -140,7 +140,7 @@ class Ops:
     def _look(
         self, op: str, a: Tensor, ne: Extents, nb: Extents, offset: int = 0, src: tuple[int, ...] = ()
     ) -> Tensor:
-        """A node that shares the memory of `a`."""
+        """Make a node that shares the memory of `a`."""
         root, index = (a.index, offset) if a.view == NONE else (a.view, a.offset + offset), len(self.tensors)
         t = Tensor(
             "", op, a.type, ne, nb, src or (a.index,), root[0], root[1], 0, COMPUTE, NONE, NONE, (), index
@@ -149,7 +149,7 @@ class Ops:
         return t
 
     def _same(self, op: str, a: Tensor, *others: Tensor | None, params: tuple[int, ...] = ()) -> Tensor:
-        """A node of the extents and type of its first source."""
+        """Make a node of the extents and type of its first source."""
         src = (a.index, *[b.index for b in others if b is not None])
         return self._make(op, a.type, a.ne, src, params)
 
@@ -404,6 +404,7 @@ class Ops:
         sinks: Tensor | None = None,
         *,
         alibi: bool = False,
+        soft_cap: bool = False,
     ) -> Tensor:
         """Attention in one operation, in f32: [head of v, heads, tokens, streams]."""
         p, r = k.ne, q.ne
@@ -419,7 +420,9 @@ class Ops:
             )
         src = tuple([t.index for t in (q, k, v, mask, sinks) if t is not None])
         ne = (v.ne[0], r[2], r[1], r[3])
-        return self._make("FLASH_ATTN_EXT", F32, ne, src, (0, 1) if alibi else ())
+        return self._make(
+            "FLASH_ATTN_EXT", F32, ne, src, (0, int(alibi), int(soft_cap)) if alibi or soft_cap else ()
+        )
 
     def solve_tri(self, a: Tensor, b: Tensor) -> Tensor:
         """What the triangular matrix `a` turns into `b`."""

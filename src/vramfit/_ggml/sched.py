@@ -1,4 +1,4 @@
-"""Which backend runs every node, where the graph is cut, and what is copied across the cuts.
+"""Replay the backend scheduler: which backend runs each node, where the graph is split, and what is copied between splits.
 
 In: a `Graph` and the backends. Out: a `Schedule`: the graph that the allocator walks. A replay of
 `ggml_backend_sched_split_graph` (ggml/src/ggml-backend.cpp:1066-1588), pass by pass; line numbers
@@ -17,6 +17,7 @@ from typing import Final
 
 from .._base.errors import EngineRefusal
 from .backends import Backend, Node, SplitGraph, host_of
+from .backends.rpc import answers
 from .graph import HOST, INPUT, NONE, OUTPUT, VIEW_OPS, WEIGHT, Graph, Tensor, n_bytes
 
 __all__ = ["PIPELINE_COPIES", "Schedule", "Split", "copies_of_inputs", "node_of", "schedule"]
@@ -61,12 +62,15 @@ class Schedule:
     leaders: dict[int, int] = field(
         default_factory=dict
     )  # of the nodes that a backend ordered: the first of each one's batch
+    answers: dict[int, int] = field(
+        default_factory=dict
+    )  # of nodes on other machines: the earlier one whose bytes theirs are taken for
 
 
 def copies_of_inputs(
     devices: Sequence[Backend], *, all_layers: bool, split_by_layer: bool, offload_kqv: bool, overrides: bool
 ) -> int:
-    """How many copies of each input the scheduler keeps: several with pipeline parallelism, else one.
+    """Count the copies of each input that the scheduler keeps: several with pipeline parallelism, else one.
 
     It needs several devices that compute asynchronously and hold everything: `all_layers` with the output
     layer, the cache too, and no tensor kept back (llama-context.cpp:430-455).
@@ -96,7 +100,7 @@ def schedule(
 
 
 def node_of(i: int, tensors: Sequence[Tensor], src: tuple[int, ...]) -> Node:
-    """Tensor `i` as backends are asked about it, with these sources."""
+    """Put tensor `i` and these sources into the form in which a backend is asked about a node."""
     return Node(tensors[i], tuple([tensors[s] for s in src]), src)
 
 
@@ -104,7 +108,7 @@ def node_of(i: int, tensors: Sequence[Tensor], src: tuple[int, ...]) -> Node:
 
 
 def _assign(graph: Graph, backends: tuple[Backend, ...], home: list[int], op_offload: bool) -> list[int]:
-    """The backend of every tensor."""
+    """Give each tensor the number of a backend, in the engine's four passes and a check."""
     tensors = graph.tensors
     cpu = len(backends) - 1
     refused = _refusals(graph, backends)
@@ -119,11 +123,27 @@ def _assign(graph: Graph, backends: tuple[Backend, ...], home: list[int], op_off
     _expand(work, on, refused, cpu)
     _place_rest(work, graph, on, home, refused, len(backends))
     _follow(graph, on, refused, len(backends))
+    _check_servers(work, tensors, on, backends)
     return on
 
 
+def _check_servers(
+    work: Sequence[int], tensors: Sequence[Tensor], on: Sequence[int], backends: tuple[Backend, ...]
+) -> None:
+    """Refuse what an rpc-server is given to run and cannot: the engine does not ask, and the server ends itself."""
+    if not any(b.behind for b in backends):
+        return
+    for i in work:
+        rules, t = backends[on[i]].behind, tensors[i]
+        if rules and not rules.supports_op(t, [tensors[s] for s in t.src]):
+            raise EngineRefusal(
+                f"{rules.name} does not run {t.op} on {_said(t, tensors)}, and over RPC the engine does not ask: the"
+                " rpc-server would end itself. Take another type of cache, -fa off, or other cards for these layers"
+            )
+
+
 def _check_reach(t: Tensor, home: int, backends: tuple[Backend, ...]) -> None:
-    """Refuse a weight or a cache that its device cannot reach: it cannot be moved (GGML_ABORT, 941)."""
+    """Raise `EngineRefusal` for a weight or a cache above the largest tensor of its device: it cannot be moved (GGML_ABORT, 941)."""
     if home >= 0 and backends[home].max_tensor and backends[home].is_too_large(t, ()):
         raise EngineRefusal(
             f"{t.name}: {n_bytes(t)} bytes on a device that reaches {backends[home].max_tensor}; the engine aborts. Take a shorter context or more devices"
@@ -131,14 +151,14 @@ def _check_reach(t: Tensor, home: int, backends: tuple[Backend, ...]) -> None:
 
 
 def _homes(graph: Graph, cpu: int) -> list[int]:
-    """Backend that owns the buffer of each tensor, or of the root it views; NONE without a buffer."""
+    """Find the backend whose buffer each tensor, or the tensor it views, already lies in; NONE for no buffer yet."""
     tensors = graph.tensors
     own = [cpu if t.home == HOST else t.home for t in tensors]
     return [own[i] if t.view == NONE else own[t.view] for i, t in enumerate(tensors)]
 
 
 def _refusals(graph: Graph, backends: tuple[Backend, ...]) -> dict[int, frozenset[int]]:
-    """For the nodes that some backend cannot run (supports_op): which backends those are."""
+    """Map each node that some backend cannot run to the backends that refuse it (supports_op)."""
     tensors = graph.tensors
     work = [i for i in graph.nodes if tensors[i].op not in VIEW_OPS]
     refused = _foreign_memory(work, tensors, backends)
@@ -161,7 +181,7 @@ def _refusals(graph: Graph, backends: tuple[Backend, ...]) -> dict[int, frozense
 def _foreign_memory(
     work: Sequence[int], tensors: Sequence[Tensor], backends: tuple[Backend, ...]
 ) -> dict[int, frozenset[int]]:
-    """Nodes that read a tensor in a device's memory: no other device that wants its own alone runs them.
+    """Add the refusals of devices that read only their own memory, for nodes that read another device's tensor.
 
     A view has no buffer of its own yet when the engine asks, so it does not count.
     """
@@ -170,7 +190,7 @@ def _foreign_memory(
     if len(strict) < 2:
         return refused
     others = [strict - {home} for home in range(len(backends))]
-    placed = {i for i, t in enumerate(tensors) if t.home >= 0}
+    placed = {i for i, t in enumerate(tensors) if t.home in strict}
     for i in work:
         for s in placed.intersection(tensors[i].src):
             refused[i] = refused.get(i, frozenset()) | others[tensors[s].home]
@@ -186,7 +206,7 @@ def _first_choice(
     backends: tuple[Backend, ...],
     op_offload: bool,
 ) -> int:
-    """Pass 1 (921-985): the caller's choice, the buffer it writes to, or its weights; else unset."""
+    """Pass 1 (921-985): put a node where the caller pinned it, where its result already lies, or where its weights are."""
     cpu = len(backends) - 1
     if t.pinned != NONE:
         return cpu if t.pinned == HOST else t.pinned
@@ -212,18 +232,19 @@ def _first_choice(
 
 
 def _is_repacked(node: Tensor, weight: Tensor, backends: tuple[Backend, ...]) -> bool:
-    """Whether a weight on the host is stored in an order that only the CPU reads (ggml_backend_buffer_is_host, 976).
+    """Tell whether a weight on the host is stored in an order that only the CPU reads (ggml_backend_buffer_is_host, 976).
 
     Repacked is what no device's pinned memory takes first (make_cpu_buft_list, llama-model.cpp:1078): matrices, and
     experts in one tensor (repack.cpp:5183).
     """
     if node.op != ("MUL_MAT" if weight.ne[2] == 1 else "MUL_MAT_ID"):
         return False
-    return not backends[0].host_buffer and backends[-1].repacks(weight.type, weight.ne)
+    pinned = any(b.host_buffer for b in backends[:-1])
+    return not pinned and backends[-1].repacks(weight.type, weight.ne)
 
 
 def _expand(work: list[int], on: list[int], refused: dict[int, frozenset[int]], cpu: int) -> None:
-    """Pass 2 (1117-1195): devices spread down, then up; then every backend down, then up."""
+    """Pass 2 (1117-1195): give unassigned nodes the backend of a neighbour: devices down, then up; then all backends."""
     backwards = work[::-1]
     for order, stop_at in ((work, cpu), (backwards, cpu), (work, _UNSET), (backwards, _UNSET)):
         current = _UNSET
@@ -243,7 +264,7 @@ def _place_rest(
     refused: dict[int, frozenset[int]],
     n_backends: int,
 ) -> None:
-    """Pass 3 (1204-1262): what nobody could reach goes where most of its sources are.
+    """Pass 3 (1204-1262): put each node still unassigned on the supporting backend that holds most of its sources.
 
     The engine also moves nodes to a better backend with the same buffer type; no two have one here.
     """
@@ -261,14 +282,14 @@ def _place_rest(
 
 
 def _buffer_of(i: int, t: Tensor, on: list[int], home: list[int]) -> int:
-    """The backend whose buffer type a tensor has or will have; unset while unknown (1037-1056)."""
+    """Find the backend whose buffer type a tensor has or will have; unset while unknown (1037-1056)."""
     if home[i] != NONE:
         return home[i]
     return on[i] if on[i] != _UNSET or t.view == NONE else on[t.view]
 
 
 def _follow(graph: Graph, on: list[int], refused: dict[int, frozenset[int]], n_backends: int) -> None:
-    """Pass 4 (1265-1293): views follow their root, sources their reader."""
+    """Pass 4 (1265-1293): put unassigned views beside the tensor they view, and unassigned sources beside their reader."""
     tensors = graph.tensors
     for i in graph.nodes:
         t = tensors[i]
@@ -288,7 +309,7 @@ def _follow(graph: Graph, on: list[int], refused: dict[int, frozenset[int]], n_b
 
 
 def _said(t: Tensor, tensors: Sequence[Tensor]) -> str:
-    """The sources of a node, as a message names them."""
+    """List the sources of a node for an error message."""
     return " and ".join(tensors[s].type.name for s in t.src[:2])
 
 
@@ -323,10 +344,11 @@ class _Splitter:
         kept = self._optimize()
         self._list_nodes(kept)
         self._list_leafs()
+        self.out.answers.update(answers(self.out.nodes, self.out.tensors, self.out.backends))
         return self.out
 
     def _cut(self) -> None:
-        """Pass 5 (1296-1402): a split ends where the backend changes, or a foreign weight comes in."""
+        """Pass 5 (1296-1402): start a split where the backend changes, or where a weight has to be copied in."""
         tensors, on, nodes = self.graph.tensors, self.on, self.graph.nodes
         split: Split | None = None
         for position, i in enumerate(nodes):
@@ -347,12 +369,12 @@ class _Splitter:
                     break
 
     def _foreign(self, i: int, here: int) -> bool:
-        """Whether a tensor that is assigned elsewhere also lies elsewhere."""
+        """Tell whether tensor `i`, which another backend computes or holds, also lies in memory that is not `here`."""
         home = self.home[i]
         return (home if home != NONE else self.on[i]) != here
 
     def _brings_weight(self, t: Tensor, here: int) -> bool:
-        """By starting anew, the memory of weights copied before can be reused (1325-1341)."""
+        """Tell whether a node copies in a weight, for which a new split starts so that earlier copies can be freed (1325-1341)."""
         tensors = self.graph.tensors
         return any(
             tensors[s].usage == WEIGHT and self.on[s] != here and self._foreign(s, here) for s in t.src
@@ -373,7 +395,7 @@ class _Splitter:
         self.out.src[i] = tuple(sources)
 
     def _duplicate(self, i: int, flags: int) -> int:
-        """A tensor of the same layout, gaps and all (ggml_dup_tensor_layout, 749)."""
+        """Append a tensor of the same layout, gaps included (ggml_dup_tensor_layout, 749); return its index."""
         t = self.graph.tensors[i]
         return self._add(Tensor(t.name, "NONE", t.type, t.ne, t.nb), flags)
 
@@ -384,7 +406,7 @@ class _Splitter:
         return len(self.out.tensors) - 1
 
     def _optimize(self) -> dict[int, list[int]]:
-        """Let each backend order its nodes; tensors to keep, by the node until which they are kept (1442-1468)."""
+        """Let each backend reorder its nodes; return the tensors it keeps alive, by the node until which (1442-1468)."""
         graph, out = self.graph, self.out
         kept: dict[int, list[int]] = {}
 
@@ -407,7 +429,7 @@ class _Splitter:
         return kept
 
     def _list_nodes(self, kept: Mapping[int, Sequence[int]]) -> None:
-        """The nodes of each split after its inputs (1490-1541).
+        """List the nodes that the allocator walks: of each split the copies of its inputs, then its own (1490-1541).
 
         A dependency keeps the source of a copy alive until the copy is placed; behind a node stand those of
         the tensors that are kept until it has run.
@@ -425,13 +447,13 @@ class _Splitter:
                         out.nodes.append((self._depend(sources), split.backend))
 
     def _depend(self, sources: tuple[int, ...]) -> int:
-        """A node that computes nothing and reads `sources`: a view of the first without an operation."""
+        """Append a node that computes nothing and reads `sources`, so that they stay alive until it has run."""
         t = self.out.tensors[sources[0]]
         root = t.view if t.view != NONE else sources[0]
         return self._add(Tensor(t.name, "NONE", t.type, t.ne, t.nb, sources, root))
 
     def _list_leafs(self) -> None:
-        """With pipeline parallelism the copies of all inputs come first, and live on (1404-1432, 1547-1583)."""
+        """List the leafs; with pipeline parallelism the copies of all inputs come first and are never freed (1404-1432, 1547-1583)."""
         out, on = self.out, self.on
         if self.n_copies > 1:
             for i in self.graph.leafs:
@@ -448,14 +470,14 @@ class _Splitter:
 
 
 class _Uses:
-    """How many sources of a graph each tensor is (use_counts, ggml.c), counted when first asked."""
+    """Counts how often each tensor of a graph is read (use_counts, ggml.c), when it is first asked."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._counts: list[int] = []
 
     def of(self, i: int) -> int:
-        """How many times tensor `i` is read."""
+        """Count the reads of tensor `i`."""
         if not self._counts:
             self._counts = [0] * len(self._graph.tensors)
             for n in self._graph.nodes:

@@ -1,4 +1,4 @@
-"""Tensor types of ggml: what a row of elements weighs, exactly.
+"""Tensor types of ggml: how many bytes a row of elements takes.
 
 In: names, ids and element counts. Out: `int` bytes. Never a float, never bits per weight.
 Source: `ggml/include/ggml.h` (enum ggml_type) and the block structures of `ggml/src/ggml-common.h`.
@@ -6,8 +6,7 @@ Source: `ggml/include/ggml.h` (enum ggml_type) and the block structures of `ggml
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.errors import ModelError
 
@@ -16,8 +15,7 @@ __all__ = ["BY_ID", "BY_NAME", "TensorType", "tensor_type"]
 _K_QUANTS: Final = frozenset(("q2_K", "q3_K", "q4_K", "q5_K", "q6_K"))
 
 
-@dataclass(frozen=True, slots=True)
-class TensorType:
+class TensorType(NamedTuple):
     """One storage format: `block` consecutive elements of a row take `block_bytes` bytes."""
 
     id: int
@@ -27,16 +25,16 @@ class TensorType:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether elements share a block (ggml_is_quantized)."""
+        """Tell whether several elements share a block (ggml_is_quantized)."""
         return self.block > 1
 
     @property
     def use(self) -> str:
-        """What operations tell it by: all take the K-quants (q2_K to q6_K) where they take one, others by name."""
+        """Name what operations tell the type by: "K" for q2_K to q6_K, which are taken together; others by their own name."""
         return "K" if self.name in _K_QUANTS else self.name
 
     def row_bytes(self, n: int) -> int:
-        """Bytes of a row of `n` elements (ggml_row_size); `n` must be a multiple of the block."""
+        """Count the bytes of a row of `n` elements (ggml_row_size); `n` must be a multiple of the block."""
         if n % self.block:
             raise ModelError(
                 f"a row of {n} {self.name} elements is not a multiple of its block of {self.block}"
@@ -88,7 +86,7 @@ BY_NAME: Final[dict[str, TensorType]] = {t.name: t for t in BY_ID.values()}
 
 
 def tensor_type(name: str) -> TensorType:
-    """The type called `name`, in any case (`Q4_K` and `q4_K` are one); `ModelError` if there is none."""
+    """Find the type called `name`, in any case (`Q4_K` and `q4_K` are one); raises `ModelError` if there is none."""
     for known in (name, name.lower(), name.lower().replace("_k", "_K")):
         if known in BY_NAME:
             return BY_NAME[known]

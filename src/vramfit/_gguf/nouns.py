@@ -109,8 +109,7 @@ class Pairs(Mapping[str, Value]):
         return f"Pairs({list(self._found)})"
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """One entry of the table of tensors. `shape` is in ggml's order: the fastest dimension first."""
 
     name: str

@@ -1,4 +1,4 @@
-"""Graphs of architectures: one builder for each, and the parts that builders share.
+"""Build the compute graph of an architecture: one builder for each, and the parts that builders share.
 
 | module         | one responsibility                                                            |
 |----------------|-------------------------------------------------------------------------------|
@@ -57,7 +57,7 @@ def know(model: Model, *, stand_in: bool = False) -> Known:
 
 
 def build(known: Known, run: Run, placement: Placement, layers: Sequence[int] | None = None) -> Instance:
-    """The graph of one reservation over `placement`, of all layers or of those given (in order).
+    """Build the graph of one reservation over `placement`, of all layers or of those given (in order).
 
     Raises `Unbuildable` where the engine would build none.
     """
@@ -72,7 +72,7 @@ def build(known: Known, run: Run, placement: Placement, layers: Sequence[int] | 
 
 
 def one_sequence(known: Known) -> bool:
-    """Whether the last reservation of a context is made with one sequence (llama-context.cpp:717)."""
+    """Tell whether the last reservation of a context is made with one sequence (llama-context.cpp:717)."""
     return known.stand_in or _builder(known.model.architecture).one_sequence
 
 

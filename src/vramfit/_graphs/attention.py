@@ -1,4 +1,4 @@
-"""Attention: what it reads of a cache, how it stores there, and the products between.
+"""Append attention: its inputs and masks, what it stores in a cache and reads back, and the products between.
 
 In: a `GraphContext`, queries, keys and values in heads. Out: the result behind the output projection.
 `kv_input` and its kin are what a graph makes once (inputs and masks); `attend` is what each layer makes of them.
@@ -8,8 +8,7 @@ Source: `build_attn_inp_*`, `build_attn` and `build_attn_mha` (llama-graph.cpp:2
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._ggml.graph import Tensor
 from .._ggml.ops import F16, F32, I64, Unbuildable
@@ -22,6 +21,7 @@ from .parts import linear
 __all__ = [
     "Bare",
     "Kv",
+    "Scoring",
     "Windowed",
     "attend",
     "bare_input",
@@ -35,14 +35,14 @@ __all__ = [
     "rotation",
     "store_k",
     "store_v",
+    "values_in",
     "windowed_input",
 ]
 
 ROTATED: Final = 64  # head sizes that a rotation of quantized caches divides (llama-kv-cache.cpp:325)
 
 
-@dataclass(frozen=True, slots=True)
-class Kv:
+class Kv(NamedTuple):
     """The inputs of attention over one cache (llm_graph_input_attn_kv, _attn_k)."""
 
     k_idxs: Tensor
@@ -55,24 +55,22 @@ class Kv:
     alibi: bool = False  # f_max_alibi_bias is above zero
 
     def of(self, g: GraphContext, il: int) -> Kv:
-        """The inputs for a layer: the same for all."""
+        """Return the inputs for a layer: the same for all."""
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Windowed:
+class Windowed(NamedTuple):
     """Two caches: one for layers that see all, one for layers that see a window (llm_graph_input_attn_kv_iswa)."""
 
     full: Kv
     window: Kv
 
     def of(self, g: GraphContext, il: int) -> Kv:
-        """The inputs for a layer."""
+        """Return the inputs for a layer: those of windows where it sees one."""
         return self.window if g.is_swa(il) else self.full
 
 
-@dataclass(frozen=True, slots=True)
-class Bare:
+class Bare(NamedTuple):
     """The masks of attention without a cache (llm_graph_input_attn_no_cache)."""
 
     mask: Tensor
@@ -85,19 +83,19 @@ class Bare:
 
 
 def mask_type(g: GraphContext) -> TensorType:
-    """Type of a mask: flash attention wants f16."""
+    """Choose the type of a mask: flash attention wants f16."""
     return F16 if g.flash_attn else F32
 
 
 def mask_input(g: GraphContext, name: str, *ne: int) -> Tensor:
-    """A mask as attention reads it; older builds made it in f32 and cast it for flash attention (#23764)."""
+    """Append a mask of extents `ne`, in the type that attention reads; older builds made it in f32 and cast it for flash attention (#23764)."""
     if g.flash_attn and g.context.era.f32_mask:
         return g.cast(g.input(name, F32, *ne), F16)
     return g.input(name, mask_type(g), *ne)
 
 
 def bare_input(g: GraphContext, *, soft_cap: bool = False, alibi: bool = False) -> Bare:
-    """Masks among the tokens of the batch; a second one where some layers see a window."""
+    """Append the masks among the tokens of the batch; a second one where some layers see a window."""
     n = g.n_tokens
     mask = mask_input(g, "self_kq_mask", n, n)
     windowed = any(g.is_swa(il) for il in g.known.trunk)
@@ -105,26 +103,26 @@ def bare_input(g: GraphContext, *, soft_cap: bool = False, alibi: bool = False) 
 
 
 def kv_input(g: GraphContext, *, soft_cap: bool = False, alibi: bool = False) -> Kv:
-    """The inputs for a cache that all layers with attention have (build_attn_inp_kv, 2860)."""
+    """Append the inputs for a cache that all layers with attention have (build_attn_inp_kv, 2860)."""
     return _kv(g, [x for x in g.model.layers if x.caches], soft_cap, alibi)
 
 
 def windowed_input(
     g: GraphContext, *, soft_cap: bool = False, alibi: bool = False, rotates: bool = True
 ) -> Windowed:
-    """The inputs for a cache of whole contexts and one of windows (build_attn_inp_kv_iswa, 3425).
+    """Append the inputs for a cache of whole contexts and one of windows (build_attn_inp_kv_iswa, 3425).
 
     Beside recurrent states a quantized cache is not rotated (build_inp_mem_hybrid_iswa, 3646): no `rotates`.
     """
     layers = [x for x in g.model.layers if x.caches]
     full, window = (_kv(g, [x for x in layers if x.is_swa == swa], soft_cap, alibi) for swa in (False, True))
     if not rotates:
-        full, window = (replace(x, k_rot=None, v_rot=None) for x in (full, window))
+        full, window = (x._replace(k_rot=None, v_rot=None) for x in (full, window))
     return Windowed(full, window)
 
 
 def k_input(g: GraphContext, layers: list[Layer] | None = None, kind: str = "kv") -> Kv:
-    """The inputs for a cache of keys that are values, too (build_attn_inp_k, 2973)."""
+    """Append the inputs for a cache of keys that are values, too (build_attn_inp_k, 2973)."""
     with_k = (
         [x for x in g.model.layers if any(c.kind == kind for c in x.caches)] if layers is None else layers
     )
@@ -149,7 +147,7 @@ def _kv(g: GraphContext, layers: list[Layer], soft_cap: bool, alibi: bool) -> Kv
 
 
 def n_kv(g: GraphContext, layers: list[Layer], kind: str = "kv") -> int:
-    """Cells that a layer's attention sees in a full cache; of a cache without layers, those of a context."""
+    """Count the cells that a layer's attention sees in a full cache; of a cache without layers, those of a context."""
     for layer in layers:
         for cache in layer.caches:
             if cache.kind == kind:
@@ -158,7 +156,7 @@ def n_kv(g: GraphContext, layers: list[Layer], kind: str = "kv") -> int:
 
 
 def kq_mask(g: GraphContext, n_cells: int, type_: TensorType | None = None) -> Tensor:
-    """Which cells each token may see: [n_kv, tokens of a stream, 1, streams] (llama-graph.cpp:29)."""
+    """Append the mask of the cells that each token may see: [n_kv, tokens of a stream, 1, streams] (llama-graph.cpp:29)."""
     n_stream = 1 if g.context.kv_unified else g.n_seqs
     ne = (n_cells, g.n_tokens // n_stream, 1, n_stream)
     if type_ is None:
@@ -169,7 +167,7 @@ def kq_mask(g: GraphContext, n_cells: int, type_: TensorType | None = None) -> T
 def rotation(
     g: GraphContext, name: str, type_: TensorType, first: int, heads: list[int], *, smallest: bool = False
 ) -> Tensor | None:
-    """The matrix that rotates what a quantized cache stores (llama-kv-cache.cpp:321-338, 1447-1490).
+    """Append the matrix that rotates what a quantized cache stores, None for no rotation (llama-kv-cache.cpp:321-338, 1447-1490).
 
     `first` is the head size of layer 0, `heads` are those of the cache's layers.
     """
@@ -185,7 +183,7 @@ def rotation(
 
 
 def cached_k(g: GraphContext, il: int, kind: str = "kv") -> Tensor:
-    """The cached keys of a layer in heads: [head_k, n_head_kv, cells, streams] (get_k). Other kinds have one head."""
+    """View the cached keys of a layer in heads: [head_k, n_head_kv, cells, streams] (get_k). Other kinds have one head."""
     k = g.cache(il, 0, kind)
     head, n_head = (g.head_k(il), g.n_head_kv(il)) if kind == "kv" else (k.ne[0], 1)
     row = _row(k, k.ne[0])
@@ -193,7 +191,7 @@ def cached_k(g: GraphContext, il: int, kind: str = "kv") -> Tensor:
 
 
 def cached_v(g: GraphContext, il: int) -> Tensor:
-    """The cached values of a layer in heads; transposed where the cache is (get_v)."""
+    """View the cached values of a layer in heads; transposed where the cache is (get_v)."""
     v = g.cache(il, 1)
     head, n_head, n_cells = g.head_v(il), g.n_head_kv(il), v.ne[1]
     row = _row(v, v.ne[0])
@@ -204,7 +202,7 @@ def cached_v(g: GraphContext, il: int) -> Tensor:
 
 
 def store_k(g: GraphContext, k: Tensor, idxs: Tensor, il: int, kind: str = "kv") -> Tensor:
-    """The keys written into the cache (cpy_k)."""
+    """Write keys into the cache (cpy_k)."""
     cache = g.cache(il, 0, kind)
     width = k.ne[0] * k.ne[1]
     flat = g.view(k, (width, k.ne[2]), (k.nb[2],))
@@ -212,7 +210,7 @@ def store_k(g: GraphContext, k: Tensor, idxs: Tensor, il: int, kind: str = "kv")
 
 
 def store_v(g: GraphContext, v: Tensor, idxs: Tensor, il: int) -> Tensor:
-    """The values written into the cache, element by element where it is transposed (cpy_v)."""
+    """Write values into the cache, element by element where it is transposed (cpy_v)."""
     cache = g.cache(il, 1)
     width, n_tokens = v.ne[0] * v.ne[1], v.ne[2]
     if not g.context.v_trans:
@@ -227,100 +225,79 @@ def store_v(g: GraphContext, v: Tensor, idxs: Tensor, il: int) -> Tensor:
 
 
 def _one_stream(g: GraphContext, cache: Tensor, width: int) -> Tensor:
-    """All streams of a cache, one behind the other: the indices are global."""
+    """View all streams of a cache as one, since the indices are global."""
     return g.reshape(cache, width, cache.ne[1] * cache.ne[2]) if cache.ne[2] > 1 else cache
 
 
 def _row(t: Tensor, n: int) -> int:
-    """Bytes of `n` elements, cut off where they are no whole blocks (ggml_row_size in a release build)."""
+    """Count the bytes of `n` elements, rounded down to whole blocks (ggml_row_size in a release build)."""
     return n * t.type.block_bytes // t.type.block
 
 
 # --- attention
 
 
+class Scoring(NamedTuple):
+    """What attention in layer `il` takes beside queries, keys and values (the arguments of build_attn_mha)."""
+
+    il: int
+    mask: Tensor | None
+    kq_b: Tensor | None = None  # is added to the scores
+    sinks: Tensor | None = None
+    v_mla: Tensor | None = None  # turns the result of latent attention into values
+    soft_cap: bool = False
+    alibi: bool = False
+
+
 def attend(
-    g: GraphContext,
-    inputs: Kv | Windowed | Bare,
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    il: int,
-    *,
-    out: str | None = "attn_output",
-    bias: bool = True,
-    scale: bool = True,
-    kq_b: Tensor | None = None,
-    sinks: Tensor | None = None,
-    v_mla: Tensor | None = None,
-) -> Tensor:
-    """Attention of one layer, and its output projection (`out`; None for none, with its bias and scale if handed on).
+    g: GraphContext, inputs: Kv | Windowed | Bare, q: Tensor, k: Tensor | None, v: Tensor | None, il: int,
+    *, out: str | None = "attn_output", bias: bool = True, scale: bool = True,
+    kq_b: Tensor | None = None, sinks: Tensor | None = None, v_mla: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Append the attention of one layer, and its output projection (`out`; None for none, with its bias and scale if handed on).
 
     Without `k` and `v` the layer reads what another one has stored.
     """
     if isinstance(inputs, Bare):
-        x = _attend_bare(g, inputs, q, k, v, il, kq_b, sinks, v_mla)
-    elif inputs.of(g, il).v_idxs is None:
-        x = _attend_k(g, inputs.of(g, il), q, k, v, il, kq_b, sinks, v_mla)
+        mask = inputs.window if g.is_swa(il) and inputs.window is not None else inputs.mask
+        x = _attend_bare(g, q, k, v, Scoring(il, mask, kq_b, sinks, v_mla, inputs.soft_cap, inputs.alibi))
     else:
-        x = _attend_kv(g, inputs, q, k, v, il, kq_b, sinks, v_mla)
+        kv = inputs.of(g, il)
+        how = Scoring(il, kv.mask, kq_b, sinks, v_mla, kv.soft_cap, kv.alibi)
+        x = _attend_k(g, kv, q, k, v, how) if kv.v_idxs is None else _attend_kv(g, inputs, q, k, v, how)
     return x if out is None else linear(g, x, out, il, scale=scale, bias=bias)
 
 
-def _attend_bare(
-    g: GraphContext,
-    inputs: Bare,
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    il: int,
-    kq_b: Tensor | None,
-    sinks: Tensor | None,
-    v_mla: Tensor | None,
-) -> Tensor:
-    """Without a cache (2783)."""
+def _attend_bare(g: GraphContext, q: Tensor, k: Tensor | None, v: Tensor | None, how: Scoring) -> Tensor:
+    """Attend among the tokens of the batch, without a cache (2783)."""
     if k is None or v is None:
-        raise Unbuildable(f"layer {il} has nothing to attend to")
+        raise Unbuildable(f"layer {how.il} has nothing to attend to")
     for t in (q, k, v):
         g.expand(t)
-    mask = inputs.window if g.is_swa(il) and inputs.window is not None else inputs.mask
-    return mha(g, q, k, v, mask, il, kq_b, sinks, v_mla, soft_cap=inputs.soft_cap, alibi=inputs.alibi)
+    return mha(g, q, k, v, how)
 
 
-def _attend_k(
-    g: GraphContext,
-    kv: Kv,
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    il: int,
-    kq_b: Tensor | None,
-    sinks: Tensor | None,
-    v_mla: Tensor | None,
-) -> Tensor:
-    """Over a cache whose keys are values, too: V is the head of each K (2981)."""
+def _attend_k(g: GraphContext, kv: Kv, q: Tensor, k: Tensor | None, v: Tensor | None, how: Scoring) -> Tensor:
+    """Attend over a cache whose keys are values, too: V is the head of each K (2981)."""
     if k is None or v is None:
-        raise Unbuildable(f"layer {il} has nothing to store")
+        raise Unbuildable(f"layer {how.il} has nothing to store")
     for t in (q, v, k):
         g.expand(t)
-    g.expand(store_k(g, k, kv.k_idxs, il, kv.kind))
-    k = cached_k(g, il, kv.kind)
-    values = g.view(k, (v.ne[0], *k.ne[1:]), k.nb[1:])
-    return mha(g, q, k, values, kv.mask, il, kq_b, sinks, v_mla, soft_cap=kv.soft_cap, alibi=kv.alibi)
+    g.expand(store_k(g, k, kv.k_idxs, how.il, kv.kind))
+    k = cached_k(g, how.il, kv.kind)
+    return mha(g, q, k, values_in(g, k, v.ne[0]), how)
+
+
+def values_in(g: GraphContext, k: Tensor, width: int) -> Tensor:
+    """View the values of a cache whose keys are values, too: the first `width` elements of each key."""
+    return g.view(k, (width, *k.ne[1:]), k.nb[1:])
 
 
 def _attend_kv(
-    g: GraphContext,
-    inputs: Kv | Windowed,
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    il: int,
-    kq_b: Tensor | None,
-    sinks: Tensor | None,
-    v_mla: Tensor | None,
+    g: GraphContext, inputs: Kv | Windowed, q: Tensor, k: Tensor | None, v: Tensor | None, how: Scoring
 ) -> Tensor:
-    """Over a cache of keys and values (2868, 3115); with windows beside it, K comes before V in the graph."""
+    """Attend over a cache of keys and values (2868, 3115); with windows beside it, K comes before V in the graph."""
+    il = how.il
     kv = inputs.of(g, il)
     if kv.k_rot is not None:
         q = g.hadamard(q, kv.k_rot)
@@ -334,26 +311,12 @@ def _attend_kv(
         g.expand(store_k(g, k, kv.k_idxs, il))
     if v is not None and kv.v_idxs is not None:
         g.expand(store_v(g, v, kv.v_idxs, il))
-    cached = cached_k(g, il), cached_v(g, il)
-    x = mha(g, q, *cached, kv.mask, il, kq_b, sinks, v_mla, soft_cap=kv.soft_cap, alibi=kv.alibi)
+    x = mha(g, q, cached_k(g, il), cached_v(g, il), how)
     return x if kv.v_rot is None else g.hadamard(x, kv.v_rot)
 
 
-def mha(
-    g: GraphContext,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    il: int,
-    kq_b: Tensor | None = None,
-    sinks: Tensor | None = None,
-    v_mla: Tensor | None = None,
-    *,
-    soft_cap: bool = False,
-    alibi: bool = False,
-) -> Tensor:
-    """Attention of many heads: [heads together, n_tokens] (build_attn_mha, 2616)."""
+def mha(g: GraphContext, q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> Tensor:
+    """Append attention of many heads: [heads together, n_tokens] (build_attn_mha, 2616)."""
     v_trans = v.nb[1] > v.nb[2]
     n_stream = k.ne[3]
     if not n_stream or not q.ne[2] // n_stream:
@@ -361,61 +324,41 @@ def mha(
     n = q.ne[2] // n_stream
     q = g.view(q, (q.ne[0], q.ne[1], n, n_stream), (q.nb[1], q.nb[2], q.nb[2] * n))
     q, k, v = (g.permute(t, 0, 2, 1, 3) for t in (q, k, v))
-    if g.flash_attn and kq_b is None:
-        x = _flash(g, q, k, g.transpose(v) if v_trans else v, mask, il, sinks, v_mla, alibi)
+    if g.flash_attn and how.kq_b is None:
+        x = _flash(g, q, k, g.transpose(v) if v_trans else v, how)
     else:
-        x = _scores(g, q, k, v, mask, kq_b, sinks, v_mla, v_trans, soft_cap, alibi)
+        x = _scores(g, q, k, v, v_trans, how)
     return g.named(g.expand(x), "kqv_out")
 
 
-def _flash(
-    g: GraphContext,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    il: int,
-    sinks: Tensor | None,
-    v_mla: Tensor | None,
-    alibi: bool,
-) -> Tensor:
+def _flash(g: GraphContext, q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> Tensor:
+    """Append flash attention: one operation, which holds no scores."""
     if k.type is F32:
         k = g.cast(k, F16)
     if v.type is F32:
         v = g.cast(v, F16)
-    x = g.fused(g.flash_attn_ext(q, k, v, mask, sinks, alibi=alibi), il, "flash_attn_ext")
-    if v_mla is not None:
-        x = g.mul_mat(v_mla, g.permute(x, 0, 2, 1, 3))
+    x = g.flash_attn_ext(q, k, v, how.mask, how.sinks, alibi=how.alibi, soft_cap=how.soft_cap)
+    x = g.fused(x, how.il, "flash_attn_ext")
+    if how.v_mla is not None:
+        x = g.mul_mat(how.v_mla, g.permute(x, 0, 2, 1, 3))
         x = g.cont(g.permute(x, 0, 2, 1, 3))
     return g.reshape(x, x.ne[0] * x.ne[1], x.ne[2] * x.ne[3])
 
 
-def _scores(
-    g: GraphContext,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    kq_b: Tensor | None,
-    sinks: Tensor | None,
-    v_mla: Tensor | None,
-    v_trans: bool,
-    soft_cap: bool,
-    alibi: bool,
-) -> Tensor:
-    """Attention with the scores of all heads in memory."""
+def _scores(g: GraphContext, q: Tensor, k: Tensor, v: Tensor, v_trans: bool, how: Scoring) -> Tensor:
+    """Append attention with the scores of all heads in memory."""
     kq = g.named(g.mul_mat(k, q), "kq")
     if g.model.architecture == "grok":  # scores are capped twice over (llama-graph.cpp:2691)
         kq = g.scale(g.tanh(g.scale(kq)))
-    if soft_cap:
+    if how.soft_cap:
         kq = g.scale(g.tanh(g.scale(kq)))
-    if kq_b is not None:
-        kq = g.add(kq, kq_b)
-    kq = g.named(g.soft_max(kq, mask, sinks, alibi=alibi), "kq_soft_max")
+    if how.kq_b is not None:
+        kq = g.add(kq, how.kq_b)
+    kq = g.named(g.soft_max(kq, how.mask, how.sinks, alibi=how.alibi), "kq_soft_max")
     if not v_trans:
         v = g.named(g.cont(g.transpose(v)), "v_cont")
     x = g.named(g.mul_mat(v, kq), "kqv")
-    if v_mla is not None:
-        x = g.mul_mat(v_mla, x)
+    if how.v_mla is not None:
+        x = g.mul_mat(how.v_mla, x)
     x = g.permute(x, 0, 2, 1, 3)
     return g.on_host(g.cont(x, x.ne[0] * x.ne[1], x.ne[2] * x.ne[3]))

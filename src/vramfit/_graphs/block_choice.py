@@ -1,4 +1,4 @@
-"""Attention to chosen blocks: a small attention scores pooled keys, and a mask leaves out the cells of the rest.
+"""Append attention to chosen blocks: a small attention scores pooled keys, and a mask leaves out the cells of the rest.
 
 In: the layer's input, the inputs of plain attention. Out: the chosen cells, and attention to them.
 Source: `build_qsa_top_k` and `build_attn_qsa` (models/qwen4exp.cpp:548-780).
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .._ggml.graph import Tensor
 from .._ggml.ops import F32, I32, I64, Unbuildable
-from .attention import Kv, cached_k, cached_v, mha, store_k, store_v
+from .attention import Kv, Scoring, cached_k, cached_v, mha, store_k, store_v
 from .context import GraphContext
 from .parts import linear, norm
 
@@ -30,7 +30,7 @@ class Blocks:
 
 
 def blocks_input(g: GraphContext, mask: Tensor, size: int) -> Blocks:
-    """Inputs for blocks of `size` cells; `mask` is that of plain attention."""
+    """Append the inputs for blocks of `size` cells; `mask` is that of plain attention."""
     n_kv, n, n_stream = mask.ne[0], mask.ne[1], mask.ne[3]
     count = -(-n_kv // size)
     return Blocks(
@@ -44,7 +44,7 @@ def blocks_input(g: GraphContext, mask: Tensor, size: int) -> Blocks:
 
 
 def choose_cells(g: GraphContext, blocks: Blocks, x: Tensor, pos: Tensor, mask: Tensor, il: int) -> Tensor:
-    """The cells that each token attends to: [chosen, tokens of a stream, 1, streams]."""
+    """Choose the cells that each token attends to: [chosen, tokens of a stream, 1, streams]."""
     size, n_head = g.n("attention.indexer.key_length"), g.n("attention.indexer.head_count")
     n_kv, n, n_stream = mask.ne[0], mask.ne[1], mask.ne[3]
     k = _product(g, x, "indexer.k_proj", il)
@@ -68,7 +68,7 @@ def _product(g: GraphContext, x: Tensor, name: str, il: int) -> Tensor:
 
 
 def _pooled_keys(g: GraphContext, blocks: Blocks, size: int, n_kv: int, n_stream: int, il: int) -> Tensor:
-    """The mean of the cached keys of each block, normed and rotated: [size, blocks, streams]."""
+    """Average the cached keys of each block, normed and rotated: [size, blocks, streams]."""
     cache = g.cache(il, 0, "indexer")
     bytes_ = size * cache.type.block_bytes // cache.type.block
     k = g.view(cache, (size, 1, n_kv, cache.ne[2]), (bytes_, cache.nb[1], cache.nb[1] * cache.ne[1]))
@@ -101,7 +101,7 @@ def _sum_of_heads(g: GraphContext, score: Tensor) -> Tensor:
 def attend_chosen(
     g: GraphContext, kv: Kv, q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, il: int
 ) -> Tensor:
-    """Attention to the chosen cells, without an output projection."""
+    """Append attention to the chosen cells, without an output projection."""
     if kv.v_idxs is None:
         raise Unbuildable(f"layer {il} has no values")
     if kv.k_rot is not None:
@@ -113,12 +113,12 @@ def attend_chosen(
     g.expand(store_k(g, k, kv.k_idxs, il))
     g.expand(store_v(g, v, kv.v_idxs, il))
     mask = _only(g, kv.mask, chosen)
-    x = mha(g, q, cached_k(g, il), cached_v(g, il), mask, il)
+    x = mha(g, q, cached_k(g, il), cached_v(g, il), Scoring(il, mask))
     return x if kv.v_rot is None else g.hadamard(x, kv.v_rot)
 
 
 def _only(g: GraphContext, mask: Tensor, chosen: Tensor) -> Tensor:
-    """The mask with all cells but the chosen ones out of reach."""
+    """Make a mask that hides all cells but the chosen ones, and those that `mask` hides."""
     n_kv, n, _, n_stream = mask.ne
     none = g.fill(mask)
     none = g.view(none, (1, n_kv, n, n_stream), none.nb[:3])

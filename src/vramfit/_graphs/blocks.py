@@ -1,4 +1,4 @@
-"""Attention over blocks of positions (MiniMax sparse attention): an indexer ranks the blocks, and each group of heads has its own.
+"""Append attention over blocks of positions (MiniMax sparse attention): an indexer ranks the blocks, and each group of heads has its own.
 
 Positions are mapped to cells by inputs. With one token a stream the chosen cells are gathered; else they are masked, stream
 by stream. In: a `GraphContext`, queries, keys and values. Out: the result in front of the output projection.
@@ -44,7 +44,7 @@ class Blocks:
 
 
 def blocks_input(g: GraphContext, kv: Kv) -> Blocks | None:
-    """The inputs; None where the engine falls back to all cells."""
+    """Append the inputs; None where the engine falls back to all cells."""
     c, size = g.context, g.n("attention.indexer.block_size")
     if not g.flash_attn or (c.n_seq_max > 1 and c.kv_unified):
         return None
@@ -72,7 +72,7 @@ def blocks_input(g: GraphContext, kv: Kv) -> Blocks | None:
 def attend_blocks(
     g: GraphContext, kv: Kv, b: Blocks, x: Tensor, q: Tensor, k: Tensor, v: Tensor, pos: Tensor, il: int
 ) -> Tensor:
-    """Attention of one layer over the best blocks. `x` is what the indexer reads."""
+    """Append the attention of one layer over the best blocks. `x` is what the indexer reads."""
     size, n_head = g.n("attention.indexer.key_length"), g.n("attention.indexer.head_count")
     index_q, index_k = (
         g.rope(
@@ -104,7 +104,7 @@ def attend_blocks(
 
 
 def _best(g: GraphContext, b: Blocks, scores: Tensor, visible: Tensor, bias: Tensor) -> Tensor:
-    """The best blocks, by the highest score among their visible positions."""
+    """Choose the best blocks, by the highest score among their visible positions."""
     scores = g.add_in_place(scores, visible)
     highest = g.of("POOL_2D", ((scores.ne[0] - b.size) // b.size + 1, *scores.ne[1:]), scores)
     return g.top_k(g.add(highest, bias), b.n_best)
@@ -113,7 +113,7 @@ def _best(g: GraphContext, b: Blocks, scores: Tensor, visible: Tensor, bias: Ten
 def _gathered(
     g: GraphContext, b: Blocks, q: Tensor, k: Tensor, v: Tensor, index_q: Tensor, keys: Tensor
 ) -> Tensor:
-    """One token a stream: the keys and values of the chosen blocks side by side."""
+    """Attend with one token a stream: gather the keys and values of the chosen blocks side by side."""
     head, groups, n_kv, streams = k.ne
     size, n_pos, slots = keys.ne[0], b.n_pos, b.cell_as_f32
     if slots is None:
@@ -145,7 +145,7 @@ def _gathered(
 def _masked(
     g: GraphContext, b: Blocks, q: Tensor, k: Tensor, v: Tensor, index_q: Tensor, keys: Tensor
 ) -> Tensor:
-    """Many tokens: each stream with a mask that shows the chosen blocks."""
+    """Attend with many tokens: each stream with a mask that shows the chosen blocks."""
     head, groups, n_kv, streams = k.ne
     n, whole = b.n_tokens, None
     for s in range(streams):
@@ -162,7 +162,7 @@ def _masked(
 
 
 def _mask(g: GraphContext, b: Blocks, index_q: Tensor, keys: Tensor, s: int) -> Tensor:
-    """Which cells the tokens of a stream see: those of the best blocks, [cells, tokens, 1, groups]."""
+    """Make the mask of the cells that a stream's tokens see: those of the best blocks, [cells, tokens, 1, groups]."""
     size, groups, n, n_kv, n_pos = keys.ne[0], index_q.ne[1], b.n_tokens, keys.ne[2], b.n_pos
     if b.block_of is None or b.mask is None:
         raise Unbuildable("no map from cells to blocks")
@@ -192,7 +192,7 @@ def _mask(g: GraphContext, b: Blocks, index_q: Tensor, keys: Tensor, s: int) -> 
 
 
 def _flash(g: GraphContext, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, share: int) -> Tensor:
-    """Attention with the groups of heads, and of one token the streams, side by side."""
+    """Append flash attention with the groups of heads, and of one token the streams, side by side."""
     head, n_head, n = q.ne[:3]
     count = k.ne[3]
     q = g.permute(g.reshape(q, head, share, count, n_head * n // (share * count)), 0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""Compressed caches: keys of a window, and keys that stand for several tokens each (DeepSeek V4).
+"""Append attention over compressed caches: keys of a window, and keys that stand for several tokens each (DeepSeek V4).
 
 What a batch adds waits as a state until it can be compressed. Keys are values, too.
 In: a `GraphContext`, the input of a layer. Out: attention over the window and what is compressed.
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from .._ggml.graph import Tensor
 from .._ggml.ops import F16, F32, I32, I64, Unbuildable
 from .._ggml.types import TensorType
-from .attention import cached_k, mask_type, mha, n_kv, store_k
+from .attention import Scoring, cached_k, mask_type, mha, n_kv, store_k
 from .context import GraphContext
 from .indexer import (
     LIGHTNING,
@@ -49,7 +49,7 @@ class Compressor:
 
     @property
     def overlap(self) -> int:
-        """How many blocks of tokens a key is made of."""
+        """Number of blocks of tokens that a key is made of."""
         return 2 if self.ratio == CSA else 1
 
 
@@ -64,7 +64,7 @@ class Caches:
 
 
 def caches(g: GraphContext) -> Caches:
-    """The inputs, made once."""
+    """Append the inputs of all caches."""
     layers = list(g.model.layers)
     found = {x.kind: x.ratio for layer in layers for x in layer.caches if x.kind != "kv"}
     made = {kind: _compressor(g, kind, ratio) for kind, ratio in found.items()}
@@ -73,7 +73,7 @@ def caches(g: GraphContext) -> Caches:
 
 
 def _rotation(g: GraphContext) -> Tensor | None:
-    """What rotates keys: of quantized caches, or of heads as long as an indexer's (llama-kv-cache.cpp:321-332)."""
+    """Append the matrix that rotates keys: of quantized caches, or of heads as long as an indexer's (llama-kv-cache.cpp:321-332)."""
     head, n = g.head_k(), 64
     quantized = g.context.type_k.is_quantized and head % n == 0
     if not quantized and head != g.n("attention.indexer.key_length"):
@@ -84,13 +84,13 @@ def _rotation(g: GraphContext) -> Tensor | None:
 
 
 def _mask(g: GraphContext, n_cells: int, type_: TensorType) -> Tensor:
-    """Every sequence has a stream of its own, whatever the context says."""
+    """Append a mask; every sequence has a stream of its own, whatever the context says."""
     n = g.n_seqs if g.context.n_seq_max > 1 else 1
     return g.input("attn_inp_kq_mask", type_, n_cells, g.n_tokens // n, 1, n)
 
 
 def _compressor(g: GraphContext, kind: str, ratio: int) -> Compressor:
-    """The inputs of a reservation: as many blocks as a batch can fill, however it is split into sequences."""
+    """Append the inputs of one kind: as many blocks as a batch can fill, however it is split into sequences."""
     blocks, overlap = g.n_tokens // ratio + max(1, g.n_seqs), 2 if ratio == CSA else 1
     kept = min(g.n_tokens, overlap * ratio * g.context.n_seq_max)
     indexes = kind == "indexer"
@@ -135,20 +135,20 @@ def _waiting(g: GraphContext, il: int, which: int, width: int) -> Tensor:
 
 
 def _with_waiting(g: GraphContext, t: Tensor, il: int, which: int, width: int) -> Tensor:
-    """What waits, and the batch behind it."""
+    """Join what waits and the batch."""
     waiting = _waiting(g, il, which, width)
     return g.concat(g.view(waiting, waiting.ne[:2], waiting.nb[1:2]), t, 1)
 
 
 def _blocks(g: GraphContext, c: Compressor, kv: Tensor, score: Tensor, head: int) -> Tensor:
-    """A key of each block of tokens."""
+    """Compress each block of tokens to a key."""
     n = c.write.ne[0]
     values, scores = (g.reshape(g.get_rows(t, c.read), head, c.ratio, n) for t in (kv, score))
     return _mean(g, values, scores)
 
 
 def _overlapping(g: GraphContext, c: Compressor, kv: Tensor, score: Tensor, head: int) -> Tensor:
-    """A key of each block of tokens and the one before it, which have a half of each row each."""
+    """Compress each block of tokens and the one before it, which have a half of each row each, to a key."""
     n = c.write.ne[0]
     read, joined = c.ratio * n, []
     for t in (kv, score):
@@ -163,13 +163,13 @@ def _overlapping(g: GraphContext, c: Compressor, kv: Tensor, score: Tensor, head
 
 
 def _mean(g: GraphContext, values: Tensor, scores: Tensor) -> Tensor:
-    """The mean over the tokens of a block, weighed by their scores: [head, 1, blocks]."""
+    """Average the tokens of a block, weighed by their scores: [head, 1, blocks]."""
     values, scores = (g.cont(g.permute(t, 1, 0, 2, 3)) for t in (values, scores))
     return g.cont(g.permute(g.sum_rows(g.mul(values, g.soft_max(scores))), 1, 0, 2, 3))
 
 
 def best_keys(g: GraphContext, c: Compressor, x: Tensor, row: Tensor, pos: Tensor, il: int) -> Tensor:
-    """The best compressed keys for each token. `row`: what queries are made of."""
+    """Choose the best compressed keys for each token. `row`: what queries are made of."""
     head, n_head = g.n("attention.indexer.key_length"), g.n("attention.indexer.head_count")
     if c.rot is None:
         raise Unbuildable("an indexer without a rotation")
@@ -191,7 +191,7 @@ def attend_compressed(
     best: Tensor | None,
     sinks: Tensor,
 ) -> Tensor:
-    """Attention over the window, and over the compressed keys of a kind: all of them, or the best."""
+    """Append attention over the window, and over the compressed keys of a kind: all of them, or the best."""
     if x.rot is not None:
         q, key = g.hadamard(q, x.rot), g.hadamard(key, x.rot)
     g.expand(q)
@@ -204,5 +204,5 @@ def attend_compressed(
         seen = x.of[kind].mask
         seen = seen if best is None else keep_best(g, seen, best, mask_type(g))
         mask = g.concat(mask, seen, 0)
-    y = mha(g, q, k, k, mask, il, sinks=sinks)
+    y = mha(g, q, k, k, Scoring(il, mask, sinks=sinks))
     return y if x.rot is None else g.hadamard(y, x.rot)

@@ -1,4 +1,4 @@
-"""What every builder has at hand: a model's numbers and weights, the batch, and ggml's operations.
+"""Give builders what they work with: a model's numbers and weights, the batch, and ggml's operations.
 
 In: a `Known` model, a `Run`, a `Placement`. Out: `GraphContext`, whose operations append to one graph.
 Source: `llm_graph_context` (llama-graph.cpp:1460-1512); names of numbers are the engine's (`n_head(il)` is
@@ -52,7 +52,7 @@ class GraphContext(Ops):
     # --- numbers
 
     def hp(self, key: str, default: float = 0, il: int | None = None) -> float:
-        """A number or switch of the header; of an array by layer the layer's, or that of layer 0."""
+        """Read a number or switch of the header; of an array by layer the layer's, or that of layer 0."""
         value = self.model.hparams.get(key, default)
         if isinstance(value, (list, tuple)):
             at = il or 0
@@ -62,52 +62,52 @@ class GraphContext(Ops):
         return value
 
     def n(self, key: str, default: int = 0, il: int | None = None) -> int:
-        """A whole number of the header."""
+        """Read a whole number of the header."""
         value = self.hp(key, default, il)
         if not isfinite(value):
             raise Unbuildable(f"{self.model.architecture}.{key} is no whole number")
         return int(value)
 
     def layer(self, il: int = 0) -> Layer:
-        """What the model says of a layer."""
+        """Return what the model says of a layer."""
         return self.model.layers[il]
 
     def n_head(self, il: int = 0) -> int:
-        """Heads of the queries."""
+        """Count the heads of the queries."""
         return self.model.layers[il].n_head
 
     def n_head_kv(self, il: int = 0) -> int:
-        """Heads of the keys and values."""
+        """Count the heads of the keys and values."""
         return self.model.layers[il].n_head_kv
 
     def head_k(self, il: int = 0) -> int:
-        """Elements of a key head (n_embd_head_k)."""
+        """Count the elements of a key head (n_embd_head_k)."""
         return self.model.layers[il].head_k
 
     def head_v(self, il: int = 0) -> int:
-        """Elements of a value head (n_embd_head_v)."""
+        """Count the elements of a value head (n_embd_head_v)."""
         return self.model.layers[il].head_v
 
     def n_expert_used(self, il: int = 0) -> int:
-        """Experts that a token goes through."""
+        """Count the experts that a token goes through."""
         return self.model.layers[il].n_expert_used
 
     def is_swa(self, il: int) -> bool:
-        """Whether a layer sees a window only."""
+        """Tell whether a layer sees a window only."""
         return self.model.layers[il].is_swa
 
     def is_recurrent(self, il: int) -> bool:
-        """Whether a layer keeps a state (is_recr)."""
+        """Tell whether a layer keeps a state (is_recr)."""
         return self.model.layers[il].is_recurrent
 
     def is_last(self, il: int) -> bool:
-        """Whether a layer is the last of the main graph."""
+        """Tell whether a layer is the last of the main graph."""
         return il == self.known.trunk[-1]
 
     # --- weights
 
     def w(self, name: str, il: int | None = None) -> Tensor | None:
-        """A weight: of a layer, of all (`il` is the home it was created for), or None where the model has none."""
+        """Find a weight: of a layer, of all (`il` is the home it was created for), or None where the model has none."""
         if il is None:
             homes = self.known.outer.get(name)
             return None if homes is None else self._weight(next(iter(homes.values())))
@@ -117,19 +117,19 @@ class GraphContext(Ops):
         return None if index is None else self._weight(index)
 
     def at(self, name: str, home: Home) -> Tensor | None:
-        """A weight outside layers that was created for the input or the output."""
+        """Find a weight outside layers that was created for the input or the output."""
         index = self.known.outer.get(name, _NO_HOMES).get(home)
         return None if index is None else self._weight(index)
 
     def need(self, name: str, il: int | None = None) -> Tensor:
-        """A weight that must be there."""
+        """Find a weight that must be there. Raises `Unbuildable` where it is not."""
         found = self.w(name, il)
         if found is None:
             raise Unbuildable(f"the model has no {name if il is None else f'blk.{il}.{name}'}")
         return found
 
     def reshaped(self, name: str, il: int, *ne: int) -> Tensor:
-        """A weight that the engine loads in other extents than the file's (TENSOR_ALLOW_RESHAPE)."""
+        """Find a weight that the engine loads in other extents than the file's (TENSOR_ALLOW_RESHAPE)."""
         t = self.need(name, il)
         a, b, c, d = (*ne, 1, 1, 1, 1)[:4]
         if a * b * c * d != prod(t.ne):
@@ -138,7 +138,7 @@ class GraphContext(Ops):
         return t
 
     def has(self, name: str, il: int | None = None) -> bool:
-        """Whether the model has a weight."""
+        """Tell whether the model has a weight."""
         if il is None:
             return name in self.known.outer
         return name in self.known.own[il] or il in self.known.outer.get(name, _NO_HOMES)
@@ -156,14 +156,14 @@ class GraphContext(Ops):
     # --- memory
 
     def cache_of(self, il: int, kind: str = "kv") -> Cache:
-        """The cache of this kind that a layer reads: its own, or that of the layer it shares with."""
+        """Find the cache of this kind that a layer reads: its own, or that of the layer it shares with."""
         for cache in self._owner(il).caches:
             if cache.kind == kind:
                 return cache
         raise Unbuildable(f"layer {il} has no cache {kind}")
 
     def cache(self, il: int, which: int, kind: str = "kv") -> Tensor:
-        """The K (0) or V (1) tensor of a layer's cache: [width, cells, streams]."""
+        """Return the K (0) or V (1) tensor of a layer's cache: [width, cells, streams]."""
         owner = self._owner(il)
         key = (owner.index, f"{kind}.{which}")
         if key not in self._caches:
@@ -174,7 +174,7 @@ class GraphContext(Ops):
         return self._caches[key]
 
     def state(self, il: int, which: int, width: int = 0) -> Tensor:
-        """A recurrent state of a layer in f32 (r is 0, s is 1): [elements, sequences], or in rows of a `width`."""
+        """Return a recurrent state of a layer in f32 (r is 0, s is 1): [elements, sequences], or in rows of a `width`."""
         key = (il, f"state.{which}")
         if key not in self._caches:
             size, n = self.model.layers[il].states[which], self.context.n_seq_max
@@ -210,7 +210,7 @@ class GraphContext(Ops):
         return t
 
     def fuses(self, op: str) -> bool:
-        """Whether the engine fuses an operation in this run."""
+        """Tell whether the engine fuses an operation in this run."""
         return op in self.run.fused
 
     def fused(self, t: Tensor, il: int, op: str) -> Tensor:
@@ -238,7 +238,7 @@ class GraphContext(Ops):
         return t
 
     def instance(self) -> Instance:
-        """The graph, and where its layers lie in it."""
+        """Return the graph, and where its layers lie in it."""
         if len(self._ends) != len(self.layers):
             raise Unbuildable(f"{len(self._ends)} of {len(self.layers)} layers have an end")
         position = {i: p for p, i in enumerate(self.nodes)}

@@ -1,4 +1,4 @@
-"""Layers of a projector that come packed behind the embeddings and are added to the input of some layers.
+"""Add layers of a projector, which come packed behind the embeddings, to the input of some layers.
 
 Source: models/granite.cpp, `LLM_KV_DEEPSTACK_MAPPING`.
 """
@@ -16,13 +16,13 @@ _KEY = "deepstack_mapping"
 
 
 def mapped(model: Model, il: int) -> int:
-    """Which of the packed layers is added before layer `il`; below zero for none."""
+    """Return which of the packed layers is added before layer `il`; below zero for none."""
     found = model.hparams.get(_KEY)
     return int(found[il]) if isinstance(found, (list, tuple)) and il < len(found) else -1
 
 
 def stacked_embeddings(g: GraphContext) -> tuple[Tensor, Tensor]:
-    """The embeddings, scaled where the header says so, and what they were with all that is packed behind them."""
+    """Append the embeddings, scaled where the header says so; return them, and the input with all that is packed behind them."""
     found = g.model.hparams.get(_KEY)
     counted = {int(i) for i in found if int(i) >= 0} if isinstance(found, (list, tuple)) else set()
     raw = embeddings(g, deepstack=len(counted))
@@ -32,7 +32,7 @@ def stacked_embeddings(g: GraphContext) -> tuple[Tensor, Tensor]:
 
 
 def add_stack(g: GraphContext, x: Tensor, raw: Tensor, il: int) -> Tensor:
-    """The input of a layer and its packed layer; the first packed layer is the embedding itself."""
+    """Add its packed layer to the input of a layer; the first packed layer is the embedding itself."""
     i = mapped(g.model, il)
     if il == 0 or i < 0:
         return x

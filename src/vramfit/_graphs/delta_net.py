@@ -1,4 +1,4 @@
-"""Delta nets: a state that each token corrects by the difference between a value and what the state says of its key.
+"""Append delta nets: a state that each token corrects by the difference between a value and what the state says of its key.
 
 In: queries, keys and values in heads, decays, strengths, the states. Out: the result, [head, heads, tokens, sequences].
 The engine runs one fused operation where every backend can, else many: token by token, or in chunks of a matrix each.
@@ -20,14 +20,14 @@ _OP = "gated_delta_net"
 
 
 def l2_normed(g: GraphContext, x: Tensor) -> Tensor:
-    """Rows over their length, as a norm and a factor (build_gdn_l2_norm)."""
+    """Divide rows by their length, as a norm and a factor (build_gdn_l2_norm)."""
     return g.scale(g.rms_norm(x))
 
 
 def conv_window(
     g: GraphContext, rs: Rs, x: Tensor, states: Tensor, kept: int, *, copies: bool = False
 ) -> Tensor:
-    """What a short convolution slides over, [kept + tokens, channels, sequences]; its last `kept` columns are kept.
+    """Join what a short convolution slides over, [kept + tokens, channels, sequences]; its last `kept` columns are kept.
 
     `x` is [channels, tokens, sequences]. `copies`: they are copied once more on the way (build_conv_state, and
     build_conv_state_at of models/qwen4exp.cpp).
@@ -45,7 +45,7 @@ def conv_window(
 def delta_net(
     g: GraphContext, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor, il: int
 ) -> Tensor:
-    """The result of a delta net, whose last states go back to the layer's second state (build_recurrent_attn).
+    """Append a delta net, whose last states go back to the layer's second state (build_recurrent_attn).
 
     `decay` is [1 or head, heads, tokens, sequences], `beta` [1, heads, ...], `state` [head, head, heads, sequences].
     """
@@ -58,7 +58,7 @@ def delta_net(
 def delta_rule(
     g: GraphContext, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor, il: int
 ) -> tuple[Tensor, Tensor]:
-    """The result of a delta net, and the states that it ends with (build_delta_net)."""
+    """Append a delta net; return its result and the states that it ends with (build_delta_net)."""
     if q.ne[0] != v.ne[0] or not q.ne[1] or v.ne[1] % q.ne[1]:
         raise Unbuildable(f"a delta net of keys {list(q.ne)} and values {list(v.ne)}")
     if g.fuses(_OP):
@@ -69,7 +69,7 @@ def delta_rule(
 def _fused(
     g: GraphContext, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor, il: int
 ) -> tuple[Tensor, Tensor]:
-    """One operation that makes the result and, behind it, the states."""
+    """Append one operation that makes the result and, behind it, the states."""
     size, heads, n, seqs = v.ne
     ne = (size * heads, n * seqs + size * seqs)
     both = g.fused(g.of("GATED_DELTA_NET", ne, q, k, v, decay, beta, state, params=(1,)), il, _OP)
@@ -82,7 +82,7 @@ def _fused(
 def _one_token(
     g: GraphContext, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The rule itself, for a single token (build_delta_net_autoregressive)."""
+    """Append the rule for a single token (build_delta_net_autoregressive)."""
     heads, seqs = v.ne[1], v.ne[3]
     q, k, v = (g.permute(t, 0, 2, 1, 3) for t in (g.scale(q), k, v))
     state = g.mul(state, g.exp(g.reshape(decay, 1, decay.ne[0], heads, seqs)))
@@ -95,7 +95,7 @@ def _one_token(
 def _chunks(
     g: GraphContext, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Chunks of tokens, each solved as a triangular system (build_delta_net_chunking)."""
+    """Append the rule for chunks of tokens, each solved as a triangular system (build_delta_net_chunking)."""
     by_channel = decay.ne[:2] == q.ne[:2]
     size, (head, heads, n, seqs) = CHUNK_BY_CHANNEL if by_channel else CHUNK, v.ne
     q, k, v, decay, beta = (
@@ -133,7 +133,7 @@ def _turned(g: GraphContext, t: Tensor) -> Tensor:
 
 
 def _products(g: GraphContext, q: Tensor, k: Tensor, k_b: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys with keys and with queries of a chunk, faded by the decay between them."""
+    """Multiply the keys of a chunk with its keys and queries, faded by the decay between them."""
     size, count, n = total.ne[0], total.ne[2], total.ne[3]
     later = g.repeat(g.reshape(total, 1, size, count, n), size, size, count, n)
     mask = g.exp(g.tri(g.sub(later, total)))
@@ -143,7 +143,7 @@ def _products(g: GraphContext, q: Tensor, k: Tensor, k_b: Tensor, total: Tensor)
 def _products_by_channel(
     g: GraphContext, q: Tensor, k: Tensor, k_b: Tensor, total: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The same with a decay for each channel of a key."""
+    """Multiply as `_products` does, with a decay for each channel of a key."""
     head, size, count, n = k.ne
     all_ = count * n
     later = g.repeat(g.reshape(total, 1, size, head, all_), size, size, head, all_)
@@ -159,7 +159,7 @@ def _products_by_channel(
 
 
 def _chain(g: GraphContext, y: Tensor, state: Tensor, parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """The chunks one after the other: each reads the state and changes it; results are written into `y`."""
+    """Run the chunks one after the other: each reads the state and changes it; results are written into `y`."""
     for chunk in range(y.ne[2]):
         k_seen, v, kq, q_seen, k_left, fade = (
             g.view(t, (t.ne[0], t.ne[1], 1, t.ne[3]), t.nb[1:], t.nb[2] * chunk) for t in parts

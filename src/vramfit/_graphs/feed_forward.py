@@ -1,4 +1,4 @@
-"""Feed-forward networks: dense ones, and mixtures of experts.
+"""Append feed-forward networks: dense ones, and mixtures of experts.
 
 In: a `GraphContext`, the input, the names of the weights. Out: the result, [n_embd, n_tokens].
 Source: `build_ffn` (llama-graph.cpp:1762-1961) and `build_moe_ffn` (2007-2373).
@@ -35,7 +35,7 @@ def ffn(
     clamp: str = "",
     act_scale: str = "",
 ) -> Tensor:
-    """A dense feed-forward network.
+    """Append a dense feed-forward network.
 
     `act` is silu, gelu, relu, relu_sqr, swiglu_oai, situ, or swiglu, geglu, reglu for an `up` that holds both halves.
     `gate` applies where the model has its weight, beside `up` (`parallel`) or behind it. `scales`: whether the
@@ -62,7 +62,7 @@ def ffn(
 
 
 def _product(g: GraphContext, x: Tensor, name: str, il: int, biases: bool, scales: bool) -> Tensor:
-    """A product, then its bias, then its scale: the order of `build_ffn`."""
+    """Append a product, then its bias, then its scale: the order of `build_ffn`."""
     x = g.mul_mat(g.need(f"{name}.weight", il), x)
     bias, scale = g.w(f"{name}.bias", il), g.w(f"{name}.scale", il)
     if biases and bias is not None:
@@ -71,7 +71,7 @@ def _product(g: GraphContext, x: Tensor, name: str, il: int, biases: bool, scale
 
 
 def _activate(g: GraphContext, x: Tensor, h: Tensor | None, act: str, clamp: str) -> Tensor:
-    """The activation of `x`, times `h` where there is one."""
+    """Append the activation of `x`, times `h` where there is one."""
     if h is None:
         if act == "situ":
             raise Unbuildable("this activation needs a gate")
@@ -88,7 +88,7 @@ def _activate(g: GraphContext, x: Tensor, h: Tensor | None, act: str, clamp: str
 
 
 def situ(g: GraphContext, x: Tensor, h: Tensor) -> Tensor:
-    """A gated unit whose halves bend towards limits (LLM_FFN_SITU, llama-graph.cpp:2266)."""
+    """Append a gated unit whose halves bend towards limits (LLM_FFN_SITU, llama-graph.cpp:2266)."""
     x = g.mul(g.scale(g.tanh(g.scale(x))), g.sigmoid(x))
     if g.hp("activation.situ_linear_beta") > 0:
         h = g.scale(g.tanh(g.scale(h)))
@@ -96,7 +96,7 @@ def situ(g: GraphContext, x: Tensor, h: Tensor) -> Tensor:
 
 
 def limited(g: GraphContext, x: Tensor, h: Tensor, how: str) -> Tensor:
-    """A gated unit whose halves are limited: in one operation, or step by step (llama-graph.cpp:1850-1866)."""
+    """Append a gated unit whose halves are limited: in one operation, or step by step (llama-graph.cpp:1850-1866)."""
     if how == "op":
         return g.glu("swiglu_clamp", x, h)
     h = g.clamp(h)
@@ -104,32 +104,14 @@ def limited(g: GraphContext, x: Tensor, h: Tensor, how: str) -> Tensor:
 
 
 def moe(
-    g: GraphContext,
-    x: Tensor,
-    il: int,
-    *,
-    gating: str = "softmax",
-    norm: bool = True,
-    scale: float = 0.0,
-    act: str = "silu",
-    router: str = "ffn_gate_inp",
-    router_bias: bool = False,
-    bias: str | None = None,
-    up: str = "ffn_up_exps",
-    gate: str | None = "ffn_gate_exps",
-    down: str = "ffn_down_exps",
-    gate_up: str | None = None,
-    biases: bool = False,
-    scales: bool = False,
-    clamp: str = "",
-    n_expert: int | None = None,
-    n_used: int | None = None,
-    logits_in: Tensor | None = None,
-    selected_in: Tensor | None = None,
-    precise: bool = False,
-    weights_first: bool = False,
-) -> Tensor:
-    """A mixture of experts. Names are of weights without ".weight"; those that the model has not are left out.
+    g: GraphContext, x: Tensor, il: int, *,
+    gating: str = "softmax", norm: bool = True, scale: float = 0.0, act: str = "silu",
+    router: str = "ffn_gate_inp", router_bias: bool = False, bias: str | None = None,
+    up: str = "ffn_up_exps", gate: str | None = "ffn_gate_exps", down: str = "ffn_down_exps", gate_up: str | None = None,
+    biases: bool = False, scales: bool = False, clamp: str = "", n_expert: int | None = None, n_used: int | None = None,
+    logits_in: Tensor | None = None, selected_in: Tensor | None = None, precise: bool = False, weights_first: bool = False,
+) -> Tensor:  # fmt: skip
+    """Append a mixture of experts. Names are of weights without ".weight"; those that the model has not are left out.
 
     `gating` is softmax, sigmoid, softmax_weight (of the chosen ones only) or sqrt_softplus; `norm` divides the
     weights by their sum, `scale` multiplies them unless it is 0 or 1; `bias` names what is added to choose by.
@@ -139,9 +121,7 @@ def moe(
     total = g.n_expert if n_expert is None else n_expert
     used = g.n_expert_used() if n_used is None else n_used
     n_embd, n_tokens = x.ne[0], x.ne[1]
-    logits = g.mul_mat(g.need(f"{router}.weight", il), x) if logits_in is None else logits_in
-    more = g.w(f"{router}.bias", il) if router_bias else None
-    logits = g.named(logits if more is None else g.add(logits, more), "ffn_moe_logits")
+    logits = _routed(g, x, il, router, router_bias, logits_in)
     probs = _probabilities(g, logits, gating)
     chosen = selected_in
     if chosen is None:
@@ -152,11 +132,18 @@ def moe(
     if weights_first:
         x = g.mul(g.repeat(x, n_embd, used, n_tokens), weights)
     both = gate_up if gate_up is not None and g.has(f"{gate_up}.weight", il) else None
-    x = _experts(g, x, chosen, il, act, (up, gate, both), (biases, scales), clamp)
+    x = _experts(g, x, chosen, il, (up, gate, both), (biases, scales), act, clamp)
     x = g.named(by_expert(g, x, down, chosen, il, biases, scales, precise), "ffn_moe_down")
     if not weights_first:
         x = g.named(g.mul(x, weights), "ffn_moe_weighted")
     return sum_experts(g, x, g.n_expert_used(il))
+
+
+def _routed(g: GraphContext, x: Tensor, il: int, router: str, biased: bool, logits: Tensor | None) -> Tensor:
+    """Append the router's scores of each expert, [n_expert, n_tokens]: its own product unless `logits` are given."""
+    logits = g.mul_mat(g.need(f"{router}.weight", il), x) if logits is None else logits
+    bias = g.w(f"{router}.bias", il) if biased else None
+    return g.named(logits if bias is None else g.add(logits, bias), "ffn_moe_logits")
 
 
 def _probabilities(g: GraphContext, logits: Tensor, gating: str) -> Tensor:
@@ -172,7 +159,7 @@ def _probabilities(g: GraphContext, logits: Tensor, gating: str) -> Tensor:
 
 
 def choose(g: GraphContext, probs: Tensor, il: int, total: int, used: int, bias: str | None = None) -> Tensor:
-    """The experts of each token, [n_expert_used, n_tokens]: the best, of the best groups where there are groups."""
+    """Choose the experts of each token, [n_expert_used, n_tokens]: the best, of the best groups where there are groups."""
     more = None if bias is None else g.w(bias, il)
     if more is not None:
         probs = g.add(probs, more)
@@ -183,7 +170,7 @@ def choose(g: GraphContext, probs: Tensor, il: int, total: int, used: int, bias:
 
 
 def _best_groups(g: GraphContext, probs: Tensor, total: int, groups: int) -> Tensor:
-    """Probabilities with all groups but the best put out of reach (llama-graph.cpp:2095-2116)."""
+    """Put the probabilities of all groups but the best out of reach (llama-graph.cpp:2095-2116)."""
     n, n_tokens = total // groups, probs.ne[1]
     by_group = g.reshape(probs, n, groups, n_tokens)
     best = g.argsort_top_k(by_group, 2)
@@ -196,7 +183,7 @@ def _best_groups(g: GraphContext, probs: Tensor, total: int, groups: int) -> Ten
 
 
 def _weigh(g: GraphContext, probs: Tensor, chosen: Tensor, gating: str, norm: bool, scale: float) -> Tensor:
-    """The weight of each chosen expert: [1, n_expert_used, n_tokens]."""
+    """Weigh each chosen expert: [1, n_expert_used, n_tokens]."""
     weights = g.get_rows(probs, chosen)
     shape = weights.ne[:3]
     if gating == "softmax_weight":
@@ -217,27 +204,29 @@ def by_expert(
     scales: bool,
     precise: bool = False,
 ) -> Tensor:
-    """The product with each chosen expert's matrix, its scale, its bias (build_lora_mm_id, 1555)."""
+    """Multiply by each chosen expert's matrix, with its scale and its bias (build_lora_mm_id, 1555)."""
     x_tokens = x.ne[2]
     y = g.mul_mat_id(g.need(f"{name}.weight", il), x, chosen, (0, 0, 0, 10) if precise else ())
-    scale, bias = g.w(f"{name}.scale", il), g.w(f"{name}.bias", il)
+    return _adjusted(g, y, chosen, il, (name, name), x_tokens, (biases, scales))
+
+
+def _adjusted(
+    g: GraphContext, y: Tensor, chosen: Tensor, il: int, names: tuple[str, str], n_tokens: int, passes: tuple[bool, bool]
+) -> Tensor:  # fmt: skip
+    """Scale and bias a product of chosen experts: `names` of scale and bias, `passes` whether bias and scale are applied."""
+    scale, bias = g.w(f"{names[0]}.scale", il), g.w(f"{names[1]}.bias", il)
+    biases, scales = passes
     if scales and scale is not None:
         n = scale.ne[0]
-        y = g.mul(y, g.get_rows(g.repeat(g.reshape(scale, 1, n, 1), 1, n, x_tokens), chosen))
+        y = g.mul(y, g.get_rows(g.repeat(g.reshape(scale, 1, n, 1), 1, n, n_tokens), chosen))
     return g.add_id(y, bias, chosen) if biases and bias is not None else y
 
 
 def _experts(
-    g: GraphContext,
-    x: Tensor,
-    chosen: Tensor,
-    il: int,
-    act: str,
-    names: tuple[str, str | None, str | None],
-    passes: tuple[bool, bool],
-    clamp: str,
-) -> Tensor:
-    """The hidden layer of each chosen expert: gate and up in one matrix or in two."""
+    g: GraphContext, x: Tensor, chosen: Tensor, il: int,
+    names: tuple[str, str | None, str | None], passes: tuple[bool, bool], act: str, clamp: str,
+) -> Tensor:  # fmt: skip
+    """Append the hidden layer of each chosen expert: gate and up in one matrix or in two."""
     up, gate, both = names
     if both is not None:
         t = g.named(_both(g, x, both, up, chosen, il, *passes), "ffn_moe_gate_up")
@@ -254,18 +243,14 @@ def _experts(
 def _both(
     g: GraphContext, x: Tensor, name: str, up: str, chosen: Tensor, il: int, biases: bool, scales: bool
 ) -> Tensor:
-    """Gate and up in one product; the scale is the one of up (llama-graph.cpp:2178)."""
+    """Multiply by gate and up in one matrix; the scale is the one of up (llama-graph.cpp:2178)."""
     n_tokens = x.ne[2]
     y = g.mul_mat_id(g.need(f"{name}.weight", il), x, chosen)
-    scale, bias = g.w(f"{up}.scale", il), g.w(f"{name}.bias", il)
-    if scales and scale is not None:
-        n = scale.ne[0]
-        y = g.mul(y, g.get_rows(g.repeat(g.reshape(scale, 1, n, 1), 1, n, n_tokens), chosen))
-    return g.add_id(y, bias, chosen) if biases and bias is not None else y
+    return _adjusted(g, y, chosen, il, (up, name), n_tokens, (biases, scales))
 
 
 def sum_experts(g: GraphContext, x: Tensor, used: int) -> Tensor:
-    """The sum over the experts, whose views all come before the first addition (llama-graph.cpp:2341-2371)."""
+    """Add up the experts' results, whose views all come before the first addition (llama-graph.cpp:2341-2371)."""
     g.expand(x)
     n_embd, n_tokens = x.ne[0], x.ne[2]
     parts = [g.expand(g.view(x, (n_embd, n_tokens), (x.nb[2],), i * x.nb[1])) for i in range(used)]

@@ -1,4 +1,4 @@
-"""What the Granites share: attention, the feed-forward network between scaled residuals, scaled logits.
+"""Append what the Granites share: attention, the feed-forward network between scaled residuals, scaled logits.
 
 Source: models/granite.cpp, granite-hybrid.cpp, granite-swa.cpp.
 """
@@ -24,7 +24,7 @@ def attention(
     rotates: bool,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """Attention of one layer; some have no positions."""
+    """Append the attention of one layer; some have no positions."""
     q, k, v = qkv(g, x, il, n_head=g.n_head(il), n_head_kv=g.n_head_kv(il))
     if rotates:
         factors = rope_factors(g, il)
@@ -33,7 +33,7 @@ def attention(
 
 
 def feed_forward(g: GraphContext, h: Tensor, x: Tensor, il: int, *, fused: bool = False) -> Tensor:
-    """The rest of a layer: `h` onto the residual `x`, and a network. `fused`: gates lie beside their up matrices."""
+    """Append the rest of a layer: add `h` to the residual `x`, then a network. `fused`: gates lie beside their up matrices."""
     scales = g.hp("residual_scale") != 0
     x = g.add(g.scale(h) if scales else h, x)
     h = norm(g, x, "ffn_norm", il)
@@ -54,7 +54,7 @@ def _shared(g: GraphContext, x: Tensor, il: int, fused: bool) -> Tensor:
 
 
 def finish(g: GraphContext, x: Tensor, *, scales: bool = True) -> None:
-    """Norm and logits, scaled."""
+    """Append the last norm and the logits, scaled."""
     x = g.output(norm(g, x, "output_norm"), "result_norm")
     x = logits(g, x, bias=False)
     g.expand(g.output(g.scale(x) if scales else x, "result_output"))

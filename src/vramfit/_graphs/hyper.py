@@ -1,4 +1,4 @@
-"""Hyper connections: several residual streams, which each part of a layer reads one mix of, and writes back to.
+"""Append hyper connections: several residual streams, which each part of a layer reads one mix of, and writes back to.
 
 In: a `GraphContext`, the streams [n_embd, streams, n_tokens]. Out: the mix that a part reads, the streams behind it.
 Source: models/hy-v4.cpp, models/deepseek4.cpp.
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def n_streams(g: GraphContext) -> int:
-    """How many residual streams there are."""
+    """Count the residual streams."""
     n = g.n("hyper_connection.count")
     if n < 1:
         raise Unbuildable("no residual streams")
@@ -36,24 +36,24 @@ def n_streams(g: GraphContext) -> int:
 
 
 def spread(g: GraphContext, x: Tensor) -> Tensor:
-    """The embeddings in every stream."""
+    """Copy the embeddings into every stream."""
     return g.repeat(g.reshape(x, g.n_embd, 1, g.n_tokens), g.n_embd, n_streams(g), g.n_tokens)
 
 
 def chosen_rows(g: GraphContext, x: Tensor, rows: Tensor) -> Tensor:
-    """The streams of the tokens that have an output."""
+    """Keep the streams of the tokens that have an output."""
     n_embd, n, n_tokens = x.ne[:3]
     return g.reshape(g.get_rows(g.reshape(x, n_embd * n, n_tokens), rows), n_embd, n, g.n_outputs)
 
 
 def mixes(g: GraphContext, x: Tensor, name: str, il: int | None = None) -> Tensor:
-    """What all gates of a part are made of: a product with all streams of a token, normed together."""
+    """Multiply all streams of a token, normed together: what the gates of a part are made of."""
     flat = g.rms_norm(g.reshape(x, x.ne[0] * x.ne[1], x.ne[2]))
     return g.mul_mat(g.need(f"{name}_fn.weight", il), flat)
 
 
 def gate(g: GraphContext, t: Tensor, name: str, il: int, which: int, n: int) -> Tensor:
-    """The `which`th gate out of `mixes`, [n, n_tokens]: scaled, shifted, between 0 and 1."""
+    """Make the `which`th gate out of `mixes`, [n, n_tokens]: scaled, shifted, between 0 and 1."""
     at = which * n_streams(g)
     scale, base = g.need(f"{name}_scale.weight", il), g.need(f"{name}_base.weight", il)
     x = g.view(t, (n, t.ne[1]), t.nb[1:2], at * t.nb[0])
@@ -62,17 +62,17 @@ def gate(g: GraphContext, t: Tensor, name: str, il: int, which: int, n: int) -> 
 
 
 def stream(g: GraphContext, x: Tensor, i: int) -> Tensor:
-    """One stream: [n_embd, n_tokens]."""
+    """View one stream: [n_embd, n_tokens]."""
     return g.view(x, (x.ne[0], x.ne[2]), x.nb[2:3], i * x.nb[1])
 
 
 def row(g: GraphContext, t: Tensor, i: int) -> Tensor:
-    """One number a token out of a gate: [1, n_tokens]."""
+    """View one number for each token of a gate: [1, n_tokens]."""
     return g.view(t, (1, t.ne[1]), t.nb[1:2], i * t.nb[0])
 
 
 def weighed(g: GraphContext, x: Tensor, weights: Tensor) -> Tensor:
-    """The sum of the streams, each times its weight, one by one."""
+    """Add up the streams, each times its weight, one by one."""
     total = None
     for i in range(x.ne[1]):
         part = g.mul(stream(g, x, i), row(g, weights, i))
@@ -83,7 +83,7 @@ def weighed(g: GraphContext, x: Tensor, weights: Tensor) -> Tensor:
 
 
 def joined(g: GraphContext, parts: list[Tensor]) -> Tensor:
-    """Streams side by side."""
+    """Put streams side by side."""
     whole = None
     for part in parts:
         x = g.reshape(part, part.ne[0], 1, part.ne[1])
@@ -97,7 +97,7 @@ def joined(g: GraphContext, parts: list[Tensor]) -> Tensor:
 
 
 def read(g: GraphContext, x: Tensor, name: str, il: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """What a part of a layer reads of the streams; how much each takes of its result, and of each other."""
+    """Mix the streams into what a part of a layer reads; return also how much each takes of its result, and of each other."""
     n, t = n_streams(g), mixes(g, x, name, il)
     if n != 4:
         raise Unbuildable(f"{n} residual streams where the engine wants 4")
@@ -118,7 +118,7 @@ def _mix(g: GraphContext, x: Tensor, weights: Tensor, il: int) -> Tensor:
 
 
 def _balanced(g: GraphContext, t: Tensor) -> Tensor:
-    """A matrix whose rows and columns have the sum 1, nearly: rows and columns are divided in turns."""
+    """Divide rows and columns of a matrix in turns, until each sums up to nearly 1."""
     t, eps = g.soft_max(t), g.fill(g.tensor(F32, 1))
     t = g.add(t, eps)
     for turn in range(g.n("hyper_connection.sinkhorn_iterations") or 1):
@@ -130,7 +130,7 @@ def _balanced(g: GraphContext, t: Tensor) -> Tensor:
 
 
 def write(g: GraphContext, h: Tensor, x: Tensor, gates: tuple[Tensor, Tensor], il: int) -> Tensor:
-    """The streams, mixed with each other, and with what a part of a layer made."""
+    """Mix the streams with each other, and with what a part of a layer made."""
     post, between = gates
     n, n_tokens = x.ne[1], h.ne[1]
     if g.fuses("dsv4_hc_post"):
@@ -147,13 +147,13 @@ def write(g: GraphContext, h: Tensor, x: Tensor, gates: tuple[Tensor, Tensor], i
 
 
 def head(g: GraphContext, x: Tensor) -> Tensor:
-    """One stream out of all, behind the last layer."""
+    """Make one stream of all, behind the last layer."""
     t = g.mul(mixes(g, x, "output_hc"), g.need("output_hc_scale.weight"))
     return weighed(g, x, g.scale(g.sigmoid(g.add(t, g.need("output_hc_base.weight")))))
 
 
 def mean(g: GraphContext, x: Tensor) -> Tensor:
-    """One stream out of all: their mean."""
+    """Make one stream of all: their mean."""
     total = stream(g, x, 0)
     for i in range(1, x.ne[1]):
         total = g.add(total, stream(g, x, i))

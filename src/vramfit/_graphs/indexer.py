@@ -1,4 +1,4 @@
-"""Sparse attention: an indexer scores all cells, and attention sees only the best of them.
+"""Append sparse attention: an indexer scores all cells, and attention sees only the best of them.
 
 In: a `GraphContext`, the input of a layer and the short row of its queries. Out: the best cells of each token, and
 attention over them. Source: models/deepseek32.cpp, models/glm-dsa.cpp, `build_attn` of llm_graph_input_attn_k_dsa
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .._ggml.graph import Tensor
 from .._ggml.ops import F16, F32, I64, Unbuildable
 from .._ggml.types import TensorType
-from .attention import Kv, cached_k, k_input, kq_mask, mha, n_kv, store_k
+from .attention import Kv, Scoring, cached_k, k_input, kq_mask, mha, n_kv, store_k, values_in
 from .context import GraphContext
 from .parts import linear, n_rot, norm, product
 
@@ -43,7 +43,7 @@ class Indexed:
 
 
 def indexed_input(g: GraphContext, kv: Kv | None = None) -> Indexed:
-    """The inputs for a cache and its indexer's, whose mask is f16 where the indexer is one operation."""
+    """Append the inputs for a cache and its indexer's, whose mask is f16 where the indexer is one operation."""
     kv = k_input(g) if kv is None else kv
     k_idxs = g.input("attn_inp_k_idxs", I64, g.n_tokens)
     mask = kq_mask(g, n_kv(g, list(g.model.layers), "indexer"), F16 if g.fuses(LIGHTNING) else F32)
@@ -51,7 +51,7 @@ def indexed_input(g: GraphContext, kv: Kv | None = None) -> Indexed:
 
 
 def indexer_rotation(g: GraphContext) -> Tensor:
-    """The matrix that rotates an indexer's queries and keys, whatever the type of its cache (llama-kv-cache.cpp:327)."""
+    """Append the matrix that rotates an indexer's queries and keys, whatever the type of its cache (llama-kv-cache.cpp:327)."""
     size, n = g.n("attention.indexer.key_length"), 64
     while size > 0 and not size % (2 * n):
         n *= 2
@@ -61,7 +61,7 @@ def indexer_rotation(g: GraphContext) -> Tensor:
 def best_cells(
     g: GraphContext, x: Indexed, h: Tensor, row: Tensor, pos: Tensor, il: int, *, rotated: bool = True
 ) -> Tensor:
-    """The best cells for each token, [top_k, tokens of a stream, 1, streams].
+    """Choose the best cells for each token, [top_k, tokens of a stream, 1, streams].
 
     `row` is what queries are made of. `rotated`: queries and keys go through the indexer's matrix.
     """
@@ -81,22 +81,22 @@ def best_cells(
 
 
 def top_cells(g: GraphContext, scores: Tensor) -> Tensor:
-    """The cells of the highest scores, as many as the header says."""
+    """Choose the cells of the highest scores, as many as the header says."""
     return g.named(g.cont(g.top_k(scores, min(scores.ne[0], g.n("attention.indexer.top_k")))), "top_k")
 
 
 def queries_by_stream(g: GraphContext, q: Tensor, n: int) -> Tensor:
-    """An indexer's queries, cut into the streams of a cache."""
+    """Cut an indexer's queries into the streams of a cache."""
     return g.view(q, (q.ne[0], q.ne[1], q.ne[2] // n, n), (q.nb[1], q.nb[2], q.nb[3] // n))
 
 
 def weights_by_stream(g: GraphContext, w: Tensor, n: int) -> Tensor:
-    """Weights of an indexer's heads, cut into the streams of a cache."""
+    """Cut the weights of an indexer's heads into the streams of a cache."""
     return g.view(w, (w.ne[0], w.ne[1] // n, w.ne[2], n), (w.nb[1], w.nb[2] // n, w.nb[3] // n))
 
 
 def index_scores(g: GraphContext, q: Tensor, k: Tensor, weights: Tensor, mask: Tensor, il: int) -> Tensor:
-    """What each token thinks of each cell: [cells, tokens of a stream, 1, streams]."""
+    """Score each cell for each token: [cells, tokens of a stream, 1, streams]."""
     if g.fuses(LIGHTNING):
         x = g.of("LIGHTNING_INDEXER", (k.ne[2], q.ne[2], 1, q.ne[3]), q, k, weights, mask)
         return g.fused(x, il, LIGHTNING)
@@ -107,7 +107,7 @@ def index_scores(g: GraphContext, q: Tensor, k: Tensor, weights: Tensor, mask: T
 
 
 def keep_best(g: GraphContext, mask: Tensor, best: Tensor, zero: TensorType = F32) -> Tensor:
-    """A mask that hides all cells but the best ones, and those that `mask` hides. `zero`: the type of what shows."""
+    """Make a mask that hides all cells but the best ones, and those that `mask` hides. `zero`: the type of what shows."""
     hidden = g.fill(mask)
     n, tokens, _, streams = hidden.ne
     cells = g.view(hidden, (1, n, tokens, streams), hidden.nb[:3])
@@ -124,12 +124,11 @@ def attend_best(
     g: GraphContext, kv: Kv, q: Tensor, k: Tensor, v: Tensor, best: Tensor, il: int,
     *, out: str | None = "attn_output", sinks: Tensor | None = None, v_mla: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Attention over the best cells of a cache whose keys are values, too, and the output projection (`out`)."""
+    """Append attention over the best cells of a cache whose keys are values, too, and the output projection (`out`)."""
     for t in (q, v, k):
         g.expand(t)
     g.expand(store_k(g, k, kv.k_idxs, il, kv.kind))
     mask = keep_best(g, kv.mask, best)
     k = cached_k(g, il, kv.kind)
-    values = g.view(k, (v.ne[0], *k.ne[1:]), k.nb[1:])
-    x = mha(g, q, k, values, mask, il, sinks=sinks, v_mla=v_mla)
+    x = mha(g, q, k, values_in(g, k, v.ne[0]), Scoring(il, mask, sinks=sinks, v_mla=v_mla))
     return x if out is None else linear(g, x, out, il, bias=False)

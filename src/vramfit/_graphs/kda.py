@@ -1,4 +1,4 @@
-"""Kimi delta attention: a delta net whose decay each channel of a key has on its own, behind short convolutions.
+"""Append Kimi delta attention: a delta net whose decay each channel of a key has on its own, behind short convolutions.
 
 In: a `GraphContext`, the normed input of a layer. Out: the result of the layer, [n_embd, n_tokens].
 Source: models/kimi-linear.cpp, and its kin models/bailingmoe3.cpp, models/kimi-k3.cpp, models/glm5-next.cpp.
@@ -21,7 +21,7 @@ def kda(
     g: GraphContext, rs: Rs, x: Tensor, il: int, *, decay: Tensor, gate: Tensor,
     inputs: Sequence[Tensor] = (), as_row: bool = False,
 ) -> Tensor:  # fmt: skip
-    """A layer of Kimi delta attention.
+    """Append a layer of Kimi delta attention.
 
     `decay` is the logarithm of what each channel keeps, in heads. `gate` weighs the normed result before its
     projection. `inputs` are queries, keys and values where one matrix made them. `as_row`: how states are written.
@@ -42,7 +42,7 @@ def kda(
 
 
 def _convolved(g: GraphContext, rs: Rs, x: Tensor, il: int, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Queries, keys and values in heads, each behind a convolution over the last tokens, which are kept."""
+    """Put queries, keys and values through a convolution over the last tokens, which are kept; return them in heads."""
     kernel, head, n_head = g.n("ssm.conv_kernel"), g.n("kda.head_dim"), g.n_head()
     inner, seqs, n = head * n_head, g.n_seqs, g.n_seq_tokens
     states = g.state(il, 0)
@@ -64,18 +64,18 @@ def _convolved(g: GraphContext, rs: Rs, x: Tensor, il: int, inputs: Sequence[Ten
 
 
 def by_sequence(g: GraphContext, x: Tensor) -> Tensor:
-    """A tensor cut into sequences and joined again: two looks at it, as the engine takes them."""
+    """Cut a tensor into sequences and join it again: two views of it, as the engine takes them."""
     return g.reshape(g.reshape(x, x.ne[0], g.n_seq_tokens, g.n_seqs), x.ne[0], g.n_tokens)
 
 
 def by_softplus(g: GraphContext, x: Tensor, il: int) -> Tensor:
-    """The decay as Mamba has it: a rate by head times a softplus of `x`."""
+    """Make the decay as Mamba has it: a rate by head times a softplus of `x`."""
     x = g.softplus(g.add(x, g.need("ssm_dt.bias", il)))
     return g.mul(_in_heads(g, x), _rates(g, il))
 
 
 def by_sigmoid(g: GraphContext, x: Tensor, il: int, *, turned: bool) -> Tensor:
-    """The decay between a lower bound and zero; `turned`: the rates are negative."""
+    """Make the decay between a lower bound and zero; `turned`: the rates are negative."""
     x = g.mul(_in_heads(g, g.add(x, g.need("ssm_dt.bias", il))), _rates(g, il))
     return g.scale(g.sigmoid(g.scale(x) if turned else x))
 

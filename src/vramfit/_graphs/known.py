@@ -1,4 +1,4 @@
-"""A model as builders look things up in it, and which of its layers come out alike.
+"""Prepare a model for its builders: where its weights are, and which of its layers come out alike.
 
 In: a `Model`. Out: `Known`, which every graph of the model starts from. Raises `Unbuildable` where no builder knows it.
 """
@@ -35,7 +35,7 @@ class Known:
 
 
 def know(model: Model, traits: Callable[[Model, int], Hashable] | None = None) -> Known:
-    """Look everything up once.
+    """Look up the weights of each layer once, and group layers that come out alike.
 
     `traits`: what else than its weights, its geometry and the header's arrays tells a builder's layers apart.
     """
@@ -63,7 +63,7 @@ def _kind(
     outer: Mapping[str, Homes],
     arrays: Sequence[tuple[str, Sequence[object]]],
 ) -> Hashable:
-    """Tell all that a builder can tell of a layer, but its index."""
+    """Collect all that a builder can tell of a layer, but its index."""
     weights = tuple((name, _look(model, i)) for name, i in own.items())
     shared = tuple(name for name, homes in outer.items() if layer.index in homes)
     values = tuple(repr(x[layer.index]) for _, x in arrays)
@@ -82,12 +82,12 @@ def _shape(model: Model, index: int) -> tuple[Extents, Extents]:
 
 
 def _of_layer(name: str) -> bool:
-    """Whether a tensor is named after a layer: some encoders and decoders say so in front of it."""
+    """Tell whether a tensor is named after a layer: some encoders and decoders say so in front of it."""
     return name.startswith(("blk.", "enc.blk.", "dec.blk."))
 
 
 def _layer_weights(model: Model) -> tuple[Mapping[str, int], ...]:
-    """The weights of each layer: its own, or those of the block that it runs again, with scales of its own."""
+    """List the weights of each layer: its own, or those of the block that it runs again, with scales of its own."""
     found: list[dict[str, int]] = [{} for _ in model.layers]
     for i, weight in enumerate(model.weights):
         if isinstance(weight.home, int) and weight.home < len(found) and _of_layer(weight.tensor.name):
@@ -105,7 +105,7 @@ def _layer_weights(model: Model) -> tuple[Mapping[str, int], ...]:
 
 
 def _outer_weights(model: Model) -> Mapping[str, Homes]:
-    """Weights outside layers. One can have several homes: a tied embedding, RoPE factors."""
+    """List the weights outside layers. One can have several homes: a tied embedding, RoPE factors."""
     found: dict[str, dict[Home | int, int]] = {}
     for i, weight in enumerate(model.weights):
         if not _of_layer(weight.tensor.name):

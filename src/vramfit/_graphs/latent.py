@@ -1,4 +1,4 @@
-"""Latent attention (MLA): keys and values of all heads from one short row, which is what the cache holds.
+"""Project for latent attention (MLA): keys and values of all heads from one short row, which is what the cache holds.
 
 In: a `GraphContext`, the normed input of a layer. Out: queries, keys and values for `attention.attend`.
 With the key matrix folded into the queries every head reads the same row, which is its value, too.
@@ -42,7 +42,7 @@ class Sizes:
 
 
 def sizes(g: GraphContext) -> Sizes:
-    """What the header says: sizes of the heads behind the key and value matrices (n_embd_head_k_mla)."""
+    """Read the sizes of the heads behind the key and value matrices (n_embd_head_k_mla)."""
     mla = g.model.is_mla
     head = g.n("attention.key_length_mla") if mla else g.head_k()
     head_v = g.n("attention.value_length_mla") if mla else g.head_v()
@@ -50,19 +50,19 @@ def sizes(g: GraphContext) -> Sizes:
 
 
 def low_rank(g: GraphContext, x: Tensor, il: int) -> Tensor:
-    """The short row that queries are made of."""
+    """Make the short row that queries are made of."""
     return norm(g, product(g, x, "attn_q_a", il=il), "attn_q_a_norm", il)
 
 
 def queries(g: GraphContext, x: Tensor, il: int) -> Tensor:
-    """Queries side by side: from a short row where the layer has matrices for one, else from `x`."""
+    """Project queries side by side: from a short row where the layer has matrices for one, else from `x`."""
     if g.has("attn_q.weight", il):
         return product(g, x, "attn_q", il=il)
     return product(g, low_rank(g, x, il), "attn_q_b", il=il)
 
 
 def split(g: GraphContext, q: Tensor, s: Sizes, n_head: int) -> tuple[Tensor, Tensor]:
-    """The parts of each query that are not rotated, and those that are: [.., n_head, n_tokens]."""
+    """View the parts of each query that are not rotated, and those that are: [.., n_head, n_tokens]."""
     element = q.type.block_bytes
     strides = (s.head * element, s.head * element * n_head)
     nope = g.view(q, (s.nope, n_head, g.n_tokens), strides)
@@ -70,7 +70,7 @@ def split(g: GraphContext, q: Tensor, s: Sizes, n_head: int) -> tuple[Tensor, Te
 
 
 def compressed(g: GraphContext, x: Tensor, il: int, s: Sizes) -> tuple[Tensor, Tensor]:
-    """The latent row, normed, and the rotated part of the key that all heads share: [rope, 1, n_tokens]."""
+    """Make the latent row, normed, and the rotated part of the key that all heads share: [rope, 1, n_tokens]."""
     t = product(g, x, "attn_kv_a_mqa", il=il)
     element = t.type.block_bytes
     row = (s.rank + s.rope) * element
@@ -82,7 +82,7 @@ def compressed(g: GraphContext, x: Tensor, il: int, s: Sizes) -> tuple[Tensor, T
 def absorbed(
     g: GraphContext, q_nope: Tensor, q_pe: Tensor, latent: Tensor, k_pe: Tensor, il: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of one key head, with the key matrix folded into the queries."""
+    """Make queries, keys and values of one key head, with the key matrix folded into the queries."""
     q = g.mul_mat(g.need("attn_k_b.weight", il), g.permute(q_nope, 0, 2, 1, 3))
     q = g.concat(g.permute(q, 0, 2, 1, 3), q_pe, 0)
     v = g.reshape(latent, latent.ne[0], 1, g.n_tokens)
@@ -92,7 +92,7 @@ def absorbed(
 def decompressed(
     g: GraphContext, latent: Tensor, k_pe: Tensor, il: int, s: Sizes, n_head: int
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values of all heads, from the matrix of old files that makes both."""
+    """Make keys and values of all heads, by the matrix of old files that makes both."""
     t = product(g, latent, "attn_kv_b", il=il)
     element = t.type.block_bytes
     row = (s.nope + s.head_v) * element

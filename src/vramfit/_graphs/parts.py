@@ -1,4 +1,4 @@
-"""The parts that most architectures share: embeddings, norms, projections, rotation, the output.
+"""Append the parts that most architectures share: embeddings, norms, projections, the output.
 
 In: a `GraphContext` and tensors. Out: the tensor that a part ends with.
 Source: llama-graph.cpp, the functions named beside each part.
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def embeddings(g: GraphContext, *, deepstack: int = 0, scale: bool = False) -> Tensor:
-    """The embeddings of the tokens: [n_embd, n_tokens] (build_inp_embd, 2376).
+    """Look up the embeddings of the tokens: [n_embd, n_tokens] (build_inp_embd, 2376).
 
     `deepstack` layers come packed behind each embedding. `scale`: whether the architecture reads its header's
     embedding_scale.
@@ -86,27 +86,27 @@ def _store_mixed(g: GraphContext, rows: Tensor, n_input: int) -> None:
 
 
 def deeper(g: GraphContext, x: Tensor, first: Tensor, level: int) -> Tensor:
-    """`x` + the embeddings of a deeper level, which lie packed behind the first (deepstack)."""
+    """Add the embeddings of a deeper level, which lie packed behind the first (deepstack)."""
     return g.add(x, g.view(first, (g.n_embd, g.n_tokens), first.nb[1:2], level * g.n_embd * F32.block_bytes))
 
 
 def positions(g: GraphContext, per_token: int = 1) -> Tensor:
-    """The position of each token; some rotations have four for each (build_inp_pos, 2465)."""
+    """Append the input of each token's position; some rotations have four for each (build_inp_pos, 2465)."""
     return g.input("inp_pos", I32, g.n_tokens * per_token)
 
 
 def temperature(g: GraphContext) -> Tensor:
-    """A factor for the queries of each token (build_inp_attn_scale, 2479)."""
+    """Append the input of a factor for the queries of each token (build_inp_attn_scale, 2479)."""
     return g.input("inp_attn_scale", F32, 1, 1, g.n_tokens)
 
 
 def output_rows(g: GraphContext) -> Tensor:
-    """Which tokens have an output (build_inp_out_ids, 2494)."""
+    """Append the input that lists the tokens with an output (build_inp_out_ids, 2494)."""
     return g.input("out_ids", I32, g.n_outputs)
 
 
 def select(g: GraphContext, rows: Tensor, il: int, *tensors: Tensor) -> Sequence[Tensor]:
-    """In the last layer only the rows that have an output; elsewhere the tensors as they are."""
+    """Keep, in the last layer, only the rows that have an output; return the tensors as they are in others."""
     return [g.get_rows(t, rows) for t in tensors] if g.is_last(il) else tensors
 
 
@@ -120,7 +120,7 @@ def norm(
     pinned: bool = True,
     beside: int | None = None,
 ) -> Tensor:
-    """A norm with the weight and the bias that the model has for it (build_norm, 1597).
+    """Append a norm with the weight and the bias that the model has for it (build_norm, 1597).
 
     `kind` is "rms_norm" or "norm". With `pinned` it stays on its layer's device; one that is of no layer, on that of
     the layer `beside` it. Weights of a few architectures have the bare name.
@@ -142,7 +142,7 @@ def norm(
 def linear(
     g: GraphContext, x: Tensor, name: str, il: int | None = None, *, scale: bool = True, bias: bool = True
 ) -> Tensor:
-    """A projection, with its scale and its bias where the model has them (build_lora_mm, 1520)."""
+    """Append a projection, with its scale and its bias where the model has them (build_lora_mm, 1520)."""
     x = g.named(g.mul_mat(g.need(f"{name}.weight", il), x), name)
     if scale:
         factor = g.w(f"{name}.scale", il)
@@ -154,14 +154,14 @@ def linear(
 
 
 def product(g: GraphContext, x: Tensor, *names: str, il: int) -> Tensor:
-    """One bare product behind the other."""
+    """Multiply by one matrix after the other, without scales or biases."""
     for name in names:
         x = g.mul_mat(g.need(f"{name}.weight", il), x)
     return x
 
 
 def wide(g: GraphContext, x: Tensor, head: int, n_head: int) -> Tensor:
-    """Rows cut into heads: [head, n_head, n_tokens]."""
+    """Cut rows into heads: [head, n_head, n_tokens]."""
     return g.reshape(x, head, n_head, g.n_tokens)
 
 
@@ -189,7 +189,7 @@ def qkv(
     n_head_kv: int | None = None,
     clamp: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values in heads, from one matrix or from three (build_qkv, 1633-1759).
+    """Project queries, keys and values, cut into heads, by one matrix or by three (build_qkv, 1633-1759).
 
     `head` is the size of all three (head_v by default), and the heads are layer 0's where none are given.
     `clamp`: the architecture limits them where its header says so.
@@ -218,7 +218,7 @@ def _fused_qkv(
 
 
 def _fused_rows(g: GraphContext, x: Tensor, il: int) -> Tensor:
-    """Queries, keys and values side by side, with the bias of all or the three of each."""
+    """Project queries, keys and values side by side, with one bias for all or one for each."""
     x = linear(g, x, "attn_qkv", il)
     q, k, v = (g.w(f"attn_{c}.bias", il) for c in "qkv")
     if not g.has("attn_qkv.bias", il) and q is not None and k is not None and v is not None:
@@ -229,7 +229,7 @@ def _fused_rows(g: GraphContext, x: Tensor, il: int) -> Tensor:
 def flat_qkv(
     g: GraphContext, x: Tensor, il: int, widths: tuple[int, int, int], *, bias: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values in rows, not cut into heads and never limited (build_qkv without reshape).
+    """Project queries, keys and values in rows, not cut into heads and never limited (build_qkv without reshape).
 
     `widths` are the elements of each in a row, which one matrix for all three is cut by.
     """
@@ -247,7 +247,7 @@ def flat_qkv(
 def heads(
     g: GraphContext, x: Tensor, head: int, counts: tuple[int, int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values as views of one tensor in which they lie side by side."""
+    """View queries, keys and values in one tensor in which they lie side by side."""
     row, found, at = head * x.type.block_bytes, [], 0
     for n in counts:
         found.append(g.view(x, (head, n, g.n_tokens), (row, x.nb[1]), at))
@@ -256,7 +256,7 @@ def heads(
 
 
 def rope_factors(g: GraphContext, il: int) -> Tensor | None:
-    """The layer's RoPE factors, where the model has some: for long contexts or short ones (llama-model.cpp:2337)."""
+    """Find the layer's RoPE factors, where the model has some: for long contexts or short ones (llama-model.cpp:2337)."""
     found = g.w("rope_freqs.weight", il)
     if found is not None:
         return found
@@ -265,7 +265,7 @@ def rope_factors(g: GraphContext, il: int) -> Tensor | None:
 
 
 def output_matrix(g: GraphContext) -> Tensor:
-    """The matrix of the logits: its own, or the embedding's, created again for the output."""
+    """Find the matrix of the logits: its own, or the embedding's, created again for the output."""
     for name in ("output.weight", "token_embd.weight"):
         found = g.at(name, Home.OUTPUT)
         if found is not None:
@@ -274,7 +274,7 @@ def output_matrix(g: GraphContext) -> Tensor:
 
 
 def logits(g: GraphContext, x: Tensor, *, bias: bool = True, scale: bool = True) -> Tensor:
-    """The logits: the output matrix, its scale and its bias where the model has them; not marked as output yet."""
+    """Append the logits: the output matrix, its scale and its bias where the model has them; not marked as output yet."""
     x = g.mul_mat(output_matrix(g), x)
     factor, more = g.w("output.scale"), g.w("output.bias")
     if scale and factor is not None:

@@ -1,4 +1,4 @@
-"""Embeddings that each layer of Gemma's small models has of its own.
+"""Append the embeddings that each layer of Gemma's small models has of its own.
 
 Source: `build_inp_per_layer` and `project_per_layer_inputs` in models/gemma3n.cpp and models/gemma4.cpp.
 """
@@ -14,7 +14,7 @@ __all__ = ["per_layer_inputs", "slice_of"]
 
 
 def per_layer_inputs(g: GraphContext, x: Tensor, width: int) -> Tensor:
-    """What each layer adds for each token: [width, n_tokens, n_layer], from a table and from `x`."""
+    """Make what each layer adds for each token: [width, n_tokens, n_layer], from a table and from `x`."""
     tokens = g.input("inp_per_layer_tokens", I32, g.n_tokens)
     shape = (width, g.n_layer, g.n_tokens)
     own = g.scale(g.reshape(g.get_rows(g.need("per_layer_token_embd.weight"), tokens), *shape))
@@ -25,5 +25,5 @@ def per_layer_inputs(g: GraphContext, x: Tensor, width: int) -> Tensor:
 
 
 def slice_of(g: GraphContext, t: Tensor, i: int) -> Tensor:
-    """The matrix `i` along the third extent."""
+    """View the matrix `i` along the third extent."""
     return g.view(t, t.ne[:2], t.nb[1:2], i * t.nb[2])

@@ -1,4 +1,4 @@
-"""What PLaMo 2 and 3 share: one matrix for queries, keys and values, norms before and behind each part.
+"""Append what PLaMo 2 and 3 share: one matrix for queries, keys and values, norms before and behind each part.
 
 Source: models/plamo2.cpp, models/plamo3.cpp.
 """
@@ -15,7 +15,7 @@ __all__ = ["attention", "feed_forward", "finish"]
 
 
 def attention(g: GraphContext, kv: Kv | Windowed, x: Tensor, pos: Tensor, il: int) -> Tensor:
-    """Attention whose queries and keys are normed."""
+    """Append attention whose queries and keys are normed."""
     t = linear(g, x, "attn_qkv", il, scale=False, bias=False)
     at, found = 0, []
     for head, n in (
@@ -30,7 +30,7 @@ def attention(g: GraphContext, kv: Kv | Windowed, x: Tensor, pos: Tensor, il: in
 
 
 def feed_forward(g: GraphContext, h: Tensor, x: Tensor, il: int) -> Tensor:
-    """The rest of a layer: `h` onto the residual `x`, and a network whose gate lies beside its up matrix."""
+    """Append the rest of a layer: add `h` to the residual `x`, then a network whose gate lies beside its up matrix."""
     x = g.add(norm(g, h, "post_attention_norm", il), x)
     h = norm(g, x, "ffn_norm", il)
     h = ffn(g, h, il, act="swiglu", parallel=False, gate=None, biases=False)
@@ -38,6 +38,6 @@ def feed_forward(g: GraphContext, h: Tensor, x: Tensor, il: int) -> Tensor:
 
 
 def finish(g: GraphContext, x: Tensor) -> None:
-    """Norm and logits."""
+    """Append the last norm and the logits."""
     x = g.output(norm(g, x, "output_norm"), "result_norm")
     g.expand(g.output(logits(g, x, bias=False), "result_output"))

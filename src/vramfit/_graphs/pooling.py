@@ -1,4 +1,4 @@
-"""What becomes of the embeddings when a context is for embeddings: pooled, and through dense layers.
+"""Pool the embeddings, and put them through dense layers, when a context is for embeddings.
 
 In: a finished graph whose builder has marked the embeddings as an output. It runs for every architecture, after its builder.
 Nobody says how to pool, so a context has the model's own way (`pooling_type`, llama-context.cpp:216).
@@ -36,7 +36,7 @@ def pool(g: GraphContext) -> None:
 
 
 def _pooled(g: GraphContext, x: Tensor) -> Tensor:
-    """One row for each sequence, or the rows as they are (build_pooling)."""
+    """Pool to one row for each sequence, or leave the rows as they are (build_pooling)."""
     kind = g.n("pooling_type", NONE)
     if kind == NONE or kind in UNSPECIFIED:
         return x
@@ -60,7 +60,7 @@ def _one_row(g: GraphContext, x: Tensor) -> Tensor:
 
 
 def _rank(g: GraphContext, x: Tensor) -> Tensor:
-    """The head of a classifier, as far as the model has one: a reranker."""
+    """Append the head of a classifier, as far as the model has one: a reranker."""
     architecture = g.model.architecture
     if g.has("cls.weight"):
         x = _product(g, x, "cls")
@@ -73,7 +73,7 @@ def _rank(g: GraphContext, x: Tensor) -> Tensor:
 
 
 def _dense(g: GraphContext, x: Tensor) -> Tensor:
-    """The dense layers of a sentence transformer, as far as the model has them (build_dense_out)."""
+    """Append the dense layers of a sentence transformer, as far as the model has them (build_dense_out)."""
     if g.has("dense_2.weight"):
         x = g.mul_mat(g.need("dense_2.weight"), x)
     bias = g.w("dense_2.bias")

@@ -1,4 +1,4 @@
-"""Pools of keys: an indexer that scores a few consecutive tokens together (GLM 5 Next).
+"""Append an indexer over pools of keys: it scores a few consecutive tokens together (GLM 5 Next).
 
 A cell of its cache holds a token's key, a gate, and the pooled key of the pool that ends with it. A small batch gathers the
 cells that it selects; a larger one hides all others. In: a `GraphContext`, the input of a layer. Out: the selection.
@@ -46,7 +46,7 @@ class Pools:
 
 
 def pools_input(g: GraphContext) -> Pools:
-    """The inputs, made once; most are allocated whether a node reads them or not."""
+    """Append the inputs; most are allocated whether a node reads them or not."""
     size, top_k = g.n("attention.indexer.kpool"), g.n("attention.indexer.top_k")
     if size < 2 or top_k % size:
         raise Unbuildable(f"{top_k} cells are no pools of {size}")
@@ -72,7 +72,7 @@ def pools_input(g: GraphContext) -> Pools:
 
 
 def select_pools(g: GraphContext, p: Pools, x: Tensor, row: Tensor, kq_mask: Tensor, il: int) -> Tensor:
-    """The cells that each token sees, where the batch gathers them; else a mask. `row`: what queries are made of."""
+    """Choose the cells that each token sees: as a list where the batch gathers them, else as a mask. `row`: what queries are made of."""
     head, n_head, n = g.n("attention.indexer.key_length"), g.n("attention.indexer.head_count"), g.n_tokens
     q = g.reshape(product(g, row, "indexer.attn_q_b", il=il), head, n_head, n)
     key = norm(g, product(g, x, "indexer.attn_k", il=il), "indexer.k_norm", il, "norm")
@@ -90,7 +90,7 @@ def select_pools(g: GraphContext, p: Pools, x: Tensor, row: Tensor, kq_mask: Ten
 
 
 def _pooled(g: GraphContext, p: Pools, head: int, il: int) -> Tensor:
-    """The pooled keys of all pools, with those that the batch completes: [head, 1, pools]."""
+    """Read the pooled keys of all pools, with those that the batch completes: [head, 1, pools]."""
     cache = g.cache(il, 0, "indexer")
     count, at = cache.ne[1] * cache.ne[2], 2 * head * cache.type.block_bytes // cache.type.block
     token = g.view(cache, (2 * head, count), cache.nb[1:2])
@@ -108,7 +108,7 @@ def _pooled(g: GraphContext, p: Pools, head: int, il: int) -> Tensor:
 
 
 def _in_order(g: GraphContext, p: Pools, scores: Tensor) -> Tensor:
-    """The best pools of each token, best first."""
+    """Sort the best pools of each token, best first."""
     n, best = g.n_tokens, g.top_k(scores, p.n_best)
     found = g.get_rows(g.reshape(scores, 1, p.n, n), best)
     order = g.argsort(g.reshape(found, p.n_best, n))
@@ -117,7 +117,7 @@ def _in_order(g: GraphContext, p: Pools, scores: Tensor) -> Tensor:
 
 
 def _as_mask(g: GraphContext, p: Pools, chosen: Tensor, kq_mask: Tensor) -> Tensor:
-    """A mask that shows the chosen cells; what is chosen for nothing is written behind the cells."""
+    """Make a mask that shows the chosen cells; what is chosen for nothing is written behind the cells."""
     n, count, rows = g.n_tokens, p.n_selected, p.n_kv + p.n_selected
     seed = g.cast(g.view(chosen, (1,)), F32)
     hidden = g.fill(seed if kq_mask.type is F32 else g.cast(seed, kq_mask.type))
@@ -135,7 +135,7 @@ def _as_mask(g: GraphContext, p: Pools, chosen: Tensor, kq_mask: Tensor) -> Tens
 def attend_gathered(
     g: GraphContext, kv: Kv, p: Pools, q: Tensor, chosen: Tensor, v_mla: Tensor, il: int
 ) -> Tensor:
-    """Attention over the chosen cells of each token alone: [heads together, n_tokens]."""
+    """Append attention over the chosen cells of each token alone: [heads together, n_tokens]."""
     g.expand(kv.mask)
     cache, n, n_head = g.cache(il, 0, kv.kind), g.n_tokens, q.ne[1]
     rows = g.view(cache, (cache.ne[0], cache.ne[1] * cache.ne[2]), cache.nb[1:2])

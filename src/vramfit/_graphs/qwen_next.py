@@ -1,4 +1,4 @@
-"""What Qwen3-Next and its successors share: attention with a gate, the layer around a delta net, the shared expert.
+"""Append what Qwen3-Next and its successors share: attention with a gate, the layer around a delta net, the shared expert.
 
 In: a `GraphContext` and the input of a part. Out: the part's result, [n_embd, n_tokens].
 Source: models/qwen3next.cpp, models/qwen35.cpp, models/qwen35moe.cpp.
@@ -39,7 +39,7 @@ def gated_attention(
     biases: bool = True,
     attends: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Attention whose queries come with a gate for the result, side by side in each head.
+    """Append attention whose queries come with a gate for the result, side by side in each head.
 
     `reshapes`: the engine looks at both through a reshape. `attends` makes the result instead of plain attention.
     """
@@ -61,13 +61,13 @@ def gated_attention(
 
 
 def decays(g: GraphContext, alpha: Tensor, il: int) -> Tensor:
-    """How fast each head forgets: [1, heads, tokens, sequences]."""
+    """Make the decay of each head: [1, heads, tokens, sequences]."""
     t = g.mul(g.softplus(g.add(alpha, g.need("ssm_dt.bias", il))), g.need("ssm_a", il))
     return g.reshape(t, 1, alpha.ne[0], g.n_seq_tokens, g.n_seqs)
 
 
 def linear_window(g: GraphContext, rs: Rs, qkv: Tensor, il: int, *, copies: bool = False) -> Tensor:
-    """What the short convolution of a layer slides over; `qkv` is [channels, tokens, sequences]."""
+    """Join what the short convolution of a layer slides over; `qkv` is [channels, tokens, sequences]."""
     kept = g.need("ssm_conv1d.weight", il).ne[0] - 1
     return conv_window(g, rs, qkv, g.state(il, 0), kept, copies=copies)
 
@@ -84,7 +84,7 @@ def linear_attention(
     interleaved: bool = False,
     act: str = "silu",
 ) -> Tensor:
-    """A short convolution, a delta net and a gate, behind the projections.
+    """Append a short convolution, a delta net and a gate, behind the projections.
 
     `window` is what the convolution reads, `z` the gate, `act` its activation. Keys are repeated for the heads of
     the values: `interleaved` ones always, others where the fused operation does not run.
@@ -115,7 +115,7 @@ def linear_attention(
 def recurrent(
     g: GraphContext, rs: Rs, x: Tensor, il: int, *, act: str = "silu", copies: bool = False
 ) -> Tensor:
-    """A layer around a delta net whose projections are one matrix each (build_layer_attn_linear of qwen35.cpp)."""
+    """Append a layer around a delta net whose projections are one matrix each (build_layer_attn_linear of qwen35.cpp)."""
     heads, n, seqs = g.n("ssm.time_step_rank"), g.n_seq_tokens, g.n_seqs
     qkv = linear(g, x, "attn_qkv", il, bias=False)
     qkv = g.reshape(qkv, qkv.ne[0], n, seqs)
@@ -127,14 +127,14 @@ def recurrent(
 
 
 def _repeated(g: GraphContext, t: Tensor, times: int) -> Tensor:
-    """Each head as often, one behind the other."""
+    """Repeat each head equally often, one behind the other."""
     size, heads, n, seqs = t.ne
     t = g.repeat(g.reshape(t, size, 1, heads, n * seqs), size, times, heads, n * seqs)
     return g.reshape(t, size, heads * times, n, seqs)
 
 
 def mixture(g: GraphContext, x: Tensor, il: int) -> Tensor:
-    """Experts, and one that all tokens go through, with a gate of one number a token."""
+    """Append experts, and one that all tokens go through, with a gate of one number for each token."""
     y = moe(g, x, il, gate_up="ffn_gate_up_exps", scales=True)
     if not g.has("ffn_up_shexp.weight", il):
         return y
@@ -145,7 +145,7 @@ def mixture(g: GraphContext, x: Tensor, il: int) -> Tensor:
 
 
 def finish(g: GraphContext, x: Tensor, rows: Tensor) -> None:
-    """The end of a model with a draft head: the hidden states of all tokens are an output, too."""
+    """Append the end of a model with a draft head: the hidden states of all tokens are an output, too."""
     x = g.output(norm(g, x, "output_norm"), "h_nextn")
     x = g.output(g.get_rows(x, rows), "result_norm")
     g.expand(g.output(logits(g, x, bias=False), "result_output"))

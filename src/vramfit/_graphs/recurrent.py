@@ -7,7 +7,7 @@ Source: `build_rs` (llama-graph.cpp:3512-3590), models/mamba-base.cpp.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .._ggml.graph import Tensor
 from .._ggml.ops import I32, Unbuildable
@@ -27,8 +27,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Rs:
+class Rs(NamedTuple):
     """Which states the sequences of the batch continue (llm_graph_input_rs)."""
 
     main: Tensor  # those that the batch works on
@@ -36,12 +35,12 @@ class Rs:
 
 
 def is_first_recurrent(model: Model, il: int) -> bool:
-    """Whether a layer is the first that keeps a state: its nodes make what all of them read the indices by."""
+    """Tell whether a layer is the first that keeps a state: its nodes make what all of them read the indices by."""
     return model.layers[il].is_recurrent and not any(x.is_recurrent for x in model.layers[:il])
 
 
 def before_recurrent(model: Model, il: int) -> int:
-    """Whether the next layer keeps a state (1), as the first one (2): it reads it before layer `il` is done.
+    """Tell whether the next layer keeps a state (1), as the first one (2), or none (0): it reads it before layer `il` is done.
 
     What a builder's `traits` need where kinds of layers alternate and nothing is expanded between them.
     """
@@ -51,7 +50,7 @@ def before_recurrent(model: Model, il: int) -> int:
 
 
 def rs_input(g: GraphContext) -> Rs:
-    """The indices of the states (build_rs_inp, 3546): as many as there are slots."""
+    """Append the indices of the states (build_rs_inp, 3546): as many as there are slots."""
     n, seqs = g.context.n_seq_max, g.n_seqs
     ids = g.input("rs_s_copy", I32, n)
     return Rs(g.view(ids, (seqs,)), g.view(ids, (n - seqs,), (), seqs * ids.nb[0]))
@@ -60,7 +59,7 @@ def rs_input(g: GraphContext) -> Rs:
 def read_state(
     g: GraphContext, rs: Rs, state: Tensor, read: Callable[[Tensor, Tensor], Tensor] | None = None
 ) -> Tensor:
-    """The states of the batch's sequences, [elements, n_seqs], or what `read(states, ids)` makes of them.
+    """Read the states of the batch's sequences, [elements, n_seqs], or what `read(states, ids)` makes of them.
 
     One state is cleared first, and those that only move are copied behind (build_rs, 3512).
     """
@@ -81,14 +80,14 @@ def write_state(g: GraphContext, value: Tensor, state: Tensor) -> None:
 
 
 def ssm_scan(g: GraphContext, states: Tensor, x: Tensor, *more: Tensor) -> Tensor:
-    """A state-space scan: the outputs, and behind them the states, in one row (ggml_ssm_scan)."""
+    """Append a state-space scan: the outputs, and behind them the states, in one row (ggml_ssm_scan)."""
     ids = more[-1]
     n = x.ne[0] * x.ne[1] * x.ne[2] * x.ne[3] + states.ne[0] * states.ne[1] * states.ne[2] * ids.ne[0]
     return g.of("SSM_SCAN", (n,), states, x, *more, params=(1,))
 
 
 def mamba(g: GraphContext, rs: Rs, x: Tensor, il: int, *, dt_b_c_norm: bool = False) -> Tensor:
-    """A layer of Mamba (build_mamba_layer). `dt_b_c_norm`: norms without weights apply, too (FalconMamba)."""
+    """Append a layer of Mamba (build_mamba_layer). `dt_b_c_norm`: norms without weights apply, too (FalconMamba)."""
     kernel, inner, size = g.n("ssm.conv_kernel"), g.n("ssm.inner_size"), g.n("ssm.state_size")
     rank, seqs, n = g.n("ssm.time_step_rank"), g.n_seqs, g.n_seq_tokens
     conv_states, ssm_states = g.state(il, 0), g.state(il, 1)
@@ -122,7 +121,7 @@ def mamba(g: GraphContext, rs: Rs, x: Tensor, il: int, *, dt_b_c_norm: bool = Fa
 def _dt_b_c(
     g: GraphContext, x: Tensor, il: int, rank: int, size: int, always: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Time steps and the two matrices of Mamba's scan, normed where the model has norms for all three."""
+    """Project the time steps and the two matrices of Mamba's scan, normed where the model has norms for all three."""
     t = linear(g, x, "ssm_x", il, scale=False, bias=False)
     n, seqs, element = g.n_seq_tokens, g.n_seqs, t.nb[0]
     dt = g.view(t, (rank, n, seqs), t.nb[1:3])
@@ -135,7 +134,7 @@ def _dt_b_c(
 
 
 def mamba2(g: GraphContext, rs: Rs, x: Tensor, il: int) -> Tensor:
-    """A layer of Mamba 2 (build_mamba2_layer)."""
+    """Append a layer of Mamba 2 (build_mamba2_layer)."""
     kernel, inner, size = g.n("ssm.conv_kernel"), g.n("ssm.inner_size"), g.n("ssm.state_size")
     n_head, groups, seqs, n = g.n("ssm.time_step_rank"), g.n("ssm.group_count"), g.n_seqs, g.n_seq_tokens
     if not n_head or inner % n_head or not groups or inner % groups:
@@ -173,7 +172,7 @@ def mamba2(g: GraphContext, rs: Rs, x: Tensor, il: int) -> Tensor:
 
 
 def _convolved(g: GraphContext, conv: Tensor, x: Tensor, states: Tensor, kernel: int, il: int) -> Tensor:
-    """The channels behind a short convolution, whose last columns are kept for the next batch."""
+    """Append a short convolution over the channels, whose last columns are kept for the next batch."""
     width, seqs = x.ne[0], g.n_seqs
     window = g.concat(conv, g.transpose(x), 0)
     last = g.view(window, (kernel - 1, width, seqs), window.nb[1:3], g.n_seq_tokens * window.nb[0])

@@ -1,9 +1,8 @@
-"""What a graph is built for, and what is built: the nouns between the reservations and the builders."""
+"""Name what a graph is built for (`Run`), and what is built (`Instance`)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._ggml.graph import Graph
 from .._llama.cparams import Context
@@ -16,8 +15,7 @@ FUSED: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One reservation: the batch that the engine assumes, and how it builds the graph for it."""
 
     context: Context
@@ -29,8 +27,7 @@ class Run:
     fused: frozenset[str] = FUSED
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(NamedTuple):
     """A graph, and where its layers begin.
 
     `starts` are positions in `Graph.nodes`: of the first node of each layer that was built, and last of

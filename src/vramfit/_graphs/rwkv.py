@@ -1,4 +1,4 @@
-"""RWKV: layers that mix each token with the one before it, and with a state.
+"""Append RWKV's layers, which mix each token with the one before it, and with a state.
 
 In: a `GraphContext`, the input of a layer. Out: the layer's result.
 A layer's first state holds the last tokens of its norms, the second one the state of its heads.
@@ -18,21 +18,21 @@ from .recurrent import Rs, read_state, rs_input, write_state
 
 __all__ = ["mixed_in_channels", "mixed_in_networks", "normed_embeddings", "time_mix_6", "time_mix_7"]
 
-TimeMix = Callable[[Rs, Tensor, Tensor, int], Tensor]
-Channels = Callable[[Tensor, Tensor, int], Tensor]
+TimeMix = Callable[[Rs, Tensor, Tensor, int], Tensor]  # states, tokens, those before them, layer -> result
+Channels = Callable[[Tensor, Tensor, int], Tensor]  # tokens, those before them, layer -> result
 
 
 # --- models
 
 
 def normed_embeddings(g: GraphContext) -> Tensor:
-    """Embeddings behind a norm, which the engine counts to layer 0."""
+    """Append the embeddings and a norm, which the engine counts to layer 0."""
     x = g.pin(g.norm(embeddings(g, scale=False)), 0)
     return g.add(g.mul(x, g.need("token_embd_norm.weight")), g.need("token_embd_norm.bias"))
 
 
 def mixed_in_channels(g: GraphContext, time_mix: TimeMix, channels: Channels, rescale: int = 0) -> None:
-    """A model whose feed-forward network mixes tokens, too; every `rescale` layers the result is halved."""
+    """Append a model whose feed-forward network mixes tokens, too; every `rescale` layers the result is halved."""
     if g.n("token_shift_count", 2) != 2:
         raise Unbuildable(f"{g.n('token_shift_count')} tokens are shifted, not two")
     x, rs, rows = normed_embeddings(g), rs_input(g), output_rows(g)
@@ -54,7 +54,7 @@ def mixed_in_channels(g: GraphContext, time_mix: TimeMix, channels: Channels, re
 
 
 def mixed_in_networks(g: GraphContext, time_mix: TimeMix) -> None:
-    """A model with plain feed-forward networks, made of one with attention."""
+    """Append a model with plain feed-forward networks, made of one with attention."""
     if g.model.layers[0].states[0] != g.n_embd:
         raise Unbuildable(f"{g.model.layers[0].states[0]} elements are kept, not one token")
     x, rs, rows = embeddings(g, scale=False), rs_input(g), output_rows(g)
@@ -89,7 +89,7 @@ def _store_shift(g: GraphContext, t: Tensor, il: int) -> None:
 
 
 def _shifted(g: GraphContext, before: Tensor, x: Tensor) -> Tensor:
-    """Each token's predecessor."""
+    """Return each token's predecessor."""
     but_last = g.view(x, (g.n_embd, g.n_seq_tokens - 1, g.n_seqs), x.nb[1:3])
     return g.concat(before, but_last, 1)
 
@@ -103,7 +103,7 @@ def _last(g: GraphContext, x: Tensor) -> Tensor:
 
 
 def _product(g: GraphContext, x: Tensor, name: str, il: int) -> Tensor:
-    """A projection, without the scale that the engine does not hand on."""
+    """Append a projection, without the scale that the engine does not hand on."""
     return linear(g, x, name, il, scale=False)
 
 
@@ -112,7 +112,7 @@ def _matrix(g: GraphContext, x: Tensor, name: str, il: int) -> Tensor:
 
 
 def _planes(g: GraphContext, t: Tensor, count: int) -> list[Tensor]:
-    """Matrices that lie one behind the other."""
+    """View matrices that lie one behind the other."""
     size = g.n_embd * g.n_tokens * t.nb[0]
     return [g.view(t, (g.n_embd, g.n_tokens), t.nb[1:2], i * size) for i in range(count)]
 
@@ -125,7 +125,7 @@ def _heads(g: GraphContext) -> tuple[int, int]:
 
 
 def _advance(g: GraphContext, rs: Rs, il: int, op: str, *sources: Tensor) -> Tensor:
-    """One step of the state of the heads, which is kept: the result of all tokens in one row."""
+    """Advance the state of the heads by the batch, and keep it: return the result of all tokens in one row."""
     size, n_head = _heads(g)
     states = g.state(il, 1)
     state = read_state(g, rs, states)
@@ -136,7 +136,7 @@ def _advance(g: GraphContext, rs: Rs, il: int, op: str, *sources: Tensor) -> Ten
 
 
 def _normed_heads(g: GraphContext, y: Tensor, il: int) -> Tensor:
-    """Heads normed one by one, if the model has norms."""
+    """Norm heads one by one, if the model has norms."""
     size, n_head = _heads(g)
     weight, bias = g.w("time_mix_ln.weight", il), g.w("time_mix_ln.bias", il)
     if weight is None or bias is None:
@@ -146,7 +146,7 @@ def _normed_heads(g: GraphContext, y: Tensor, il: int) -> Tensor:
 
 
 def time_mix_6(g: GraphContext, rs: Rs, x: Tensor, before: Tensor, il: int) -> Tensor:
-    """Tokens mixed by decays that depend on them (build_rwkv6_time_mix); without `time_mix_first` a linear attention."""
+    """Mix tokens by decays that depend on them (build_rwkv6_time_mix); without `time_mix_first` a linear attention."""
     size, n_head = _heads(g)
     w, k, v, r, gate = _mixtures_6(g, x, before, il)
     r, k, v, gate = (
@@ -177,7 +177,7 @@ def time_mix_6(g: GraphContext, rs: Rs, x: Tensor, before: Tensor, il: int) -> T
 
 
 def _mixtures_6(g: GraphContext, x: Tensor, before: Tensor, il: int) -> list[Tensor]:
-    """Five mixtures of each token and the one before it: for decays, keys, values, receptance and gate."""
+    """Make five mixtures of each token and the one before it: for decays, keys, values, receptance and gate."""
     n_embd, n = g.n_embd, g.n_tokens
     change = g.reshape(g.sub(before, x), n_embd, n)
     x = g.reshape(x, n_embd, n)
@@ -199,7 +199,7 @@ def _mixtures_6(g: GraphContext, x: Tensor, before: Tensor, il: int) -> list[Ten
 def time_mix_7(
     g: GraphContext, rs: Rs, x: Tensor, before: Tensor, il: int, first_value: list[Tensor]
 ) -> Tensor:
-    """Tokens mixed by a state that is rotated, too (build_rwkv7_time_mix).
+    """Mix tokens by a state that is rotated, too (build_rwkv7_time_mix).
 
     `first_value` takes the values of the first layer, which later ones add a part of.
     """
@@ -240,6 +240,6 @@ def time_mix_7(
 def _low_rank(
     g: GraphContext, x: Tensor, name: str, il: int, *, act: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Two matrices with few rows between them."""
+    """Multiply by two matrices with few rows between them."""
     h = _matrix(g, x, f"time_mix_{name}1", il)
     return _matrix(g, h if act is None else act(h), f"time_mix_{name}2", il)

@@ -1,4 +1,4 @@
-"""A stand-in for a graph that nobody wrote: all that the layers of a model can make, each kept to its layer's end.
+"""Build a stand-in for a graph that nobody wrote: all that the layers of a model can make, each kept to its layer's end.
 
 In: a `GraphContext` of any architecture. Out: a graph that holds more at once than the model's own, layer by layer, and
 is scheduled as that is: its nodes read the same weights, caches and states where they lie.
@@ -40,8 +40,8 @@ _NO_PRODUCTS = (
     "rope_factors_long.weight",
     "rope_factors_short.weight",
 )
-Inputs = dict[object, Kv]
-Rows = Callable[[int, int], Tensor]
+Inputs = dict[object, Kv]  # by what caches with one mask have in common
+Rows = Callable[[int, int], Tensor]  # elements of a head, heads -> [head, heads, n_tokens]
 
 
 class _Kept:
@@ -59,7 +59,7 @@ class _Kept:
         return t
 
     def released(self, x: Tensor) -> Tensor:
-        """`x`, behind readers of all that was kept."""
+        """Return `x`, behind readers of all that was kept."""
         for t in self._all:
             x = self._g.of("ADD", x.ne, x, t)
         self._all.clear()
@@ -102,7 +102,7 @@ def build(g: GraphContext) -> None:
 
 
 def _end(g: GraphContext, x: Tensor, ends: Sequence[Tensor], n_streams: int, kept: _Kept) -> None:
-    """The last norm and the logits, where all residual streams and what the output looks back at come together."""
+    """Append the last norm and the logits, where all residual streams and what the output looks back at come together."""
     last = g.w("output_norm.weight")
     if last is not None:
         streams = (
@@ -117,14 +117,14 @@ def _end(g: GraphContext, x: Tensor, ends: Sequence[Tensor], n_streams: int, kep
 
 
 def _in_order(g: GraphContext, il: int) -> tuple[list[str], list[str]]:
-    """The weights of a layer: those that are read before attention, and the others, among which is an output projection."""
+    """Split the weights of a layer: those read before attention, and the others, with the output projection among them."""
     names = list(g.known.own[il])
     first = [n for n in names if n.startswith(("attn_q", "attn_k", "attn_v"))]
     return first, [n for n in names if n not in first]
 
 
 def _states(g: GraphContext, rs: Rs, made: dict[int, Tensor], il: int, kept: _Kept) -> None:
-    """The recurrent states of a layer, read, changed and written back, and what a scan makes of the last."""
+    """Read the recurrent states of a layer, change them and write them back; return what a scan makes of the last."""
     states = g.layer(il).states
     found = None
     for i in range(len(states)):
@@ -152,7 +152,7 @@ def _scan(
     il: int,
     kept: _Kept,
 ) -> None:
-    """A state-space scan. What it reads are parts of rows, whose copies are as long as the rows."""
+    """Append a state-space scan. What it reads are parts of rows, whose copies are as long as the rows."""
     size, head, n_head, n_group = scan
     inner = head * n_head
     row = _wide(g, made, max(2 * inner + 2 * size * n_group + n_head, g.n_embd + 1), kept)
@@ -177,7 +177,7 @@ def _scan(
 
 
 def _norm_of(g: GraphContext, il: int) -> str:
-    """The norm that a layer begins with; its name says nothing else here."""
+    """Append the norm that a layer begins with; its name says nothing else here."""
     names = [
         n.removesuffix(".weight")
         for n in g.known.own[il]
@@ -187,7 +187,7 @@ def _norm_of(g: GraphContext, il: int) -> str:
 
 
 def _outer(g: GraphContext, x: Tensor, always: _Kept) -> None:
-    """What is made of weights outside the layers: before them, and kept through all."""
+    """Append what is made of weights outside the layers: before them, and kept through all."""
     made = {g.n_embd: x}
     for name, homes in g.known.outer.items():
         if name in _NO_PRODUCTS:
@@ -203,7 +203,7 @@ def _outer(g: GraphContext, x: Tensor, always: _Kept) -> None:
 
 
 def _products(g: GraphContext, names: Sequence[str], made: dict[int, Tensor], il: int, kept: _Kept) -> None:
-    """The products of weights of a layer."""
+    """Append the products of a layer's weights."""
     home = g.placement.layers[il]
     again: list[Tensor] = []
     for name in names:
@@ -219,13 +219,13 @@ def _products(g: GraphContext, names: Sequence[str], made: dict[int, Tensor], il
 
 
 def _few(g: GraphContext, made: dict[int, Tensor]) -> dict[int, Tensor]:
-    """The first rows of the layer's input: as many as a card takes a product of the host's for."""
+    """View the first rows of the layer's input: as many as a card takes a product of the host's for."""
     h = made[g.n_embd]
     return {g.n_embd: g.view(h, (g.n_embd, min(_OFFLOADED, g.n_tokens)), h.nb[1:2])}
 
 
 def _product(g: GraphContext, w: Tensor, made: dict[int, Tensor], n_used: int, kept: _Kept) -> None:
-    """The product of a weight with rows of its width, and what is made of it."""
+    """Append the product of a weight with rows of its width, and what is made of it."""
     n, many = w.ne[0], w.ne[2]
     n_tokens = made[g.n_embd].ne[1]
     if many > 1 and many == g.n_expert:
@@ -241,7 +241,7 @@ def _product(g: GraphContext, w: Tensor, made: dict[int, Tensor], n_used: int, k
 
 
 def _wide(g: GraphContext, made: dict[int, Tensor], n: int, kept: _Kept) -> Tensor:
-    """Rows of a width, made of those of the layer's input."""
+    """Make rows of a width out of those of the layer's input."""
     if n not in made:
         h = made[g.n_embd]
         made[n] = kept(g.pad(h, n - g.n_embd) if n > g.n_embd else g.cont(g.view(h, (n, h.ne[1]), h.nb[1:2])))
@@ -252,18 +252,18 @@ def _wide(g: GraphContext, made: dict[int, Tensor], n: int, kept: _Kept) -> Tens
 
 
 def _caches(g: GraphContext, il: int) -> tuple[Cache, ...]:
-    """The caches that a layer reads: its own, or those of the layer that it shares with."""
+    """List the caches that a layer reads: its own, or those of the layer that it shares with."""
     layer = g.layer(il)
     return layer.caches if layer.shares_kv_with is None else g.layer(layer.shares_kv_with).caches
 
 
 def _kind(cache: Cache) -> object:
-    """What caches share that have one mask."""
+    """Return what caches with one mask have in common."""
     return cache.kind, cache.cells, cache.window, cache.ratio, cache.always_split
 
 
 def _inputs(g: GraphContext) -> Inputs:
-    """Indices and a mask for each kind of cache."""
+    """Append indices and a mask for each kind of cache."""
     found: Inputs = {}
     for il in g.known.trunk:
         layer, c = g.layer(il), g.context
@@ -288,7 +288,7 @@ def _inputs(g: GraphContext) -> Inputs:
 def _attention(
     g: GraphContext, inputs: Inputs, made: dict[int, Tensor], pos: Tensor, il: int, kept: _Kept
 ) -> list[Tensor]:
-    """Attention over each cache of a layer, from rows that are as wide as its heads; what was chosen of other caches."""
+    """Append attention over each cache of a layer, from rows that are as wide as its heads; what was chosen of other caches."""
     layer, best = g.layer(il), list[Tensor]()
 
     def rows(head: int, n: int) -> Tensor:
@@ -318,7 +318,7 @@ def _attention(
 def _attend_away(
     g: GraphContext, kv: Kv, q: Tensor, k: Tensor | None, v: Tensor | None, il: int, kept: _Kept
 ) -> Tensor:
-    """Attention over a cache that lies elsewhere, whose copies are there a second time: in another order, or type.
+    """Append attention over a cache that lies elsewhere, whose copies are there a second time: in another order, or type.
 
     Copies for layers that store nothing themselves are there all at once: with no store between them they are one split.
     """
@@ -330,7 +330,7 @@ def _attend_away(
 
 
 def _stays(g: GraphContext, il: int) -> bool:
-    """Whether attention of a layer runs where the layer is, and nowhere else: its cache is there, on a card or without cards."""
+    """Tell whether attention of a layer runs where the layer is, and nowhere else: its cache is there, on a card or without cards."""
     owner, home = g.layer(il).shares_kv_with, g.placement.layers[il]
     at = g.placement.caches[il if owner is None else owner]
     return at == home and (home != HOST or not g.placement.n_devices)
@@ -352,7 +352,7 @@ def _twice(g: GraphContext, il: int, make: Callable[[], Tensor]) -> list[Tensor]
 def _queries_keys_values(
     g: GraphContext, layer: Layer, made: dict[int, Tensor], kept: _Kept
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Heads as parts of one long row: a copy of one of them to another device is as long."""
+    """Make heads as parts of one long row: a copy of one of them to another device is as long."""
     sizes = ((layer.head_k, layer.n_head), (layer.head_k, layer.n_head_kv), (layer.head_v, layer.n_head_kv))
     row = kept(g.cont(_wide(g, made, sum(a * n for a, n in sizes), kept)))
     found, at = [], 0
@@ -363,7 +363,7 @@ def _queries_keys_values(
 
 
 def _scores(g: GraphContext, kv: Kv, cache: Cache, rows: Rows, il: int, kept: _Kept) -> Tensor:
-    """What is chosen of a cache of another kind: scores of all heads, their sum, its order and a mask of the best."""
+    """Append what is chosen of a cache of another kind: scores of all heads, their sum, its order and a mask of the best."""
     n_head = g.model.n_head_indexer if cache.kind == "indexer" else g.n_head(il)
     if g.layer(il).shares_kv_with is None:
         g.expand(store_k(g, rows(cache.k_width, 1), kv.k_idxs, il, cache.kind))

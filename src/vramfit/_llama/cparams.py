@@ -1,4 +1,4 @@
-"""What the engine makes of the settings for one model: padded, clamped, resolved, or refused.
+"""Resolve settings for one model as the engine does: pad, clamp, and refuse what it refuses.
 
 In: `Model` and `Settings`. Out: a `Context`, or `EngineRefusal` with the engine's own reason. Counts may
 as well be int64 arrays of one shape: the arithmetic is the same, point by point. Whoever must know a
@@ -9,8 +9,7 @@ Source: the constructor of `llama_context` (llama-context.cpp:225-311) and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.errors import EngineRefusal
 from .._ggml.backends import pad
@@ -41,8 +40,7 @@ __all__ = [
 CONTEXT_STEP: Final = 256  # llama-context.cpp:288: n_ctx is padded to a multiple of this
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """The engine's context parameters (cparams) after it has resolved them.
 
     Flash attention is on or off here, but under `auto_fa` that is settled only when the graph is scheduled:
@@ -69,12 +67,12 @@ class Context:
 
     @property
     def v_trans(self) -> bool:
-        """Whether V is stored transposed, which gives every layer the widest V row."""
+        """Whether V is stored transposed; every layer then gets the widest V row."""
         return not self.flash_attn
 
 
 def resolve(model: Model, settings: Settings) -> Context:
-    """The context that the engine creates. Raises `EngineRefusal` where it would not."""
+    """Resolve `settings` to the context that the engine creates. Raises `EngineRefusal` where it creates none."""
     wanted = wanted_ctx(model, settings)
     if not wanted:
         raise EngineRefusal("n_ctx and the trained context length cannot both be zero; set n_ctx")
@@ -84,7 +82,7 @@ def resolve(model: Model, settings: Settings) -> Context:
 def resolve_counts(
     model: Model, settings: Settings, n_ctx: int, n_seq_max: int | None = None, n_ubatch: int | None = None
 ) -> Context:
-    """`resolve` for counts above 0 that take the place of those in `settings`; ints or int64 arrays."""
+    """Resolve `settings` with other counts (above 0) in place of its own; ints or int64 arrays."""
     n_seq_max = settings.n_seq_max if n_seq_max is None else n_seq_max
     n_ubatch = physical_batch(settings) if n_ubatch is None else n_ubatch
     type_k, type_v = tensor_type(settings.type_k), tensor_type(settings.type_v)
@@ -111,7 +109,7 @@ def resolve_counts(
         type_k=type_k,
         type_v=type_v,
         kv_unified=unified,
-        swa_full=settings.swa_full,
+        swa_full=settings.swa_full or era.full_windows,
         op_offload=settings.op_offload,
         embeddings=settings.embeddings,
         era=era,
@@ -119,12 +117,12 @@ def resolve_counts(
 
 
 def wanted_ctx(model: Model, settings: Settings) -> int:
-    """The context asked for before padding, in tokens of all slots; 0 where neither settings nor header say."""
+    """Return the context asked for, unpadded, in tokens of all slots; 0 where neither settings nor header name one."""
     return settings.n_ctx or model.n_ctx_train
 
 
 def physical_batch(settings: Settings) -> int:
-    """Tokens that are computed at once, at most: 0 means the logical batch, which is also the limit."""
+    """Return the most tokens computed at once (n_ubatch): 0 stands for n_batch, which is also its limit."""
     return min(settings.n_batch, settings.n_ubatch or settings.n_batch)
 
 
@@ -136,7 +134,7 @@ def shares_cache(settings: Settings) -> bool:
 
 
 def streams(settings: Settings, n_seq_max: int | None = None) -> int:
-    """Among how many slots the context is divided: all, or one where they share a cache.
+    """Count the slots that the context is divided among: all, or one where they share a cache.
 
     `n_seq_max` takes the place of that in `settings`: an int or an int64 array.
     """
@@ -146,22 +144,22 @@ def streams(settings: Settings, n_seq_max: int | None = None) -> int:
 
 
 def context_step(settings: Settings) -> int:
-    """Tokens of all slots between one context and the next that the engine tells apart."""
+    """Return the step between contexts that the engine tells apart, in tokens of all slots."""
     return CONTEXT_STEP * streams(settings)
 
 
 def trained_ctx(model: Model, settings: Settings) -> int:
-    """Tokens of all slots when each has the trained context; 0 where the header does not say."""
+    """Return the context that gives each slot the trained one, in tokens of all slots; 0 where the header names none."""
     return model.n_ctx_train * streams(settings)
 
 
 def least(a: int, b: int) -> int:
-    """The smaller of two counts, for arrays point by point: arithmetic that both kinds of number have."""
+    """Return the smaller of two counts, for arrays point by point: arithmetic that both kinds of number have."""
     return b + (a - b) * (a < b)
 
 
 def needs_flash_attn(type_v: TensorType) -> bool:
-    """Whether a V cache of this type can be read by flash attention alone (llama-context.cpp:3864-3880)."""
+    """Tell whether only flash attention can read a V cache of this type (llama-context.cpp:3864-3880)."""
     return type_v.is_quantized
 
 
@@ -186,7 +184,7 @@ def _flash_attn(model: Model, settings: Settings, type_k: TensorType, type_v: Te
 
 
 def _check_blocks(model: Model, which: str, kind: TensorType) -> None:
-    """A quantized row must be cut into whole blocks head by head (llama-context.cpp:3842-3862)."""
+    """Raise `EngineRefusal` where a head of a quantized cache is not a whole number of blocks (llama-context.cpp:3842-3862)."""
     if not kind.is_quantized:
         return
     for layer in model.layers:
@@ -199,7 +197,7 @@ def _check_blocks(model: Model, which: str, kind: TensorType) -> None:
 
 
 def prompt_tokens(context: Context, *, one_sequence: bool = False) -> int:
-    """Tokens of the prompt that buffers are reserved for: as many in each sequence, or all in one.
+    """Count the tokens of the prompt that buffers are reserved for: as many in each sequence, or all in one.
 
     Source: `llama_context::sched_reserve` (llama-context.cpp:613-760) and `graph_reserve` after it.
     """
@@ -207,7 +205,7 @@ def prompt_tokens(context: Context, *, one_sequence: bool = False) -> int:
 
 
 def more_inputs(model: Model, context: Context) -> int:
-    """Bytes that are added to a graph of a build after the pinned one, of which some parts are not replayed: an upper figure.
+    """Count the bytes that are added for a build after the pinned one, whose graph is not replayed in all: an upper figure.
 
     Two rows of the embedding for each token, for other views of states and factors of rows. In a mixture what the chosen experts
     make, too, which CUDA keeps alive beside a shared expert (ggml_cuda_match_shared_expert of b11549).
@@ -215,19 +213,18 @@ def more_inputs(model: Model, context: Context) -> int:
     if not context.era.more_inputs:
         return 0
     width = model.hparams.get("expert_feed_forward_length", 0)
-    made = max((x.n_expert_used for x in model.layers), default=0) * (
-        width if isinstance(width, int) else model.n_embd
-    )
+    used = max((x.n_expert_used for x in model.layers), default=0)
+    made = used * (width if isinstance(width, int) else model.n_embd)
     return (2 * model.n_embd + made) * context.n_ubatch * 4
 
 
 def cache_streams(cache: Cache, context: Context) -> int:
-    """How many streams of cells `cache` has."""
+    """Count the streams of cells that `cache` has."""
     return context.n_seq_max if cache.always_split else context.n_stream
 
 
 def cells(cache: Cache, context: Context) -> int:
-    """Cells of one stream of `cache`.
+    """Count the cells of one stream of `cache`.
 
     Source: llama-kv-cache-iswa.cpp:69-80 (window), llama-kv-cache-dsv4.cpp:1266-1292 (compressed).
     """

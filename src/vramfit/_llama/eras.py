@@ -1,4 +1,4 @@
-"""Eras of the engine: which of its rules were others in the build that a person runs.
+"""Find the era of the engine's build that a person runs: which of its rules were different.
 
 In: what names a build ("b8470", "ollama@0.24", a commit). Out: an `Era`, a handful of switches. All rules of this package
 are those of the pinned build; a switch says where another build differs, and acts at the one place where its rule lies.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -28,8 +27,7 @@ PINNED_BUILD: Final = 11250  # 0c1e57098, 2026-10-01; its number is only near th
 NEWEST: Final = 99999
 
 
-@dataclass(frozen=True, slots=True)
-class Era:
+class Era(NamedTuple):
     """The rules of a build that differ from those of the pinned one; all false is the pinned build.
 
     `title` is for people; `why` says why figures are not known to be exact, "" where they are.
@@ -38,6 +36,9 @@ class Era:
     title: str
     why: str = ""
     older_graph: bool = False  # attention as it was built in 2024: not replayed, figures are raised
+    older_order: bool = False  # other backends than CUDA kept inputs longer: not replayed, theirs are raised
+    no_latent: bool = False  # K and V of latent attention are stored head by head
+    full_windows: bool = False  # layers with a window have caches of the whole context
     one_cache: bool = False  # all slots share one cache, whatever is asked
     one_slot: bool = False  # llama-server has one slot where nobody says how many
     output_last: bool = False  # -ngl counts the output layer last
@@ -51,7 +52,7 @@ class Era:
     @property
     def is_raised(self) -> bool:
         """Whether what it reserves is not replayed but raised from what the pinned build reserves."""
-        return self.older_graph or self.more_inputs
+        return self.older_graph or self.older_order or self.more_inputs
 
 
 class Change(NamedTuple):
@@ -73,7 +74,10 @@ class Change(NamedTuple):
 
 
 CHANGES: Final = (
-    Change("older_graph", 6000, 6160, "2025-08", "4227c9be4 (read)", "attention writes its cache by rows"),
+    Change("older_graph", 4880, 5192, "2025-04", "b5192 to b5622 (printed)", "attention takes no more than today"),
+    Change("no_latent", 5129, 5133, "2025-04-15", "#12801, b4553 and b4905 (printed)", "latent attention stores one compressed row"),
+    Change("full_windows", 5400, 5450, "2025-05-20", "#13194", "layers with a window have caches of its size"),
+    Change("older_order", 6000, 6160, "2025-08", "b5781 (printed), 4227c9be4 (read)", "Vulkan frees inputs it has read"),
     Change("one_cache", 6000, 6160, "2025-08", "#14363, 4227c9be4 (read)", "a cache for each slot"),
     Change("one_slot", 6900, 7050, "2025-11", "#16736", "llama-server starts four slots with one cache"),
     Change("output_last", 7440, 7480, "2025-12-17", "#18148", "-ngl counts the output layer first", grows=True),
@@ -161,13 +165,13 @@ def era_of(build: str) -> Era:
 
 
 def is_before(version: str, other: tuple[int, ...]) -> bool:
-    """Whether a version such as "0.24" is older than another one."""
+    """Tell whether a version such as "0.24" is older than another one."""
     found = _VERSION.fullmatch(version.strip().lower())
     return found is not None and _padded(tuple(map(int, found[1].split(".")))) < _padded(other)
 
 
 def rules_of(gpu: Gpu, era: Era) -> Backend:
-    """The rules of a card's backend in the builds of an era."""
+    """Find the rules of a card's backend in the builds of an era."""
     return backend_of(
         gpu,
         pooled_copies=era.pooled_copies,
@@ -211,7 +215,7 @@ def _of_commit(text: str) -> Era:
 
 
 def _era(name: str, low: int, high: int, why: str = "") -> Era:
-    """The era of a build that is one of [low, high]; each switch as it is in all of these, else the larger way."""
+    """Make the era of a build that is one of [low, high]; each switch as it is in all of these, else the larger way."""
     if low == high == PINNED_BUILD:
         return PINNED
     switches: dict[str, bool] = {}
@@ -240,7 +244,7 @@ _BOUNDS: Final[Sequence[tuple[int, str]]] = (
 
 
 def _span(low: int, high: int) -> str:
-    """The eras that a build of [low, high] can be of, in words."""
+    """Name the eras that a build of [low, high] can be of."""
     first, last = (next(name for until, name in _BOUNDS if n < until) for n in (low, min(high, NEWEST)))
     return first if first == last else f"{first}, or up to {last}"
 

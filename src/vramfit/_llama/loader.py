@@ -1,4 +1,4 @@
-"""Which weights a device cannot use, so that the engine keeps them in host memory.
+"""Find the weights that a device cannot use, and that the engine therefore keeps in host memory.
 
 In: a `Weight`, a `Backend`. Out: yes or no. The engine's loader asks each device whether it runs the operation
 that a weight is made for, on made-up inputs, before it puts the weight there.
@@ -24,7 +24,7 @@ _N_SEQS: Final = 3
 
 
 def can_use(weight: Weight, rules: Backend) -> bool:
-    """Whether a device with these rules runs what `weight` is for."""
+    """Tell whether a device with these rules runs the operation that `weight` is for."""
     t = weight.tensor
     by_shape = rules.max_tensor or weight.op in _BY_SHAPE
     return _runs(weight.op, t.type, t.shape if by_shape else (1,), weight.scan, rules)

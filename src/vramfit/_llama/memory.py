@@ -1,4 +1,4 @@
-"""Weights and context of a placed model, in bytes: plain arithmetic, exact.
+"""Count the bytes of a placed model's weights and context: plain arithmetic, exact.
 
 In: `Model`, `Placement`, `Context` and the rules of the backends. Out: bytes for each device; arrays of
 them when the counts of the context are arrays.
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.memo import Memo
-from .._ggml.backends import Backend, pad
+from .._ggml.backends import HOST_BACKEND, Backend, pad
 from .._ggml.types import BY_NAME, TensorType
 from .cparams import Context, cache_streams, cells
+from .loader import can_use
 from .model import Cache, Home, Layer, Model, Weight
 from .placement import HOST, Placement
 
@@ -24,19 +24,24 @@ __all__ = [
     "DeviceBytes",
     "cache_rows",
     "context_bytes",
+    "is_repacked",
     "layer_context_bytes",
+    "stored_rows",
     "weight_bytes",
     "weight_size",
     "weight_sizes",
 ]
 
 _F32 = BY_NAME["f32"]
+_MULTIPLIED: Final = {
+    "MUL_MAT": 2,
+    "MUL_MAT_ID": 3,
+}  # operation -> dimensions of the weights that are repacked for it
 _Tensor = tuple[TensorType, tuple[int, ...]]  # type and shape
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceBytes:
-    """Bytes of one kind of memory: one figure for each device, and one for the host."""
+class DeviceBytes(NamedTuple):
+    """Bytes of one kind of memory: a number for each device, and one for the host."""
 
     gpus: tuple[int, ...]
     host: int
@@ -50,30 +55,46 @@ class DeviceBytes:
 def weight_bytes(
     model: Model, placement: Placement, backends: Sequence[Backend], host: Backend
 ) -> DeviceBytes:
-    """Weights by device. A duplicate costs nothing where the tensor already is.
+    """Count the bytes of weights on each device. A duplicate costs nothing where the tensor already is.
 
-    `backends` gives the rules of each device in use, `host` those of host memory. Without a device the
-    host repacks matrices of some types into a buffer of their own (llama-model.cpp:1107-1125), and
-    rows are then read from another copy.
+    `backends` gives the rules of each device in use, `host` those of host memory. Rows of what the host repacks
+    (`is_repacked`) are read from another copy.
     """
     seen: set[tuple[str, int, bool]] = set()
     sums = [0] * (placement.n_devices + 1)  # the last is HOST
-    sizes = {b: weight_sizes(model, b) for b in (*backends, host)}
+    sizes = {b: weight_sizes(model, b) for b in (*backends, host, HOST_BACKEND)}
     for i, (weight, device) in enumerate(zip(model.weights, placement.weights, strict=True)):
-        matrix = not placement.n_devices and weight.home is not Home.INPUT
-        repacked = matrix and host.repacks(weight.tensor.type, weight.tensor.shape)
-        key = (weight.tensor.name, device, repacked)
+        apart = device == HOST and is_repacked(weight, backends, host)
+        key = (weight.tensor.name, device, apart)
         if weight.duplicate and key in seen:
             continue
         seen.add(key)
-        sums[device] += sizes[_rules(device, backends, host)][i]
+        sums[device] += sizes[_holder(weight, device, backends, host)][i]
+        if apart and host.tiles and weight.op == "MUL_MAT":
+            sums[device] += pad(host.tile_bytes(weight.tensor.type, weight.tensor.shape), host.alignment)
     return DeviceBytes(tuple(sums[:-1]), sums[HOST])
+
+
+def _holder(weight: Weight, device: int, backends: Sequence[Backend], host: Backend) -> Backend:
+    """Tell the rules of the memory that a weight is in: what a device pins is for weights that it could run (llama-model.cpp:518)."""
+    pins = next((b for b in backends if b.host_buffer), None) if device == HOST else None
+    return HOST_BACKEND if pins and not can_use(weight, pins) else _rules(device, backends, host)
+
+
+def is_repacked(weight: Weight, backends: Sequence[Backend], host: Backend) -> bool:
+    """Whether the host keeps a weight in a buffer of another order: where no device pins memory (llama-model.cpp:1093-1125)."""
+    if weight.home is Home.INPUT or any(b.host_buffer for b in backends):
+        return False
+    shape = weight.tensor.shape
+    n_dims = max((i + 1 for i, n in enumerate(shape) if n > 1), default=1)  # ggml_n_dims
+    matrix = n_dims == _MULTIPLIED.get(weight.op)  # repack.cpp:5150, 5164
+    return matrix and host.repacks(weight.tensor.type, shape[:n_dims])
 
 
 def context_bytes(
     model: Model, placement: Placement, context: Context, backends: Sequence[Backend], host: Backend
 ) -> DeviceBytes:
-    """KV caches and recurrent states by device."""
+    """Count the bytes of KV caches and recurrent states on each device."""
     sums = [0] * (placement.n_devices + 1)
     alike = Counter((x.caches, x.states, at) for x, at in zip(model.layers, placement.caches, strict=True))
     for (caches, states, device), count in alike.items():
@@ -83,7 +104,7 @@ def context_bytes(
 
 
 def layer_context_bytes(model: Model, layer: Layer, context: Context, rules: Backend) -> int:
-    """KV cache and recurrent state of one layer."""
+    """Count the bytes of one layer's KV cache and recurrent state."""
     return sum(_sizes(_tensors(model, layer.caches, layer.states, context), rules))
 
 
@@ -92,7 +113,7 @@ def _sizes(tensors: Iterable[_Tensor], rules: Backend) -> Iterable[int]:
 
 
 def cache_rows(model: Model, cache: Cache, context: Context) -> tuple[tuple[TensorType, int], ...]:
-    """Type and row width (elements a cell) of the K tensor and, if there is one, the V tensor.
+    """List type and row width (elements of a cell) of the K tensor and, if there is one, the V tensor.
 
     Without flash attention V is stored transposed and every layer gets the widest row of the model
     (llama-kv-cache.cpp:197).
@@ -106,12 +127,22 @@ def cache_rows(model: Model, cache: Cache, context: Context) -> tuple[tuple[Tens
     )
 
 
+def stored_rows(model: Model, cache: Cache, context: Context) -> tuple[tuple[TensorType, int], ...]:
+    """`cache_rows` as they are stored: builds that knew no latent attention kept K and V of every head of it."""
+    if not (context.era.no_latent and model.is_mla and cache.kind == "kv"):
+        return cache_rows(model, cache, context)
+    heads = max((layer.n_head for layer in model.layers), default=0)
+    widths = (model.hparams.get(f"attention.{name}_length_mla", 0) for name in ("key", "value"))
+    k, v = (heads * width if isinstance(width, int) else 0 for width in widths)
+    return ((context.type_k, k), (context.type_v, v))
+
+
 def _tensors(
     model: Model, caches: Sequence[Cache], states: Sequence[int], context: Context
 ) -> Iterable[_Tensor]:
     for cache in caches:
         n_stream = cache_streams(cache, context)
-        for kind, width in cache_rows(model, cache, context):
+        for kind, width in stored_rows(model, cache, context):
             yield kind, (width, cells(cache, context), n_stream)
     for elements in states:
         yield _F32, (elements, context.n_seq_max)
@@ -122,7 +153,7 @@ def _rules(device: int, backends: Sequence[Backend], host: Backend) -> Backend:
 
 
 def weight_sizes(model: Model, rules: Backend) -> tuple[int, ...]:
-    """Bytes that each of `model.weights` takes in a buffer; remembered, since a plan asks many times."""
+    """Count the bytes that each of `model.weights` takes in a buffer; cached, since a plan asks many times."""
     return _SIZES.get(model, rules, lambda: tuple([weight_size(w, rules) for w in model.weights]))
 
 
@@ -130,5 +161,5 @@ _SIZES: Final[Memo[tuple[int, ...]]] = Memo(16)
 
 
 def weight_size(weight: Weight, rules: Backend) -> int:
-    """Bytes that one weight takes in a buffer, padding included."""
+    """Count the bytes that one weight takes in a buffer, padding included."""
     return pad(rules.alloc_bytes(weight.tensor.type, weight.tensor.shape), rules.alignment)

@@ -1,4 +1,4 @@
-"""What a model is, in numbers: nothing here knows the name of an architecture.
+"""Describe a model in numbers: nothing here knows the name of an architecture.
 
 `arch` turns a header into these values; `placement`, `memory`, the graphs and the
 quantizer read them. Sizes are in elements or `int` bytes as each field says.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.shown import Shown
 from .._ggml.types import TensorType
@@ -47,8 +47,7 @@ class Tensor:
         return self.type.row_bytes(self.shape[0]) * prod(self.shape[1:])
 
 
-@dataclass(frozen=True, slots=True)
-class Weight:
+class Weight(NamedTuple):
     """A tensor that the engine creates, and where: a layer index, or a `Home`.
 
     One file tensor can be created more than once (tied embeddings, shared RoPE factors); copies
@@ -71,8 +70,7 @@ class Cells(Enum):
     COMPRESSED = "compressed"  # one for every `ratio` tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Cache:
+class Cache(NamedTuple):
     """One cache of one layer: K and V rows that grow with the context."""
 
     kind: str  # "kv", "indexer", "csa", "hca", ...: what it is for, as the engine tags it
@@ -110,8 +108,7 @@ class Layer:
     block: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rope:
+class Rope(NamedTuple):
     """The model's own RoPE scaling, as its header says."""
 
     scaling: str = "none"  # none, linear, yarn, longrope
@@ -122,7 +119,7 @@ class Rope:
 
 
 class _Weakly:
-    """What may be known of without being kept alive: dataclasses with slots do not offer it before Python 3.11."""
+    """Lets a class be referred to weakly: dataclasses with slots do not offer it before Python 3.11."""
 
     __slots__ = ("__weakref__",)
 
@@ -158,7 +155,7 @@ class Model(_Weakly, Shown):
     unknown_tensors: tuple[str, ...] = ()  # tensors that the engine has no use for, and refuses the file for
 
     def __repr__(self) -> str:
-        """Which model it is and how large, not the thousands of values that it holds."""
+        """Show which model it is and how large, not the thousands of values that it holds."""
         said = (
             "name",
             "architecture",

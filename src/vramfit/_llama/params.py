@@ -1,4 +1,4 @@
-"""What a person sets: the engine's own parameters, by its names and with its defaults.
+"""Hold and check what a person sets: the engine's parameters, by its names and with its defaults.
 
 Source: `llama_model_default_params` and `llama_context_default_params` (llama-model.cpp,
 llama-context.cpp); names as in llama.h.
@@ -17,7 +17,18 @@ from .._base.units import parse_count
 from .._ggml.types import BY_NAME
 from .eras import era_of
 
-__all__ = ["CACHE_TYPES", "DENSE", "EXPERTS", "MAX_SEQUENCES", "MAX_TOKENS", "FlashAttn", "Settings"]
+__all__ = [
+    "CACHE_TYPES",
+    "DENSE",
+    "EXPERTS",
+    "LOAD_MODES",
+    "MAX_SEQUENCES",
+    "MAX_TOKENS",
+    "SPLIT_MODES",
+    "UNPLANNED_MODES",
+    "FlashAttn",
+    "Settings",
+]
 
 CACHE_TYPES: Final = (
     "f32",
@@ -33,6 +44,14 @@ CACHE_TYPES: Final = (
 FlashAttn = Literal["on", "off", "auto"]  # what is asked; what it became is a bool, in `cparams.Context`
 FLASH_ATTN: Final[tuple[FlashAttn, ...]] = get_args(FlashAttn)
 SPLIT_MODES: Final = ("layer", "none")
+LOAD_MODES: Final = ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio")  # common/arg.cpp:2691
+# What the engine takes beside these, and why no plan is made for it.
+UNPLANNED_MODES: Final = {
+    "row": "cuts every weight by rows, for which CUDA, HIP, Vulkan and Metal have no buffers any more: the engine stops with"
+    ' "does not support split buffers" (llama-model.cpp:1166); what SYCL takes is not proved',
+    "tensor": "cuts every weight and the cache over all cards at once (ggml-backend-meta.cpp), and keeps whole what cannot be cut;"
+    " what each card then takes is not proved",
+}
 EXPERTS: Final = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # what --cpu-moe keeps on the host, common.h:1196
 DENSE: Final = r"\.ffn_(up|down|gate)\."  # what --n-cpu-ffn keeps on the host, common.h:1200
 MAX_SEQUENCES: Final = 256  # LLAMA_MAX_SEQ
@@ -69,6 +88,7 @@ class Settings:
     cpu_tensors: tuple[str, ...] = ()  # regular expressions: matching tensors stay on the host
     embeddings: bool = False
     engine_build: str = ""  # whose rules: "b8470", "ollama@0.24", a commit (see `eras`); "": the pinned build
+    load_mode: str = "auto"  # how weights on the host are held: mapped from the file, allocated, locked
     defaults: str = field(
         default="llama.cpp", compare=False, kw_only=True
     )  # whose: of the library, or an engine's
@@ -79,7 +99,7 @@ class Settings:
             object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
         for name in _RANGES:
             object.__setattr__(self, name, _as_whole(getattr(self, name)))
-        for name in ("type_k", "type_v", "flash_attn", "split_mode"):
+        for name in ("type_k", "type_v", "flash_attn", "split_mode", "load_mode"):
             value = getattr(self, name)
             if isinstance(value, str):
                 object.__setattr__(self, name, value.lower())
@@ -95,7 +115,7 @@ def _as_tuple(name: str, value: object) -> tuple[object, ...]:
 
 
 def _as_whole(value: object) -> object:
-    """A count in words as its number, and numbers of other libraries as `int`; what is neither, as it is."""
+    """Turn a count in words ("32k"), or a number of another library, into an `int`; leave anything else as it is."""
     if isinstance(value, int):
         return value
     try:
@@ -118,6 +138,7 @@ _CHOICES: Final = {
     "type_k": CACHE_TYPES,
     "type_v": CACHE_TYPES,
     "split_mode": SPLIT_MODES,
+    "load_mode": LOAD_MODES,
 }
 
 
@@ -128,6 +149,8 @@ def _check(s: Settings) -> None:
             raise SettingsError(f"{name}={shown(value)}: give a whole number from {low} to {high}")
     for name, known in _CHOICES.items():
         value = getattr(s, name)
+        if name == "split_mode" and isinstance(value, str) and value in UNPLANNED_MODES:
+            raise SettingsError(f"split_mode={value}: {UNPLANNED_MODES[value]}; give {' or '.join(known)}")
         if not isinstance(value, str) or value not in known:
             raise SettingsError(f"{name}={shown(value)}: give one of {', '.join(known)}")
     for f in fields(s):
@@ -152,7 +175,7 @@ def _check_split(split: tuple[float, ...]) -> None:
     for share in split:
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= MAX_SHARE:
             raise SettingsError(
-                f"tensor_split: {shown(share)} is not a share; give numbers from 0 to {MAX_SHARE:g}"
+                f"tensor_split: {shown(share)} is not a valid share; give numbers from 0 to {MAX_SHARE:g}"
             )
 
 

@@ -1,4 +1,4 @@
-"""Which device every layer, weight and cache lives on, by the engine's own rules.
+"""Place every layer, weight and cache on a device, by the engine's own rules.
 
 In: a `Model`, cards, `Settings`. Out: a `Placement`. Nothing here counts bytes.
 Source: `llama_model_base::load_tensors` (llama-model.cpp:1516-1614) for layers,
@@ -12,9 +12,8 @@ import re
 import struct
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.errors import GpuError, SettingsError
 from .._base.memo import Memo
@@ -24,14 +23,13 @@ from .._ggml.graph import HOST
 from .._ggml.sched import copies_of_inputs
 from .eras import era_of, rules_of
 from .loader import can_use
-from .model import Home, Model, Weight
+from .model import Home, Model
 from .params import MAX_DEVICES, Settings
 
 __all__ = ["HOST", "Placement", "devices", "pipeline_copies", "place", "place_split", "split_is_given"]
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """Device indexes (or `HOST`) of a model's parts. Indexes count the devices in use."""
 
     n_devices: int
@@ -47,12 +45,12 @@ class Placement:
         return self.layers[-1]
 
     def count(self, device: int) -> int:
-        """How many of the n_layer + 1 layers are on `device`."""
+        """Count the layers, of n_layer + 1, that are on `device`."""
         return self.layers.count(device)
 
 
 def devices(gpus: Sequence[Gpu], settings: Settings) -> tuple[int, ...]:
-    """Indexes of the cards that the engine uses: all, or `main_gpu` alone with `split_mode` none.
+    """List the indexes of the cards that the engine uses: all, or `main_gpu` alone with `split_mode` none.
 
     Source: llama.cpp:283-300. Raises `SettingsError` when `main_gpu` names no card.
     """
@@ -85,7 +83,7 @@ def place_split(model: Model, gpus: Sequence[Gpu], settings: Settings, counts: S
 
 
 def pipeline_copies(placement: Placement, backends: Sequence[Backend]) -> int:
-    """Copies of each input that the scheduler keeps for a placed model: several with pipeline parallelism.
+    """Count the copies of each input that the scheduler keeps for a placed model: several with pipeline parallelism.
 
     The engine also asks for the split by layers; any other leaves a single device (llama-context.cpp:430-455).
     """
@@ -99,15 +97,18 @@ def pipeline_copies(placement: Placement, backends: Sequence[Backend]) -> int:
 
 
 def split_is_given(settings: Settings) -> bool:
-    """Whether `tensor_split` says anything: shares that are all 0 leave the split to the engine."""
+    """Tell whether `tensor_split` decides the split: shares that are all 0 leave it to the engine."""
     return any(settings.tensor_split)
 
 
 def _placed(model: Model, used: Sequence[Gpu], settings: Settings, layers: tuple[int, ...]) -> Placement:
-    """The placement that follows from that of the layers, on the cards in use."""
+    """Place weights and caches where their layers are, on the cards in use."""
     kept = _kept_back(model, settings.cpu_tensors)
     rules = [rules_of(g, era_of(settings.engine_build)) for g in used]
-    wanted = [HOST if i in kept else _weight(w, layers) for i, w in enumerate(model.weights)]
+    places = (*layers, HOST)  # of the layers the last one is the output
+    wanted = [places[home] for home in _homes(model)]
+    for i in kept:
+        wanted[i] = HOST
     useless = [_useless(model, b) for b in rules]
     if any(useless):
         wanted = [HOST if at != HOST and i in useless[at] else at for i, at in enumerate(wanted)]
@@ -117,7 +118,7 @@ def _placed(model: Model, used: Sequence[Gpu], settings: Settings, layers: tuple
 
 
 def _layers(n_layer: int, gpus: Sequence[Gpu], settings: Settings) -> tuple[int, ...]:
-    """The last `n_gpu_layers` of n_layer + 1 go to the cards, in proportion to the split."""
+    """Put the last `n_gpu_layers` of n_layer + 1 on the cards, in proportion to the split; return each layer's device."""
     if not gpus:
         return (HOST,) * (n_layer + 1)
     asked = settings.n_gpu_layers
@@ -128,7 +129,7 @@ def _layers(n_layer: int, gpus: Sequence[Gpu], settings: Settings) -> tuple[int,
 
 
 def _behind_host(n_layer: int, on_gpu: tuple[int, ...], settings: Settings) -> tuple[int, ...]:
-    """Layers on cards behind those on the host; in an older build the output layer is the last to leave the host."""
+    """Put layers on cards behind those on the host; in an older build the output layer is the last to leave the host."""
     rest = n_layer + 1 - len(on_gpu)
     if rest and era_of(settings.engine_build).output_last:
         return (HOST,) * (rest - 1) + on_gpu + (HOST,)
@@ -140,7 +141,7 @@ def _device_at(points: Sequence[float], index: int, active: int) -> int:
 
 
 def _split_points(gpus: Sequence[Gpu], split: Sequence[float]) -> list[float]:
-    """Cumulative shares, normalised, each step rounded to float32 as the engine's arithmetic is."""
+    """Add up the shares, normalised, each step rounded to float32 as the engine's arithmetic is."""
     shares = [float(x) for x in split[: len(gpus)]] + [0.0] * (len(gpus) - len(split))
     if not any(shares):
         shares = [float(g.free) for g in gpus]
@@ -151,12 +152,12 @@ def _split_points(gpus: Sequence[Gpu], split: Sequence[float]) -> list[float]:
 
 
 def _f32(x: float) -> float:
-    """`x` rounded to float32: one rounding of an operation on two float32 is exact in double."""
+    """Round `x` to float32: one operation on two float32 in double, rounded once, is what float32 gives."""
     return float(struct.unpack("f", struct.pack("f", x))[0])
 
 
 def _kept_back(model: Model, patterns: tuple[str, ...]) -> frozenset[int]:
-    """Positions of the weights that a pattern keeps on the host; remembered, since a plan places many times."""
+    """List the positions of weights that a pattern keeps on the host; cached, since a plan places many times."""
 
     def search() -> frozenset[int]:
         searches = [re.compile(p).search for p in patterns]
@@ -170,7 +171,7 @@ _KEPT_BACK: Final[Memo[frozenset[int]]] = Memo(64)
 
 
 def _useless(model: Model, rules: Backend) -> frozenset[int]:
-    """Positions of the weights that a device cannot use; remembered."""
+    """List the positions of weights that a device cannot use; cached."""
 
     def search() -> frozenset[int]:
         return frozenset(i for i, w in enumerate(model.weights) if not can_use(w, rules))
@@ -181,7 +182,14 @@ def _useless(model: Model, rules: Backend) -> frozenset[int]:
 _USELESS: Final[Memo[frozenset[int]]] = Memo(16)
 
 
-def _weight(weight: Weight, layers: tuple[int, ...]) -> int:
-    if weight.home is Home.INPUT:
-        return HOST
-    return layers[-1] if weight.home is Home.OUTPUT else layers[weight.home]
+def _homes(model: Model) -> tuple[int, ...]:
+    """List where each weight lives, as a position in (layers, output layer, host); cached, since a plan places many times."""
+
+    def search() -> tuple[int, ...]:
+        return tuple([_ENDS[w.home] if isinstance(w.home, Home) else w.home for w in model.weights])
+
+    return _HOMES.get(model, None, search)
+
+
+_ENDS: Final = {Home.OUTPUT: -2, Home.INPUT: -1}
+_HOMES: Final[Memo[tuple[int, ...]]] = Memo(16)

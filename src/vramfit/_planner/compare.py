@@ -1,4 +1,4 @@
-"""Every file type under every cache type on the same cards: what each gives and what it costs.
+"""Compare every file type under every cache type on the same cards: what each gives and what it costs.
 
 In: a `Model`, cards, `Settings`. Out: a `Comparison` of `Choice`s, each from a plan of its own. Quality is
 somebody's published measure or nothing (see `quality`), speed an upper bound (see `speed`).
@@ -15,11 +15,13 @@ from .._base.progress import Bar
 from .._base.shown import Drawn
 from .._coerce import (
     AnyGpus,
+    AnyHost,
     AnyModel,
     AnySettings,
     bandwidth,
     cards,
     flag,
+    host_of,
     margin,
     model_of,
     settings_of,
@@ -90,7 +92,7 @@ class Comparison(Drawn):
 
     @property
     def front(self) -> tuple[Choice, ...]:
-        """The choices that no other one beats, largest context first."""
+        """The choices that no other one beats (the Pareto front), largest context first."""
         return tuple(sorted((c for c in self.choices if c.on_front), key=lambda c: -c.n_ctx))
 
 
@@ -105,8 +107,9 @@ def compare(
     max_ctx: int | str | None = None,
     imatrix: bool = False,
     host_bandwidth_gbs: float | None = None,
+    host: AnyHost = None,
 ) -> Comparison:
-    """The largest context, size, quality and speed of each file type under each pair of cache types.
+    """Find the largest context, size, quality and speed of each file type under each pair of cache types.
 
     `file_types` are llama-quantize's names, "COPY" the file as it is; `cache_types` are such as "q8_0", or
     "q8_0/q4_0" for K and V apart. `imatrix` says that one is used to quantize. Everything else is as in
@@ -118,6 +121,7 @@ def compare(
     pairs = [_pair(text) for text in _default_caches(base, words("cache_types", cache_types))]
     models = _Models(model, flag("imatrix", imatrix))
     learned: Learned = {}
+    memory = host_of(host, gpus)
     asked = words("file_types", file_types)
     names = _default_types(model, models) if asked is None else asked
     wanted = [(find_file_type(name).name, k, v) for name in names for k, v in pairs]
@@ -126,7 +130,7 @@ def compare(
         at = replace(base, type_k=type_k, type_v=type_v)
         try:
             made = models.get(name)
-            found = plan(made, gpus, at, margin_bytes=left, max_ctx=most, learned=learned)
+            found = plan(made, gpus, at, margin_bytes=left, max_ctx=most, learned=learned, host=memory)
         except EngineRefusal as e:
             return Choice(_label(name), type_k, type_v, refused=str(e))
         return _choice(_label(name), found, gpus, imatrix, host_bandwidth_gbs)
@@ -140,14 +144,14 @@ def compare(
 
 
 def _default_types(model: Model, models: _Models) -> tuple[str, ...]:
-    """The usual ones, behind the file itself where its own mix is none of them."""
+    """List the usual file types, behind the file as it is where its own mix is none of them."""
     if model.file_type in TYPES and models.get(model.file_type).tensors == model.tensors:
         return TYPES
     return (AS_IT_IS, *TYPES)
 
 
 def _default_caches(settings: Settings, given: Sequence[str] | None) -> Sequence[str]:
-    """Those given, else the one that the settings ask for, else the usual ones."""
+    """List the cache types given, else the pair that the settings ask for, else the usual ones."""
     if given is not None:
         return given
     asked = f"{settings.type_k}/{settings.type_v}"
@@ -165,7 +169,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 class _Models:
-    """The model under each file type, made once. Raises `EngineRefusal` for one that cannot be made."""
+    """Makes the model under each file type, once. Raises `EngineRefusal` for one that cannot be made."""
 
     def __init__(self, model: Model, imatrix: bool) -> None:
         self._model = model
@@ -173,7 +177,7 @@ class _Models:
         self._made: dict[str, Model] = {}
 
     def get(self, name: str) -> Model:
-        """The model as file type `name`."""
+        """Return the model as file type `name`."""
         if name not in self._made:
             self._made[name] = requantize(self._model, name, imatrix=self._imatrix)
         return self._made[name]
@@ -208,7 +212,7 @@ Marks = tuple[int, float]  # context, minus the divergence: more is better
 
 
 def _marked(choices: Iterable[Choice]) -> Iterable[Choice]:
-    """Choices with the Pareto front marked, among those that fit and have the measures to be ranked by."""
+    """Mark the Pareto front among the choices that fit and have the measures to be ranked by."""
     choices = list(choices)
     one_cache = len({(c.type_k, c.type_v) for c in choices}) == 1
     marks = [_marks(c, one_cache) for c in choices]

@@ -1,4 +1,4 @@
-"""Whether two ways to store a cache make the same compute buffers, told without walking the allocator.
+"""Tell whether two ways to store a cache make the same compute buffers, without walking the allocator.
 
 In: a placed model and a context. Out: all that the allocator sees of its graphs, to be compared. The type of a cache
 decides which nodes there are, where attention runs, what its kernel sets aside, and how large copies of the cache
@@ -22,7 +22,7 @@ __all__ = ["likeness"]
 
 
 def likeness(model: Model, placement: Placement, context: Context, backends: Sequence[Backend]) -> Hashable:
-    """Equal where the allocator would do the same, step by step, for each reservation. Raises `Unbuildable`.
+    """Collect a value that is equal where the allocator would do the same, step by step, for each reservation. Raises `Unbuildable`.
 
     Where settings that differ in nothing but cache types agree at one context, they do at all: a type counts by
     conditions and by sizes for each cell, and neither depends on how many cells there are.
@@ -36,7 +36,7 @@ def likeness(model: Model, placement: Placement, context: Context, backends: Seq
 
 
 def _one_of_each(case: Case) -> list[int]:
-    """Layers of every kind in every place, each with the layer whose cache it reads."""
+    """Choose layers of every kind in every place, each with the layer whose cache it reads."""
     at, caches, alike = case.placement.layers, case.placement.caches, case.known.alike
     found: dict[object, int] = {}
     for i, kind in enumerate(alike):
@@ -49,7 +49,7 @@ def _one_of_each(case: Case) -> list[int]:
 
 
 def _seen(plan: Schedule) -> Hashable:
-    """Nodes and their order, who reads what, bytes, and which sources a node could write over."""
+    """Collect the nodes and their order, who reads what, bytes, and which sources a node could write over."""
     walk, tensors = Walk(plan), plan.tensors
     nodes = []
     for i, backend in plan.nodes:

@@ -1,4 +1,4 @@
-"""What a plan would need in a build of the engine before the changes of June 2026.
+"""Count what a plan would need in a build of the engine before the changes of June 2026.
 
 In: a `Plan` made without a build. Out: the card that lacks most then, and how many bytes more it needs.
 """
@@ -30,7 +30,7 @@ def era_title(build: str) -> str:
 
 
 def older_needs(plan: Plan) -> Older | None:
-    """What a build before June 2026 would need more; None where the build is known, or none needs a MiB more."""
+    """Find the card on which a build before June 2026 needs most more; None where the build is known, or no card needs a MiB more."""
     if plan.settings.engine_build or not plan.estimate.gpus:
         return None
     try:

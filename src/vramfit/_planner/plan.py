@@ -1,4 +1,4 @@
-"""The largest context that is safe, and the split of the layers that carries it.
+"""Find the largest context that is safe, and the split of the layers that holds it.
 
 In: `Model`, cards, `Settings`, a margin. Out: a `Plan`. The engine places layers in order, so a split
 is a chain of segments, one a card; `search` finds the best chain, with compute buffers counted as
@@ -9,24 +9,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from .._base.errors import SettingsError
 from .._base.given import call
 from .._base.shown import Drawn
-from .._coerce import AnyGpus, AnyModel, AnySettings, cards, margin, model_of, settings_of, shown
+from .._coerce import (
+    AUTO,
+    AnyGpus,
+    AnyHost,
+    AnyModel,
+    AnySettings,
+    cards,
+    host_of,
+    margin,
+    model_of,
+    settings_of,
+    shown,
+)
 from .._coerce import max_ctx as limit
-from .._devices import Gpu, assumed
+from .._devices import Gpu, Host, assumed
 from .._estimate.estimate import DeviceEstimate, Estimate, assemble, estimate
 from .._llama.cparams import context_step, physical_batch, resolve, trained_ctx
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
+from .host import Beside, host_warnings, lent_warnings
 from .search import Chains, Split, largest, least_short
 from .segments import Learned, Segments
 from .warnings import context_warnings, margin_warning, pool_warning, settings_warnings, wired_warnings
 
-__all__ = ["DEFAULT_MARGIN", "Plan", "carries", "may_carry", "plan"]
+if TYPE_CHECKING:
+    from .link import Link
+
+__all__ = ["DEFAULT_MARGIN", "Plan", "carries", "host_holds", "may_carry", "plan"]
 
 DEFAULT_MARGIN: Final = 1 << 30  # what llama.cpp's --fit-target leaves on each device
 REQUEST: Final = "the context asked for"  # what `limited_by` may say beside the name of a card
@@ -36,13 +52,13 @@ MAX_CTX: Final = "max_ctx"
 
 @dataclass(frozen=True, slots=True)
 class Plan(Drawn):
-    """The answer: a context, the split that carries it, and why it is not larger.
+    """The answer: a context, the split that holds it, and what keeps it from being larger.
 
     `fits` is false when not even the smallest context (or the one asked for) leaves the margin on
     every card; `estimate` then shows that context under the best split found, and `shortfall` how many
     bytes are missing on the card that is shortest. `limited_by` is what keeps the context from being larger: the
     request, the trained context, `max_ctx`, or a card by the name that `estimate` gives it; where it does not fit,
-    the card that is shortest.
+    the card that is shortest. A `host` of known memory is judged as a card is, by the name "host".
     """
 
     model: Model = field(repr=False)
@@ -56,45 +72,57 @@ class Plan(Drawn):
     shortfall: int = 0
     warnings: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = field(default=(), repr=False)
+    host: Host | None = field(default=None, repr=False)  # None: its memory is not known
 
     def command(self, engine: str = "llama-server") -> str:
-        """What to run for this plan in `engine`.
+        """Return what to run for this plan in `engine`, as text.
 
         Raises `SettingsError` for an unknown engine and for settings that it cannot be told.
         """
         return cast(str, call("command", self, engine))
 
+    def link(self) -> Link | None:
+        """What the network between the machines of this plan carries; None where all cards are in one."""
+        if not any(g.remote for g in self.gpus):
+            return None
+        from .link import link  # plans on one machine, which are most, need none of it
+
+        return link(self.model, self.gpus, self.settings, self.estimate.placement)
+
     def modelfile(self, engine: str = "ollama") -> str:
-        """An Ollama Modelfile that carries this plan. Raises as `command` does."""
+        """Write an Ollama Modelfile for this plan. Raises as `command` does."""
         return cast(str, call("modelfile", self, engine))
 
 
 def plan(
     model: AnyModel,
-    gpus: AnyGpus,
+    gpus: AnyGpus = AUTO,
     settings: AnySettings = None,
     *,
     margin_bytes: int | str = DEFAULT_MARGIN,
     max_ctx: int | str | None = None,
+    host: AnyHost = None,
     learned: Learned | None = None,
 ) -> Plan:
-    """The largest context that leaves `margin_bytes` of free memory on every card.
+    """Find the largest context that leaves `margin_bytes` free on every card (by default this machine's) and on a known `host`.
 
     Takes every setting as given; `n_ctx` other than 0 asks about that one context, a `tensor_split`
-    fixes the split. `max_ctx` (tokens of all slots together) defaults to the trained context.
+    fixes the split. `max_ctx` (tokens of all slots together) defaults to the trained context. Margins are
+    bytes, or text such as "1GiB".
+    `host` is the machine's own memory, such as "64GiB" or a `Host`; without it only a card that shares it is judged.
     `learned` is an empty dict that several plans of one model share to save time, whatever the cards, the
     settings and its tensors' types.
     Raises what `estimate` raises, and `SettingsError` for a margin or limit below zero.
     """
     model, gpus, settings = model_of(model), cards(gpus), settings_of(settings)
-    margin_bytes, max_ctx = margin(margin_bytes), limit(max_ctx)
+    margin_bytes, max_ctx, host = margin(margin_bytes), limit(max_ctx), host_of(host, gpus)
     if learned is not None and not isinstance(learned, dict):
         raise SettingsError(f"learned={shown(learned)}: give a dict, or None")
     said = settings_warnings(model, settings)
     if settings.n_ubatch > settings.n_batch:  # as `said` says
         settings = replace(settings, n_ubatch=physical_batch(settings))
     candidates = _contexts(model, settings, max_ctx)
-    question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
+    question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned, host)
     found = _answer(question, candidates)
     fits = found is not None
     n_ctx, split = found or (candidates[0], _least_short(question, candidates[0]))
@@ -114,6 +142,7 @@ def plan(
         shortfall=0 if fits or shortest is None else max(0, margin_bytes - shortest.left),
         warnings=(*said, *_warnings(question, result, limited_by)),
         gpus=tuple(gpus),
+        host=host,
     )
 
 
@@ -124,10 +153,18 @@ def carries(
     *,
     margin_bytes: int = DEFAULT_MARGIN,
     learned: Learned | None = None,
+    host: Host | None = None,
 ) -> bool:
-    """Whether the context asked for fits: what `plan` says of it, without the work to say anything else."""
-    question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned)
+    """Tell whether the context asked for fits, as `plan` does, without the work to say anything else."""
+    question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned, host)
     return _answer(question, _contexts(model, settings, None)) is not None
+
+
+def host_holds(
+    model: Model, gpus: Sequence[Gpu], settings: Settings, *, margin_bytes: int, host: Host | None
+) -> bool:
+    """Whether the host has room for all but compute buffers at the context asked for: what any plan needs there."""
+    return _Question(model, gpus, settings, margin_bytes, {}, host).beside().has_room(settings.n_ctx)
 
 
 def may_carry(
@@ -138,9 +175,13 @@ def may_carry(
     margin_bytes: int,
     learned: Learned,
     less: float = 0,
+    host: Host | None = None,
 ) -> bool:
-    """A guess at what `carries` would say: compute buffers are as under other settings, or by a part `less`."""
-    q = _Question(model, gpus, settings, margin_bytes, learned)
+    """Guess what `carries` would say: take compute buffers to be as under other settings, or by a part `less`."""
+    q = _Question(model, gpus, settings, margin_bytes, learned, host)
+    beside = q.beside()
+    if beside.counts and not beside.has_room(settings.n_ctx):
+        return False
     if not q.used:
         return True
     segments = q.segments()
@@ -148,11 +189,11 @@ def may_carry(
     def hoped(device: int, start: int, end: int, n_ctx: int) -> int:
         return int(segments.probably(device, start, end, n_ctx) * (1 - less))
 
-    return Chains(segments, q.room(), q.given_split()).find(hoped, settings.n_ctx) is not None
+    return q.chains(settings.n_ctx).find(hoped, settings.n_ctx) is not None
 
 
 def _contexts(model: Model, settings: Settings, max_ctx: int | None) -> range:
-    """The contexts to choose from, in tokens of all slots together."""
+    """List the contexts to choose from, in tokens of all slots together."""
     if settings.n_ctx:
         return range(settings.n_ctx, settings.n_ctx + 1)
     step = context_step(settings)
@@ -171,7 +212,9 @@ class _Question:
     settings: Settings
     margin: int
     learned: Learned
+    host: Host | None = None
     known: Segments | None = None  # once they were asked for
+    host_known: Beside | None = None
 
     @property
     def used(self) -> tuple[int, ...]:
@@ -180,11 +223,11 @@ class _Question:
 
     @property
     def split_is_free(self) -> bool:
-        """Whether there is a split to choose."""
+        """Whether the solver chooses the split."""
         return len(self.used) > 1 and not split_is_given(self.settings)
 
     def segments(self) -> Segments:
-        """Bytes of runs of layers on the cards in use."""
+        """What answers how many bytes a run of layers takes on a card in use."""
         if self.known is None:
             settings = replace(self.settings, main_gpu=0)  # indexes count the cards in use
             used = [self.gpus[i] for i in self.used]
@@ -195,6 +238,21 @@ class _Question:
         """Bytes that may be taken on each card in use."""
         return [self.gpus[i].free - self.margin for i in self.used]
 
+    def beside(self) -> Beside:
+        """The host beside the cards in use."""
+        if self.host_known is None:
+            self.host_known = Beside(
+                self.model, self.gpus, self.settings, self.used, self.room(), self.margin, self.host,
+                self.segments, self.given_split() if self.used else None,
+            )  # fmt: skip
+        return self.host_known
+
+    def chains(self, n_ctx: int) -> Chains:
+        """All splits over the cards in use, for a context."""
+        if self.beside().counts:
+            return self.beside().chains(n_ctx)
+        return Chains(self.segments(), self.room(), self.given_split())
+
     def given_split(self) -> Split | None:
         """Layers on each card in use where the caller fixed the split."""
         if not split_is_given(self.settings):
@@ -204,36 +262,45 @@ class _Question:
 
 
 def _answer(q: _Question, candidates: range) -> tuple[int, Split | None] | None:
-    """The largest context that fits, and its split; without a card the host takes them all."""
+    """Find the largest context that fits, in tokens, and its split, in layers; without a card an unknown host takes them all."""
+    if q.beside().counts:
+        return q.beside().largest(candidates)
     if not q.used:
         return candidates[-1], None
-    return largest(Chains(q.segments(), q.room(), q.given_split()), candidates)
+    chains = Chains(q.segments(), q.room(), q.given_split())
+    found = largest(chains, candidates)
+    remote = [q.gpus[i].remote for i in q.used]
+    if found is None or not any(remote):
+        return found
+    from .nearer import nearer
+
+    return found[0], nearer(chains, remote, *found)
 
 
 def _with(q: _Question, n_ctx: int, split: Split | None) -> Settings:
-    """The settings for one context and the split found; a split given by the caller stays."""
+    """Put one context and the split found into the settings; a split given by the caller stays."""
     if split is None or not q.split_is_free:
         return replace(q.settings, n_ctx=n_ctx)
     return replace(q.settings, n_ctx=n_ctx, tensor_split=tuple(map(float, split)))
 
 
 def _estimate(q: _Question, chosen: Settings) -> Estimate:
-    """What `estimate` says of the settings chosen; compute buffers are those that the search replayed."""
+    """Estimate the settings chosen; compute buffers are those that the search replayed."""
     if not q.used:
-        return estimate(q.model, q.gpus, chosen)
+        return estimate(q.model, q.gpus, chosen, host=q.host)
     placement = place(q.model, q.gpus, chosen)
     counts = tuple(map(placement.count, range(placement.n_devices)))
     compute = q.segments().compute(counts, chosen.n_ctx)
-    return assemble(q.model, q.gpus, chosen, resolve(q.model, chosen), placement, compute)
+    return assemble(q.model, q.gpus, chosen, resolve(q.model, chosen), placement, compute, q.host)
 
 
 def _least_short(q: _Question, n_ctx: int) -> Split | None:
-    return least_short(Chains(q.segments(), q.room()), n_ctx) if q.split_is_free else None
+    return least_short(q.chains(n_ctx), n_ctx) if q.split_is_free else None
 
 
 def _shortest(result: Estimate) -> DeviceEstimate | None:
-    """The card with the least left of those in use."""
-    return min((g for g in result.gpus if g.total), key=lambda g: g.left, default=None)
+    """Find the card with the least left of those in use, or a host that is known."""
+    return min((d for d in (*result.gpus, result.host) if d.is_judged), key=lambda d: d.left, default=None)
 
 
 def _name(shortest: DeviceEstimate | None) -> str:
@@ -241,17 +308,19 @@ def _name(shortest: DeviceEstimate | None) -> str:
 
 
 def _limit(q: _Question, max_ctx: int | None, result: Estimate, candidates: range) -> str:
-    """What keeps a context that fits from being larger, in a person's words."""
+    """Name what keeps a context that fits from being larger."""
     if q.settings.n_ctx:
         return REQUEST
     if result.n_ctx >= candidates[-1]:
         return TRAINED if max_ctx is None else MAX_CTX
-    at = _full(q, result, result.n_ctx + candidates.step)
-    return result.gpus[at].name
+    further = result.n_ctx + candidates.step
+    if not q.used or q.beside().is_full([result.gpus[i].layers for i in q.used], further):
+        return result.host.name
+    return result.gpus[_full(q, result, further)].name
 
 
 def _full(q: _Question, result: Estimate, n_ctx: int) -> int:
-    """Index of the card that the next context would overfill under the same split.
+    """Find the index of the card that the next context would overfill under the same split.
 
     That is not always the one with the least left: of a card without a layer that caches, nothing more is taken.
     """
@@ -265,20 +334,21 @@ def _full(q: _Question, result: Estimate, n_ctx: int) -> int:
 
 
 def _spare(q: _Question, sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """What is left on each card that is used when they take this much, with its index."""
+    """List the bytes left on each card that is used when they take this much, with its index."""
     return [(room - size, i) for room, size, i in zip(q.room(), sizes, q.used, strict=True) if size]
 
 
 def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
-    """What a Mac can be told where its limit is what limits."""
+    """Say how the limit of a Mac, or of Linux beside a chip of AMD's, is raised where it is what limits."""
     for gpu, card in zip(q.gpus, result.gpus, strict=True):
         if card.name == limit:
-            return wired_warnings(gpu, card.total + q.margin)
+            needed = card.total + card.beside + q.margin
+            return (*wired_warnings(gpu, needed), *lent_warnings(gpu, needed))
     return ()
 
 
 def _warnings(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
-    """What a person should know of the answer: of the model, the cards, the context and the margin."""
+    """List the warnings of an answer: of the model, the cards, the context and the margin."""
     model, gpus, found = q.model, q.gpus, list[str]()
     if model.assumed:
         found.append(f"the architecture is unknown; planned as {model.assumed}, which may be wrong")
@@ -290,5 +360,6 @@ def _warnings(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
     found += assumed(gpus)
     found += context_warnings(model, result.n_ctx_seq)
     found += pool_warning(model, resolve(model, result.settings), [g.backend for g in gpus])
+    found += host_warnings(result, q.margin)
     found += margin_warning({d.name: g for g, d in zip(gpus, result.gpus, strict=True) if d.total}, q.margin)
     return (*found, *_wired(q, result, limit))

@@ -1,4 +1,4 @@
-"""Published measures of what a quantization costs in quality, each with its model and its source.
+"""Look up published measures of what a quantization costs in quality, each with its model and its source.
 
 Nothing here is estimated. A measure belongs to the model it was taken on: other models lose more or
 less (Llama 2 7B at Q4_K_M loses 0.013 where Llama 3 8B loses 0.031), so it ranks file types and cache types
@@ -77,7 +77,7 @@ _CACHE: Final = {("f16", "f16"): (0.000189, 6.232196), ("q8_0", "q8_0"): (0.0009
 
 
 def file_type_measure(name: str, imatrix: bool = False) -> Measure | None:
-    """The measure of a file type, if one was published.
+    """Look up the measure of a file type; None where none was published.
 
     Where only one of the two ways to quantize was measured, that one is returned, and says so.
     Raises `SettingsError` for a file type that does not exist.
@@ -89,7 +89,7 @@ def file_type_measure(name: str, imatrix: bool = False) -> Measure | None:
 
 
 def cache_measure(type_k: str, type_v: str) -> Measure | None:
-    """The measure of a pair of cache types under f16 weights, if one was published."""
+    """Look up the measure of a pair of cache types under f16 weights; None where none was published."""
     type_k, type_v = word("type_k", type_k), word("type_v", type_v)
     found = _CACHE.get((type_k, type_v))
     return Measure(*found, imatrix=False, source=CACHE_PR) if found else None

@@ -1,4 +1,4 @@
-"""The best chain of segments: the largest context that any split carries, or the split that lacks least.
+"""Search for the best chain of segments: the largest context that fits under any split, or the split that lacks least.
 
 In: `Chains`, that is segments and the room on each card, and contexts to choose from. Out: a context and
 layers on each card. Compute buffers are replayed for few splits; the others are ruled out by what is known of
@@ -8,9 +8,8 @@ them at least, so that the answer is that of trying every split at every context
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.progress import Bar
 from .segments import Segments
@@ -28,16 +27,15 @@ _ABOVE: Final = 8  # part of a context by which another is tried for floors
 _STEP: Final = 1 << 20  # bytes to which the least shortfall is found
 
 
-@dataclass(frozen=True, slots=True)
-class Chains:
-    """All splits of the layers over the cards, or the one that the caller fixed; `room` is bytes a card."""
+class Chains(NamedTuple):
+    """All splits of the layers over the cards, or the one that the caller fixed; `room` is the bytes that each card may take."""
 
     segments: Segments
     room: Sequence[int]
     only: Split | None = None
 
     def find(self, compute: Compute, n_ctx: int) -> Split | None:
-        """A split that leaves every card's room if compute buffers are as `compute` says, or None.
+        """Find a split that fits every card's room if compute buffers are as `compute` says; None without one.
 
         Walks the cards and keeps every layer that the cards so far can end at, with the layer it came
         from. Of all starts for an end, the latest takes least; earlier ones are tried too, because a
@@ -59,7 +57,7 @@ class Chains:
         return reached.get(last)
 
     def _has_room(self, device: int, start: int, end: int, n_ctx: int) -> bool:
-        """Whether weights and cache of a segment leave the card's room: those of no longer one do if not."""
+        """Tell whether weights and cache of a segment fit the card's room: if not, those of no longer segment do."""
         return self.segments.fixed(device, start, end, n_ctx) <= max(self.room[device], 0)
 
     def _ends(self, device: int, first: int, last: int) -> Sequence[int]:
@@ -70,7 +68,7 @@ class Chains:
     def _start(
         self, compute: Compute, device: int, starts: Sequence[int], end: int, n_ctx: int
     ) -> int | None:
-        """The last layer from which a segment up to `end` fits on the card."""
+        """Find the last layer from which a segment up to `end` fits on the card."""
         room, fixed_bytes = self.room[device], self.segments.fixed
         for start in starts:
             if start > end:
@@ -84,24 +82,24 @@ class Chains:
         return None
 
     def fits(self, split: Split, n_ctx: int) -> bool:
-        """Whether a split leaves every card's room; replayed unless that is known."""
+        """Tell whether a split fits every card's room; replayed unless that is known."""
         if self.segments.holds(split, n_ctx, self.room):
             return True
         sizes = self.segments.learn(split, n_ctx)
         return all(size <= free or not size for size, free in zip(sizes, self.room, strict=True))
 
     def short(self, split: Split, n_ctx: int) -> int:
-        """Bytes that the shortest card lacks; replayed."""
+        """Count the bytes that the shortest card lacks; replayed."""
         sizes = self.segments.learn(split, n_ctx)
         return max((size - free for size, free in zip(sizes, self.room, strict=True) if size), default=0)
 
     def widened(self, n_bytes: int) -> Chains:
-        """The same with more room on every card."""
-        return replace(self, room=[r + n_bytes for r in self.room])
+        """Return the same with `n_bytes` more room on every card."""
+        return self._replace(room=[r + n_bytes for r in self.room])
 
 
 def largest(chains: Chains, candidates: range) -> tuple[int, Split] | None:
-    """The largest of the contexts that fits under any split, and a split under which it does; or None.
+    """Find the largest of the contexts that fits under any split, and a split under which it does; None if none fits.
 
     Guesses find a context that fits; then every larger one is ruled out, or found to fit. The answer was
     replayed as a whole. Were that to say more than its segments did, they are known better now: once for each
@@ -118,7 +116,7 @@ def largest(chains: Chains, candidates: range) -> tuple[int, Split] | None:
 
 
 def _climb(chains: Chains, candidates: range, bar: Bar) -> tuple[int, Split | None]:
-    """Position of a context that fits, seldom far below the largest, and its split; -1 if none was found.
+    """Guess upwards: find a context that fits, seldom far below the largest, by its position, and its split; -1 if none was found.
 
     What is probable may come from other settings. Where nothing fits by that, a split is replayed that would
     without compute buffers.
@@ -139,7 +137,7 @@ def _climb(chains: Chains, candidates: range, bar: Bar) -> tuple[int, Split | No
 
 
 def _furthest(chains: Chains, compute: Compute, candidates: range, best: int) -> tuple[int, Split | None]:
-    """The last position above `best` that fits if compute buffers are so, and its split; `best` and None for none."""
+    """Find the last position above `best` that fits if compute buffers are as `compute` says, and its split; `best` and None for none."""
     at = last_where(lambda at: chains.find(compute, candidates[at]) is not None, best, len(candidates) - 1)
     return at, chains.find(compute, candidates[at]) if at > best else None
 
@@ -149,7 +147,7 @@ def _nothing(device: int, start: int, end: int, n_ctx: int) -> int:
 
 
 def _above(chains: Chains, candidates: range, best: int, bar: Bar) -> tuple[int, Split | None]:
-    """The largest position above `best` that fits, and its split; or `best` and None.
+    """Prove which position above `best` is the largest that fits, and its split; `best` and None for none.
 
     From the top down: lower bounds, which never fall as the context grows, leave out all but a few
     contexts; of those that remain, every split that may fit is replayed. Each round lowers `at`, or learns
@@ -184,7 +182,7 @@ def _above(chains: Chains, candidates: range, best: int, bar: Bar) -> tuple[int,
 
 
 def _without_floors(chains: Chains, split: Split, candidates: range, low: int, at: int) -> int | None:
-    """Where between two positions floors of a split may rule out most of what lies above; None if they are known there.
+    """Choose the position at which floors of a split may rule out most of what lies above; None if they are known there.
 
     A buffer is not much larger than its floor, so that is not far above the largest context that fits.
     """
@@ -199,7 +197,7 @@ def _without_floors(chains: Chains, split: Split, candidates: range, low: int, a
 
 
 def _short(split: Split) -> Iterator[Split]:
-    """Splits with few layers on one card each: their floors hold for all longer runs of the same layers."""
+    """List splits with few layers on one card each: their floors hold for all longer runs of the same layers."""
     for device, count in enumerate(split):
         if count > _SHORT:
             other = device + 1 if device + 1 < len(split) else device - 1
@@ -223,7 +221,7 @@ def _learn(chains: Chains, split: Split, contexts: range, n_ctx: int) -> None:
 
 
 def last_where(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The last position above `low` and up to `high` where `holds`, else `low`; once it fails it fails ever after."""
+    """Bisect for the last position above `low` and up to `high` where `holds`, else `low`; once it fails it fails ever after."""
     if high > low and holds(high):
         return high
     while high - low > 1:
@@ -236,7 +234,7 @@ def last_where(holds: Callable[[int], bool], low: int, high: int) -> int:
 
 
 def least_short(chains: Chains, n_ctx: int) -> Split:
-    """The split under which the shortest card lacks least, to a MiB.
+    """Find the split under which the shortest card lacks least, to a MiB.
 
     Each round asks how many bytes more each card would need for what is known at least, and replays
     the split that would fit then, until one lacks no more than that. A round that goes on has learned the floors

@@ -1,4 +1,4 @@
-"""Bytes of a run of layers on one card: what the solver asks again and again.
+"""Count the bytes of a run of layers on one card, which the solver asks for again and again.
 
 In: `Model`, the cards in use, `Settings`. Out: bytes of layers [start, end) on a card at a context.
 Weights and context are prefix sums over layers. A compute buffer depends on a segment only through
@@ -25,7 +25,7 @@ from .._devices import Gpu
 from .._estimate.compute import Compute, compute_bytes
 from .._estimate.context_ranges import NotStraight, Piece, Stretch
 from .._estimate.layer_runs import collapse, layer_kinds
-from .._estimate.reserve import prepare_case, reservations
+from .._estimate.reserve import Case, prepare_case, reservations
 from .._ggml.backends import Backend, pad
 from .._ggml.galloc import most_alive
 from .._graphs import Unbuildable
@@ -46,13 +46,13 @@ _NEAR: Final = 16  # part of the contexts below the one asked for that are learn
 _MORE: Final = 4  # stretches that are learned beyond what is asked for: the next question may be about them
 _ENDS: Final = 3  # splits of a graph beside one for each card
 _LIKENED: Final = 4096  # tokens at least at which cache types are compared
-Points = list[tuple[int, int]]  # contexts, ascending, and bytes at each
+Points = list[tuple[int, int]]  # (context in tokens of all slots, bytes there), ascending
 Place = tuple[object, ...]  # beside the kinds of layer: the card's rules, what ends of the model are there
 Kinds = str  # of layers, a character each: runs within runs are found fastest so
 
 
 class _Line(NamedTuple):
-    """Sizes that grow evenly: `first` bytes at the first of the contexts, `slope` more at each further one."""
+    """Sizes that grow evenly: `first` bytes at the first of the contexts, `slope` bytes more at each further one."""
 
     contexts: range
     first: int
@@ -71,14 +71,14 @@ class _Known:
     lines: list[_Line] = field(default_factory=list)
 
     def size(self, n_ctx: int) -> int | None:
-        """The size at this very context, if that is known."""
+        """Return the size in bytes at this very context; None if it is not known."""
         at = bisect_left(self.sizes, (n_ctx,))
         if at < len(self.sizes) and self.sizes[at][0] == n_ctx:
             return self.sizes[at][1]
         return next((line.size(n_ctx) for line in self.lines if n_ctx in line.contexts), None)
 
     def least(self, contexts: range) -> int | None:
-        """The least size at any of these contexts, if it is known at all of them."""
+        """Return the least size in bytes at any of these contexts; None unless it is known at all of them."""
         found: list[int] = []
         while contexts:
             line = next((x for x in self.lines if contexts[0] in x.contexts), None)
@@ -109,12 +109,12 @@ class _Often:
     failed: bool = False
 
 
-CacheTypes = tuple[str, str]
+CacheTypes = tuple[str, str]  # types of K and V, by name: ("q8_0", "q4_0")
 
 
 @dataclass(slots=True)
 class _Types:
-    """For cache types the first ones that were found to make the same compute buffers, and what these are told by."""
+    """Groups of cache types that make the same compute buffers: the first of the group for each, and what tells groups apart."""
 
     chosen: dict[CacheTypes, CacheTypes] = field(default_factory=dict)
     like: dict[Hashable, CacheTypes] = field(default_factory=dict)
@@ -125,16 +125,15 @@ Learned = dict[
 ]  # for each question its places, for several which cache types are alike, for all what is usual
 
 
-@dataclass(frozen=True, slots=True)
-class _Tables:
-    """Prefix sums of one backend: `weights[i]` is what layers before i take, shared tensors left out."""
+class _Tables(NamedTuple):
+    """Prefix sums of one backend: `weights[i]` is the bytes of layers before i, shared tensors left out."""
 
     weights: tuple[int, ...]
     shared: tuple[tuple[int, tuple[int, ...]], ...]  # bytes of a tensor, the layers that use it
 
 
 class Segments:
-    """Answers for one model, one set of cards and settings; remembers what it has computed.
+    """Counts bytes of runs of layers for one model, one set of cards and settings; caches what it has computed.
 
     Layers [`first`, `last`) are on cards, counted with the output layer, which comes last. What is computed goes
     into `learned`, which questions about one model may share whatever the cards and its
@@ -153,12 +152,13 @@ class Segments:
         self.first = on_cards[0] if on_cards else model.n_layer + 1
         self.last = on_cards[-1] + 1 if on_cards else model.n_layer + 1
         on_host = tuple([w == HOST for w in placement.weights])
-        self._kinds = _KINDS.get(model, on_host, lambda: layer_kinds(model, on_host))
+        self._kinds = layer_kinds(model, on_host)
         self._tables = {rules: _remembered(model, on_host, rules) for rules in self._rules}
         self._caches: dict[tuple[int, Backend], list[int]] = {}
         self._contexts: dict[int, Context] = {}
         self._cached = {cache for layer in model.layers for cache in layer.caches}
         self._stretches: dict[tuple[tuple[int, ...], range], _Along] = {}
+        self._case: tuple[object, Case] | None = None  # behind the last floors: often replayed next
         self._uneven = False  # whether sizes were found to grow in steps of their own
         self._alikes: dict[tuple[Place, int], int] = {}  # guesses since something was learned last
         self._learned = {} if learned is None else learned
@@ -190,7 +190,7 @@ class Segments:
         self._usual: dict[Place, int] = self._learned.setdefault(tuple(self._rules), {})
 
     def _alike(self, question: Hashable) -> CacheTypes:
-        """The cache types asked for, or others that were asked for before and make the same compute buffers."""
+        """Return the cache types asked for, or others that were asked for before and make the same compute buffers."""
         types = (self._settings.type_k, self._settings.type_v)
         known: _Types = self._learned.setdefault(question, _Types())
         if types not in known.chosen:
@@ -201,14 +201,14 @@ class Segments:
         return known.chosen[types]
 
     def _likeness(self, types: CacheTypes) -> Hashable:
-        """What tells these cache types from others; themselves where no graph does."""
+        """Collect what tells these cache types from others; themselves where there is no graph to tell by."""
         try:
             return likeness(*self._evenly(types))
         except Unbuildable:
             return types
 
     def _piles_up(self) -> bool:
-        """Whether each layer of a card adds to its buffer: copies for parts that run elsewhere, in a pipeline."""
+        """Tell whether each layer of a card adds to its buffer: copies for parts that run elsewhere, in a pipeline."""
         try:
             model, placement, context, rules = self._evenly((self._settings.type_k, self._settings.type_v))
             if pipeline_copies(placement, rules) == 1:
@@ -220,7 +220,7 @@ class Segments:
             return False
 
     def _evenly(self, types: CacheTypes) -> tuple[Model, Placement, Context, Sequence[Backend]]:
-        """The layers spread over all cards, at a context that shows what depends on settings."""
+        """Spread the layers over all cards, at a context that shows what depends on settings."""
         n_ctx = pad(max(_LIKENED, self._settings.n_batch), CONTEXT_STEP) * self._settings.n_seq_max
         settings = replace(
             self._settings,
@@ -233,7 +233,7 @@ class Segments:
         return self._model, placement, resolve(self._model, settings), self._rules
 
     def fixed(self, device: int, start: int, end: int, n_ctx: int) -> int:
-        """Weights and context of layers [start, end) on card `device` (index in use), in bytes."""
+        """Count the bytes of weights and context of layers [start, end) on card `device` (index in use)."""
         if start == end:
             return 0
         rules = self._rules[device]
@@ -247,12 +247,12 @@ class Segments:
         return size
 
     def at_least(self, device: int, start: int, end: int, n_ctx: int) -> int:
-        """A compute buffer that the segment needs at least: its size if that is known, else its best floor."""
+        """Return a lower bound of the segment's compute buffer in bytes: its size if that is known, else its best floor."""
         size = self._known(device, start, end).size(n_ctx)
         return self.floor(device, start, end, n_ctx) if size is None else size
 
     def at_least_each(self, counts: Sequence[int], n_ctx: int) -> list[int]:
-        """Bytes that each card of a split takes at least, from what is known."""
+        """Return a lower bound of the bytes that each card of a split takes, from what is known."""
         ends = list(accumulate(counts, initial=self.first))
         return [
             self.fixed(i, start, end, n_ctx) + self.at_least(i, start, end, n_ctx)
@@ -260,12 +260,12 @@ class Segments:
         ]
 
     def least(self, device: int, start: int, end: int, contexts: range) -> int:
-        """A compute buffer that the segment needs at least at any of these contexts: never falls as they get fewer."""
+        """Return a lower bound in bytes of the compute buffer at all of these contexts: never falls as they get fewer."""
         size = self._known(device, start, end).least(contexts)
         return self.floor(device, start, end, contexts[0]) if size is None else size
 
     def floor(self, device: int, start: int, end: int, n_ctx: int) -> int:
-        """Bytes that are alive in it at once, at least: never falls as the context grows."""
+        """Return a lower bound of the bytes alive at once in the compute buffer: never falls as the context grows."""
         place, kinds, known = self._where(device, start, end)
         if known.floors:
             return _below(known.floors, n_ctx)
@@ -273,7 +273,7 @@ class Segments:
         return max((_below(k.floors, n_ctx) for k in parts), default=0)
 
     def holds(self, counts: Sequence[int], n_ctx: int, free: Sequence[int]) -> bool:
-        """Whether it is known, without computing, that each card with so many layers has room for them.
+        """Tell whether it is known, without computing, that each card with so many layers has room for them.
 
         Only figures of this very context count: between two contexts a compute buffer can be larger
         than at either, because the allocator leaves other gaps.
@@ -290,7 +290,7 @@ class Segments:
         return True
 
     def has_floors(self, counts: Sequence[int], n_ctx: int) -> bool:
-        """Whether floors of these segments are known at this very context, or better than that, sizes."""
+        """Tell whether floors of these segments are known at this very context, or better than that, sizes."""
         start = self.first
         for device, count in enumerate(counts):
             known = self._known(device, start, start + count)
@@ -301,7 +301,7 @@ class Segments:
         return True
 
     def probably(self, device: int, start: int, end: int, n_ctx: int) -> int:
-        """A guess at the compute buffer: on the line through the two nearest contexts known.
+        """Guess the compute buffer in bytes: on the line through the two nearest contexts known.
 
         Of a segment of which nothing is known, as much as the largest of the same place, if need be under
         settings that were asked about before.
@@ -321,7 +321,7 @@ class Segments:
         return self._alikes[place, n_ctx]
 
     def learn(self, counts: Sequence[int], n_ctx: int) -> tuple[int, ...]:
-        """Bytes on each card when it has so many layers: exact as `compute` is. Remembered."""
+        """Replay a split, and return the bytes on each card when it has so many layers: exact as `compute` is. Cached."""
         found = self.compute(counts, n_ctx)
         self.never_falls = not found.replayed
         self._alikes.clear()
@@ -339,7 +339,7 @@ class Segments:
         return tuple(totals)
 
     def compute(self, counts: Sequence[int], n_ctx: int) -> Compute:
-        """The compute buffers of a split, remembered: those of other cache types where they are the same."""
+        """Replay the compute buffers of a split; cached, and shared by cache types that make the same."""
         key = (tuple(counts), n_ctx)
         if key not in self._replayed:
             self._replayed[key] = self._from_lines(key[0], n_ctx) or self._compute(counts, n_ctx)
@@ -347,10 +347,12 @@ class Segments:
 
     def _compute(self, counts: Sequence[int], n_ctx: int) -> Compute:
         placement, context = self._split(counts, n_ctx)
-        return compute_bytes(self._model, placement, context, self._rules)
+        case = self._case[1] if self._case and self._case[0] == (placement, context) else None
+        self._case = None
+        return compute_bytes(self._model, placement, context, self._rules, case=case)
 
     def _from_lines(self, counts: tuple[int, ...], n_ctx: int) -> Compute | None:
-        """The compute buffers of a split that was asked about often, from a straight line; None where there is none."""
+        """Read the compute buffers of a split that was asked about often off a straight line; None where there is none."""
         often = self._often.setdefault(counts, _Often())
         often.asked += 1
         if often.asked < _OFTEN or often.failed or n_ctx not in self._all:
@@ -371,10 +373,10 @@ class Segments:
             often.failed = True
             return None
         *gpus, host = (size + at * slope for size, slope in zip(piece.sizes, piece.slopes, strict=True))
-        return replace(before, gpus=tuple(gpus), host=host)
+        return before._replace(gpus=tuple(gpus), host=host)
 
     def _along(self, counts: tuple[int, ...], contexts: range) -> _Along:
-        """The last of these contexts, as far as a split can be learned along them. Raises as `Stretch` does."""
+        """Prepare to learn a split along the last of these contexts, as far as that can be done. Raises as `Stretch` does."""
         even = self._even(contexts)
         if len(even) < _FEW:
             raise NotStraight
@@ -386,7 +388,7 @@ class Segments:
         )
 
     def _draw(self, counts: Sequence[int], contexts: range, pieces: Sequence[Piece]) -> None:
-        """Remember the lines of each segment of a split."""
+        """Keep the lines of each segment of a split."""
         start = self.first
         for device, count in enumerate(counts):
             lines = self._known(device, start, start + count).lines
@@ -396,7 +398,7 @@ class Segments:
             start += count
 
     def learn_lines(self, counts: Sequence[int], contexts: range, n_ctx: int) -> bool:
-        """Learn the sizes of the segments of a split at many of these contexts; whether `n_ctx` is among them.
+        """Learn the sizes of the segments of a split at many of these contexts; tell whether `n_ctx` is among them.
 
         From some way below `n_ctx` on, and from further below each time: pieces are the shorter the smaller the context.
         """
@@ -418,7 +420,7 @@ class Segments:
         return True
 
     def _stretch(self, counts: tuple[int, ...], contexts: range) -> _Along | None:
-        """The last of these contexts, as far as a split can be learned along them; remembered."""
+        """Prepare to learn a split along the last of these contexts; cached. None where that cannot be done."""
         key = (counts, contexts)
         if key not in self._stretches and not self._uneven:
             try:
@@ -428,7 +430,7 @@ class Segments:
         return self._stretches.get(key)
 
     def _even(self, contexts: range) -> range:
-        """The last of these contexts, as many as have equal steps in all that a cache holds of them."""
+        """Cut the contexts down to the last ones with equal steps in all that a cache holds of them."""
 
         def counts(i: int) -> tuple[int, ...]:
             context = self._context(contexts[i])
@@ -448,6 +450,7 @@ class Segments:
         placement, context = self._split(counts, n_ctx)
         try:
             case = prepare_case(self._model, placement, context, self._rules)
+            self._case = (placement, context), case
             last = reservations(case, context)[-1]
             floors: Sequence[int] = most_alive(case.graph(last)[1])
         except Unbuildable:  # the size is a formula that never falls
@@ -506,7 +509,6 @@ class Segments:
 
 
 # of a model and of which weights are on the host: a plan of each alternative asks for them
-_KINDS: Final[Memo[tuple[int, ...]]] = Memo(16)
 _TABLES: Final[Memo[_Tables]] = Memo(16)
 
 
@@ -537,7 +539,7 @@ def _index(weight: Weight, model: Model) -> int:
 
 
 def _pieces(stretch: Stretch, start: int, at: int) -> list[Piece]:
-    """The pieces from one position on until another is within the last of them."""
+    """List the pieces from one position on until another is within the last of them."""
     pieces = [stretch.piece(start)]
     while pieces[-1].last < at:
         pieces.append(stretch.piece(pieces[-1].last + 1))
@@ -545,7 +547,7 @@ def _pieces(stretch: Stretch, start: int, at: int) -> list[Piece]:
 
 
 def _remember(points: Points, n_ctx: int, size: int) -> None:
-    """Of two figures for one context the larger counts."""
+    """Keep the size at a context; of two for one context the larger."""
     at = bisect_left(points, (n_ctx,))
     if at == len(points) or points[at][0] != n_ctx:
         points.insert(at, (n_ctx, size))
@@ -554,12 +556,12 @@ def _remember(points: Points, n_ctx: int, size: int) -> None:
 
 
 def _below(points: Points, n_ctx: int) -> int:
-    """The largest figure at a context that is not larger."""
+    """Return the largest size at a context of at most `n_ctx`; 0 without one."""
     return max((size for at, size in points if at <= n_ctx), default=0)
 
 
 def _on_line(points: Points, n_ctx: int) -> int:
-    """A guess: on the line through the two nearest; from one in proportion, which at smaller contexts is little."""
+    """Guess a size: on the line through the two nearest; from one in proportion, which at smaller contexts is little."""
     if len(points) < 2:
         return points[0][1] * n_ctx // points[0][0]
     at = min(max(1, bisect_left(points, (n_ctx,))), len(points) - 1)

@@ -1,4 +1,4 @@
-"""What a plan must say beside its figures: how long the model reaches, and what no buffer shows.
+"""Warn beside a plan: RoPE range, sliding windows, and memory outside the engine's buffers.
 
 In: `Model`, `Settings`, cards. Out: sentences, and `Overhead`s in bytes. RoPE scaling is read as the
 engine reads it (llama-model.cpp:1404-1432, llama-context.cpp:130-190).
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.units import GIB, MIB, format_bytes
 from .._coerce import card
@@ -49,8 +49,7 @@ _METHODS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(NamedTuple):
     """How long a context the header supports, in tokens. `trained` is 0 where it does not say."""
 
     trained: int
@@ -59,7 +58,7 @@ class Reach:
 
 
 def reach(model: Model) -> Reach:
-    """Trained and extended length. The engine's own limit is neither, but `n_ctx_train`.
+    """Read trained and extended length, in tokens, from the header. The engine's own limit is neither, but `n_ctx_train`.
 
     YaRN starts from `original_context_length`, else from `context_length`, as in the engine. A linear or
     LongRoPE header that names no original length is taken to state the extended one, as converters write it.
@@ -76,7 +75,7 @@ def reach(model: Model) -> Reach:
 
 
 def rope_sentence(model: Model) -> str:
-    """Trained length, extended length and how, in one sentence."""
+    """Say the trained length, the extended length and how, in one sentence."""
     found = reach(model)
     if not found.extended:
         return "The header does not say how long a context the model was trained for."
@@ -95,7 +94,7 @@ def rope_sentence(model: Model) -> str:
 
 
 def context_warnings(model: Model, n_ctx_seq: int, engine: str = "llama-server") -> tuple[str, ...]:
-    """What to say about `n_ctx_seq` tokens a slot: nothing up to the extended length, more past 1.5 and 2 times.
+    """Warn of `n_ctx_seq` tokens per slot: nothing up to the extended length, more past 1.5 and 2 times.
 
     How to extend it is said in the words that `engine` takes.
     """
@@ -119,7 +118,7 @@ def context_warnings(model: Model, n_ctx_seq: int, engine: str = "llama-server")
 
 
 def _extending(model: Model, n_ctx_seq: int, engine: str) -> str:
-    """What turns YaRN to `n_ctx_seq` on, "" where nothing does; a scale of its own replaces the header's."""
+    """Name the flags that turn on YaRN up to `n_ctx_seq`, "" where none does; a scale of its own replaces the header's."""
     original = model.rope.original_context or reach(model).trained or model.n_ctx_train
     scale = max(2, ceil(n_ctx_seq / original))
     if engine == "llama-cpp-python":  # llama_cpp/llama.py:80-91; 2 is LLAMA_ROPE_SCALING_TYPE_YARN
@@ -130,7 +129,7 @@ def _extending(model: Model, n_ctx_seq: int, engine: str) -> str:
 
 
 def settings_warnings(model: Model, settings: Settings) -> tuple[str, ...]:
-    """What was set and does nothing: patterns that no tensor matches, a physical batch above the logical one."""
+    """Warn of settings that do nothing: patterns that no tensor matches, a physical batch above the logical one."""
     names = [weight.tensor.name for weight in model.weights]
     said = [
         f"{flag}: no tensor of this model matches, so nothing more stays on the host"
@@ -145,7 +144,7 @@ def settings_warnings(model: Model, settings: Settings) -> tuple[str, ...]:
 
 
 def pool_warning(model: Model, context: Context, backends: Collection[str]) -> tuple[str, ...]:
-    """What an older build of CUDA's backend takes of a card while it runs, over a quantized cache: in no buffer.
+    """Warn of what an older build of CUDA's backend takes from a card while it runs over a quantized cache, in no buffer.
 
     It converts K and V of a layer to f16 in a pool (before #23907); from then on that is in the compute buffer.
     """
@@ -170,7 +169,7 @@ def pool_warning(model: Model, context: Context, backends: Collection[str]) -> t
 
 
 def _by_flag(patterns: Sequence[str]) -> dict[str, list[str]]:
-    """Patterns under the flags that they come from; those of the first N layers belong together."""
+    """Group patterns by the flags that they come from; those of the first N layers belong together."""
     found: dict[str, list[str]] = {}
     for pattern in patterns:
         layer = _LAYER.fullmatch(pattern)
@@ -187,7 +186,7 @@ def _by_flag(patterns: Sequence[str]) -> dict[str, list[str]]:
 
 
 def swa_sentence(model: Model, settings: Settings) -> str:
-    """What `swa_full` costs (or would) at this context and what it is good for; "" without such layers."""
+    """Say what `swa_full` costs (or would) at this context and what it is good for; "" without such layers."""
     windows = {c.window for layer in model.layers for c in layer.caches if c.cells is Cells.WINDOW}
     if not windows:
         return ""
@@ -208,8 +207,7 @@ def _context_bytes(model: Model, settings: Settings) -> int:
     return sum(layer_context_bytes(model, layer, context, cuda) for layer in model.layers)
 
 
-@dataclass(frozen=True, slots=True)
-class Overhead:
+class Overhead(NamedTuple):
     """Memory that a card loses and that is in none of the engine's buffers.
 
     `counted`: it is already out of the card's free bytes. Otherwise the margin has to cover it.
@@ -222,7 +220,7 @@ class Overhead:
 
 
 def overheads(gpu: Gpu | str) -> tuple[Overhead, ...]:
-    """What `gpu` loses outside every buffer, by the rules of the catalogue (`data/gpus.yaml`). Raises `GpuError`."""
+    """List the memory that `gpu` loses outside every buffer, by the rules of the catalogue (`data/gpus.yaml`). Raises `GpuError`."""
     gpu = card(gpu)
     found = [_context(gpu)]
     if gpu.backend == "cuda":
@@ -250,7 +248,7 @@ def _context(gpu: Gpu) -> Overhead:
 
 
 def _cublas(gpu: Gpu) -> Overhead:
-    """ggml-cuda/common.cuh:1538: a workspace a device and stream, made when it is first used."""
+    """Count the bytes of cuBLAS's workspace of a device, made when it is first used (ggml-cuda/common.cuh:1538)."""
     rule = rules().cublas_workspace_mib
     major = float(gpu.compute_capability or "99")
     mib = rule["from_compute_capability_9.0"] if major >= 9 else rule["below"]
@@ -271,8 +269,7 @@ def _desktop() -> Overhead:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class WiredLimit:
+class WiredLimit(NamedTuple):
     """What macOS lends the GPU of its memory, in bytes: `lent` now, `most` at most by our advice, of `ram`."""
 
     lent: int
@@ -280,12 +277,12 @@ class WiredLimit:
     ram: int
 
     def command(self, n_bytes: int) -> str:
-        """What to run on the Mac so that it lends so much, until its next restart."""
+        """Return the command that makes the Mac lend so many bytes, until its next restart."""
         return f"sudo sysctl iogpu.wired_limit_mb={-(-n_bytes // MIB)}"
 
 
 def wired_limit(gpu: Gpu) -> WiredLimit | None:
-    """The limit of a Mac of the catalogue; None for other cards."""
+    """Find the limit of a Mac of the catalogue; None for other cards."""
     card = next((c for c in all_cards() if gpu.id and c.id == gpu.id), None)
     if gpu.backend != "metal" or card is None or not card.memory_gib:
         return None
@@ -295,7 +292,7 @@ def wired_limit(gpu: Gpu) -> WiredLimit | None:
 
 
 def wired_sentence(gpu: Gpu) -> str:
-    """Why a Mac's GPU has less than the machine, and what raises it; "" for other cards."""
+    """Say why a Mac's GPU has less than the machine, and what raises it; "" for other cards."""
     limit = wired_limit(gpu)
     if limit is None or limit.lent >= limit.ram:
         return ""
@@ -315,7 +312,7 @@ def _wired_limit(gpu: Gpu) -> list[Overhead]:
 
 
 def wired_warnings(gpu: Gpu, needed: int) -> tuple[str, ...]:
-    """What to say where a Mac's limit keeps a context from fitting that needs `needed` bytes of the GPU."""
+    """Warn where a Mac's limit keeps a context from fitting that needs `needed` bytes of the GPU."""
     limit = wired_limit(gpu)
     if limit is None or limit.most - limit.lent < GIB:
         return ()
@@ -331,7 +328,7 @@ def wired_warnings(gpu: Gpu, needed: int) -> tuple[str, ...]:
 
 
 def margin_warning(gpus: Mapping[str, Gpu], margin: int) -> tuple[str, ...]:
-    """Says so when a margin is smaller than what no buffer shows, on the card (of those named) where it is worst."""
+    """Warn where a margin is smaller than the memory outside every buffer, on the card (of those named) where it is worst."""
     needed = {name: sum(o.n_bytes for o in overheads(gpu) if not o.counted) for name, gpu in gpus.items()}
     worst = max(needed, key=needed.__getitem__, default="")
     if not worst or margin >= needed[worst]:

@@ -1,7 +1,7 @@
-"""Which cards carry a context: the reverse of a plan.
+"""List the cards that hold a context: the reverse of a plan.
 
 In: `Model`, `Settings` with a context, a margin, cards to choose from. Out: a `Shortlist` of single cards and
-pairs. More free memory never carries less, so the smallest card of a backend that carries the
+pairs. More free memory never holds less, so the smallest card of a backend that holds the
 context is found by bisection, and for pairs one walk finds for each card the smallest partner.
 """
 
@@ -15,12 +15,24 @@ from typing import Final, Literal, get_args
 from .._base.errors import GpuError, SettingsError
 from .._base.progress import Bar
 from .._base.shown import Shown
-from .._coerce import AnyGpus, AnyModel, AnySettings, cards, count, margin, model_of, settings_of
-from .._devices import Gpu, all_gpus, select_gpus
+from .._coerce import (
+    AnyGpus,
+    AnyHost,
+    AnyModel,
+    AnySettings,
+    cards,
+    count,
+    host_of,
+    margin,
+    model_of,
+    settings_of,
+)
+from .._devices import Gpu, Host, all_gpus, select_gpus
 from .._llama.cparams import resolve, wanted_ctx
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import place
+from .host import Beside
 from .plan import DEFAULT_MARGIN
 from .search import Chains, largest, last_where
 from .segments import Segments
@@ -36,7 +48,7 @@ SORTS: Final[tuple[Sort, ...]] = get_args(Sort)
 
 @dataclass(frozen=True, slots=True)
 class Carrier:
-    """Cards that carry the context. `gpus` are one, or two in the order in which they do.
+    """Cards that hold the context. `gpus` are one, or two in the order in which they do.
 
     `alike` holds for each of them the names of all cards with as much free memory, the same backend and the same
     bandwidth. `tokens_per_second` is what no split of the weights over them exceeds (see `speed`), None where a
@@ -83,12 +95,12 @@ class Shortlist(Shown):
 
     @property
     def carriers(self) -> tuple[Carrier, ...]:
-        """All of them in the order of `sort`; of what is equal the single card first."""
+        """All carriers in the order of `sort`; of equal ones the single card first."""
         return _sorted((*self.singles, *self.pairs), self.sort)
 
     @property
     def fits(self) -> bool:
-        """Whether anything carries the context."""
+        """Whether any card or pair holds the context."""
         return bool(self.singles or self.pairs)
 
 
@@ -100,14 +112,15 @@ def which(
     margin_bytes: int | str = DEFAULT_MARGIN,
     gpus: AnyGpus | None = None,
     sort: Sort = "memory",
+    host: AnyHost = None,
 ) -> Shortlist:
-    """The cards, and with `max_cards` 2 the pairs, on which `settings.n_ctx` tokens fit as `plan` has it.
+    """List the cards, and with `max_cards` 2 the pairs, on which `settings.n_ctx` tokens fit as `plan` has it.
 
     `n_ctx` 0 means the trained context. `gpus` are the cards to choose from: by default those of the
     catalogue whose memory is known; a string is read by `gpus.select_gpus`, as in "nvidia" or "amd,3090". Pairs are
     cards of one backend that do not come with a computer; where one card is enough no pair is listed. `sort` is
     "memory" (least first), "bandwidth" or "speed" (most first); laptops' chips and others that come with their
-    computer stand behind cards. Raises what `plan` raises, and `SettingsError` for `max_cards` and for a
+    computer stand behind cards. `host` is the memory beside cards that have their own. Raises what `plan` raises, and `SettingsError` for `max_cards` and for a
     `tensor_split`, which is for cards that are known.
     """
     model, settings, margin_bytes = model_of(model), settings_of(settings), margin(margin_bytes)
@@ -116,6 +129,7 @@ def which(
         raise SettingsError(f"sort={sort!r}: give one of {', '.join(SORTS)}")
     if settings.tensor_split or settings.main_gpu:
         raise SettingsError("tensor_split and main_gpu are for cards that are known; leave them out")
+    memory = host_of(host)
     n_ctx = resolve(model, settings).n_ctx
     settings = replace(settings, n_ctx=wanted_ctx(model, settings))
     singles: list[Carrier] = []
@@ -130,12 +144,12 @@ def which(
     speed = _Speed.of(model, settings, choice, margin_bytes)
     with Bar("which") as bar:
         for sizes in _by_backend(choice):
-            one = _Cards(model, settings, margin_bytes, sizes[-1][0], 1, bar)
+            one = _Cards(model, settings, margin_bytes, sizes[-1][0], 1, bar, memory)
             at = _first_enough(one, sizes)
             singles += [c for group in sizes[at:] for c in _carriers(speed, group)]
             own = [[g for g in group if not g.built_in] for group in sizes[:at]]
             if max_cards > 1 and settings.split_mode != "none" and any(own):
-                two = _Cards(model, settings, margin_bytes, sizes[-1][0], 2, bar)
+                two = _Cards(model, settings, margin_bytes, sizes[-1][0], 2, bar, memory)
                 pairs += [c for pair in _pairs(two, [x for x in own if x]) for c in _carriers(speed, *pair)]
     return Shortlist(model, n_ctx, settings, margin_bytes, _sorted(singles, sort), _sorted(pairs, sort), sort)
 
@@ -144,16 +158,16 @@ Group = Sequence[Gpu]  # as much free memory, the same backend
 
 
 def _by_backend(gpus: Sequence[Gpu]) -> Iterable[list[Group]]:
-    """For each backend its cards in groups of equal free memory, least first."""
+    """Group the cards of each backend by equal free memory, least first; those that share the system's memory apart."""
     if not gpus:
         raise GpuError("no cards to choose from")
-    ordered = sorted(gpus, key=lambda g: (g.backend, g.free, g.total_bytes, g.name))
-    for _, together in groupby(ordered, key=lambda g: g.backend):
+    ordered = sorted(gpus, key=lambda g: (g.backend, g.unified, g.free, g.total_bytes, g.name))
+    for _, together in groupby(ordered, key=lambda g: (g.backend, g.unified)):
         yield [list(group) for _, group in groupby(together, key=lambda g: g.free)]
 
 
 def _first_enough(one: _Cards, sizes: Sequence[Group]) -> int:
-    """Position of the smallest size of which one card is enough, else their number."""
+    """Find the position of the smallest size of which one card is enough, else their number."""
     return 1 + last_where(lambda at: not one.carry(sizes[at][0]), -1, len(sizes) - 1)
 
 
@@ -173,7 +187,7 @@ class _Speed:
         return cls(0 if host else sum(cards), margin)
 
     def bound(self, gpus: Sequence[Gpu]) -> float | None:
-        """Tokens a second that no split exceeds: as much as has room is read by the fastest card."""
+        """Bound the tokens per second of any split: as much as has room is read by the fastest card."""
         if not self.n_bytes or any(g.bandwidth_gbs is None for g in gpus):
             return None
         rest, seconds = self.n_bytes, 0.0
@@ -186,7 +200,7 @@ class _Speed:
 
 
 def _carriers(speed: _Speed, *groups: Group) -> Iterable[Carrier]:
-    """Of cards that are alike in all that is shown, the one of least memory stands for all."""
+    """Make the carriers; of cards that are alike in all that is shown, the one of least memory stands for all."""
     for parts in product(*map(_alike, groups)):
         gpus = tuple(part[0] for part in parts)
         names = tuple(tuple(g.name for g in part) for part in parts)
@@ -194,7 +208,7 @@ def _carriers(speed: _Speed, *groups: Group) -> Iterable[Carrier]:
 
 
 def _alike(group: Group) -> list[Group]:
-    """Cards with as much free memory, apart by bandwidth and by whether they come with their computer."""
+    """Group cards of equal free memory by bandwidth and by whether they come with their computer."""
     found: dict[tuple[float | None, bool], list[Gpu]] = {}
     for gpu in group:
         found.setdefault((gpu.bandwidth_gbs, gpu.built_in), []).append(gpu)
@@ -210,25 +224,40 @@ def _sorted(carriers: Iterable[Carrier], sort: Sort) -> tuple[Carrier, ...]:
 
 
 class _Cards:
-    """A number of cards of one backend: whether the context fits on them, by the search that `plan` makes."""
+    """Tells whether the context fits on a number of cards of one backend, by the search that `plan` makes."""
 
     def __init__(
-        self, model: Model, settings: Settings, margin: int, example: Gpu, count: int, bar: Bar
+        self,
+        model: Model,
+        settings: Settings,
+        margin: int,
+        example: Gpu,
+        count: int,
+        bar: Bar,
+        host: Host | None = None,
     ) -> None:
         self._bar = bar
+        self._question = (model, settings, host)
         self._segments = Segments(model, [example] * count, settings)
         self._candidates = range(settings.n_ctx, settings.n_ctx + 1)
         self._margin = margin
 
     def carry(self, *gpus: Gpu) -> bool:
-        """Whether the context fits on these cards, in this order."""
+        """Tell whether the context fits on these cards, in this order."""
         self._bar.advance()
         room = [g.free - self._margin for g in gpus]
+        model, settings, host = self._question
+        own = None if any(g.unified for g in gpus) else host
+        beside = Beside(
+            model, gpus, settings, range(len(gpus)), room, self._margin, own, lambda: self._segments
+        )
+        if beside.counts:
+            return beside.largest(self._candidates) is not None
         return largest(Chains(self._segments, room), self._candidates) is not None
 
 
 def _pairs(two: _Cards, sizes: Sequence[Group]) -> Iterable[tuple[Group, Group]]:
-    """All pairs that carry the context, the larger card first if that will do.
+    """List the pairs that hold the context, the larger card first if that will do.
 
     As the larger card grows, the smallest partner that is enough shrinks: one walk finds them all.
     """

@@ -97,7 +97,7 @@ def _file_type(file_type: str | int) -> FileType:
 def _with_tensors(model: Model, tensors: dict[str, Tensor], kind: FileType) -> Model:
     """Put these tensors, by name, in place of the model's own."""
     renewed = tuple(tensors[t.name] for t in model.tensors)
-    weights = tuple(replace(w, tensor=tensors.get(w.tensor.name, w.tensor)) for w in model.weights)
+    weights = tuple(w._replace(tensor=tensors.get(w.tensor.name, w.tensor)) for w in model.weights)
     return replace(model, tensors=renewed, weights=weights, file_type=kind.name)
 
 

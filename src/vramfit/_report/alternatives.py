@@ -198,15 +198,17 @@ def plan_json(
     changed: Alternative | None = None,
     alternatives: Alternatives | None = None,
     ignored: Sequence[str] = (),
+    host_bandwidth_gbs: float | None = None,
 ) -> str:
     """Write the JSON object of `vramfit plan --json` (docs/reference/json.md); for an engine, with what to run there.
 
-    `changed` is what `prefer` made of the settings, `ignored` the flags that were typed and size nothing.
+    `changed` is what `prefer` made of the settings, `ignored` the flags that were typed and size nothing;
+    `host_bandwidth_gbs` is for the bounds of the speed.
     """
     from .plans import plan_as_schema
 
     rows = None if alternatives is None else [alternative_as_schema(row) for row in alternatives.rows]
-    found = plan_as_schema(plan).model_copy(
+    found = plan_as_schema(plan, host_bandwidth_gbs).model_copy(
         update={
             "prefer": prefer,
             "changed": None if changed is None else alternative_as_schema(changed),

@@ -13,12 +13,13 @@ from .plans import is_short
 __all__ = ["bars"]
 
 TERMS: Final = (("weights", "model"), ("context", "context"), ("compute", "compute"))
+BESIDE: Final = "other"  # what counts against a memory beside its own terms
 
 
 def bars(devices: Sequence[DeviceEstimate], margin: int) -> str:
     """Draw a bar for each device, to one scale: its terms, its free memory, the margin, and what reaches into it."""
     shown = [d for d in devices if d.total or d.free_bytes]
-    most = max((max(d.free_bytes, d.total) for d in shown), default=0)
+    most = max((max(d.free_bytes, d.total + max(0, d.beside)) for d in shown), default=0)
     return "".join(_device(d, margin, most) for d in shown) + (_key(shown, margin) if shown else "")
 
 
@@ -32,10 +33,14 @@ def _device(device: DeviceEstimate, margin: int, most: int) -> str:
         if size:
             parts.append(_part(name, f"{name} {format_bytes(size)}", at, size, most))
         at += size
+    if device.beside > 0:
+        parts.append(
+            _part(BESIDE, f"the host's, or locked, {format_bytes(device.beside)}", at, device.beside, most)
+        )
     if device.free_bytes:
         room = max(0, device.free_bytes - margin)
         if is_short(device, margin):
-            over = device.total - room
+            over = device.free_bytes - device.left - room
             parts.append(_part("over", f"{format_bytes(over)} too much", room, over, most))
         if margin:
             parts.append(_part("margin", f"{format_bytes(margin)} to be left", room, None, most))
@@ -52,7 +57,9 @@ def _said(device: DeviceEstimate) -> str:
     left = (
         f"{format_bytes(device.left)} left" if device.left >= 0 else f"{format_bytes(-device.left)} beyond it"
     )
-    return f"{format_bytes(device.total)} of {format_bytes(device.free_bytes)} free, {left}"
+    return (
+        f"{format_bytes(device.free_bytes - device.left)} of {format_bytes(device.free_bytes)} free, {left}"
+    )
 
 
 def _part(kind: str, title: str, start: int, size: int | None, most: int) -> str:
@@ -63,6 +70,7 @@ def _part(kind: str, title: str, start: int, size: int | None, most: int) -> str
 
 def _key(devices: Sequence[DeviceEstimate], margin: int) -> str:
     found = [(name, name) for name, _ in TERMS]
+    found += [(BESIDE, "the host's, or locked")] if any(d.beside > 0 for d in devices) else []
     if any(d.free_bytes for d in devices):
         found.append(("cap", "free memory"))
         found += [("margin", "less the margin")] if margin else []

@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from .._engines.doctor import Diagnosis
 from .._estimate.estimate import Estimate
 from .._llama.model import Model
 from .._modelfile import Finding
+from .._planner.bounds import Speed
 from .._planner.compare import Comparison
 from .._planner.plan import Plan
 from .._planner.whatif import Alternative, Alternatives
 from .._planner.which import Shortlist
+from .._verify import Verification
 from .alternatives import alternative_as_schema, alternatives_as_schema
 from .comparisons import comparison_as_schema
 from .describe import model_as_schema
+from .doctor import doctor_as_schema
 from .modelfiles import finding_as_schema
 from .plans import estimate_as_schema, plan_as_schema
 from .shortlist import shortlist_as_schema
+from .speeds import speed_as_schema
+from .verifications import verification_as_schema
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -33,6 +39,9 @@ _SCHEMAS: Final[dict[type, Callable[[Any], BaseModel]]] = {
     Shortlist: shortlist_as_schema,
     Model: model_as_schema,
     Finding: finding_as_schema,
+    Diagnosis: doctor_as_schema,
+    Speed: speed_as_schema,
+    Verification: verification_as_schema,
 }
 
 

@@ -11,11 +11,13 @@ from typing import Any, Final
 from .._base.foreign import html_text
 from .._estimate.estimate import Estimate
 from .._llama.model import Model
+from .._planner.bounds import Speed, speed_of
 from .._planner.compare import Choice, Comparison
 from .._planner.plan import Plan
 from .._planner.whatif import Alternative, Alternatives
 from .._planner.which import Carrier, Shortlist
-from . import alternatives, comparisons, describe, grids, plans, shortlist
+from .._verify import Verification
+from . import alternatives, comparisons, describe, grids, machines, plans, shortlist, speeds, verifications
 from .bars import bars
 from .look import Mark, mark_of
 from .safety import notes
@@ -29,18 +31,24 @@ MOST: Final = (
 )
 
 
-def page(result: object, others: Alternatives | None = None) -> str:
-    """Write one self-contained HTML document; `others` stand under a plan. Raises `TypeError` for anything but a result."""
+def page(result: object, others: Alternatives | None = None, host_bandwidth_gbs: float | None = None) -> str:
+    """Write one self-contained HTML document; `others` stand under a plan, whose host reads so many GB/s.
+
+    Raises `TypeError` for anything but a result.
+    """
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>vramfit</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<style>{PAGE_STYLE}</style></head>\n<body>{fragment(result, others)}</body></html>\n"
+        f"<style>{PAGE_STYLE}</style></head>\n<body>{fragment(result, others, host_bandwidth_gbs)}</body></html>\n"
     )
 
 
-def fragment(result: object, others: Alternatives | None = None) -> str:
+def fragment(
+    result: object, others: Alternatives | None = None, host_bandwidth_gbs: float | None = None
+) -> str:
     """Write what a notebook shows of a result."""
-    body = [*_body(result), *(_alternatives(others) if others else ())]
+    shown = _plan(result, host_bandwidth_gbs) if isinstance(result, Plan) else _body(result)
+    body = [*shown, *(_alternatives(others) if others else ())]
     return f'<div class="vramfit"><style>{STYLE}</style>{"".join(body)}</div>'
 
 
@@ -55,13 +63,33 @@ def _body(result: object) -> Iterable[str]:
     raise TypeError(f"{type(result).__name__} is not a result that vramfit shows")
 
 
-def _plan(plan: Plan) -> Iterable[str]:
+def _plan(plan: Plan, host_bandwidth_gbs: float | None = None) -> Iterable[str]:
     yield _title(plans.title(plan))
     yield _answer(plans.verdict(plan), plan.fits)
     yield from (_said(f"Warning: {warning}", "warn") for warning in plan.warnings)
     yield from _devices(plan.estimate, plan.margin_bytes)
     yield _note(plans.settings_line(plan))
+    yield from _machines(plan)
     yield from map(_note, notes(plan))
+    if plan.fits:
+        yield from _speed(speed_of(plan, host_bandwidth_gbs))
+
+
+def _speed(speed: Speed) -> Iterable[str]:
+    """Say the bounds of the speed, and show their terms."""
+    yield _note(speeds.speed_sentence(speed))
+    head, *rows = speeds.speed_rows(speed)
+    yield _more("what the bounds are made of", _table(head, rows))
+
+
+def _machines(plan: Plan) -> Iterable[str]:
+    commands = machines.server_commands(plan.gpus)
+    if not commands:
+        return
+    head, *rows = machines.machine_rows(plan)
+    yield _table(head, rows)
+    yield _note(machines.network_sentence(plan))
+    yield from (_note(f"On {name}: {command}") for name, command in commands)
 
 
 def _estimate(estimate: Estimate) -> Iterable[str]:
@@ -154,6 +182,15 @@ def _model(model: Model) -> Iterable[str]:
     yield _table(*describe.types_table(model), stack=False)
 
 
+def _verification(found: Verification) -> Iterable[str]:
+    yield _title(verifications.title(found))
+    yield _said(verifications.answer(found), verifications.mark(found))
+    yield from map(_said, found.reasons)
+    if found.rows:
+        yield _table(verifications.HEAD, [verifications.cells(r) for r in found.rows], names=2, words=True)
+    yield from map(_note, verifications.notes(found))
+
+
 def _sweep(result: Any) -> Iterable[str]:
     yield _title(grids.title(result))
     yield _said(grids.size(result))
@@ -170,6 +207,8 @@ _BODIES: Final[dict[type, Callable[[Any], Iterable[str]]]] = {
     Alternative: _alternative,
     Shortlist: _shortlist,
     Model: _model,
+    Speed: _speed,
+    Verification: _verification,
 }
 
 

@@ -6,8 +6,7 @@ Python does not change with the screen. `rich` is imported for a screen alone: i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from .._base.foreign import printable
 
@@ -41,8 +40,7 @@ def mark_of(text: str) -> Mark:
     return text.mark if isinstance(text, Marked) else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """`width` is what a line may hold, in cells of the screen; None where nothing limits it."""
 
     width: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
@@ -10,11 +11,13 @@ from .._base.units import format_bytes, format_mib
 from .._devices import told_apart
 from .._estimate.estimate import DeviceEstimate, Estimate
 from .._llama.model import Model
+from .._planner.bounds import speed_of
 from .._planner.older import era_title, older_needs
 from .._planner.plan import Plan
 from .._planner.warnings import overheads, rope_sentence
 from .look import PLAIN, Look, Marked
 from .safety import notes
+from .speeds import speed_as_schema, speed_sentence
 from .tables import fits, render_table
 
 if TYPE_CHECKING:
@@ -35,10 +38,15 @@ __all__ = [
     "verdict",
 ]
 
+SHARED: Final = (
+    "host, as well"  # rows of a table: what the host takes of a card's memory that is the system's
+)
+LOCKED: Final = "locked"
+UNREAD: Final = "not held"
 NAME: Final = 200  # characters of a model's name
 
 
-def plan_text(plan: Plan, look: Look = PLAIN) -> str:
+def plan_text(plan: Plan, look: Look = PLAIN, host_bandwidth_gbs: float | None = None) -> str:
     """Show the answer, the cards side by side, the settings used, and what else there is to know."""
     parts = [
         look.paragraph(verdict(plan), "good" if plan.fits else "bad"),
@@ -46,8 +54,16 @@ def plan_text(plan: Plan, look: Look = PLAIN) -> str:
         device_table(plan.estimate, plan.margin_bytes, look),
         look.paragraph(settings_line(plan)),
     ]
+    if any(g.remote for g in plan.gpus):
+        from .machines import machines_text
+
+        parts.append(machines_text(plan, look))
     parts += [look.paragraph(note) for note in notes(plan)]
+    if plan.fits:
+        parts.append(look.paragraph(speed_sentence(speed_of(plan, host_bandwidth_gbs))))
     parts += [look.paragraph(f"Warning: {w}", "warn") for w in plan.warnings]
+    if plan.estimate.exact and any(g.backend != "cuda" for g in plan.gpus):
+        parts.append(look.paragraph(f"Exact. What the rules were checked against: {plan.estimate.proof}."))
     if not plan.estimate.exact:
         note = f"Compute buffers are an upper bound, not exact: {plan.estimate.compute_note}."
         parts.append(look.paragraph(note))
@@ -92,16 +108,27 @@ def device_table(estimate: Estimate, margin: int, look: Look = PLAIN) -> str:
 
 def device_rows(estimate: Estimate, margin: int) -> list[list[str]]:
     """List the numbers of every device in MiB, under their names; what is left is marked where it is below the margin."""
-    cards = estimate.gpus
-    devices = [*cards, estimate.host]
+    devices = [*estimate.gpus, estimate.host]
     terms = (("weights", "model"), ("context", "context"), ("compute", "compute"), ("total", "total"))
     return [
         ["MiB", *(d.name for d in devices)],
         ["layers", *(str(d.layers) for d in devices)],
         *([name, *(format_mib(getattr(d, field)) for d in devices)] for name, field in terms),
-        ["free", *(format_mib(d.free_bytes) for d in cards), ""],
-        ["left", *(_left(d, margin) for d in cards), ""],
+        *_beside(devices),
+        ["free", *(format_mib(d.free_bytes) if d.total_bytes else "" for d in devices)],
+        ["left", *(_left(d, margin) if d.total_bytes else "" for d in devices)],
     ]
+
+
+def _beside(devices: Sequence[DeviceEstimate]) -> list[list[str]]:
+    """The rows of what counts against a memory beside its own terms: the host's on a card, what is locked on the host."""
+    *cards, host = devices
+    rows = []
+    if any(d.beside for d in cards):
+        rows.append([SHARED, *(format_mib(d.beside) if d.beside else "" for d in cards), ""])
+    if host.beside and host.total_bytes:
+        rows.append([LOCKED if host.beside > 0 else UNREAD, *[""] * len(cards), format_mib(host.beside)])
+    return rows
 
 
 def _left(device: DeviceEstimate, margin: int) -> str:
@@ -109,8 +136,8 @@ def _left(device: DeviceEstimate, margin: int) -> str:
 
 
 def is_short(device: DeviceEstimate, margin: int) -> bool:
-    """Whether a card that is used has less left than the margin."""
-    return device.total > 0 and device.left < margin
+    """Whether a card that is used, or a host that is known, has less left than the margin."""
+    return device.is_judged and device.left < margin
 
 
 def verdict(plan: Plan) -> str:
@@ -126,11 +153,18 @@ def verdict(plan: Plan) -> str:
     if not plan.fits:
         return (
             f"Context {plan.n_ctx:,} tokens{each} does not fit: {printable(plan.limited_by)} is short of"
-            f" {format_bytes(plan.shortfall)} (with {margin} to be left on every card)."
+            f" {format_bytes(plan.shortfall)} (with {margin} to be left on {_where(plan)})."
         )
     used = any(d.total for d in plan.estimate.gpus)
     left = f" with at least {margin} left on every card" if used else " on the host"
+    if plan.host is not None:
+        left += " and the host" if used else f" with at least {margin} left"
     return f"Context {plan.n_ctx:,} tokens{each} fits{left}; limited by {printable(plan.limited_by)}."
+
+
+def _where(plan: Plan) -> str:
+    cards = "every card" if plan.gpus or plan.host is None else ""
+    return " and ".join(filter(None, (cards, "the host" if plan.host else "")))
 
 
 def settings_line(plan: Plan) -> str:
@@ -143,6 +177,8 @@ def settings_line(plan: Plan) -> str:
         f"batch {s.n_batch}/{s.n_ubatch}",
         f"slots {s.n_seq_max}",
     ]
+    if s.load_mode != "auto":
+        words.append(f"load mode {s.load_mode}")
     if len(plan.tensor_split) > 1:
         words.append("--tensor-split " + ",".join(map(str, plan.tensor_split)))
     return f"Settings (defaults of {s.defaults}): " + ", ".join(words)
@@ -152,11 +188,12 @@ def _on(value: bool) -> str:
     return "on" if value else "off"
 
 
-def plan_as_schema(plan: Plan) -> PlanJson:
+def plan_as_schema(plan: Plan, host_bandwidth_gbs: float | None = None) -> PlanJson:
     """Make the pydantic object behind `vramfit plan --json`."""
+    from .machines import machines_as_schema
     from .schema import OlderJson, OverheadJson, PlanJson, settings_json
 
-    older = older_needs(plan)
+    older, link = older_needs(plan), plan.link()
     return PlanJson(
         model=plan.model.source or plan.model.name,
         architecture=plan.model.architecture,
@@ -174,15 +211,19 @@ def plan_as_schema(plan: Plan) -> PlanJson:
         flash_attn=plan.estimate.flash_attn,
         exact=plan.estimate.exact,
         compute_note=plan.estimate.compute_note,
+        proof=plan.estimate.proof,
         warnings=list(plan.warnings),
         reach=rope_sentence(plan.model),
         era=era_title(plan.settings.engine_build),
+        speed=speed_as_schema(speed_of(plan, host_bandwidth_gbs)) if plan.fits else None,
         older_build=OlderJson(gpu=older.card, n_bytes=older.n_bytes) if older else None,
         overheads=[
             OverheadJson(gpu=card, name=o.name, n_bytes=o.n_bytes, counted=o.counted, why=o.why)
             for card, gpu in zip(told_apart(plan.gpus), plan.gpus, strict=True)
             for o in overheads(gpu)
         ],
+        machines=machines_as_schema(plan),
+        link_seconds=link.seconds if link else None,
     )
 
 
@@ -200,6 +241,7 @@ def estimate_as_schema(estimate: Estimate) -> EstimateJson:
         flash_attn=estimate.flash_attn,
         exact=estimate.exact,
         compute_note=estimate.compute_note,
+        proof=estimate.proof,
         era=era_title(estimate.settings.engine_build),
     )
 
@@ -210,5 +252,5 @@ def _device_as_schema(d: DeviceEstimate) -> DeviceJson:
     return DeviceJson(
         name=d.name, layers=d.layers, model=d.model, context=d.context, compute=d.compute,
         total=d.total, free=d.free_bytes or None, left=d.left if d.free_bytes else None,
-        compute_exact=d.compute_exact,
+        compute_exact=d.compute_exact, beside=d.beside, mapped=d.mapped,
     )  # fmt: skip

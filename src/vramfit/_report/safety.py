@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from .._base.foreign import printable
 from .._base.units import format_mib
 from .._devices import Gpu
+from .._planner.host import host_sentence, lent_sentence
 from .._planner.older import build_sentence
 from .._planner.plan import Plan
 from .._planner.warnings import overheads, reach, rope_sentence, swa_sentence, wired_sentence
@@ -22,7 +23,9 @@ def notes(plan: Plan) -> list[str]:
         swa_sentence(plan.model, plan.settings),
     ]
     said += overhead_lines(used)
+    said.append(host_sentence(plan.estimate))
     said += [f"{sentence}." for sentence in dict.fromkeys(map(wired_sentence, used)) if sentence]
+    said += [f"{sentence}." for sentence in dict.fromkeys(map(lent_sentence, used)) if sentence]
     said.append(printable(build_sentence(plan)))
     return [text for text in said if text]
 

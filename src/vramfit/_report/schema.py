@@ -15,13 +15,20 @@ from .._llama.params import Settings
 __all__ = [
     "AlternativeJson",
     "AlternativesJson",
+    "AskedJson",
     "CarrierJson",
+    "CauseJson",
     "ChoiceJson",
     "ComparisonJson",
     "DeviceJson",
+    "DoctorJson",
+    "EngineJson",
     "EstimateJson",
     "FindingJson",
+    "FoundGpuJson",
     "GpuJson",
+    "HolderJson",
+    "HostMemoryJson",
     "LayerKindJson",
     "MeasureJson",
     "ModelJson",
@@ -31,7 +38,12 @@ __all__ = [
     "PlanJson",
     "RopeJson",
     "ShortlistJson",
+    "SpeedJson",
+    "SpeedLinkJson",
+    "SpeedTermJson",
     "SweepJson",
+    "VerificationJson",
+    "VerifiedJson",
     "settings_json",
 ]
 
@@ -55,6 +67,8 @@ class DeviceJson(_Frozen):
     free: Optional[int]  # noqa: UP045 - pydantic evaluates it, on 3.10 too
     left: Optional[int]  # noqa: UP045
     compute_exact: bool
+    beside: int = 0
+    mapped: int = 0
 
 
 class OverheadJson(_Frozen):
@@ -103,6 +117,40 @@ class AlternativeJson(_Frozen):
     settings: dict[str, Any]
 
 
+class SpeedTermJson(_Frozen):
+    """What one device does at the least: bytes for a token, at a full context, for a batch; operations for a token."""
+
+    device: Text
+    weights: int
+    cache: int
+    batch: int
+    flops: int
+    gbs: Optional[float]  # noqa: UP045
+    tflops: Optional[float]  # noqa: UP045
+
+
+class SpeedLinkJson(_Frozen):
+    """What a token, and a batch of a prompt, wait at the least for a link between devices."""
+
+    name: Text
+    token_seconds: float
+    batch_seconds: float
+
+
+class SpeedJson(_Frozen):
+    """Upper bounds in tokens a second, and their terms; null where a term is not known. `missing` says what is not counted."""
+
+    decode: Optional[float]  # noqa: UP045
+    decode_full: Optional[float]  # noqa: UP045
+    prompt: Optional[float]  # noqa: UP045
+    n_ctx: int
+    n_ubatch: int
+    pipelined: bool
+    terms: list[SpeedTermJson]
+    links: list[SpeedLinkJson] = []
+    missing: list[Text]
+
+
 class EstimateJson(_Frozen):
     """What the engine allocates for one context, device by device."""
 
@@ -116,7 +164,33 @@ class EstimateJson(_Frozen):
     flash_attn: bool
     exact: bool
     compute_note: str
+    proof: str = ""
     era: str
+
+
+class CrossingJson(_Frozen):
+    """Bytes that a machine gets from, and sends to, the one that runs the engine."""
+
+    received: int
+    sent: int
+
+
+class MachineJson(_Frozen):
+    """One machine of several: bytes on its cards and in its memory, and what crosses the network for a token and for a batch.
+
+    `endpoint` and `command` are "" for the one that runs the engine, which is last, and nothing crosses to it.
+    """
+
+    name: Text
+    endpoint: Text
+    command: Text
+    gpus: list[Text]
+    total: int
+    host: int
+    link_gbits: Optional[float]  # noqa: UP045
+    link_assumed: bool
+    token: Optional[CrossingJson]  # noqa: UP045
+    batch: Optional[CrossingJson]  # noqa: UP045
 
 
 class PlanJson(_Frozen):
@@ -139,11 +213,13 @@ class PlanJson(_Frozen):
     flash_attn: bool
     exact: bool
     compute_note: Text
+    proof: str = ""
     warnings: list[Text]
     reach: str
     overheads: list[OverheadJson]
     era: str
     older_build: Optional[OlderJson] = None  # noqa: UP045
+    speed: Optional[SpeedJson] = None  # noqa: UP045
     engine: Optional[str] = None  # noqa: UP045
     command: Optional[Text] = None  # noqa: UP045
     modelfile: Optional[Text] = None  # noqa: UP045
@@ -151,6 +227,8 @@ class PlanJson(_Frozen):
     changed: Optional[AlternativeJson] = None  # noqa: UP045
     alternatives: Optional[list[AlternativeJson]] = None  # noqa: UP045
     ignored: list[str] = []
+    machines: list[MachineJson] = []
+    link_seconds: Optional[float] = None  # noqa: UP045
 
 
 class AlternativesJson(_Frozen):
@@ -264,6 +342,66 @@ class GpuJson(_Frozen):
     compute_capability: Optional[str]  # noqa: UP045
 
 
+class HolderJson(_Frozen):
+    """A program that holds memory of a card; `n_bytes` is null where the driver does not say how much."""
+
+    name: str
+    n_bytes: Optional[int]  # noqa: UP045
+
+
+class FoundGpuJson(GpuJson):
+    """A card of this machine. `by_engine`: its sizes are those that llama-server prints."""
+
+    free_measured: bool
+    unified: bool
+    by_engine: bool
+    bus: str
+    screen: bool
+    holders: list[HolderJson]
+    note: str
+
+
+class HostMemoryJson(_Frozen):
+    """Memory of a machine; `limited`: by a container."""
+
+    total: int
+    available: int
+    limited: bool
+
+
+class EngineJson(_Frozen):
+    """An engine of a machine; `build` and `era` are "" where its version names no build to count for."""
+
+    program: str
+    version: str
+    build: str
+    era: str
+    failure: str
+
+
+class AskedJson(_Frozen):
+    """A source that was asked for cards; `missing`: it is not installed, or has nothing here to ask."""
+
+    source: str
+    cards: int
+    missing: bool
+    failure: str
+    advice: str
+
+
+class DoctorJson(_Frozen):
+    """What `vramfit doctor --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    platform: str
+    gpus: list[FoundGpuJson]
+    host: Optional[HostMemoryJson]  # noqa: UP045
+    engines: list[EngineJson]
+    asked: list[AskedJson]
+    notes: list[str]
+    advice: list[str]
+
+
 class ChoiceJson(_Frozen):
     """One file type with one pair of cache types."""
 
@@ -340,6 +478,49 @@ class SweepJson(_Frozen):
     margin: int
     shape: list[int]
     columns: dict[str, list[Any]]
+    settings: dict[str, Any]
+    era: str
+
+
+class VerifiedJson(_Frozen):
+    """One kind of memory on one device; what was printed lies between `low` and `high`."""
+
+    device: Text
+    kind: str
+    estimate: int
+    measured: int
+    low: int
+    high: int
+    judged: bool
+    agrees: bool
+    why: str
+
+
+class CauseJson(_Frozen):
+    """A change after which more figures agree, all of them where `agrees`."""
+
+    what: Text
+    agrees: bool
+    settings: dict[str, Any]
+
+
+class VerificationJson(_Frozen):
+    """What `vramfit verify --json` prints."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: Text
+    verdict: str
+    agrees: bool
+    program: str
+    build: Text
+    line: int
+    load: int
+    loads: int
+    rows: list[VerifiedJson]
+    reasons: list[Text]
+    causes: list[CauseJson]
+    taken: list[Text]
+    command: Text
     settings: dict[str, Any]
     era: str
 

@@ -64,6 +64,7 @@ vertical-align:baseline;max-width:none}
 .vramfit .key>span,.vramfit .key svg{display:inline-block;width:.9em;height:.9em;margin-right:.35em;vertical-align:-.1em}
 .vramfit span.weights{background:var(--weights)}.vramfit span.context{background:var(--context)}
 .vramfit span.compute{background:var(--compute)}
+.vramfit span.other{background:var(--g3)}
 .vramfit .device{margin:.7rem 0;max-width:47rem}
 .vramfit .device p{display:flex;flex-wrap:wrap;justify-content:space-between;column-gap:1em;margin:0}
 .vramfit .bar{position:relative;height:24px;margin-top:6px}

@@ -8,9 +8,8 @@ words (they wrap), and then rows stand as blocks, one under the other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._base.foreign import printable
 from .look import PLAIN, Look, Marked, cell_len, mark_of, wrap
@@ -64,8 +63,7 @@ def fits(head: Sequence[str], rows: Sequence[Sequence[str]], look: Look) -> bool
     return table.fitted(look.width, wrapping=False) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
+class _Table(NamedTuple):
     """A table before it is drawn."""
 
     head: tuple[str, ...]
@@ -76,8 +74,7 @@ class _Table:
     def without(self, names: Sequence[str]) -> _Table:
         """Drop some columns of the table."""
         at = [i for i, name in enumerate(self.head) if name not in names]
-        return replace(
-            self,
+        return self._replace(
             head=tuple(self.head[i] for i in at),
             rows=tuple(tuple(row[i] for i in at) for row in self.rows),
             left=sum(i < self.left for i in at),

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from .._engines.doctor import Diagnosis
 from .._estimate.estimate import Estimate
 from .._llama.model import Model
+from .._planner.bounds import Speed
 from .._planner.compare import Comparison
 from .._planner.plan import Plan
 from .._planner.whatif import Alternative, Alternatives
 from .._planner.which import Shortlist
+from .._verify import Verification
 from .alternatives import alternative_text, alternatives_text
 from .comparisons import comparison_text
 from .describe import model_text
+from .doctor import doctor_text
 from .grids import sweep_text
 from .plans import estimate_text, plan_text
 from .shortlist import shortlist_text
+from .speeds import speed_text
+from .verifications import verification_text
 
 __all__ = ["text"]
 
@@ -28,6 +34,9 @@ _TEXTS: Final[dict[type, Callable[[Any], str]]] = {
     Alternative: alternative_text,
     Shortlist: shortlist_text,
     Model: model_text,
+    Diagnosis: doctor_text,
+    Speed: speed_text,
+    Verification: verification_text,
 }
 
 

@@ -19,9 +19,8 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from .paths import open_regular
 
@@ -37,8 +36,7 @@ _NEW: Final = ".new-"  # before the name of a file that is being written
 Key: TypeAlias = tuple[str, ...]  # where something came from: place, address, name
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What was kept under a key."""
 
     body: bytes

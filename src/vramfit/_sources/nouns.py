@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .._gguf import Header
 from .origin import File
@@ -14,8 +13,7 @@ from .origin import File
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Companion:
+class Companion(NamedTuple):
     """A file that goes with a model and is loaded beside it, or tells how to run it."""
 
     kind: str  # "projector", "adapter", "draft", "template", "system", "license", ...
@@ -24,17 +22,14 @@ class Companion:
     path: Path | None = None  # where it lies on this machine, if it does
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(NamedTuple):
     """A model as its reference names it: headers, and what comes with them."""
 
     name: str  # where it was found, in full
     headers: tuple[Header, ...]  # of all its files, in the order of the shards
     path: Path | None = None  # of the first file read, where it is on this machine
     companions: tuple[Companion, ...] = ()
-    parameters: Mapping[str, Any] = field(
-        default_factory=lambda: _NOTHING, hash=False
-    )  # Ollama's, such as num_ctx
+    parameters: Mapping[str, Any] = _NOTHING  # Ollama's, such as num_ctx
     template: str = ""  # of the prompt, where it lies on this machine
 
     def companion(self, kind: str) -> Companion | None:
@@ -42,8 +37,7 @@ class Resolved:
         return next((c for c in self.companions if c.kind == kind), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
+class Located(NamedTuple):
     """A model that was found, before anything of it was read."""
 
     file: File

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from .. import _gguf as header
 from .._base.errors import SourceError, Truncated
@@ -61,8 +60,7 @@ class Stream(Protocol):
         """At most `size` bytes, as many as are there; none at the end of the file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where the bytes of one file come from, once it is open."""
 
     name: str
@@ -72,8 +70,7 @@ class Origin:
     etag: str = ""  # what the place calls this state of the file, if it does
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(NamedTuple):
     """One file, wherever it is.
 
     `open` takes the etag of the state that is known already ("" for none) and yields None where the

@@ -7,11 +7,10 @@ builder serves several. A module may say what tells its layers apart beside weig
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..._llama.model import Model
 from ..context import GraphContext
@@ -32,6 +31,7 @@ _SAME: Final = {
     "nemotron_h_moe": "nemotron_h",
     "nomic-bert": "bert",
     "nomic-bert-moe": "bert",
+    "paddleocr": "qwen2vl",
     "phimoe": "phi3",
     "qwen35moe": "qwen35",
     "qwen3tts": "qwen3vl",
@@ -39,8 +39,7 @@ _SAME: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Builder:
+class Builder(NamedTuple):
     """How the graphs of an architecture are made."""
 
     build: Callable[[GraphContext], None]
@@ -49,13 +48,13 @@ class Builder:
 
 
 def architectures() -> tuple[str, ...]:
-    """Names of the architectures that have a builder, with "_" for "-"."""
+    """List the architectures that have a builder, by name with "_" for "-"."""
     return tuple(sorted({x.name for x in iter_modules(__path__)} | {x.replace("-", "_") for x in _SAME}))
 
 
 @cache
 def builder_for(architecture: str) -> Builder | None:
-    """The builder of an architecture, or None."""
+    """Import the builder of an architecture; None where there is none."""
     name = _SAME.get(architecture, architecture.replace("-", "_"))
     if not name.isidentifier() or name not in {x.name for x in iter_modules(__path__)}:
         return None

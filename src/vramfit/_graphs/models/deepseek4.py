@@ -8,7 +8,7 @@ from functools import partial
 from ..._ggml.graph import Tensor
 from ..._ggml.ops import Unbuildable
 from ..._llama.model import Model
-from ..attention import Kv, cached_k, mha, store_k, windowed_input
+from ..attention import Kv, Scoring, cached_k, mha, store_k, values_in, windowed_input
 from ..compressed import Caches, attend_compressed, best_keys, caches, compress
 from ..context import GraphContext
 from ..drafts import draft_tokens
@@ -108,8 +108,8 @@ def _over_window(g: GraphContext, kv: Kv, il: int, x: Tensor, row: Tensor, q: Te
     g.expand(key)
     g.expand(store_k(g, key, kv.k_idxs, il))
     k = cached_k(g, il)
-    v = g.view(k, (key.ne[0], *k.ne[1:]), k.nb[1:])
-    y = mha(g, q, k, v, kv.mask, il, sinks=g.need("attn_sinks.weight", il))
+    how = Scoring(il, kv.mask, sinks=g.need("attn_sinks.weight", il))
+    y = mha(g, q, k, values_in(g, k, key.ne[0]), how)
     return y if kv.k_rot is None else g.hadamard(y, kv.k_rot)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from ..attention import attend, kv_input
 from ..context import GraphContext
 from ..decoder import finish, normed_rope
-from ..experts import gating, routed, shared
-from ..feed_forward import ffn
+from ..experts import beside_shared
 from ..parts import check_heads, embeddings, norm, output_rows, positions, qkv, select
 
 
@@ -20,10 +19,6 @@ def build(g: GraphContext) -> None:
         q, k = normed_rope(g, q, k, pos, il)
         h, x = select(g, rows, il, attend(g, kv, q, k, v, il), x)
         x = g.add(h, x)
-        h = norm(g, x, "ffn_norm", il)
-        if g.has("ffn_gate_inp.weight", il):
-            h = g.add(routed(g, h, il, gating(g)), shared(g, h, il))
-        else:
-            h = ffn(g, h, il, biases=False)
+        h = beside_shared(g, norm(g, x, "ffn_norm", il), il)
         x = g.end_layer(g.add(h, x))
     finish(g, x)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from ..attention import attend, kv_input
 from ..context import GraphContext
 from ..decoder import finish, has_sections, norm_if
-from ..experts import gating, routed, shared
-from ..feed_forward import ffn
+from ..experts import beside_shared
 from ..parts import check_heads, embeddings, norm, output_rows, positions, qkv, select
 
 
@@ -21,10 +20,6 @@ def build(g: GraphContext) -> None:
         h = attend(g, kv, g.rope(q, pos), g.rope(k, pos), v, il, bias=False)
         h, x = select(g, rows, il, h, x)
         x = g.add(h, x)
-        h = norm(g, x, "post_attention_norm", il)
-        if g.has("ffn_gate_inp.weight", il):
-            h = g.add(routed(g, h, il, gating(g, "sigmoid")), shared(g, h, il))
-        else:
-            h = ffn(g, h, il, biases=False)
+        h = beside_shared(g, norm(g, x, "post_attention_norm", il), il, "sigmoid")
         x = g.end_layer(g.add(h, x))
     finish(g, x)

@@ -9,7 +9,7 @@ from math import inf
 
 from ..._ggml.graph import Tensor
 from ..._ggml.ops import Unbuildable
-from ..attention import Kv, cached_k, k_input, mha, store_k
+from ..attention import Kv, Scoring, cached_k, k_input, mha, store_k, values_in
 from ..context import GraphContext
 from ..experts import gating, routed, shared
 from ..feed_forward import NO_LIMIT, ffn
@@ -74,7 +74,7 @@ def _sparse(
     else:
         mask = g.reshape(chosen, *kv.mask.ne)
         k = cached_k(g, il)
-        x = mha(g, q, k, g.view(k, (latent.ne[0], *k.ne[1:]), k.nb[1:]), mask, il, v_mla=v_mla)
+        x = mha(g, q, k, values_in(g, k, latent.ne[0]), Scoring(il, mask, v_mla=v_mla))
     return product(g, x, "attn_output", il=il), chosen
 
 

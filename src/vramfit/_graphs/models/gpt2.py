@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from ..attention import attend, kv_input
+from ..attention import kv_input
 from ..context import GraphContext
-from ..feed_forward import ffn
-from ..parts import check_heads, embeddings, logits, norm, output_rows, positions, qkv, select
+from ..decoder import ungated
+from ..parts import check_heads, embeddings, positions
 
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g, rotated=False)
-    x = embeddings(g)
-    pos, kv, rows = positions(g), kv_input(g), output_rows(g)
-    x = g.add(x, g.get_rows(g.need("position_embd.weight"), pos))
-    for il in g.layers:
-        q, k, v = qkv(g, norm(g, x, "attn_norm", il, "norm"), il)
-        h = attend(g, kv, q, k, v, il)
-        h, x = select(g, rows, il, h, x)
-        x = g.add(h, x)
-        h = ffn(g, norm(g, x, "ffn_norm", il, "norm"), il, act="gelu", gate=None)
-        x = g.end_layer(g.add(h, x))
-    x = g.output(norm(g, x, "output_norm", kind="norm"), "result_norm")
-    g.expand(g.output(logits(g, x, bias=False), "result_output"))
+    x, pos, kv = embeddings(g), positions(g), kv_input(g)
+    ungated(g, g.add(x, g.get_rows(g.need("position_embd.weight"), pos)), None, kv, "gelu")

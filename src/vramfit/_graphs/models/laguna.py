@@ -5,8 +5,7 @@ from __future__ import annotations
 from ..attention import attend
 from ..context import GraphContext
 from ..decoder import any_input, finish, head_gate, normed_rope
-from ..experts import gating, routed, shared
-from ..feed_forward import ffn
+from ..experts import beside_shared
 from ..parts import check_heads, embeddings, linear, norm, output_rows, positions, qkv, select
 
 
@@ -24,10 +23,6 @@ def build(g: GraphContext) -> None:
         h = head_gate(g, h, gate, g.head_v()) if gate.ne[0] == g.n_head(il) else g.mul(h, gate)
         h, x = select(g, rows, il, linear(g, h, "attn_output", il, bias=False), x)
         x = g.add(h, x)
-        h = norm(g, x, "ffn_norm", il)
-        if g.has("ffn_gate_inp.weight", il):
-            h = g.add(routed(g, h, il, gating(g, "sigmoid")), shared(g, h, il))
-        else:
-            h = ffn(g, h, il, biases=False)
+        h = beside_shared(g, norm(g, x, "ffn_norm", il), il, "sigmoid")
         x = g.end_layer(g.add(h, x))
     finish(g, x, scale=False)

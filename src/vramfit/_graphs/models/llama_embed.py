@@ -20,9 +20,6 @@ def build(g: GraphContext) -> None:
         h, x = select(g, rows, il, h, x)
         x = g.add(h, x)
         h = norm(g, x, "ffn_norm", il)
-        if g.has("ffn_gate_inp.weight", il):
-            h = moe(g, h, il, scale=g.hp("expert_weights_scale"), scales=True)
-        else:
-            h = ffn(g, h, il, scales=True)
+        h = moe(g, h, il, scales=True) if g.has("ffn_gate_inp.weight", il) else ffn(g, h, il, scales=True)
         x = g.end_layer(g.add(h, x))
     g.expand(g.output(norm(g, x, "output_norm"), "result_norm"))

@@ -1,4 +1,7 @@
-"""Qwen 2 VL: the plain decoder, with four positions for each token. Source: models/qwen2vl.cpp."""
+"""Qwen 2 VL and PaddleOCR-VL: the plain decoder, with four positions for each token.
+
+Source: models/qwen2vl.cpp, models/paddleocr.cpp.
+"""
 
 from __future__ import annotations
 

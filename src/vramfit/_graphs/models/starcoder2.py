@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from ..attention import attend, kv_input
+from ..attention import kv_input
 from ..context import GraphContext
-from ..decoder import finish
-from ..feed_forward import ffn
-from ..parts import check_heads, embeddings, norm, output_rows, positions, qkv, select
+from ..decoder import ungated
+from ..parts import check_heads, embeddings, positions
 
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g)
-    x = embeddings(g)
-    pos, kv, rows = positions(g), kv_input(g), output_rows(g)
-    for il in g.layers:
-        q, k, v = qkv(g, norm(g, x, "attn_norm", il, "norm"), il)
-        h = attend(g, kv, g.rope(q, pos), g.rope(k, pos), v, il)
-        h, x = select(g, rows, il, h, x)
-        x = g.add(h, x)
-        h = ffn(g, norm(g, x, "ffn_norm", il, "norm"), il, act="gelu", gate=None)
-        x = g.end_layer(g.add(h, x))
-    finish(g, x, "norm")
+    ungated(g, embeddings(g), positions(g), kv_input(g), "gelu")

@@ -1,4 +1,4 @@
-"""The only place that knows architecture names: a header → a `Model` of plain numbers.
+"""Turn a header into a `Model` of plain numbers: the only place that knows the names of architectures.
 
 In: the headers of a file's parts, first part first. Out: a `Model`. After this module nobody asks
 what an architecture is called. The rules are in `table`, one entry an architecture.
@@ -7,7 +7,6 @@ what an architecture is called. The rules are in `table`, one entry an architect
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from ..._base.errors import ModelError, UnknownArchitecture
 from ..._base.matches import get_close_matches
@@ -23,7 +22,7 @@ NAMES: tuple[str, ...] = tuple(sorted({*TABLE, *NOT_MODELS}))
 
 
 def describe(headers: Header | Sequence[Header], *, assume: str | None = None, source: str = "") -> Model:
-    """The model that `headers` describe: one header, or those of all parts of a split file in order.
+    """Describe the model of `headers`: one header, or those of all parts of a split file in order.
 
     `assume` names the architecture to take in place of the header's own, whose keys are read all the
     same; `Model.assumed` records it. `source` is how messages call the file.
@@ -40,7 +39,7 @@ def describe(headers: Header | Sequence[Header], *, assume: str | None = None, s
     arch = _entry(name, assume, source)
     meta = Metadata(pairs, own if f"{own}.block_count" in pairs else name, source, parts[0].types)
     if arch.variant and meta.number(arch.variant[0], 0):
-        arch = replace(arch, **arch.variant[1])
+        arch = arch._replace(**arch.variant[1])
     tensors = tuple(Tensor(t.name, t.shape, t.type) for part in parts for t in part.tensors)
     return _model(arch, meta, tensors, name, assume)
 

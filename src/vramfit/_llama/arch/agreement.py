@@ -1,4 +1,4 @@
-"""Whether a header agrees with itself: what the engine would refuse, or abort on, is refused here by key and value.
+"""Check that a header agrees with itself: what the engine would refuse, or abort on, is refused here by key and value.
 
 In: the geometry that the keys give, the layers made of it, the file's tensors. Out: nothing, or a `ModelError`.
 Source: `check_tensor_dims` (llama-model-loader.cpp:880-925) for shapes; `ggml_can_mul_mat` and `ggml_set_rows`

@@ -1,4 +1,4 @@
-"""Metadata → the numbers of every layer: heads, head sizes, windows, recurrence.
+"""Read the numbers of every layer from metadata: heads, head sizes, windows, recurrence.
 
 Source: `llama_model_base::load_hparams` (llama-model.cpp:1273-1450), llama-hparams.cpp and the
 `load_arch_hparams` of src/models.
@@ -7,8 +7,7 @@ Source: `llama_model_base::load_hparams` (llama-model.cpp:1273-1450), llama-hpar
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from .metadata import MAX_LAYERS, Metadata
 from .table import Architecture, Indexer, Memory, Mla, Pattern, Recurrent, State, Window
@@ -18,8 +17,7 @@ __all__ = ["Geometry", "read"]
 MAX_EXPERTS: Final = 1024  # LLAMA_MAX_EXPERTS (llama-hparams.h:11)
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
+class Geometry(NamedTuple):
     """What the engine's hparams say of every layer; tuples have one element a layer."""
 
     n_embd: int
@@ -65,12 +63,12 @@ def read(arch: Architecture, meta: Metadata, tensors: Collection[str]) -> Geomet
     )
     if plain.n_embd == 0:
         meta.fail(arch.width, "= 0 is no width")
-    recurrent = replace(plain, is_recurrent=_recurrent(arch, meta, plain))
+    recurrent = plain._replace(is_recurrent=_recurrent(arch, meta, plain))
     window, is_swa = _window(arch, meta, recurrent)
-    windowed = replace(recurrent, window=window, is_swa=is_swa)
+    windowed = recurrent._replace(window=window, is_swa=is_swa)
     head_k, head_v = _head_sizes(arch, meta, windowed)
-    whole = replace(
-        windowed, head_k=head_k, head_v=head_v, n_with_kv=_with_kv(arch, meta, n_layer), ssm=_ssm(arch, meta)
+    whole = windowed._replace(
+        head_k=head_k, head_v=head_v, n_with_kv=_with_kv(arch, meta, n_layer), ssm=_ssm(arch, meta)
     )
     return _extended(arch, meta, whole)
 
@@ -170,7 +168,7 @@ def _window(arch: Architecture, meta: Metadata, g: Geometry) -> tuple[int, tuple
 
 
 def _wants_window(arch: Architecture) -> bool:
-    """Whether the engine aborts when it has a window for no layer (llama-model.cpp:2813)."""
+    """Tell whether the engine aborts when it has a window for no layer (llama-model.cpp:2813)."""
     plain = arch.recurrent is Recurrent.NEVER and arch.indexer is Indexer.NEVER
     return plain and arch.memory is not Memory.NONE
 
@@ -227,8 +225,7 @@ def _extended(arch: Architecture, meta: Metadata, g: Geometry) -> Geometry:
 
 def _looped(g: Geometry, loops: int) -> Geometry:
     """Repeat the same layers several times, each pass with caches of its own (models/nanbeige.cpp:12-35)."""
-    return replace(
-        g,
+    return g._replace(
         n_trunk=g.n_trunk + (loops - 1) * g.n_layer,
         n_head=g.n_head * loops,
         n_head_kv=g.n_head_kv * loops,
@@ -245,8 +242,7 @@ def _with_router(meta: Metadata, g: Geometry) -> Geometry:
     """Add one more layer of a single head that only routes adapters (models/granite-switch.cpp:53-72)."""
     if g.n_trunk != g.n_layer or g.n_layer == MAX_LAYERS:
         meta.fail("block_count", f"= {g.n_layer} leaves no room for the router layer")
-    return replace(
-        g,
+    return g._replace(
         n_trunk=g.n_trunk + 1,
         n_head=(*g.n_head, 1),
         n_head_kv=(*g.n_head_kv, 1),

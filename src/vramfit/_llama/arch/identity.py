@@ -1,4 +1,4 @@
-"""What a model says of itself: name, file type, vocabulary, trained context, RoPE scaling.
+"""Read what a model says of itself: name, file type, vocabulary, trained context, RoPE scaling.
 
 Source: llama.h (enum llama_ftype), `llama_model_loader::llama_model_loader`, llama-vocab.cpp:1949-1967,
 llama-model.cpp:1395-1420.

@@ -1,4 +1,4 @@
-"""Geometry → `Layer` values: which caches and recurrent states the engine creates, and how wide.
+"""Give each layer the caches and recurrent states that the engine creates for it, and their widths.
 
 Source: `llama_model::create_memory` (llama-model.cpp:2352-2885) and the constructors in
 llama-kv-cache*.cpp, llama-memory-*.cpp.
@@ -21,7 +21,7 @@ INDEXER_TYPES: Final = "attention.indexer.types"
 
 
 def layers(arch: Architecture, meta: Metadata, g: Geometry) -> tuple[Layer, ...]:
-    """Every layer of the model, with what the engine keeps for it between batches."""
+    """List the layers of the model, each with the caches and states that the engine keeps for it between batches."""
     caches = _caches(arch, meta, g)
     states = _states(arch, meta, g)
     found = tuple(_layer(arch, g, il, caches[il], states[il]) for il in range(g.n_layer))
@@ -60,7 +60,7 @@ def _layer(
 
 
 def _blocks_of_stacks(meta: Metadata, n_layer: int) -> list[int]:
-    """Blocks of layers that are run in turns: a low stack for some passes, then a high one (hrm-text.cpp:49-63)."""
+    """Number the blocks of layers that are run in turns: a low stack for some passes, then a high one (hrm-text.cpp:49-63)."""
     size, passes, turns = (meta.require(f"hrm.{key}") for key in ("layers_per_stack", "l_cycles", "h_cycles"))
     if not size or not passes or size * (passes + 1) * turns != n_layer:
         meta.fail("block_count", f"= {n_layer} is not {turns} turns of {passes} + 1 stacks of {size} layers")
@@ -105,7 +105,7 @@ def _caches(arch: Architecture, meta: Metadata, g: Geometry) -> list[tuple[Cache
 
 
 def _attends(arch: Architecture, g: Geometry, il: int) -> bool:
-    """Whether layer `il` has a K/V cache in the main context."""
+    """Tell whether layer `il` has a K/V cache in the main context."""
     if g.n_with_kv is not None and il >= g.n_with_kv:
         return False
     # a model of nothing but next-token-prediction blocks keeps them all (llama-model.cpp:2799)
@@ -129,13 +129,13 @@ def _main_cache(g: Geometry, il: int) -> Cache:
 
 
 def indexer_heads(meta: Metadata) -> int:
-    """Heads of the indexers, 0 where the header has none; what the engine would not read does not count."""
+    """Count the heads of the indexers; 0 where the header has none, or the engine would not read them."""
     found = meta.raw("attention.indexer.head_count")
     return found if isinstance(found, int) else 0
 
 
 def _indexed(arch: Architecture, meta: Metadata, g: Geometry) -> tuple[bool, ...]:
-    """Which layers own an indexer."""
+    """Tell for each layer whether it owns an indexer."""
     if arch.indexer is Indexer.TRUNK:
         return tuple(il < g.n_trunk for il in range(g.n_layer))
     if arch.indexer is Indexer.SPARSE:
@@ -159,7 +159,7 @@ def _indexer_types(arch: Architecture, meta: Metadata, g: Geometry) -> tuple[int
 
 
 def _index_cache(arch: Architecture, meta: Metadata, g: Geometry, il: int) -> Cache:
-    """One key head for the indexer (llama-kv-cache-dsa.cpp:36-52, -msa.cpp:40-52, hybrid-idx.cpp:52-75)."""
+    """Make the indexer's cache, of one key head (llama-kv-cache-dsa.cpp:36-52, -msa.cpp:40-52, hybrid-idx.cpp:52-75)."""
     width = meta.require("attention.indexer.key_length")
     if arch.pooled_indexer and meta.number("attention.indexer.kpool", 0):
         width *= 3  # key, gate and pooled key
@@ -173,7 +173,7 @@ def _index_cache(arch: Architecture, meta: Metadata, g: Geometry, il: int) -> Ca
 
 
 def _compressed(meta: Metadata, g: Geometry) -> list[tuple[Cache, ...]]:
-    """A window of raw keys, and compressed keys where the ratio says so (llama-kv-cache-dsv4.cpp:1210-1331)."""
+    """Make the caches of compressed attention: a window of raw keys, and compressed keys where the ratio says so (llama-kv-cache-dsv4.cpp:1210-1331)."""
     ratios, index = _ratios(meta, g), meta.require("attention.indexer.key_length")
     found = []
     for il, ratio in enumerate(ratios):
@@ -213,7 +213,7 @@ def _states(arch: Architecture, meta: Metadata, g: Geometry) -> list[tuple[int, 
 
 
 def _state(kind: State, meta: Metadata, g: Geometry) -> tuple[int, int]:
-    """Elements of the rolling and of the recurrent state (llama-hparams.cpp:208-262)."""
+    """Count the elements of the rolling and of the recurrent state (llama-hparams.cpp:208-262)."""
     if kind is State.WKV:
         size = meta.require("wkv.head_size")
         return meta.number("token_shift_count", 2) * g.n_embd, size * g.n_embd
@@ -231,7 +231,7 @@ def _state(kind: State, meta: Metadata, g: Geometry) -> tuple[int, int]:
 
 
 def _ple_state(meta: Metadata, g: Geometry) -> dict[int, tuple[int]]:
-    """History of the n-gram embeddings' convolution, on the one layer that has them (llama-hparams.cpp:264-271)."""
+    """Count the elements of the n-gram embeddings' history, on the one layer that has it (llama-hparams.cpp:264-271)."""
     found = meta.array("ple.layers") or ()
     if not found:
         return {}
@@ -240,7 +240,7 @@ def _ple_state(meta: Metadata, g: Geometry) -> dict[int, tuple[int]]:
 
 
 def _compressor_states(meta: Metadata, g: Geometry) -> list[tuple[int, ...]]:
-    """Keys and scores not yet compressed: (csa, csa, indexer, indexer) or (hca, hca), of trunk layers only."""
+    """Count the elements of keys and scores not yet compressed: (csa, csa, indexer, indexer) or (hca, hca), of trunk layers only."""
     index, head = meta.require("attention.indexer.key_length"), g.head_k[0]
     sizes = {CSA: (2 * CSA * 2 * head,) * 2 + (2 * CSA * 2 * index,) * 2, HCA: (HCA * head,) * 2}
     return [sizes.get(ratio, ()) if il < g.n_trunk else () for il, ratio in enumerate(_ratios(meta, g))]

@@ -1,4 +1,4 @@
-"""The metadata of a header, read as the engine reads it: typed, ranged, with errors that name the key.
+"""Read the metadata of a header as the engine does: typed, within its ranges, with errors that name the key.
 
 In: a `Header`'s key-value pairs. Out: int, float, bool, str and tuples of them, or `ModelError`.
 Source: `llama_model_loader::get_key`, `get_arr` and `get_key_or_arr` (llama-model-loader.cpp:300-500).
@@ -7,7 +7,6 @@ Source: `llama_model_loader::get_key`, `get_arr` and `get_key_or_arr` (llama-mod
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from math import isfinite
 from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn
@@ -25,19 +24,16 @@ LONGEST_KEPT: Final = 1024  # elements of an array, or characters of a string, t
 MOST_DECODED: Final = 64  # arrays that stay decoded
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
+class Metadata(NamedTuple):
     """Key-value pairs, and how the keys of one architecture begin."""
 
     pairs: Mapping[str, Value]
     prefix: str
     source: str
-    types: Mapping[str, str] = field(
-        default_factory=lambda: _NOTHING
-    )  # of the values; one that is not in it is not checked
+    types: Mapping[str, str] = _NOTHING  # of the values; one that is not in it is not checked
 
     def raw(self, key: str) -> Value | None:
-        """The value under `<prefix>.<key>`, or None."""
+        """Return the value under `<prefix>.<key>`, or None."""
         return self.pairs.get(f"{self.prefix}.{key}")
 
     def fail(self, key: str, problem: str) -> NoReturn:
@@ -48,31 +44,31 @@ class Metadata:
         )
 
     def require(self, key: str) -> int:
-        """An unsigned number that must be there."""
+        """Read an unsigned number that must be there."""
         value = self.integer(key)
         if value is None:
             self.fail(key, "is missing")
         return value
 
     def number(self, key: str, default: int) -> int:
-        """An unsigned number with the engine's default."""
+        """Read an unsigned number, with the engine's default."""
         value = self.integer(key)
         return default if value is None else value
 
     def integer(self, key: str) -> int | None:
-        """An unsigned 32-bit number, or None."""
+        """Read an unsigned 32-bit number; None without one."""
         value = self.raw(key)
         return None if value is None else self._u32(key, self._typed(key, value, "u32"))
 
     def _typed(self, key: str, value: Value, wanted: str) -> Value:
-        """The value, if the file has it as the type that the engine insists on."""
+        """Read a value; raises `ModelError` if the file has it as another type than the engine insists on."""
         found = self.types.get(f"{self.prefix}.{key}", wanted)
         if found != wanted:
             self.fail(key, f"is of type {found}, but must be {wanted}")
         return value
 
     def real(self, key: str, default: float) -> float:
-        """A floating-point number with the engine's default."""
+        """Read a floating-point number, with the engine's default."""
         value = self.raw(key)
         if value is None:
             return default
@@ -82,7 +78,7 @@ class Metadata:
         return float(value)
 
     def text(self, key: str, default: str) -> str:
-        """A string with the engine's default."""
+        """Read a string, with the engine's default."""
         value = self.raw(key)
         if value is None:
             return default
@@ -91,7 +87,7 @@ class Metadata:
         return value
 
     def flag(self, key: str, default: bool) -> bool:
-        """A truth value with the engine's default."""
+        """Read a truth value, with the engine's default."""
         value = self.raw(key)
         if value is None:
             return default
@@ -100,7 +96,7 @@ class Metadata:
         return value
 
     def array(self, key: str) -> tuple[int, ...] | None:
-        """An array of numbers or truth values, of any length up to `MAX_LAYERS`; None without one."""
+        """Read an array of numbers or truth values, of any length up to `MAX_LAYERS`; None without one."""
         value = self.raw(key)
         if not isinstance(value, Array):
             return None
@@ -111,7 +107,7 @@ class Metadata:
         return tuple(self._u32(key, int(x) if isinstance(x, bool) else x) for x in value)
 
     def per_layer(self, key: str, n: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
-        """One number a layer: an array of exactly `n`, or one number for all. Without: `default`, or 0."""
+        """Read one number for each layer: an array of exactly `n`, or one number for all. Without either: `default`, or 0."""
         value = self.raw(key)
         if value is None:
             return (0,) * n if default is None else default
@@ -123,7 +119,7 @@ class Metadata:
         return values
 
     def kept(self) -> Kept:
-        """All keys of the architecture without prefix, short arrays as tuples, long ones left out."""
+        """Keep all keys of the architecture without prefix, short arrays as tuples, long ones left out."""
         start = self.prefix + "."
         pairs = ((key, self.pairs[key]) for key in self.pairs if key.startswith(start))
         return Kept({key[len(start) :]: _packed(x) for key, x in pairs if _is_short(x)})
@@ -167,7 +163,7 @@ class Kept(Mapping[str, object]):
 
 
 class _Packed(NamedTuple):
-    """An array of its own: the header's bytes need not be held for it."""
+    """A copy of an array's bytes, so that the header's need not be held for it."""
 
     type: str
     length: int

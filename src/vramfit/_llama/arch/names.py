@@ -1,4 +1,4 @@
-"""Names of tensors that the engine can ask for, and where each lives.
+"""Look up the tensors that the engine can ask for by name, and where each lives.
 
 Source: `LLM_TENSOR_NAMES` and `LLM_TENSOR_INFOS` (llama-arch.cpp:437-1008).
 """
@@ -6,8 +6,7 @@ Source: `LLM_TENSOR_NAMES` and `LLM_TENSOR_INFOS` (llama-arch.cpp:437-1008).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..model import Home
 
@@ -124,8 +123,7 @@ _NUMBERED: Final = re.compile(r"(blk|enc\.blk|dec\.blk|convnext|posnet)\.(0|[1-9
 _SUFFIX: Final = re.compile(r"\.(weight|bias|scale|scales|input_scale|lora_a|lora_b)$")
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(NamedTuple):
     """A tensor's name, taken apart: `base` is without number and suffix ("blk.attn_q")."""
 
     base: str

@@ -1,4 +1,4 @@
-"""Every architecture that the engine knows, as rules: the one place that holds their names.
+"""List every architecture that the engine knows, as rules: the one place that holds their names.
 
 Most are plain: a K and a V row for every token in every layer, an output matrix that falls back on
 the token embedding. An entry says only where an architecture differs. To add one, add its name to
@@ -10,9 +10,8 @@ Source: `LLM_ARCH_NAMES` (llama-arch.cpp:6-158), `create_memory` (llama-model.cp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 __all__ = [
     "NOT_MODELS",
@@ -56,8 +55,7 @@ class Pattern(Enum):
     EVERY = "every"
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """Sliding-window attention: which layers, and how wide.
 
     A `period` of n makes every nth layer dense: the last of each n, or with `dense_first` the
@@ -136,8 +134,7 @@ class Rope(Enum):
     DENSE = "dense"  # layers without a window
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(NamedTuple):
     """How one architecture differs from the plain case."""
 
     memory: Memory = Memory.ATTENTION

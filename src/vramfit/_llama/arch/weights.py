@@ -1,4 +1,4 @@
-"""The file's tensors → what the engine creates from them, and where.
+"""List what the engine creates from the file's tensors, and where.
 
 Not every tensor list is repeated here: a tensor that fits a name the engine knows counts as wanted.
 Source: `llama_model_loader::create_tensor` (llama-model-loader.cpp:1116-1400) and the
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..._base.errors import ModelError
 from ..model import Home, Tensor, Weight
@@ -24,8 +23,7 @@ LAZY_ABOVE: Final = 4 << 30  # bytes (llama-model-loader.cpp:1095)
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(NamedTuple):
     """What the engine creates, and the names of the tensors that it would refuse the file for."""
 
     weights: tuple[Weight, ...]

@@ -34,6 +34,7 @@ SETS: Final = """
     main_gpu:number -mg --main-gpu =1 $LLAMA_ARG_MAIN_GPU ;
     op_offload:on --op-offload ~--no-op-offload ;
     embeddings:on --embedding --embeddings $LLAMA_ARG_EMBEDDINGS ;
+    load_mode:load -lm --load-mode =1 $LLAMA_ARG_LOAD_MODE ;
     embeddings:on --rerank --reranking $LLAMA_ARG_RERANKING ;
 """
 
@@ -44,19 +45,19 @@ MODEL: Final = """
     -hff --hf-file =1 $LLAMA_ARG_HF_FILE; -hft --hf-token =1 $HF_TOKEN;
 """
 
-# Caches of prompts, checkpoints, how the file is read: memory of the host, which no card sees and no plan counts.
+# Caches of prompts, checkpoints, repacking: memory of the host, which no card sees and no plan counts.
 HOST: Final = """
     -lcs --lookup-cache-static =1; -lcd --lookup-cache-dynamic =1;
     -ctxcp --ctx-checkpoints --swa-checkpoints =1 $LLAMA_ARG_CTX_CHECKPOINTS;
     -cms --checkpoint-min-step =1 $LLAMA_ARG_CHECKPOINT_MIN_SPACING_NT; -cram --cache-ram =1 $LLAMA_ARG_CACHE_RAM;
     --cache-idle-slots ~--no-cache-idle-slots $LLAMA_ARG_CACHE_IDLE_SLOTS;
     --repack ~-nr ~--no-repack $LLAMA_ARG_REPACK; --no-host $LLAMA_ARG_NO_HOST;
-    -lm --load-mode =1 $LLAMA_ARG_LOAD_MODE; -lzm --lazy-mode =1 $LLAMA_ARG_LAZY_MODE; --numa =1 $LLAMA_ARG_NUMA;
+    -lzm --lazy-mode =1 $LLAMA_ARG_LAZY_MODE; --numa =1 $LLAMA_ARG_NUMA;
 """
 
-# Spellings of other builds, which people still have.
+# Spellings of other builds, which people still have: as in `SETS`. Together they make one mode (`line`).
 OLDER: Final = """
-    --mlock; --mmap ~--no-mmap; -dio --direct-io ~-ndio ~--no-direct-io;
+    load_mode:mlock --mlock ; load_mode:mmap --mmap ~--no-mmap ; load_mode:direct_io -dio --direct-io ~-ndio ~--no-direct-io ;
 """
 
 # They take memory, or change what takes it, and are not planned: why -> flags.
@@ -90,7 +91,10 @@ UNCOUNTED: Final = {
     --pooling =1 $LLAMA_ARG_POOLING;
 """,
     "which devices: name with --gpus those that it lists, in that order": """
-    --rpc =1 $LLAMA_ARG_RPC; -dev --device =1 $LLAMA_ARG_DEVICE;
+    -dev --device =1 $LLAMA_ARG_DEVICE;
+""",
+    "cards of other machines: name them with --gpus, as in mini/3090ti": """
+    --rpc =1 $LLAMA_ARG_RPC;
 """,
     "changed metadata: the file's own header is planned for": """
     --override-kv =1;

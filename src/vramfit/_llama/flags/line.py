@@ -1,4 +1,4 @@
-"""The words of a llama-server command line → a `Line`: what it sets, what it names, what it passes over.
+"""Read the words of a llama-server command line: what they set, which model they name, what sizes nothing.
 
 A flag that sizes nothing is passed over and said; one that takes memory which no plan counts is said as a warning.
 """
@@ -8,16 +8,15 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import dropwhile
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..._base.errors import SettingsError
 from ..._base.matches import get_close_matches
 from .table import Does, Flag, by_variable, find, flags
-from .values import LARGEST, is_switch, value_of
+from .values import LARGEST, LOAD_SWITCHES, is_switch, value_of
 
 __all__ = ["Line", "is_command", "read", "split_text", "take"]
 
@@ -27,15 +26,14 @@ _HARMLESS: Final = {"--spec-type": "none", "--pooling": "none"}
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """What a command line asks for. Flags that are only listed stand without their values, which may be secret.
 
     `given` holds fields of `Settings`; `n_ctx` 0 in it is the trained context, asked for. `model` are the words
     that name the model. `uncounted` says why for the flags that take memory which is not planned.
     """
 
-    given: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, hash=False)
+    given: Mapping[str, Any] = _NOTHING
     model: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     host: tuple[str, ...] = ()
@@ -44,17 +42,17 @@ class Line:
 
     @property
     def passed_over(self) -> tuple[str, ...]:
-        """The flags that change no figure."""
+        """All flags that were passed over: they change nothing in a plan."""
         return (*self.ignored, *self.host, *self.other)
 
     @property
     def extends(self) -> bool:
-        """Whether the line says itself how far the model's positions are stretched."""
+        """Whether the line sets RoPE scaling itself."""
         return any(name.startswith(("--rope-scal", "--rope-freq", "--yarn")) for name in self.ignored)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was passed over, in sentences."""
+        """Sentences about the flags that were passed over."""
         said = (
             ("Ignored, sizes nothing", self.ignored),
             ("Ignored, memory of the host that is not counted", self.host),
@@ -64,12 +62,12 @@ class Line:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What takes memory, or changes it, and is not in the figures."""
+        """Sentences about the flags that take or change memory that is not counted."""
         return tuple(f"not counted: {' '.join(names)} ({why})" for why, names in self.uncounted)
 
 
 def split_text(text: str) -> list[str]:
-    """The words of a command line as a shell cuts them. Raises `SettingsError` for a quote that is not closed."""
+    """Split a command line into words as a shell does. Raises `SettingsError` for a quote that is not closed."""
     try:
         return shlex.split(text.replace("\\\r\n", " ").replace("\\\n", " "))
     except ValueError as e:
@@ -77,8 +75,8 @@ def split_text(text: str) -> list[str]:
 
 
 def is_command(words: Sequence[str]) -> bool:
-    """Whether `words` are a program's command line rather than names: one of them is a flag or a variable, or it
-    begins with a program of another engine."""
+    """Tell whether `words` are a program's command line rather than names: one is a flag or a variable, or the
+    first is a program of another engine."""
     if any(find(word) or by_variable(word.partition("=")[0]) for word in words):
         return True
     rest = [*dropwhile(_ASSIGNED.fullmatch, words)]
@@ -86,7 +84,7 @@ def is_command(words: Sequence[str]) -> bool:
 
 
 def read(words: Iterable[str]) -> Line:
-    """The line of `words`, which may begin with variables and the program.
+    """Read `words`, which may begin with variables and the program, into a `Line`.
 
     Raises `SettingsError` for a flag that no program of the engine has, one that cannot be planned for, and a
     value that is missing or malformed.
@@ -118,13 +116,13 @@ _OTHERS: Final = {
 
 
 def _other_program(word: str) -> str | None:
-    """What to do instead of pasting a line that begins so; None where it is none that is known."""
+    """Say what to do instead of pasting a line of this other program; None where the program is not known."""
     name = PurePath(word).name
     return next((said for known, said in _OTHERS.items() if name.startswith(known)), None)
 
 
 def take(words: Sequence[str], at: int) -> tuple[Flag, bool, int, str | None] | None:
-    """The flag at a position, whether it is on, how many words it takes, and its value behind `=`; None for none.
+    """Find the flag at a position, whether it is on, how many words it takes, and its value behind `=`; None for none.
 
     `--flag=value` is understood where the flag has one value. Flash attention may stand without its value, as
     older builds have it.
@@ -142,12 +140,12 @@ def take(words: Sequence[str], at: int) -> tuple[Flag, bool, int, str | None] | 
 
 
 def _is_value(word: str) -> bool:
-    """Whether `word` belongs to the switch before it: a flag does not, nor a file or a card."""
+    """Tell whether `word` is a value of the switch before it: a flag, a file or a card is not."""
     return is_switch(word) or word.isalpha()
 
 
 class _Making:
-    """A line while its words are read."""
+    """Collects a `Line` while its words are read."""
 
     def __init__(self) -> None:
         self.given: dict[str, Any] = {}
@@ -165,7 +163,7 @@ class _Making:
             self._pass(flag, name, (value,), on)
 
     def take(self, words: Sequence[str], at: int) -> int:
-        """Take the flag at a position; the position behind it and its values."""
+        """Take the flag at a position; return the position behind it and its values."""
         found = take(words, at)
         if found is None:
             raise SettingsError(_unknown(words[at]))
@@ -186,7 +184,7 @@ class _Making:
         value = value_of(flag.kind, name, word)
         if flag.field == "cpu_tensors":
             value = (*self.given.get(flag.field, ()), *value)
-        self.given[flag.field] = value
+        self.given[flag.kind if flag.kind in LOAD_SWITCHES else flag.field] = value
 
     def _pass(self, flag: Flag, name: str, values: tuple[str, ...], on: bool) -> None:
         if flag.does is Does.REFUSED:
@@ -200,12 +198,15 @@ class _Making:
             self.listed.setdefault(does, {})[name] = None
 
     def line(self) -> Line:
-        """What was read."""
+        """Return what was read."""
         given = dict(self.given)
         if given.get("n_ctx") == LARGEST:
             del given["n_ctx"]
         if given.get("n_seq_max", 1) < 0:
             del given["n_seq_max"]  # auto: the default
+        older = {name: given.pop(name) for name in LOAD_SWITCHES if name in given}
+        if older and "load_mode" not in given:
+            given["load_mode"] = _load_mode(**older)
         each = given.pop("n_ctx_slot", 0)
         if each and "n_ctx" not in self.given:
             given["n_ctx"] = each * given.get("n_seq_max", SLOTS)
@@ -214,6 +215,13 @@ class _Making:
             MappingProxyType(given), tuple(self.model), names[Does.NOTHING], names[Does.HOST], names[Does.OTHER],
             tuple((why, tuple(found)) for why, found in self.uncounted.items()),
         )  # fmt: skip
+
+
+def _load_mode(mlock: bool = False, mmap: bool = True, direct_io: bool = False) -> str:
+    """The mode that the flags of older builds make; direct reads took the place of a mapping there, too."""
+    if mlock:
+        return "mmap+mlock" if mmap and not direct_io else "mlock"
+    return "dio" if direct_io else "mmap" if mmap else "none"
 
 
 def _unknown(word: str) -> str:

@@ -1,12 +1,11 @@
-"""The facts of `engine` as `Flag`s, found by any spelling or environment variable."""
+"""Find a flag of the engine by any spelling or environment variable."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from . import engine
 
@@ -28,8 +27,7 @@ class Does(Enum):
     REFUSED = "cannot be planned for"
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(NamedTuple):
     """One flag of the engine. `off` are its negated spellings, `n_values` how many words follow it.
 
     `field` is what it sets in `Settings` and `kind` how its value is read; `why` says why it is not planned.
@@ -56,6 +54,8 @@ def find(word: str) -> tuple[Flag, bool] | None:
 
     In a word with two dashes an underscore stands for a dash (arg.cpp:836).
     """
+    if not word.startswith("-"):
+        return None
     name = word.replace("_", "-") if word.startswith("--") else word
     return _index().get(OURS.get(name, name))
 
@@ -81,12 +81,15 @@ def _index() -> dict[str, tuple[Flag, bool]]:
 
 
 def _all() -> Iterator[Flag]:
-    for entry in _entries(engine.SETS):
+    for entry in (*_entries(engine.SETS), *_entries(engine.OLDER)):
         meaning, *words = entry
         field, _, kind = meaning.partition(":")
         yield _flag(words, Does.SETS, field=field, kind=kind)
-    for text, does in ((engine.MODEL, Does.MODEL), (engine.HOST, Does.HOST), (engine.OLDER, Does.HOST),
-                       (engine.NOTHING, Does.NOTHING)):  # fmt: skip
+    for text, does in (
+        (engine.MODEL, Does.MODEL),
+        (engine.HOST, Does.HOST),
+        (engine.NOTHING, Does.NOTHING),
+    ):
         for entry in _entries(text):
             yield _flag(entry, does)
     for reasons, does in ((engine.UNCOUNTED, Does.UNCOUNTED), (engine.REFUSED, Does.REFUSED)):

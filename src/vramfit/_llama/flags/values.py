@@ -1,4 +1,4 @@
-"""The word behind a flag → the value of a field of `Settings`, as the engine reads it and a little kinder.
+"""Read the word behind a flag as the value of a field of `Settings`, as the engine does and a little kinder.
 
 Kinder: `32k` and `65,536` are counts, `max` and `train` contexts, and the case of a word does not matter.
 """
@@ -11,19 +11,16 @@ from typing import Any, Final
 
 from ..._base.errors import SettingsError
 from ..._base.units import parse_count
-from ..params import DENSE, EXPERTS, SPLIT_MODES
+from ..params import DENSE, EXPERTS, LOAD_MODES, SPLIT_MODES, UNPLANNED_MODES
 
-__all__ = ["LARGEST", "first_dense", "first_experts", "is_switch", "value_of"]
+__all__ = ["LARGEST", "LOAD_SWITCHES", "first_dense", "first_experts", "is_switch", "value_of"]
 
+LOAD_SWITCHES: Final = ("mlock", "mmap", "direct_io")  # of older builds; together they make a load mode
 LARGEST: Final = "max"  # a context: the largest that fits
 MAX_LAYERS: Final = 512  # LLAMA_MAX_LAYERS
 _ON: Final = ("on", "enabled", "true", "1")  # arg.cpp:1334-1344
 _OFF: Final = ("off", "disabled", "false", "0")
 _AUTO: Final = ("auto", "-1")
-_SPLITS: Final = {
-    "row": "splits every weight by rows",
-    "tensor": "splits every weight and the cache",
-}
 
 
 def value_of(kind: str, flag: str, word: str) -> Any:
@@ -32,7 +29,7 @@ def value_of(kind: str, flag: str, word: str) -> Any:
 
 
 def is_switch(word: str) -> bool:
-    """Whether `word` can only be the value of a switch, which older builds had none of."""
+    """Tell whether `word` can only be the value of a switch, which older builds had none of."""
     return word.lower() in (*_ON, *_OFF, *_AUTO)
 
 
@@ -102,13 +99,17 @@ def _name(flag: str, word: str) -> str:
 
 def _mode(flag: str, word: str) -> str:
     mode = word.lower()
-    if mode in _SPLITS:
-        raise SettingsError(
-            f"{flag} {mode}: {_SPLITS[mode]} over the cards, which is not planned; give layer or none"
-        )
+    if mode in UNPLANNED_MODES:
+        raise SettingsError(f"{flag} {mode}: {UNPLANNED_MODES[mode]}; give {' or '.join(SPLIT_MODES)}")
     if mode not in SPLIT_MODES:
         raise SettingsError(f"{flag} {word!r}: give one of {', '.join(SPLIT_MODES)}")
     return mode
+
+
+def _load(flag: str, word: str) -> str:
+    if word.lower() not in LOAD_MODES:
+        raise SettingsError(f"{flag} {word!r}: give one of {', '.join(LOAD_MODES)}")
+    return word.lower()
 
 
 def _shares(flag: str, word: str) -> tuple[float, ...]:
@@ -136,12 +137,14 @@ def _first(flag: str, word: str) -> int:
 
 
 _READERS: Final[Mapping[str, Callable[[str, str], Any]]] = {
+    **dict.fromkeys(LOAD_SWITCHES, _on),
     "context": _context,
     "count": _count,
     "experts": lambda flag, word: (EXPERTS,) if _on(flag, word) else (),
     "first_dense": lambda flag, word: first_dense(_first(flag, word)),
     "first_experts": lambda flag, word: first_experts(_first(flag, word)),
     "layers": _layers,
+    "load": _load,
     "mode": _mode,
     "name": _name,
     "number": _number,

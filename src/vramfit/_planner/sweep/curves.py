@@ -1,4 +1,4 @@
-"""Compute buffers against the context: exact at as many contexts as work allows, bounded at the others."""
+"""Learn compute buffers against the context: exact at as many contexts as work allows, bounded at the others."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Curve:
     work: float  # that it took to learn
 
     def at(self, n_ctx: Array) -> tuple[Array, Array]:
-        """Sizes (contexts × devices) that are never too low, and where they are exact."""
+        """Return sizes in bytes (contexts × devices) that are never too low, and where they are exact."""
         near = np.searchsorted(self.largest, n_ctx)
         return self.sizes[near], self.exact[near]
 
@@ -66,7 +66,7 @@ class Ways(NamedTuple):
 
 
 def learn(ways: Ways, contexts: Array, runs: Sequence[Run], work: float) -> Curve:
-    """The curve over ascending `contexts`, no two alike, of which `runs` lie on straight lines.
+    """Learn the curve over ascending `contexts`, no two alike, of which `runs` lie on straight lines.
 
     The longest runs first, as long as that is less work than to replay their contexts; of those that are
     left as many are replayed as `work` allows, evenly spread, the largest in any case.
@@ -101,7 +101,7 @@ class _Sheet:
 
 
 def _along(ways: Ways, runs: Sequence[Run], sheet: _Sheet, work: float) -> float:
-    """Learn runs piece by piece; the work it took."""
+    """Learn runs piece by piece; return the work it took, in replays."""
     spent = 0.0
     for run in sorted(runs, key=len, reverse=True):
         while len(run) > FEW and spent + STRETCH + PIECE <= work:
@@ -117,7 +117,7 @@ def _along(ways: Ways, runs: Sequence[Run], sheet: _Sheet, work: float) -> float
 
 
 def _pieces(ways: Ways, run: Run, sheet: _Sheet, work: float) -> float:
-    """Learn what `work` allows of a run, from its first context on; the work it took.
+    """Learn what `work` allows of a run, from its first context on; return the work it took, in replays.
 
     Pieces are short where contexts are small. Where such as the last would not get to the end, the next one
     starts further on.
@@ -139,7 +139,7 @@ def _pieces(ways: Ways, run: Run, sheet: _Sheet, work: float) -> float:
 
 
 def _spread(positions: Array, n: float) -> Array:
-    """At most `n` of `positions`, evenly spread, the last one and then the first included."""
+    """Choose at most `n` of `positions`, evenly spread, the last one and then the first included."""
     if len(positions) <= n:
         return positions
     chosen: Array = positions[np.unique(np.linspace(len(positions) - 1, 0, int(n)).round().astype(int))]
@@ -160,7 +160,7 @@ class Curves:
         self._known: dict[object, Curve] = {}
 
     def of(self, model: Model, placement: Placement, rules: Sequence[Backend]) -> Callable[[Settings], Curve]:
-        """The curve of a placed model under any settings, but for their context. Raises `EngineRefusal`."""
+        """Learn the curve of a placed model under any settings, but for their context. Raises `EngineRefusal`."""
         place = tuple(rules), _needs(model, placement)
 
         def under(settings: Settings) -> Curve:
@@ -183,7 +183,7 @@ class Curves:
 
 
 def _ways(model: Model, placement: Placement, rules: Sequence[Backend], settings: Settings) -> Ways:
-    """How the curve of a placed model can be learned."""
+    """Prepare the ways in which the curve of a placed model can be learned."""
     without_flash = False
     of_context = bounds(model, placement, rules)
 
@@ -199,7 +199,7 @@ def _ways(model: Model, placement: Placement, rules: Sequence[Backend], settings
     def bound(n_ctx: int) -> Figures:
         # what scheduling settles hangs on the sizes of heads, not on cells: all contexts answer alike
         at = context(n_ctx)
-        found = of_context(at if without_flash else replace(at, auto_fa=False))
+        found = of_context(at if without_flash else at._replace(auto_fa=False))
         return (*found.gpus, found.host)
 
     exact = all(rule.exact for rule in rules) and not model.assumed
@@ -207,7 +207,7 @@ def _ways(model: Model, placement: Placement, rules: Sequence[Backend], settings
 
 
 def _needs(model: Model, placement: Placement) -> object:
-    """What of a placed model its compute buffers depend on: equal values share their curves.
+    """Collect what of a placed model its compute buffers depend on: equal values share their curves.
 
     Types of weights on a card are in no compute buffer, nor is that of a table that the host looks
     rows up in; all other weights of the host may be copied to a card.

@@ -11,12 +11,23 @@ import numpy as np
 
 from ..._base.errors import EngineRefusal
 from ..._base.progress import Bar
-from ..._coerce import AnyGpus, AnyModel, AnySettings, count, flag, margin, model_of, settings_of
-from ..._devices import Gpu
-from ..._ggml.backends import HOST_BACKEND, host_of
+from ..._coerce import (
+    AnyGpus,
+    AnyHost,
+    AnyModel,
+    AnySettings,
+    count,
+    flag,
+    host_of,
+    margin,
+    model_of,
+    settings_of,
+)
+from ..._devices import Gpu, Host
 from ..._llama.cparams import Context, resolve_counts
 from ..._llama.eras import era_of, rules_of
-from ..._llama.memory import DeviceBytes, context_bytes, weight_bytes
+from ..._llama.host_memory import HostNeeds, host_needs
+from ..._llama.memory import DeviceBytes
 from ..._llama.model import Model
 from ..._llama.params import Settings
 from ..._llama.placement import devices, place
@@ -48,13 +59,14 @@ def sweep(
     margin_bytes: int | str = DEFAULT_MARGIN,
     imatrix: bool = False,
     replays: int | None = REPLAYS,
+    host: AnyHost = None,
 ) -> Sweep:
-    """Every combination of the values given; what is not given is as in `settings`.
+    """Estimate every combination of the values given, in columns; what is not given is as in `settings`.
 
     `type_v` left out follows `type_k`. `file_types` are llama-quantize's (see `requantize`; `imatrix` as
     there); left out, the model as it is. `gpu_sets` are further sets of cards beside `gpus`; "none" is the
     host alone. Layers are placed as `settings.tensor_split` says, or as the engine does by itself: to
-    sweep the best split, take it from a `plan`.
+    sweep the best split, take it from a `plan`. `host` is the memory beside cards that have their own, as in `plan`.
 
     `replays` limits the work that goes into compute buffers, counted in replays of one (at least two a curve);
     points that it does not reach have an upper bound. None makes every point as exact as `estimate`. Raises what `estimate` raises, but for
@@ -65,7 +77,7 @@ def sweep(
     grid = make_grid(
         model, gpus, settings_of(settings), n_ctx, n_seq_max, n_ubatch, type_k, type_v, file_types, gpu_sets
     )
-    sheet = _Sheet(grid, left)
+    sheet = _Sheet(grid, left, host_of(host))
     models = [_made(model, name, imatrix) for name in grid.file_types]
     with Bar("sweep", grid.n_curves) as bar:
         curves = Curves(grid.n_ctx, work, grid.n_curves, bar.advance)
@@ -75,7 +87,7 @@ def sweep(
 
 
 def _made(model: Model, file_type: str, imatrix: bool) -> Model | EngineRefusal:
-    """The model as a file type, or why it cannot be made."""
+    """Make the model as a file type; return why that cannot be done otherwise."""
     if not file_type:
         return model
     try:
@@ -87,8 +99,9 @@ def _made(model: Model, file_type: str, imatrix: bool) -> Model | EngineRefusal:
 class _Sheet:
     """The columns of one sweep while they are filled."""
 
-    def __init__(self, grid: Grid, margin: int) -> None:
+    def __init__(self, grid: Grid, margin: int, host: Host | None = None) -> None:
         self.grid = grid
+        self.host = host
         self.margin = margin
         self._cache_words = tuple(dict.fromkeys(word for pair in grid.cache_types for word in pair))
         self._refusals: dict[str, int] = {"": 0}
@@ -166,14 +179,15 @@ def _fill(
             if isinstance(model, EngineRefusal):
                 raise model
             placement = place(model, gpus, settings)  # a type that a card cannot multiply stays on the host
-            caches = context_bytes(model, placement, _context(g, settings), rules, HOST_BACKEND)
+            host = None if any(gpus[i].unified for i in used) else sheet.host
+            needs, weights, caches = host_needs(model, gpus, settings, _context(g, settings), placement, host)
             curve = curves.of(model, placement, rules)
             learned = [[curve(each) for each in row] for row in _rows(g, settings)]
         except EngineRefusal as e:
             sheet.refuse(at, e)
             continue
-        block = _Block(sheet, at, gpus, used)
-        block.write(weight_bytes(model, placement, rules, host_of(rules)), caches, learned)
+        block = _Block(sheet, at, gpus, used, needs, host)
+        block.write(weights, caches, learned)
 
 
 def _context(grid: Grid, settings: Settings) -> Context:
@@ -198,6 +212,8 @@ class _Block:
     at: _At
     gpus: tuple[Gpu, ...]
     used: tuple[int, ...]  # indexes of the cards in use
+    needs: HostNeeds  # of arrays
+    host: Host | None = None
 
     def column(self, name: str) -> Array:
         """The block's part of a column, as slots × batches × contexts."""
@@ -221,13 +237,19 @@ class _Block:
     def _judge(self) -> None:
         """What is left on the shortest card in use, and whether that is enough."""
         left, fits = self.column("left"), self.column("fits")
-        left[:] = min((self.gpus[i].free for i in self.used), default=0)
+        left[:] = min((self.gpus[i].free for i in self.used), default=self.host.free if self.host else 0)
         fits[:] = True
-        for i in self.used:
+        for at, i in enumerate(self.used):
             total = sum(self.column(f"gpu{i}_{term}") for term in TERMS)
             here = self.gpus[i].free - total
+            if at == self.needs.card:
+                here = here - self.needs.pooled - self.column("host_compute")
             np.minimum(left, here, out=left)
             fits &= (here >= self.sheet.margin) | (total == 0)
+        if self.host is not None:
+            here = self.host.free - self.needs.held - self.column("host_compute")
+            np.minimum(left, here, out=left)
+            fits &= here >= self.sheet.margin
 
 
 def _distinct(labels: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a caller of `sweep` gives → the values of every axis, checked before anything is computed."""
+"""Turn what a caller of `sweep` gives into the values of every axis, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def make_grid(
     model: Model, gpus: Any, settings: Settings, n_ctx: Counts | None, n_seq_max: Counts | None,
     n_ubatch: Counts | None, type_k: Any, type_v: Any, file_types: Any, gpu_sets: Any,
 ) -> Grid:  # fmt: skip
-    """The grid of `sweep`'s arguments. Raises `SettingsError` or `GpuError` for what makes no sense."""
+    """Make the grid of `sweep`'s arguments. Raises `SettingsError` or `GpuError` for what makes no sense."""
     further = (gpu_sets,) if isinstance(gpu_sets, str | Gpu) else () if gpu_sets is None else gpu_sets
     if not isinstance(further, Sequence):
         raise SettingsError(f"gpu_sets={shown(gpu_sets)}: give a list of sets of cards")
@@ -98,7 +98,7 @@ def _words(name: str, given: object, default: str) -> tuple[str, ...]:
 
 
 def _counts(settings: Settings, name: str, given: Counts | None, default: int) -> Array:
-    """The values of one count as int64, each of which `Settings` would take, and none of them 0."""
+    """Check the values of one count, each of which `Settings` would take and none of them 0; return them as int64."""
     try:
         values = np.atleast_1d(np.asarray(default if given is None else given))
     except (TypeError, ValueError, OverflowError):

@@ -70,7 +70,7 @@ class Sweep(Drawn):
         return sum(column.nbytes for column in self.columns.values())
 
     def largest(self) -> Sweep:
-        """Of every combination of the other settings, the point with the largest context that fits.
+        """Keep, of every combination of the other settings, the point with the largest context that fits.
 
         Combinations of which no point fits are left out.
         """
@@ -83,7 +83,7 @@ class Sweep(Drawn):
         return replace(self, shape=(len(index), 1), columns=columns)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A frame over the same memory; codes become categoricals. Raises `SettingsError` without pandas."""
+        """Make a pandas frame over the same memory; codes become categoricals. Raises `SettingsError` without pandas."""
         try:
             import pandas as pd
         except ImportError as e:
@@ -95,7 +95,7 @@ class Sweep(Drawn):
         return pd.DataFrame(columns, copy=False)
 
     def to_polars(self) -> polars.DataFrame:
-        """A frame over the same numbers; codes become enums. Raises `SettingsError` without polars."""
+        """Make a polars frame of the same numbers; codes become enums. Raises `SettingsError` without polars."""
         try:
             import polars as pl
         except ImportError as e:

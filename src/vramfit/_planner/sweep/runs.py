@@ -1,4 +1,4 @@
-"""Which contexts of a sweep are alike, and which lie on one straight line.
+"""Group the contexts of a sweep that are alike, and those that lie on one straight line.
 
 In: a `Model`, `Settings`, the contexts asked for. Out: contexts that the engine makes the same of share one, and those
 that are left are cut into `Run`s: in each, every count that shapes a graph grows evenly with the context.
@@ -40,7 +40,7 @@ class Run:
 
 
 def distinct(model: Model, settings: Settings, contexts: Array) -> Array:
-    """Of ascending contexts that the engine makes the same of, the largest."""
+    """Keep, of ascending contexts that the engine makes the same of, the largest."""
     made = _made(model, settings, contexts)
     same = np.ones(len(contexts) - 1, np.bool_)
     # a prompt is filled up to whole tokens a slot, no further
@@ -52,7 +52,7 @@ def distinct(model: Model, settings: Settings, contexts: Array) -> Array:
 
 
 def cut(model: Model, settings: Settings, contexts: Array) -> list[Run]:
-    """Ascending contexts, no two alike, cut where caches end to grow evenly or the physical batch is another."""
+    """Cut ascending contexts, no two alike, where caches stop growing evenly or the physical batch is another."""
     made = _made(model, settings, contexts)
     caches = {cache for layer in model.layers for cache in layer.caches}
     counts = [made.n_ctx_seq, *(cells(cache, made) for cache in caches)]
@@ -69,7 +69,7 @@ def cut(model: Model, settings: Settings, contexts: Array) -> list[Run]:
 
 
 def _made(model: Model, settings: Settings, contexts: Array) -> Context:
-    """What the engine makes of all contexts."""
+    """Resolve all contexts as the engine does."""
     # an array where a count is asked for: the arithmetic behind it is made for both
     wanted = cast(int, contexts)
     return resolve_counts(model, settings, wanted)
@@ -78,7 +78,7 @@ def _made(model: Model, settings: Settings, contexts: Array) -> Context:
 def along(
     model: Model, placement: Placement, settings: Settings, rules: Sequence[Backend], run: Run
 ) -> Callable[[int], Array]:
-    """Compute bytes (contexts × devices) of a run, from the context at a position on as far as they are straight.
+    """Learn the compute bytes (contexts × devices) of a run, from the context at a position on as far as they are straight.
 
     Raises `NotStraight`, then or when asked, and `Unbuildable` as `Stretch` does. Three contexts at least.
     """

@@ -1,4 +1,4 @@
-"""What a person would change for more context, what each change gives, and what it costs.
+"""Try what a person could change for more context: what each change gives, and what it costs.
 
 In: `Model`, cards, `Settings`. Out: `Alternatives`, one plan for each change; or the one `Alternative` that
 a preference picks.

@@ -1,4 +1,4 @@
-"""Settings → other settings that take less memory, and the flags that say the difference.
+"""Turn settings into others that take less memory, and into the flags that say the difference.
 
 Nothing here asks whether something fits. Flags are llama.cpp's (common/arg.cpp).
 """
@@ -28,7 +28,7 @@ _LAYER: Final = re.compile(r"blk\\\.(\d+)" + re.escape(EXPERTS))
 
 
 def flags(asked: Settings, settings: Settings) -> str:
-    """What to put behind a command line of `asked`, so that it asks for `settings`; contexts and splits apart."""
+    """Write the flags to append to a command line of `asked`, so that it asks for `settings`; contexts and splits apart."""
     found = [
         f"{flag} {getattr(settings, field)}"
         for field, flag in _FLAGS.items()
@@ -48,7 +48,7 @@ def flags(asked: Settings, settings: Settings) -> str:
 
 
 def cache_pairs(model: Model, asked: Settings) -> tuple[tuple[str, str], ...]:
-    """Pairs of cache types that are no wider than those asked about, widest first; of equal pairs the wider K.
+    """List the pairs of cache types that are no wider than those asked about, widest first; of equal pairs the wider K.
 
     Those asked about come first. Where the model caches no V, its type stays.
     """
@@ -72,14 +72,14 @@ def _no_wider(name: str) -> Sequence[str]:
 
 
 def with_pair(settings: Settings, pair: tuple[str, str]) -> Settings:
-    """`settings` with these cache types, and with flash attention where a quantized V needs it."""
+    """Return `settings` with these cache types, and with flash attention where a quantized V needs it."""
     needs = needs_flash_attn(tensor_type(pair[1])) and settings.flash_attn == "off"
     flash_attn = "on" if needs else settings.flash_attn
     return replace(settings, type_k=pair[0], type_v=pair[1], flash_attn=flash_attn)
 
 
 def ubatches(settings: Settings) -> tuple[int, ...]:
-    """Physical batches: the one asked about, its half, and so on down to 64."""
+    """List physical batches, in tokens: the one asked about, its half, and so on down to 64."""
     sizes = [physical_batch(settings)]
     while sizes[-1] // 2 >= SMALLEST_UBATCH:
         sizes.append(sizes[-1] // 2)
@@ -87,14 +87,14 @@ def ubatches(settings: Settings) -> tuple[int, ...]:
 
 
 def one_slot(model: Model, settings: Settings) -> Settings:
-    """`settings` with one slot that has the context of each; it keeps one row of logits where each kept one."""
+    """Return `settings` with one slot that has the context of each; it keeps one row of logits where each kept one."""
     n_ctx = resolve(model, settings).n_ctx_seq if settings.n_ctx else 0
     outputs = min(1, settings.n_outputs_max)
     return replace(settings, n_seq_max=1, n_ctx=n_ctx, n_outputs_max=outputs)
 
 
 def with_experts(settings: Settings, n_layers: int, tensors: Sequence[str] = ()) -> Settings:
-    """`settings` with the experts of the first `n_layers` layers on the host, and single `tensors` beside them."""
+    """Return `settings` with the experts of the first `n_layers` layers on the host, and single `tensors` beside them."""
     others = [p for p in settings.cpu_tensors if not _LAYER.fullmatch(p)]
     single = [re.escape(name) for name in tensors]
     layers = [rf"blk\.{i}{EXPERTS}" for i in range(n_layers)]
@@ -102,12 +102,12 @@ def with_experts(settings: Settings, n_layers: int, tensors: Sequence[str] = ())
 
 
 def host_layers(settings: Settings) -> int:
-    """Of how many layers `settings` keep the experts on the host (`-ncmoe`)."""
+    """Count the layers whose experts `settings` keep on the host (`-ncmoe`)."""
     return sum(bool(_LAYER.fullmatch(p)) for p in settings.cpu_tensors)
 
 
 def expert_tensors(model: Model, settings: Settings) -> dict[int, tuple[Tensor, ...]]:
-    """The stacks of experts that `settings` leave on the cards, by layer, smallest first."""
+    """List the stacks of experts that `settings` leave on the cards, by layer, smallest first."""
     on_host = [re.compile(p) for p in settings.cpu_tensors]
     found: dict[int, list[Tensor]] = {}
     for weight in model.weights:

@@ -1,4 +1,4 @@
-"""What a change costs, in words with the figures of its plan."""
+"""Say what a change costs, in words with the numbers of its plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["costs", "extra_host_read", "tokens_per_second"]
 
 
 def costs(asked: Plan, found: Plan) -> tuple[str, ...]:
-    """What `found` costs against `asked`; empty where nothing is known to be lost."""
+    """Say what `found` costs against `asked`; empty where nothing is known to be lost."""
     return (*_quality(asked, found), *_batches(asked, found), *_host(asked, found))
 
 
@@ -52,17 +52,17 @@ def _weights_read(plan: Plan) -> int:
 
 
 def host_read(plan: Plan) -> int:
-    """Bytes that the host reads for a token when the context is full."""
+    """Count the bytes that the host reads for a token when the context is full."""
     return _weights_read(plan) + plan.estimate.host.context
 
 
 def extra_host_read(asked: Plan, found: Plan) -> int:
-    """Bytes that the host reads for a token beyond what it reads as asked."""
+    """Count the bytes that the host reads for a token beyond what it reads as asked."""
     return max(0, host_read(found) - host_read(asked))
 
 
 def tokens_per_second(plan: Plan, host_bandwidth_gbs: float | None) -> float | None:
-    """The bound of `speed.decode_limit` for a plan; none where the host reads at a rate that is not known."""
+    """Bound the tokens per second of a plan (see `speed`); None where the host's bandwidth is not known."""
     if plan.estimate.host.context and host_bandwidth_gbs is None:
         return None
     used = [plan.gpus[i] for i in devices(plan.gpus, plan.settings)]

@@ -1,4 +1,4 @@
-"""How much has to stay on the host until a context fits: as few experts, tensors or layers as will do.
+"""Find how much has to stay on the host until a context fits: as few experts, tensors or layers as will do.
 
 Counts are bisected: more on the host leaves more room on the cards. What is returned fits, and one layer
 less on the host was tried and does not.
@@ -26,10 +26,11 @@ _DOUBT: Final = (
 
 
 def first_that_fits(q: Question, levels: Sequence[Settings], n_ctx: int) -> int | None:
-    """The first of `levels`, each of which leaves more room than those before, that carries `n_ctx`.
+    """Find the first of `levels`, each of which leaves more room than those before, under which `n_ctx` fits.
 
     A guess comes first; from there the steps double until the answer lies between two of them.
     """
+    levels = q.within_host(levels, n_ctx)
     end = len(levels) - 1
     if end < 0 or not q.carries(levels[end], n_ctx):
         return None
@@ -48,7 +49,7 @@ def first_that_fits(q: Question, levels: Sequence[Settings], n_ctx: int) -> int 
 
 
 def _around(holds: Callable[[int], bool], guess: int, end: int) -> tuple[int, int]:
-    """A position up to `end` where `holds`, and one behind which it does not: steps from a guess on double."""
+    """Bracket where `holds` begins, up to `end`: steps from a guess on double."""
     step = 1
     if holds(guess):
         while guess < end and holds(min(guess + step, end)):
@@ -60,19 +61,19 @@ def _around(holds: Callable[[int], bool], guess: int, end: int) -> tuple[int, in
 
 
 def experts_levels(model: Model, settings: Settings) -> list[Settings]:
-    """Experts of 0, 1, 2, … layers on the host; nothing but `settings` for a model without experts."""
+    """List settings with the experts of 0, 1, 2, … layers on the host; `settings` alone for a model without experts."""
     return [settings, *(with_experts(settings, il + 1) for il in expert_tensors(model, settings))]
 
 
 def layers_levels(model: Model, settings: Settings) -> list[Settings]:
-    """All layers on the cards that were to be there, then one fewer, down to none."""
+    """List settings with all layers on the cards that were to be there, then one fewer, down to none."""
     asked, most = settings.n_gpu_layers, model.n_layer + 1
     on_cards = most if asked < 0 else min(asked, most)
     return [settings, *(replace(settings, n_gpu_layers=n) for n in range(on_cards - 1, -1, -1))]
 
 
 def host_levels(model: Model, settings: Settings) -> list[Settings]:
-    """First the experts, tensor by tensor, then whole layers as well: what costs least speed comes first."""
+    """List settings with ever more on the host: experts, tensor by tensor, then whole layers; what costs least speed first."""
     experts = [settings]
     spared = host_layers(settings)
     for il, stacks in expert_tensors(model, settings).items():
@@ -84,23 +85,26 @@ def host_levels(model: Model, settings: Settings) -> list[Settings]:
 
 
 def most_layers(q: Question, n_ctx: int) -> Settings | None:
-    """The largest number of layers on the cards (`-ngl`) under which `n_ctx` fits; None if none is."""
+    """Find the largest number of layers on the cards (`-ngl`) under which `n_ctx` fits; None if there is none."""
     levels = layers_levels(q.model, q.settings)
     at = first_that_fits(q, levels, n_ctx)
     return None if not at else levels[at]
 
 
 def fewest_experts(q: Question, n_ctx: int) -> Settings | None:
-    """The experts of as few layers as will do (`-ncmoe`), of the last one single tensors if they are enough."""
+    """Find the fewest layers whose experts have to stay on the host (`-ncmoe`), of the last one single tensors if they are enough."""
     levels = experts_levels(q.model, q.settings)
     at = first_that_fits(q, levels, n_ctx)
+    if at is None:  # a layer more may be too much for the host, and single tensors of it enough
+        beyond = len(q.within_host(levels, n_ctx))
+        return _single_tensors(q, beyond, n_ctx) if 0 < beyond < len(levels) else None
     if not at:
         return None
     return _single_tensors(q, at, n_ctx) or levels[at]
 
 
 def _single_tensors(q: Question, at: int, n_ctx: int) -> Settings | None:
-    """One layer less, and of that layer the tensors that take least and are enough."""
+    """Try one layer less, and of that layer the tensors that take least and are enough."""
     layers = expert_tensors(q.model, q.settings)
     order = list(layers)
     stacks = layers[order[at - 1]]

@@ -68,7 +68,7 @@ class Alternatives(Shown):
 
     @property
     def useful(self) -> tuple[Alternative, ...]:
-        """Those that carry more than was carried as asked."""
+        """Those that hold more context than as asked."""
         return tuple(row for row in self.rows if row.gain > 0)
 
     def most(self, n: int = 2) -> tuple[Alternative, ...]:
@@ -80,7 +80,7 @@ class Alternatives(Shown):
 
 
 def checked(prefer: str) -> Prefer:
-    """`prefer` if it is one. Raises `SettingsError`."""
+    """Check that `prefer` is a preference. Raises `SettingsError`."""
     for known in PREFERENCES:
         if isinstance(prefer, str) and prefer == known:
             return known
@@ -88,12 +88,12 @@ def checked(prefer: str) -> Prefer:
 
 
 def cache_bits(settings: Settings) -> int:
-    """Bits of 256 cached elements of K and of V: how wide a cache is, whatever its rows."""
+    """Count the bits of 256 cached elements of K and of V: how wide a cache is, whatever its rows."""
     return sum(tensor_type(name).row_bytes(256) * 8 for name in (settings.type_k, settings.type_v))
 
 
 def by_preference(row: Alternative, prefer: Prefer) -> tuple[float, ...]:
-    """A sorting key: what fits first, then what is to be kept, the dearest thing first."""
+    """Make a sorting key: what fits first, then what is to be kept, the dearest thing first."""
     s = row.plan.settings
     width = (-cache_bits(s), -tensor_type(s.type_k).row_bytes(256))
     slots, batch, context = -s.n_seq_max, -physical_batch(s), -row.n_ctx

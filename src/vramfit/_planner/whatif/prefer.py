@@ -1,4 +1,4 @@
-"""`best`: as many changes together as a context needs, and as little as possible of what a person wants to keep.
+"""Combine changes until the context fits, giving up what a person wants to keep last: `best`.
 
 A preference orders what may be given up, the dearest first. One after the other each is given up as little
 as will do while all cheaper ones are given up in full; then it stays. That is the least in this order as long as
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ..._base.progress import Bar
-from ..._coerce import AnyGpus, AnyModel, AnySettings
+from ..._coerce import AnyGpus, AnyHost, AnyModel, AnySettings
 from ..._llama.params import Settings
 from ..plan import DEFAULT_MARGIN
 from .changes import cache_pairs, one_slot, ubatches, with_pair
@@ -60,8 +60,9 @@ def best(
     max_ctx: int | str | None = None,
     host_bandwidth_gbs: float | None = None,
     planner: Planner | None = None,
+    host: AnyHost = None,
 ) -> Alternative:
-    """The plan that a preference makes of the settings, and what was changed for it.
+    """Find the plan that a preference makes of the settings, and what was changed for it.
 
     "speed" and "quality" change what they must for the context asked about, or, where none is, for 4,096
     tokens a slot; "context" changes what it must for the longest. Quality keeps the cache's types longest, the others
@@ -71,7 +72,15 @@ def best(
     order = checked(prefer)
     with Bar(f"what {prefer} gives up") as bar:
         q = question(
-            model, gpus, settings, margin_bytes, max_ctx, host_bandwidth_gbs, planner, advance=bar.advance
+            model,
+            gpus,
+            settings,
+            margin_bytes,
+            max_ctx,
+            host_bandwidth_gbs,
+            planner,
+            advance=bar.advance,
+            host=host,
         )
         return _best(q, order)
 
@@ -79,7 +88,7 @@ def best(
 def _best(q: Question, order: Prefer) -> Alternative:
     goal = _goal(q, order)
     as_asked = q.described("as asked", q.settings, q.asked)
-    if q.reached >= goal or not any(g.total for g in q.asked.estimate.gpus):
+    if q.reached >= goal or not q.has_limits:
         return as_asked
     ladders = _ladders(q)
     on_cards = _least(q, [ladders[name] for name in _ON_CARDS[order]], goal)
@@ -108,7 +117,7 @@ def _goal(q: Question, prefer: Prefer) -> int:
 
 
 def _ladders(q: Question) -> dict[str, _Ladder]:
-    """What may be given up on the cards, by name."""
+    """List what may be given up on the cards, by name."""
     asked = q.settings
     slots: list[Change] = [lambda s: one_slot(q.model, s)] if asked.n_seq_max > 1 else []
     flash: list[Change] = [] if q.asked.estimate.flash_attn else [_flash]
@@ -125,8 +134,9 @@ def _hosts(q: Question) -> tuple[_Ladder, ...]:
     """The host with experts and layers, or with the cache alone; nothing where it is the cards' own memory."""
     if not q.has_host:
         return (_Ladder("host", [_same]),)
+    levels = q.within_host(host_levels(q.model, q.settings), min(LEAST, q.goal)) or [q.settings]
     return (
-        _Ladder("host", [_host(level) for level in host_levels(q.model, q.settings)]),
+        _Ladder("host", [_host(level) for level in levels]),
         _Ladder("host", [_same, lambda s: replace(s, offload_kqv=False)]),
     )
 
@@ -152,7 +162,7 @@ def _host(level: Settings) -> Change:
 
 
 def _least(q: Question, ladders: Sequence[_Ladder], goal: int, short: bool = False) -> Alternative | None:
-    """As little as will do of each, the dearest first; None where all of all is not enough.
+    """Give up as little as will do of each, the dearest first; None where all of all is not enough.
 
     `short`: a smaller context will do where the goal is out of reach.
     """
@@ -176,7 +186,7 @@ def _least(q: Question, ladders: Sequence[_Ladder], goal: int, short: bool = Fal
 def _step(
     q: Question, ladder: _Ladder, goal: int, steps: dict[str, int], settings: Callable[[], Settings]
 ) -> int:
-    """The first step that carries the goal; `steps` says where the other ladders stand."""
+    """Find the first step under which the goal fits; `steps` says where the other ladders stand."""
 
     def carries(step: int) -> bool:
         steps[ladder.name] = step

@@ -1,22 +1,36 @@
-"""What stays the same while changes are tried: the model, the cards, what was asked, who plans.
+"""Hold what stays the same while changes are tried: the model, the cards, what was asked, who plans.
 
 Contexts here are tokens of one slot, so that fewer slots are not mistaken for less context.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from ..._base.errors import EngineRefusal, SettingsError
-from ..._coerce import AnyGpus, AnyModel, AnySettings, bandwidth, call, cards, margin, model_of, settings_of
+from ..._coerce import (
+    AnyGpus,
+    AnyHost,
+    AnyModel,
+    AnySettings,
+    bandwidth,
+    call,
+    cards,
+    host_of,
+    margin,
+    model_of,
+    settings_of,
+)
 from ..._coerce import max_ctx as limit
+from ..._estimate.estimate import estimate
 from ..._llama.cparams import CONTEXT_STEP, streams
 from ..._llama.model import Model
 from ..._llama.params import Settings
-from ..plan import Plan, carries, may_carry, plan
+from ..plan import Plan, carries, host_holds, may_carry, plan
 from ..quality import cache_measure
+from ..search import last_where
 from ..segments import Learned
 from .changes import flags
 from .costs import costs, extra_host_read, tokens_per_second
@@ -68,8 +82,37 @@ class Question:
         cards = zip(self.asked.gpus, self.asked.estimate.gpus, strict=True)
         return not all(gpu.unified for gpu, device in cards if device.total)
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether any memory limits the answer as asked: without a card, that of a host that is known."""
+        return self.asked.host is not None or any(g.total for g in self.asked.estimate.gpus)
+
+    def within_host(self, levels: Sequence[Settings], n_ctx: int) -> Sequence[Settings]:
+        """The first of `levels`, each with more on the host than those before, that a host of known memory holds."""
+        if self.asked.host is None:
+            return levels
+        asked, at_ctx = self.asked, n_ctx * streams(self.settings)
+
+        def holds(at: int) -> bool:
+            settings = replace(levels[at], n_ctx=at_ctx)
+            return host_holds(
+                self.model, asked.gpus, settings, margin_bytes=asked.margin_bytes, host=asked.host
+            )
+
+        most = last_where(holds, -1, len(levels) - 1)  # by what is added up, then by replays of few
+        last = last_where(lambda at: self._holds_compute(replace(levels[at], n_ctx=at_ctx)), -1, most)
+        return levels[: last + 1]
+
+    def _holds_compute(self, settings: Settings) -> bool:
+        """Whether the host has room with its compute buffer, whatever the cards have."""
+        try:
+            found = estimate(self.model, self.asked.gpus, settings, host=self.asked.host)
+        except EngineRefusal:
+            return False
+        return found.host.left >= self.asked.margin_bytes
+
     def answer(self, settings: Settings) -> Plan | None:
-        """The plan for other settings; None where the engine refuses them or cannot be told."""
+        """Plan for other settings; None where the engine refuses them or cannot be told."""
         max_ctx = self.max_ctx
         if max_ctx is not None:
             max_ctx = max(1, max_ctx * streams(settings) // streams(self.settings))
@@ -79,7 +122,7 @@ class Question:
             return None
 
     def carries(self, settings: Settings, n_ctx: int) -> bool:
-        """Whether `n_ctx` tokens a slot fit with other settings."""
+        """Tell whether `n_ctx` tokens per slot fit with other settings."""
         settings = replace(settings, n_ctx=n_ctx * streams(settings))
         if self.checker is None:
             found = self.answer(settings)
@@ -90,7 +133,7 @@ class Question:
             return False
 
     def may_carry(self, settings: Settings, n_ctx: int, less: float = 0) -> bool:
-        """A guess at what `carries` says, much cheaper; compute buffers may be by a part `less`. No, if none guesses."""
+        """Guess what `carries` says, much cheaper; compute buffers may be by a part `less`. No, if none guesses."""
         try:
             at = replace(settings, n_ctx=n_ctx * streams(settings))
             return self.guesser is not None and self.guesser(at, less)
@@ -98,12 +141,12 @@ class Question:
             return False
 
     def alternative(self, kind: str, settings: Settings) -> Alternative | None:
-        """The same question with other settings, answered; None where it cannot be."""
+        """Answer the question with other settings; None where there is no answer."""
         found = self.answer(settings)
         return None if found is None else self.described(kind, settings, found)
 
     def described(self, kind: str, settings: Settings, found: Plan) -> Alternative:
-        """A plan for other settings, compared with the plan as asked."""
+        """Compare a plan for other settings with the plan as asked."""
         return Alternative(
             kind=kind,
             flags=flags(self.settings, settings),
@@ -125,24 +168,26 @@ def question(
     host_bandwidth_gbs: float | None,
     planner: Planner | None,
     advance: Callable[[], None] = lambda: None,
+    host: AnyHost = None,
 ) -> Question:
-    """The question, answered as asked; `advance` is called before each plan. Raises what `plan` raises."""
+    """Answer the question as asked; `advance` is called before each plan. Raises what `plan` raises."""
     described, on, left = model_of(model), cards(gpus), margin(margin_bytes)
     asked, most = settings_of(settings), limit(max_ctx)
     host_bandwidth_gbs = bandwidth("host_bandwidth_gbs", host_bandwidth_gbs)
     call("planner", planner)
     learned: Learned = {}
+    memory = host_of(host, on)
 
     def solve(settings: Settings, max_ctx: int | None) -> Plan:
         advance()
-        return plan(described, on, settings, margin_bytes=left, max_ctx=max_ctx, learned=learned)
+        return plan(described, on, settings, margin_bytes=left, max_ctx=max_ctx, learned=learned, host=memory)
 
     def fits(settings: Settings) -> bool:
         advance()
-        return carries(described, on, settings, margin_bytes=left, learned=learned)
+        return carries(described, on, settings, margin_bytes=left, learned=learned, host=memory)
 
     def may_fit(settings: Settings, less: float) -> bool:
-        return may_carry(described, on, settings, margin_bytes=left, learned=learned, less=less)
+        return may_carry(described, on, settings, margin_bytes=left, learned=learned, less=less, host=memory)
 
     def told(settings: Settings, max_ctx: int | None) -> Plan:
         assert planner is not None

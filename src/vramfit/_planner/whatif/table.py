@@ -1,4 +1,4 @@
-"""`trades`: every change alone, each with a plan of its own."""
+"""List every change alone, each with a plan of its own: `trades`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from ..._base.progress import Bar
-from ..._coerce import AnyGpus, AnyModel, AnySettings, flag
+from ..._coerce import AnyGpus, AnyHost, AnyModel, AnySettings, flag
 from ..._llama.params import Settings
 from ..plan import DEFAULT_MARGIN
 from .changes import cache_pairs, one_slot, ubatches, with_pair
@@ -29,8 +29,9 @@ def trades(
     host_bandwidth_gbs: float | None = None,
     planner: Planner | None = None,
     brief: bool = False,
+    host: AnyHost = None,
 ) -> Alternatives:
-    """What each single change of `settings` would carry, and what it would cost.
+    """List what context each single change of `settings` would reach, and what it would cost.
 
     All pairs of cache types and all batches are tried; for what stays on the host, the least that is
     enough is sought (see `host`), unless the cards share its memory. Changes that the engine refuses are left out, and there are none where
@@ -40,7 +41,7 @@ def trades(
     Raises what `plan` raises, and `SettingsError` for an unknown preference.
     """
     order = None if prefer is None else checked(prefer)
-    q = question(model, gpus, settings, margin_bytes, max_ctx, host_bandwidth_gbs, planner)
+    q = question(model, gpus, settings, margin_bytes, max_ctx, host_bandwidth_gbs, planner, host=host)
     rows = _table(q, flag("brief", brief))
     if order is not None:
         rows.sort(key=lambda row: by_preference(row, order))
@@ -48,8 +49,8 @@ def trades(
 
 
 def _table(q: Question, brief: bool) -> list[Alternative]:
-    """Every change alone, the least painful kinds first."""
-    if q.reached >= q.goal or not any(g.total for g in q.asked.estimate.gpus):
+    """List every change alone, the least painful kinds first."""
+    if q.reached >= q.goal or not q.has_limits:
         return []
     seen = {q.settings}
     rows = []
@@ -81,7 +82,7 @@ def _on_cards(q: Question, brief: bool) -> Iterable[_Change]:
 
 
 def _on_host(q: Question) -> Iterable[_Change]:
-    """What is enough for twice the context (or for a usable one), and what is enough for all of it."""
+    """List what on the host is enough for twice the context (or for a usable one), and what is enough for all of it."""
     if not q.has_host:
         return
     halfway = q.goal if q.settings.n_ctx else min(max(LEAST, 2 * q.reached), q.goal)
@@ -94,7 +95,7 @@ def _on_host(q: Question) -> Iterable[_Change]:
 
 
 def _experts(q: Question, goal: int) -> Settings:
-    """Where not even all experts are enough, all."""
+    """Keep the experts of as few layers on the host as will do; of all, where not even these are enough."""
     return fewest_experts(q, goal) or experts_levels(q.model, q.settings)[-1]
 
 

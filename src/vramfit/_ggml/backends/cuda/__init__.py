@@ -1,4 +1,4 @@
-"""CUDA, and HIP, which is the same source compiled for AMD (ggml/src/ggml-cuda/).
+"""CUDA (ggml/src/ggml-cuda/); `hip` is the same source compiled for AMD.
 
 `fattn` chooses attention kernels and their scratch, `support` says what runs, `fusions` what a fused group
 keeps alive. The build is the default one: CUDA 11.7 or newer, `GGML_CUDA_FA_QUANTS` as shipped.
@@ -16,13 +16,15 @@ from . import fattn
 from .fusions import graph_optimize
 from .support import CONDITIONS, OPS
 
-__all__ = ["CUDA", "HIP", "in_older_build", "of_capability"]
+__all__ = ["CUDA", "in_older_build", "of_capability"]
 
 # One capability of each family whose kernels differ: no tensor cores, Volta's, Turing's, Ada's and newer.
 _FAMILIES: Final = ("6.1", "7.0", "7.5", "8.9")
 
 _ANY: Final = Backend(
     name="cuda",
+    title="CUDA",
+    proof="its own functions on devices without memory, and loads that were printed",
     alignment=128,  # ggml-cuda.cu:897
     exact=True,
     row_padding=512,  # ggml-cuda.cu:903
@@ -54,8 +56,6 @@ def _largest(n_bytes: int, node: Node) -> int:
 
 
 CUDA: Final = replace(_ANY, scratch={"FLASH_ATTN_EXT": _largest}, may_be=_MAY_BE)
-# Peer copies, hence events, are a build option; which kernels run depends on the card in other ways.
-HIP: Final = replace(CUDA, name="hip", exact=False)
 
 
 def in_older_build(rules: Backend, *, pooled_copies: bool, keeps_sum: bool, keeps_choice: bool) -> Backend:

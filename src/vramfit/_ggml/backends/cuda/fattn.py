@@ -2,7 +2,7 @@
 
 Source: `ggml_cuda_get_best_fattn_kernel` (fattn.cu:541), `ggml_cuda_flash_attn_ext_get_alloc_size` (:722),
 `ggml_cuda_get_fattn_vec_case` (:436), `ggml_cuda_flash_attn_ext_get_f16_extra_data` (fattn-common.cuh:53).
-Compute capabilities are ints as there: 860 for 8.6.
+Compute capabilities are ints as there: 860 for 8.6, `AMD` + 0x1100 for gfx1100 (common.cuh:63-100).
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from typing import Final
 from ...graph import Tensor, param
 from ..nouns import Node, pad
 
-__all__ = ["Kernel", "alloc_size", "has_head_sizes", "has_kernel", "kernel"]
+__all__ = ["AMD", "Kernel", "alloc_size", "has_head_sizes", "has_kernel", "kernel"]
 
 _VOLTA, _TURING, _ADA = 700, 750, 890
+AMD: Final = 0x1000000  # GGML_CUDA_CC_OFFSET_AMD
+_CDNA, _RDNA, _RDNA3 = AMD + 0x908, AMD + 0x1010, AMD + 0x1100
+_GCN_CHIPS: Final = frozenset((AMD + 0x909, AMD + 0x90C))  # GCN in processors, numbered among CDNA
 _STRIDE: Final = 256  # FATTN_KQ_STRIDE: cells that a cache is a multiple of, for kernels over grouped heads
 _F16_BYTES: Final = 2
 
@@ -62,9 +65,12 @@ def kernel(node: Tensor, src: Sequence[Tensor], cc: int) -> Kernel:
     q, k = src[0], src[1]
     width, n_tokens = q.ne[0], q.ne[1]
     vector = width <= 256 and not width % 64 and width != 192 and not k.ne[1] % _STRIDE
-    if cc >= _TURING and width not in _NO_TENSOR_CORES:
+    if cc >= AMD:
+        if width not in _NO_TENSOR_CORES and _amd_prefers_matrix_cores(node, src, cc):
+            return Kernel.TENSOR_CORES
+    elif cc >= _TURING and width not in _NO_TENSOR_CORES:
         return Kernel.VECTOR if vector and _turing_prefers_vector(node, src, cc) else Kernel.TENSOR_CORES
-    if cc >= _VOLTA and width not in _NO_TENSOR_CORES:
+    elif cc >= _VOLTA and width not in _NO_TENSOR_CORES:
         columns = n_tokens * _columns(_group(src), width)
         if vector and columns <= 2:
             return Kernel.VECTOR
@@ -109,6 +115,19 @@ def _turing_prefers_vector(node: Tensor, src: Sequence[Tensor], cc: int) -> bool
     ):
         return True
     return n_tokens == 1 and not _groups_heads(node, src)
+
+
+def _amd_prefers_matrix_cores(node: Tensor, src: Sequence[Tensor], cc: int) -> bool:
+    """Whether a card of AMD has them, and enough columns to make use of them (fattn.cu:683-702)."""
+    width = src[0].ne[0]
+    columns = src[0].ne[1] * _columns(_group(src), width)
+    if _CDNA <= cc < _RDNA and cc not in _GCN_CHIPS:
+        if width > 256:
+            return columns > 128 and _groups_heads(node, src)
+        return columns > (8 if width <= 64 else 16 if width <= 128 else 64)
+    return (
+        cc >= _RDNA3 and width <= 256 and columns > (8 if width <= 128 else 16) and _groups_heads(node, src)
+    )
 
 
 def _quantized(src: Sequence[Tensor]) -> bool:

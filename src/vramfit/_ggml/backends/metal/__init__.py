@@ -1,4 +1,4 @@
-"""Metal: follows the engine's source (ggml/src/ggml-metal/), and is not measured on a Mac.
+"""Metal (ggml/src/ggml-metal/): checked against its own functions, and not measured on a Mac.
 
 `order` says in which order the nodes of a split run. A card's largest buffer (maxBufferLength) comes from its driver.
 """
@@ -73,6 +73,8 @@ def _top_k(n_bytes: int, node: Node) -> int:
 
 METAL: Final = Backend(
     name="metal",
+    title="Metal",
+    unproved="follow the engine's source; its functions answered alike on devices without memory, no Mac was measured",
     alignment=32,
     ops=frozenset(OPS),
     conditions=CONDITIONS,
@@ -84,6 +86,7 @@ METAL: Final = Backend(
         "TOP_K": _top_k,
     },
     graph_optimize=graph_optimize,
+    orders_by_address=True,  # ggml-metal-common.cpp:84: what touches in a buffer, counts as one
     offload_batch=32,
     offload_ops=frozenset({"MUL_MAT", "MUL_MAT_ID"}),
     async_events=True,

@@ -27,6 +27,8 @@ def _pinned(alignment: int, block: int) -> Backend:
 
 VULKAN: Final = Backend(
     name="vulkan",
+    title="Vulkan",
+    proof="the real backend on Mesa's software device, and its own functions with other limits",
     alignment=256,  # minStorageBufferOffsetAlignment, 13036: the largest that Vulkan allows
     unproved="want alignment, host_alignment and max_tensor_bytes of the card; the largest alignments were taken",
     ops=OPS,
@@ -42,23 +44,30 @@ VULKAN: Final = Backend(
 
 @lru_cache(maxsize=64)
 def of_card(
-    alignment: int | None, host_alignment: int | None, max_tensor: int | None, max_buffer: int | None
+    alignment: int | None,
+    host_alignment: int | None,
+    max_tensor: int | None,
+    max_buffer: int | None,
+    reached_tensor: int | None = None,
+    fp16: bool = True,
 ) -> Backend:
     """Make the rules of Vulkan for a card whose driver reports these, in bytes; None: not known.
 
     Minimum alignments of storage buffers and of mapped memory; the lesser of the storage buffer range and the largest
-    buffer; the largest allocation.
+    buffer; the largest allocation; what such drivers reach at the least, where the limit is not known.
     """
-    if alignment is host_alignment is max_tensor is max_buffer is None:
+    if alignment is host_alignment is max_tensor is max_buffer is reached_tensor is None and fp16:
         return VULKAN
     step = alignment or VULKAN.alignment
     block = min(_BLOCK, max_buffer or _BLOCK)
     return replace(
         VULKAN,
         alignment=step,
+        ops=OPS if fp16 else OPS - {"LIGHTNING_INDEXER"},  # 15843
         conditions={**CONDITIONS, "LIGHTNING_INDEXER": partial(indexes, alignment=step)},
         max_tensor=max_tensor or 0,
+        reached_tensor=0 if max_tensor else reached_tensor or 0,
         max_buffer=block,
         pinned=_pinned(host_alignment or 4096, block),
-        exact=None not in (alignment, host_alignment, max_tensor),
+        exact=None not in (alignment, host_alignment, max_tensor or reached_tensor),
     )

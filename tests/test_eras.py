@@ -25,7 +25,7 @@ from vramfit._ggml.backends import backend
 from vramfit._ggml.backends.cuda import CUDA
 from vramfit._ggml.graph import HOST
 from vramfit._llama import eras
-from vramfit._llama.cparams import cells, resolve
+from vramfit._llama.cparams import cells, more_inputs, resolve
 from vramfit._llama.eras import CHANGES, PINNED, PINNED_BUILD, RELEASES, Era, era_of, rules_of
 from vramfit._llama.memory import layer_context_bytes
 from vramfit._llama.model import Cache, Layer, Model
@@ -160,9 +160,13 @@ def test_windows_had_caches_of_the_whole_context() -> None:
 
 
 def test_newer_builds_have_more_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two rows of the embedding in f32 for each token of the physical batch, on every device that computes."""
+    """The graph's own, for batches of tokens and embeddings, and behind it two rows of the embedding for each token, in f32."""
     today, newer = estimate(MODEL, [gpu()], SETTINGS), at(monkeypatch, more_inputs=True)
-    assert newer.gpus[0].compute - today.gpus[0].compute == 2 * MODEL.n_embd * 512 * 4
+    rows = 2 * MODEL.n_embd * 512 * 4
+    assert rows <= newer.gpus[0].compute - today.gpus[0].compute <= 2 * rows + 512 * 12
+    unmixed = replace(MODEL, architecture="graniteswitch")
+    assert more_inputs(unmixed, resolve(unmixed, replace(SETTINGS, engine_build="b11549"))) == rows
+    assert more_inputs(MODEL, resolve(MODEL, SETTINGS)) == 0
     assert era_of(f"b{PINNED_BUILD + 1}").more_inputs
     assert not era_of(f"b{PINNED_BUILD - 1}").more_inputs
 

@@ -47,7 +47,7 @@ class Era(NamedTuple):
     pooled_copies: bool = False  # CUDA's f16 copies of a quantized cache are in no buffer
     no_sum: bool = False  # CUDA keeps nothing alive for the weighted sum of experts
     no_choice: bool = False  # nor for the choice of experts
-    more_inputs: bool = False  # inputs take two more rows of the embedding for each token
+    more_inputs: bool = False  # a batch may mix tokens and embeddings, which takes inputs and a copy
 
     @property
     def is_raised(self) -> bool:
@@ -89,7 +89,7 @@ CHANGES: Final = (
     Change("no_sum", 10700, 10751, "2026-09", "#25952, #27301", "CUDA keeps what the sum of experts reads", grows=True),
     Change("no_choice", 10751, PINNED_BUILD, "2026-09-09", "0c1e57098 (read)", "the same for their choice", grows=True),
     Change(
-        "more_inputs", PINNED_BUILD + 1, PINNED_BUILD + 1, "2026-10-08", "seen", "two more inputs", grows=True, later=True
+        "more_inputs", PINNED_BUILD + 1, PINNED_BUILD + 1, "2026-10-08", "b11549 (read)", "inputs of mixed batches", grows=True, later=True
     ),
 )  # fmt: skip
 

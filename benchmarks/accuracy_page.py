@@ -67,11 +67,9 @@ def offs(off: Sequence[float]) -> list[str]:
 
 def percent(value: float, sign: str = "") -> str:
     """A share with as many digits as it needs: 0, 0.02 %, 12 %."""
-    return (
-        "0"
-        if not value
-        else f"{100 * value:{sign}.{0 if abs(value) >= 0.1 else 1 if abs(value) >= 0.01 else 2}f} %"
-    )
+    size = round(abs(value), 6)
+    digits = 0 if size >= 0.1 else 1 if size >= 0.01 else 2
+    return f"{100 * value:{sign}.{digits}f} %" if value else "0"
 
 
 def share(part: int, whole: int) -> str:
@@ -133,7 +131,7 @@ def by_backend(samples: Sequence[Sample]) -> str:
         "cuda": "CUDA, its own functions",
         "vulkan": "Vulkan, the real backend on Mesa's software device",
     }
-    rows = grouped(samples, lambda s: [names.get(s["backend"], s["backend"])])
+    rows = grouped(samples, lambda s: [names.get(str(s["backend"]), str(s["backend"]))])
     return table(("backend", *HEAD), ([name, *figures(of_it)] for name, of_it in rows.items()))
 
 
@@ -230,9 +228,10 @@ def written(page: str, blocks: Mapping[str, str]) -> str:
     """The page with these blocks. Raises `SystemExit` for one that the page has no place for."""
     for name, text in blocks.items():
         marked = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        if not marked.search(page):
+        found = marked.search(page)
+        if not found:
             raise SystemExit(f"the page has no <!-- begin {name} --> … <!-- end {name} -->")
-        page = marked.sub(lambda m, text=text: f"{m[1]}{text}\n{m[2]}", page)
+        page = f"{page[: found.end(1)]}{text}\n{page[found.start(2) :]}"
     return page
 
 
@@ -246,14 +245,14 @@ def blocks(samples: Sequence[Sample], answers: Mapping[str, Path]) -> dict[str, 
     return {**found, "peers": peers(samples, answers)} if answers else found
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("samples", type=Path)
     parser.add_argument("--peer", action="append", default=[], help="NAME=FILE")
     parser.add_argument("--page", type=Path, default=PAGE)
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     samples = [json.loads(line) for line in args.samples.read_text().splitlines()]
     answers = {name: Path(file) for name, _, file in (p.rpartition("=") for p in args.peer)}
     args.page.write_text(written(args.page.read_text(), blocks(samples, answers)))

@@ -165,8 +165,8 @@ def test_a_draft_that_reads_layers_keeps_them() -> None:
     kept = 8 * MODEL.n_embd * 512 * 4
     assert "upper bound" in found.company[0].note
     assert not found.company[0].exact
-    assert found.gpus[0].beside == plain.gpus[0].beside + kept
-    assert found.host.beside == plain.host.beside + kept
+    assert found.gpus[0].company == plain.gpus[0].company + kept
+    assert found.host.company == plain.host.company + kept
 
 
 def test_a_draft_without_a_graph_is_a_formula() -> None:
@@ -174,7 +174,7 @@ def test_a_draft_without_a_graph_is_a_formula() -> None:
     strange, cards = drafting(replace(DRAFT, architecture="hrm_text")), [gpu(8192)]
     told = estimate(strange, cards, SPECULATING).company[0]
     assert not told.exact
-    assert beside_at_least(strange, cards, SPECULATING, 4096, estimate) == (told.gpus[0].total,)
+    assert company_at_least(strange, cards, SPECULATING, 4096, estimate).gpus == (told.gpus[0].total,)
 
 
 @pytest.mark.parametrize(

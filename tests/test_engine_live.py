@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import pathlib
 import random
 import subprocess
@@ -29,9 +30,11 @@ from tools.engine.load import Refused, load  # noqa: E402
 from tools.engine.measure import measure, measure_all  # noqa: E402
 from tools.engine.metadata import Dims  # noqa: E402
 from tools.engine.models import ARCHITECTURES, make_model  # noqa: E402
+from tools.engine.prove import prove  # noqa: E402
 from tools.engine.quantize import types  # noqa: E402
 from tools.engine.reserve import reservations  # noqa: E402
 from tools.engine.trace import COMPUTE, INPUT, WEIGHT, Tracer, to_graph, to_text, trace  # noqa: E402
+from tools.engine.vulkan import VARIABLE  # noqa: E402
 from vramfit._base.errors import EngineRefusal  # noqa: E402
 from vramfit._devices import Gpu, Host  # noqa: E402
 from vramfit._devices.host_detection import detect_host  # noqa: E402
@@ -94,6 +97,27 @@ def test_vramfit_gives_what_devices_that_answer_as_metal_reserve(model, settings
         found["gpus"][0]["compute"],
         found["host"]["compute"],
     ]
+
+
+@pytest.mark.skipif(not TRUTH.is_dir(), reason="no engine-truth rows here")
+@pytest.mark.parametrize("backend", ["cuda", "hip", "vulkan", "sycl", "metal"])
+def test_random_loads_of_every_backend_are_estimated_to_the_byte(backend, tmp_path):
+    """Metal's may take a percent more: it is never called exact."""
+    kept = tmp_path / "rows.jsonl"
+    *lines, score = prove(backend, sorted((TRUTH / "arch").glob("*.gguf")), 12, 3, kept)
+    assert "0 of them not" in score
+    assert "too low 0 on cards" in score
+    assert not lines or backend == "metal"
+    assert len(kept.read_text().splitlines()) == 12
+
+
+@pytest.mark.skipif(VARIABLE not in os.environ, reason="the real Vulkan backend is not built here")
+def test_rows_of_the_real_vulkan_backend_are_measured_again():
+    with gzip.open(ROOT / "tests" / "data" / "backend-rows.jsonl.gz", "rt") as file:
+        rows = [row for row in map(json.loads, file) if row["backend"] == "real-vulkan"][:8]
+    for row in rows:
+        found = measure(TRUTH / row["file"], row["gpus_mib"], row["settings"])
+        assert found == {k: row[k] for k in ("n_ctx", "gpus", "host")}
 
 
 def test_what_the_engine_refuses_is_refused_with_its_reason(model):

@@ -25,9 +25,10 @@ from vramfit._ggml.backends import backend
 from vramfit._ggml.backends.cuda import CUDA
 from vramfit._ggml.graph import HOST
 from vramfit._llama import eras
-from vramfit._llama.cparams import resolve
+from vramfit._llama.cparams import cells, more_inputs, resolve
 from vramfit._llama.eras import CHANGES, PINNED, PINNED_BUILD, RELEASES, Era, era_of, rules_of
-from vramfit._llama.model import Model
+from vramfit._llama.memory import layer_context_bytes
+from vramfit._llama.model import Cache, Layer, Model
 from vramfit._llama.params import Settings
 from vramfit._llama.placement import place
 from vramfit._planner.older import older_needs
@@ -136,10 +137,36 @@ def test_what_is_raised_is_not_learned_along_contexts(build: str) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("build", "n_ctx", "mib"), [("b4905", 2048, 9760.0), ("b4905", 512, 2440.0), ("b5150", 2048, 137.25)]
+)
+def test_latent_attention_was_stored_head_by_head(build: str, n_ctx: int, mib: float) -> None:
+    """DeepSeek R1 of build 4905 printed 9760 MiB of cache for 2048 tokens: 128 heads of 192 and 128 in 61 layers."""
+    cache = Cache("kv", 576, 0, has_v=False)
+    layers = tuple(Layer(i, (cache,), (), 128, 1, 576, 512) for i in range(61))
+    hparams = {"attention.key_length_mla": 192, "attention.value_length_mla": 128}
+    model = replace(MODEL, is_mla=True, layers=layers, hparams=hparams)
+    context = resolve(model, Settings(n_ctx=n_ctx, engine_build=build))
+    assert 61 * layer_context_bytes(model, layers[0], context, CUDA) == mib * 2**20
+
+
+def test_windows_had_caches_of_the_whole_context() -> None:
+    """Before May 2025 a layer that sees a window has as many cells as any other."""
+    windowed = replace(dense(swa_layers=2, window=512), architecture="llama")
+    older, newer = (resolve(windowed, replace(SETTINGS, engine_build=build)) for build in ("b5300", "b5500"))
+    cache = windowed.layers[0].caches[0]
+    assert (cells(cache, older), cells(cache, newer)) == (4096, 1024)
+    assert older.swa_full
+
+
 def test_newer_builds_have_more_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two rows of the embedding in f32 for each token of the physical batch, on every device that computes."""
+    """The graph's own, for batches of tokens and embeddings, and behind it two rows of the embedding for each token, in f32."""
     today, newer = estimate(MODEL, [gpu()], SETTINGS), at(monkeypatch, more_inputs=True)
-    assert newer.gpus[0].compute - today.gpus[0].compute == 2 * MODEL.n_embd * 512 * 4
+    rows = 2 * MODEL.n_embd * 512 * 4
+    assert rows <= newer.gpus[0].compute - today.gpus[0].compute <= 2 * rows + 512 * 12
+    unmixed = replace(MODEL, architecture="graniteswitch")
+    assert more_inputs(unmixed, resolve(unmixed, replace(SETTINGS, engine_build="b11549"))) == rows
+    assert more_inputs(MODEL, resolve(MODEL, SETTINGS)) == 0
     assert era_of(f"b{PINNED_BUILD + 1}").more_inputs
     assert not era_of(f"b{PINNED_BUILD - 1}").more_inputs
 

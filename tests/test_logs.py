@@ -405,3 +405,80 @@ NUMBERS = ["llama_kv_cache: size = 1.00 MiB ( {} cells, {} layers, {}/1 seqs), K
 def test_numbers_of_any_length(line: str, digits: int) -> None:
     """A number that no engine prints is no number, and no error."""
     loads(line.replace("{{", "\0").replace("{}", "9" * digits).replace("\0", "{") + "\n" + ONE)
+
+
+def test_how_cards_are_named() -> None:
+    """Vulkan's, SYCL's and Ollama's lists name cards in their own ways; two of one name get numbers."""
+    text = "ggml_vulkan: 0 = AMD Radeon RX 7900 XTX (RADV NAVI31) (radv) | uma: 0 | fp16: 1 | warp size: 64\n"
+    text += "ggml_vulkan: 1 = Intel(R) UHD Graphics 770 (Intel) | uma: 1 | fp16: 1\n"
+    (load,) = loads(text + "load_tensors: Vulkan0 model buffer size = 1.00 MiB\n")
+    assert [d.name for d in load.devices] == ["Vulkan0", "Vulkan1"]
+    assert load.devices[0].title.startswith("AMD Radeon RX 7900 XTX")
+    line = 'time=1 level=INFO msg="inference compute" id=GPU-{} library=CUDA compute=8.6 name="NVIDIA GeForce RTX {}" total="24.0 GiB" available="23.0 GiB"\n'
+    (load,) = loads(
+        line.format(1, 3090) + line.format(2, 3060) + "load_tensors: CUDA0 model buffer size = 1.00 MiB\n"
+    )
+    assert len({d.name for d in load.devices}) == 2
+    many = "".join(f"  Device {i}: x, compute capability 8.6, VMM: yes\n" for i in range(200))
+    assert len(loads(many + ONE)[0].devices) <= 64
+
+
+def test_programs_tell_themselves() -> None:
+    """By what they say first; a line that another could have printed does not take it back."""
+    kobold = "***\nWelcome to KoboldCpp - Version 1.98.1\n"
+    (load,) = loads(kobold + ONE + "srv  load_model: initializing slots, n_slots = 2\n")
+    assert (load.program, load.version) == ("koboldcpp", "1.98.1")
+    (load,) = loads("llama_cpp_python==0.3.28\n" + ONE.replace("build: 8470 (1a2b3c4d5)", ""))
+    assert (load.program, load.build, load.version) == (
+        "llama-cpp-python",
+        "llama-cpp-python@0.3.28",
+        "0.3.28",
+    )
+    (load,) = loads("$ ./build/bin/llama-bench -m x.gguf -p 512\n" + ONE)
+    assert load.program == "llama-bench"
+    assert loads(ONE + "$ llama-server -m y.gguf\n" + ONE)[1].command.endswith("y.gguf")
+
+
+def test_what_a_cache_line_says() -> None:
+    """Caches on the host, of full size, of types that are named once; pipelining."""
+    more = "llama_kv_cache_init: kv_size = 4096, offload = 0, type_k = 'q8_0', type_v = 'q4_0', n_layer = 4, can_shift = 1\n"
+    more += "llama_kv_cache_iswa: using full-size SWA cache\nllama_context: pipeline parallelism enabled\n"
+    (load,) = loads(more + "load_tensors: CUDA0 model buffer size = 1.00 MiB\n")
+    wanted = {"offload_kqv": False, "type_k": "q8_0", "type_v": "q4_0", "swa_full": True, "pipeline": True}
+    assert wanted.items() <= dict(load.settings).items()
+    (load,) = loads(
+        "llama_kv_cache_init: CUDA0 KV buffer size = 1.00 MiB\nllama_new_context_with_model: KV self size  =   72.91 MiB, c^KV (q8_0):   72.91 MiB, kv^T: not used\n"
+    )
+    assert (load.settings["type_k"], load.settings["type_v"]) == ("q8_0", "q8_0")
+
+
+def test_loads_begin_where_a_model_does() -> None:
+    """Also where a log lacks the line that says so: at the layers, at the architecture, at weights behind compute buffers."""
+    body = ONE[ONE.index("load_tensors: offloaded") :]
+    assert len(loads(body * 2)) == 2
+    assert len(loads("print_info: arch = a\n" + body + "print_info: arch = b\n" + body)) == 2
+    weights = body[body.index("load_tensors:   CPU_Mapped") :]
+    assert len(loads(weights * 3)) == 3
+    draft = "srv    load_model: creating MTP draft context against the target model\nllama_kv_cache:      CUDA0 KV buffer size =   320.00 MiB\n"
+    (load,) = loads(ONE + draft)
+    assert [b.what for b in load.beside] == ["another context"]
+    late = "llama_kv_cache:      CUDA0 KV buffer size =   320.00 MiB\n"
+    assert loads(ONE + late)[0].beside
+    contexts = (
+        "llama_context: n_ctx         = 512\nsched_reserve:      CUDA0 compute buffer size =    30.00 MiB\n"
+        * 200
+    )
+    assert len(loads(ONE + contexts)) == 1
+
+
+def test_values_of_odd_kinds() -> None:
+    """Facts in words, keys that are no numbers, sizes without a unit."""
+    text = ONE.replace("print_info: n_embd                = 4096", "print_info: n_embd                = many")
+    text = text.replace("file size   = 4.58 GiB", "file size   = unknown")
+    text += "llama_model_loader: - kv 3: a.b u32 = x\nllama_model_loader: - kv 4: a.c bool = true\nllama_model_loader: - kv 5: a.d f32 = 1.5\n"
+    (load,) = loads(text)
+    assert load.facts["n_embd"] == "many"
+    assert isinstance(load.facts["file_size"], str)
+    assert {"a.b": "x", "a.c": True, "a.d": 1.5}.items() <= dict(load.keys).items()
+    (load,) = loads("x: CUDA0 buffer size = 3.00 MiB\nload_tensors: CUDA0 buffer size = 4.00 MiB\n")
+    assert figures(load) == {"CUDA0": {"model": 4.0}}

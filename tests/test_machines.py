@@ -288,7 +288,7 @@ def test_a_plan_says_which_machine_holds_what(spread: vramfit.Plan) -> None:
     assert spread.fits
     assert [m.name for m in spread.link().machines] == ["mini", "tower"]  # type: ignore[union-attr]
     text, html = str(spread), page(spread)
-    for part in ("ggml-rpc-server -H 0.0.0.0 -p 50052 -d CUDA0", "10 Gbit/s", "tokens a second (a bound)"):
+    for part in ("ggml-rpc-server -H 0.0.0.0 -p 50052 -d CUDA0", "10 Gbit/s", "network 0.0328 ms"):
         assert part in text
         assert part in html
     assert spread.command().startswith("llama-server -m ")
@@ -385,3 +385,21 @@ def test_split_modes_without_a_plan_are_refused_with_the_reason(mode: str, why: 
     done = CliRunner().invoke(main, ["plan", "no such file", "--gpus", "2x3090", "-sm", mode])
     assert done.exit_code == 2
     assert why in done.output.replace("\n", "")
+
+
+def test_the_network_is_a_term_of_the_speed() -> None:
+    """What another machine holds makes a plan slower: a token waits for the network, and so does a batch."""
+    model = vramfit.read(ROOT / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf")
+    far, slow, near = (
+        vramfit.speed(vramfit.plan(model, vramfit.parse_gpus(spec, link=link), {"n_ctx": 8192}))
+        for spec, link in (
+            ("mini/3060-12gb,3060-12gb", "1Gbit/s"),
+            ("mini/3060-12gb,3060-12gb", "100Mbit/s"),
+            ("2x3060-12gb", None),
+        )
+    )
+    assert [t.name for t in far.links] == ["network"]
+    assert near.links == ()
+    assert (far.decode or 0) < (near.decode or 0)
+    assert slow.links[0].token_seconds == pytest.approx(10 * far.links[0].token_seconds)
+    assert (slow.prompt or 0) < (far.prompt or 0)

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(ROOT))  # the tools are no part of the distribution
 
 from tools.engine.errors import EngineError
-from tools.graphs.cases import Case, reservations
+from tools.graphs.cases import SETTINGS, Case, cases, read, reservations
 from tools.graphs.ours import graph_of
 from tools.graphs.prove import Refused, Truth
 from tools.nextbuild.__main__ import main
@@ -234,10 +235,9 @@ def test_the_report_names_what_changed(
     """From the record alone, too: rules with who cites them, architectures with their first difference, tables."""
     record, found = make_record(tree, "here", library)
     was: Folder | Record = Folder(tree) if with_files else record
-    (change,) = (
-        c for c in changes(found.places, was, Folder(newer)) if c.before.name == "llama_model::place"
-    )
+    (change,) = (c for c in changes(found.places, was, Folder(newer)) if c.name == "llama_model::place")
     assert change.kind == "placement and memory"
+    assert change.before is not None
     assert change.after is not None
     gone = "- 11: int second = 2;" if with_files else "- 1 line"
     assert difference(change.before, change.after, 9) == [gone, "+ 11: int third = 3; // said"]
@@ -269,6 +269,8 @@ def test_what_moved_or_is_gone_is_told(tree: Path, library: Path) -> None:
     model.write_text(MODEL.replace("llama_model::place", "llama_model::set"))
     (change,) = changes(found.places, record, Folder(tree))
     assert change.after is None
+    (back,) = changes(found.places, Folder(tree), record)
+    assert (back.name, back.before) == ("llama_model::place", None)
     (tree / "src/llama-place.cpp").write_text("void llama_model::place(int n) {\n    place_all(n);\n}\n")
     (change,) = changes(found.places, record, Folder(tree))
     assert change.moved == "src/llama-place.cpp"
@@ -308,6 +310,27 @@ def test_a_citation_of_another_module_is_not_taken_over() -> None:
     assert of("See ggml-backend.cpp:925, and the second pass (1117).") == {
         "ggml_backend_sched_backend_id_from_cur", "ggml_backend_sched_split_graph",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("architecture", "mixes"), [("qwen3", True), ("graniteswitch", False)])
+def test_batches_of_later_builds_mix_tokens_and_embeddings(
+    tmp_path: Path, architecture: str, mixes: bool
+) -> None:
+    """Three inputs, a second look-up right behind the first, and a store into a copy; not where a build does not mix."""
+    path = tmp_path / "x.gguf"
+    path.write_bytes(gzip.decompress((FOLDER / f"{architecture}.gguf.gz").read_bytes()))
+    case = next(cases(path, read(path), {"one card": SETTINGS["one card"]}))
+    today, later = (
+        graph_of(c.model, reservations(c)[0], c.placement).graph
+        for c in (case, replace(case, build="b11549"))
+    )
+    more = Counter(later.tensors[i].op for i in later.nodes) - Counter(
+        today.tensors[i].op for i in today.nodes
+    )
+    assert more == (Counter(GET_ROWS=1, DUP=1, SET_ROWS=1) if mixes else Counter())
+    names = {t.name for t in later.tensors} - {t.name for t in today.tensors}
+    assert {"inp_mixed_tokens", "inp_mixed_slots", "inp_mixed_embd"} <= names if mixes else not names
+    assert [later.tensors[i].op for i in later.nodes[:2]] == ["GET_ROWS", "GET_ROWS"] or not mixes
 
 
 def ours(case: Case) -> Iterator[Truth]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
@@ -327,7 +328,8 @@ def test_tensors_that_were_moved_by_name() -> None:
 def test_programs_with_builds_of_their_own() -> None:
     """ik_llama.cpp left llama.cpp in August 2024; its numbers are not llama.cpp's."""
     ik = next(loads_of(LOGS / "printed" / "ik-2025-cuda15-deepseek-r1.log"))
-    assert named_build(ik) == "b3600"
+    assert named_build(ik) == "b5150"  # with -mla
+    assert named_build(replace(ik, settings={})) == "b3600"
 
 
 def test_ollamas_own_runner_is_shown_and_not_judged() -> None:
@@ -440,3 +442,137 @@ def test_slots_from_the_bytes_of_states() -> None:
         bare = "".join(x + "\n" for x in text.splitlines() if "n_ctx =" not in x and "cells" not in x)
         found = verify(model, bare, causes=False)
         assert (found.settings.n_ctx, found.settings.n_seq_max) == (4096, slots)
+
+
+def test_a_capability_that_agrees() -> None:
+    """Where the card's kind is not said, and the largest figure of all is none, one with which the figures agree is taken."""
+    model = vramfit.read(EXAMPLE)
+    card = gpu(65536, name="card", compute_capability="7.5")
+    asked = replace(SETTINGS, n_ctx=16384, type_k="q8_0", type_v="q8_0")
+    made = estimate(model, [card], asked)
+    unknown = estimate(model, [replace(card, compute_capability=None)], asked)
+    text = printed(made, model).replace("compute capability 8.6, ", "")
+    found = verify(model, text)
+    assert found.agrees
+    assert (made.gpus[0].compute == unknown.gpus[0].compute) != any(
+        "compute capability" in t and "agree" in t for t in found.taken
+    )
+
+
+def test_flags_of_a_command_line_are_read_one_by_one() -> None:
+    """A flag that cannot be planned for, a redirection and words behind the line stop none of the others."""
+    line = "$ llama-server -m x.gguf -ot 'exps=CUDA0' -ncmoe 2 --no-such 3 -ot 'ffn=CPU' --mmproj p.gguf -c 4096 2>&1 | tee log\n"
+    found = verify(MODEL, line + LOG, causes=False)
+    assert len(found.settings.cpu_tensors) == 3
+    said = " ".join(found.taken)
+    assert "only the host is a target" in said
+    assert "projector" in said
+    unclosed = verify(MODEL, "$ llama-server -m x.gguf -a 'it -nkvo\n" + LOG, causes=False)
+    assert not unclosed.settings.offload_kqv
+
+
+def test_splits_by_rows_are_not_compared() -> None:
+    """The engine's other way to split is not planned; that is said."""
+    found = verify(MODEL, LOG + "load_tensors: CUDA0_Split model buffer size = 1.00 MiB\n", load=1)
+    assert found.verdict in ("equal", "unchecked")
+    rows = LOG.replace("CUDA0 model", "CUDA_Split model")
+    assert "rows" in verify(MODEL, rows).reasons[0]
+
+
+def test_windows_paths_in_a_command_line() -> None:
+    """Backslashes of paths are no escapes; those of patterns are."""
+    line = r"C:\llama\llama-server.exe -m C:\models\x.gguf -ot blk\.0\.ffn=CPU -c 4096" + "\n"
+    found = verify(MODEL, line.replace(r"-ot blk\.0\.ffn", r"-ot 'blk\.0\.ffn'") + LOG, causes=False)
+    assert found.settings.cpu_tensors == (r"blk\.0\.ffn",)
+
+
+def test_the_older_runner_of_ollama() -> None:
+    """Its flags are those of a program of Ollama's own."""
+    cmd = "/usr/bin/ollama runner --model x --ctx-size 4096 --batch-size 256 --n-gpu-layers 9 --parallel 2 --kv-cache-type q8_0 --flash-attn"
+    text = f'time=1 level=INFO source=server.go:1 msg="starting llama server" cmd="{cmd}"\n'
+    bare = "".join(
+        x + "\n" for x in LOG.splitlines() if "llama_context" not in x and "llama_kv_cache: size" not in x
+    )
+    found = verify(MODEL, text + bare, causes=False)
+    s = found.settings
+    assert (s.n_ctx, s.n_ubatch, s.n_seq_max, s.type_k, s.flash_attn) == (4096, 256, 2, "q8_0", "on")
+
+
+def test_what_lies_beside_is_said() -> None:
+    """A projector's buffers are in no row, and a sentence names them."""
+    found = verify(MODEL, LOG + "alloc_compute_meta:      CUDA0 compute buffer size =   120.00 MiB\n")
+    assert found.agrees
+    assert "Beside the model: a projector, 120.00 MiB" in str(found)
+    odd = re.sub(r"(CUDA0 compute buffer size =\s+)[\d.]+", r"\g<1>999.99", LOG)
+    differs = verify(MODEL, odd, {"engine_build": "b11250"})
+    assert differs.verdict == "lower"
+    assert "No single change" in str(differs)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"n_embd_v_gqa": "x"}, "how wide"), ({"n_layer = 8": "n_layer = 4"}, "more layers"), ({"n_embd_k_gqa = 128": "n_embd_k_gqa = [128, 64, 128]"}, "every layer"),
+     ({"n_embd_k_gqa = 128": "n_embd_k_gqa = [128, 64, 128, 128, 128, 128, 128, 128]", "8 layers": "7 layers"}, "differ in width"),
+     ({"llama_kv_cache: size": "llama_memory_recurrent: size"}, "recurrent")],
+    ids=lambda x: x if isinstance(x, str) else "",
+)  # fmt: skip
+def test_what_a_log_alone_does_not_say(change: dict[str, str], said: str) -> None:
+    """Each thing that a cache cannot be checked without is named."""
+    text = LOG
+    for before, after in change.items():
+        assert before in text
+        text = text.replace(before, after)
+    assert said in " ".join(verify(None, text).reasons)
+
+
+def test_a_log_alone_without_cells() -> None:
+    """The context is enough where no cells were printed; without either that is said."""
+    without = "".join(x + "\n" for x in LOG.splitlines() if "cells" not in x)
+    found = verify(None, without)
+    assert next(r for r in found.rows if r.kind == "context").agrees
+    assert "neither cells nor context" in " ".join(
+        verify(None, "".join(x + "\n" for x in without.splitlines() if "n_ctx" not in x)).reasons
+    )
+    assert verify(None, "sched_reserve: CUDA0 compute buffer size = 1.00 MiB\n").verdict == "unchecked"
+
+
+WHOLE = (
+    "ggml_cuda_init: found 2 CUDA devices:\n"
+    + LOG
+    + "tensor blk.1.ffn_up.weight buffer type overridden to CPU\n"
+    "llama_model_load_from_file_impl: using device CUDA1 (NVIDIA RTX A4000) - 16000 MiB free\nsrv load_model: initializing slots, n_slots = 4\n"
+)
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+@given(st.data())
+@settings_(max_examples=30, deadline=None)
+def test_hostile_logs(data: st.DataObject) -> None:
+    """Whatever numbers, words and orders a log has, it is compared or refused with an error of ours."""
+    values = st.sampled_from(
+        ["0", "1", "-1", "999999999", "2147483648", "3", "17", "1e9", "x", "", "0.01", "[1, 2]"]
+    )
+    lines = data.draw(st.lists(st.sampled_from(WHOLE.splitlines()), max_size=12)) + WHOLE.splitlines()
+    for _ in range(data.draw(st.integers(0, 6))):
+        i = data.draw(st.integers(0, len(lines) - 1))
+        found = [m.span() for m in NUMBER.finditer(lines[i])]
+        if found:
+            a, b = data.draw(st.sampled_from(found))
+            lines[i] = lines[i][:a] + data.draw(values) + lines[i][b:]
+    for model in (MODEL, None):
+        with contextlib.suppress(vramfit.VramfitError):
+            assert str(verify(model, "\n".join(lines), causes=False))
+
+
+def test_more_devices_than_an_engine_takes() -> None:
+    """Such a log is said not to be comparable."""
+    many = "".join(f"load_tensors: CUDA{i} model buffer size = 1.00 MiB\n" for i in range(1, 30))
+    text = LOG.replace("load_tensors: CPU model", many + "load_tensors: CPU model")
+    assert "30 devices" in " ".join(verify(MODEL, text).reasons)
+
+
+def test_what_no_server_can_be_told() -> None:
+    """A pattern that llama-server's flags cannot hold leaves the command out, and the rest stands."""
+    found = verify(MODEL, LOG, {"cpu_tensors": ("a,b=c",)})
+    assert found.command == ""
+    assert found.rows

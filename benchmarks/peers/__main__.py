@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,8 @@ def ask_node(samples: list[tuple[int, Row]], folder: Path, modules: Path) -> Ite
         ["node", str(NODE)], input="\n".join(map(json.dumps, jobs)), cwd=modules, capture_output=True, text=True, check=True
     )  # fmt: skip
     for (number, _), line in zip(samples, done.stdout.splitlines(), strict=True):
-        found = json.loads(line)
-        yield {"sample": number, **({"cards": [found["card"]]} if "card" in found else found)}
+        card = json.loads(line).get("card")  # null where its formula comes to no number
+        yield {"sample": number, **({"refused": line} if card is None else {"cards": [card]})}
 
 
 def ask_engine(samples: list[tuple[int, Row]], folder: Path) -> Iterator[Row]:
@@ -90,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -64,10 +64,11 @@ class Case:
     arguments: Mapping[str, Any]
     lines: bool = False
     fuses: bool = True
+    build: str = ""  # of the engine, where it is not the one that the library follows
 
     @cached_property
     def settings(self) -> Settings:
-        return Settings(**self.arguments)
+        return Settings(**self.arguments, engine_build=self.build)
 
     @cached_property
     def context(self) -> Context:

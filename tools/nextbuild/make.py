@@ -27,7 +27,7 @@ _MORE: Final = (
 )  # fmt: skip
 _CUTS: Final = {
     "CUDA_TYPES": cut.CUDA_TYPES, "CUDA_RULES": cut.CUDA_RULES, "VULKAN_RULES": cut.VULKAN_RULES,
-    "METAL_RULES": cut.METAL_RULES, "ALLOCATOR": cut.ALLOCATOR,
+    "METAL_RULES": cut.METAL_RULES, "SYCL_RULES": cut.SYCL_RULES, "ALLOCATOR": cut.ALLOCATOR,
 }  # fmt: skip
 
 

@@ -138,14 +138,14 @@ def _one(header: Path, model: Model, oracle: Oracle, only: str, build: str, meas
     nodes: tuple[str, ...] = ()
     sizes: list[Bytes] = []
     chosen = {name: own for name, own in SETTINGS.items() if only in name}
-    for case in cases(header, model, chosen):
+    for case in (replace(c, build=build) for c in cases(header, model, chosen)):
         for proof in prove_case(case, oracle):
             counts[proof.outcome] += 1
             if proof.outcome in FAULTS and not first:
                 first = "\n".join((f"{proof.settings}: {proof.what}", *proof.details))
                 nodes = changed_nodes(case, oracle)
         if measured and case.name in _MEASURED:
-            sizes += _sizes(case, build)
+            sizes += _sizes(case)
     return Found(model.architecture, header.name, counts, first, nodes, tuple(sizes))
 
 
@@ -175,7 +175,7 @@ def _nodes(graph: Graph) -> list[tuple[Any, ...]]:
     return [(t.op, t.type.name, t.ne) for t in (graph.tensors[i] for i in graph.nodes)]
 
 
-def _sizes(case: Case, build: str) -> list[Bytes]:
+def _sizes(case: Case) -> list[Bytes]:
     """What the build reserves beside the estimate; nothing where either refuses."""
     from tools.engine.measure import measure
 
@@ -187,7 +187,7 @@ def _sizes(case: Case, build: str) -> list[Bytes]:
         for i, m in enumerate(case.gpus_mib)
     ]
     try:
-        found = estimate(case.model, gpus, replace(case.settings, engine_build=build))
+        found = estimate(case.model, gpus, case.settings)
     except VramfitError:
         return []
     ours = [(d.model, d.context, d.compute) for d in (*found.gpus, found.host)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from .architectures import Names, Tables, likest, parts_of
 from .citations import Place
@@ -40,19 +40,21 @@ def _counted(found: Sequence[Change]) -> str:
 
 
 def _change_lines(change: Change, most: int) -> Iterator[str]:
-    what = "gone" if change.after is None else f"moved to {change.moved}" if change.moved else "changed"
-    at = change.after or change.before
-    yield f"\n{change.moved or change.path}:{at.start} {change.before.name}: {what}"
+    before, after = change.before, change.after
+    what = "new" if before is None else "gone" if after is None else "changed"
+    at = after or before
+    moved = f"moved to {change.moved}" if change.moved else what
+    yield f"\n{change.moved or change.path}:{at.start if at else 0} {change.name}: {moved}"
     yield f"  cited by {_few([str(p) for p in change.places])}"
-    if change.after is not None:
-        yield from (f"    {line}" for line in difference(change.before, change.after, most))
+    if before and after:
+        yield from (f"    {line}" for line in difference(before, after, most))
 
 
 def architecture_lines(old: tuple[Tree, Tables], new: tuple[Tree, Tables], most: int) -> Iterator[str]:
     """Architectures that are new, gone and changed, each with what a person begins with."""
     was, now = old[1].architectures, new[1].architectures
     both = sorted(was.keys() & now.keys())
-    differ = {name: d for name in both if (d := _first(was[name], now[name], old[0], new[0]))}
+    differ = {name: d for name in both if (d := _differing(was[name], now[name], old[0], new[0]))}
     added, gone = sorted(now.keys() - was.keys()), sorted(was.keys() - now.keys())
     yield f"Architectures: {len(added)} new, {len(gone)} gone, {len(differ)} of {len(both)} changed."
     for name in added:
@@ -60,25 +62,44 @@ def architecture_lines(old: tuple[Tree, Tables], new: tuple[Tree, Tables], most:
         kin, share = likest(now[name], new[0], was, old[0])
         yield f"\n+ {name}: {path}, {share:.0%} of its lines are in {kin}"
     yield from (f"\n- {name}" for name in gone)
-    for name, (path, before, after) in differ.items():
-        yield f"\n  {name}: {path}:{after.start if after else before.start if before else 0} {(after or before).name}"  # type: ignore[union-attr]
-        if before and after:
-            yield from (f"    {line}" for line in difference(before, after, most))
-        else:
-            yield "    new" if after else "    gone"
+    yield f"Changed in what makes their graphs:{_list([n for n, d in differ.items() if any('::graph' in x.name for x in d)])}"
+    for name, (first, *rest) in differ.items():
+        yield f"\n  {name}: {first.path}:{first.line} {first.name}"
+        yield from (f"    {line}" for line in first.lines(most))
+        if rest:
+            yield f"    and {_few([x.name for x in rest])}"
 
 
-def _first(was: Names, now: Names, old: Tree, new: Tree) -> tuple[str, Part | None, Part | None] | None:
-    """The first definition of an architecture that is not what it was."""
-    before, after = parts_of(was, old), parts_of(now, new)
-    left = {(path, p.name, p.digest) for path, p in before}
-    for path, part in after:
-        if (path, part.name, part.digest) not in left:
-            return path, next((p for home, p in before if (home, p.name) == (path, part.name)), None), part
-    left = {(path, p.name, p.digest) for path, p in after}
-    return next(
-        ((path, part, None) for path, part in before if (path, part.name, part.digest) not in left), None
-    )
+class _Differing(NamedTuple):
+    """A definition that an architecture is made of, as it was and as it is; None where there is none."""
+
+    path: str
+    name: str
+    before: Part | None
+    after: Part | None
+
+    @property
+    def line(self) -> int:
+        part = self.after or self.before
+        return part.start if part else 0
+
+    def lines(self, most: int) -> list[str]:
+        """What is new and gone of it."""
+        if self.before and self.after:
+            return difference(self.before, self.after, most)
+        return ["new" if self.after else "gone"]
+
+
+def _differing(was: Names, now: Names, old: Tree, new: Tree) -> list[_Differing]:
+    """The definitions of an architecture that are not what they were, what makes its graph first."""
+    before = {(path, p.name): p for path, p in parts_of(was, old)}
+    after = {(path, p.name): p for path, p in parts_of(now, new)}
+    found = []
+    for key in dict.fromkeys((*after, *before)):
+        a, b = before.get(key), after.get(key)
+        if a is None or b is None or a.digest != b.digest:
+            found.append(_Differing(*key, a, b))
+    return sorted(found, key=lambda x: "::graph" not in x.name)
 
 
 def table_lines(old: Tables, new: Tables) -> Iterator[str]:

@@ -7,6 +7,7 @@ are new and gone; and the names of the others in the same files that changed tho
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -33,10 +34,11 @@ _KINDS: Final = (
 
 
 class Change(NamedTuple):
-    """A definition that is not as it was. `after` is None where it is gone; `moved`: the file it is in now, if another."""
+    """A definition that is not as it was. `before` or `after` is None where it is new or gone; `moved`: the file it is in now."""
 
     path: str
-    before: Part
+    name: str
+    before: Part | None
     after: Part | None
     moved: str
     places: tuple[Place, ...]
@@ -61,13 +63,12 @@ def changes(places: Mapping[tuple[str, str], Sequence[Place]], old: Tree, new: T
             moved = min(homes, key=lambda h: h[0])[0]
             after = [p for home, p in homes if home == moved]
         for was, now in _pairs(before, after):
-            if now is None or was.digest != now.digest or moved:
-                yield Change(path, was, now, moved, tuple(cited))
+            if was is None or now is None or was.digest != now.digest or moved:
+                yield Change(path, name, was, now, moved, tuple(cited))
 
 
-def _pairs(before: Sequence[Part], after: Sequence[Part]) -> Iterator[tuple[Part, Part | None]]:
-    left = list(after)
-    rest = []
+def _pairs(before: Sequence[Part], after: Sequence[Part]) -> Iterator[tuple[Part | None, Part | None]]:
+    left, rest = list(after), []
     for part in before:
         same = next((p for p in left if p.digest == part.digest), None)
         if same is None:
@@ -75,8 +76,7 @@ def _pairs(before: Sequence[Part], after: Sequence[Part]) -> Iterator[tuple[Part
         else:
             left.remove(same)
             yield part, same
-    for i, part in enumerate(rest):
-        yield part, left[i] if i < len(left) else None
+    yield from itertools.zip_longest(rest, left)
 
 
 def uncited(places: Mapping[tuple[str, str], object], old: Tree, new: Tree) -> dict[str, list[str]]:

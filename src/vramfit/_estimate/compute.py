@@ -70,7 +70,7 @@ def _compute(
         sums = compute_bound(model, placement, context, backends)
         return Compute(sums.gpus, sums.host, False, context.flash_attn, note=str(reason), replayed=False)
     assumed = f"the architecture is assumed to be {model.assumed}" if model.assumed else ""
-    note = assumed or _unproved(model, backends, found, context)
+    note = assumed or _unproved(backends, found, context)
     needs = _of_era(_with_spare(found, backends), model, placement, context, backends)
     return Compute(needs[:-1], needs[-1], not note, found.flash_attn, note)
 
@@ -121,7 +121,7 @@ def _of_era(
     return tuple(n + n * share // 100 + more if n else 0 for n in needs)
 
 
-def _unproved(model: Model, backends: Sequence[Backend], found: Reservation, context: Context) -> str:
+def _unproved(backends: Sequence[Backend], found: Reservation, context: Context) -> str:
     """Say why replayed sizes are not known to be exact; "" where they are."""
     unchecked: dict[str, list[str]] = {}
     for name, why in sorted({(b.name, b.unproved) for b in backends if not b.exact}):
@@ -136,7 +136,4 @@ def _unproved(model: Model, backends: Sequence[Backend], found: Reservation, con
         return "the compute capability of a card is not known; the largest figure of all was taken"
     if found.unmeasured:
         return found.unmeasured
-    largest = max((w.tensor.n_bytes for w in model.weights), default=0)
-    if any(b.max_tensor and largest > b.max_tensor for b in backends):
-        return "a tensor is larger than a card takes; what the host holds for it is not measured"
     return context.era.why

@@ -19,7 +19,7 @@ from .._ggml.galloc import Live, fullest
 from .._graphs import Unbuildable
 from .._llama.cparams import Context, cache_streams, cells, resolve
 from .._llama.eras import era_of, rules_of
-from .._llama.memory import cache_rows, layer_context_bytes, weight_size
+from .._llama.memory import layer_context_bytes, stored_rows, weight_size
 from .._llama.model import Home, Layer, Model, Weight
 from .._llama.params import Settings
 from .._llama.placement import HOST, devices
@@ -124,7 +124,7 @@ def _context(model: Model, found: Estimate, context: Context, at: int, rules: Ba
 
 def _formulas(model: Model, layer: Layer, context: Context) -> Iterable[str]:
     for cache in layer.caches:
-        rows = " + ".join(f"{width} {kind.name}" for kind, width in cache_rows(model, cache, context))
+        rows = " + ".join(f"{width} {kind.name}" for kind, width in stored_rows(model, cache, context))
         streams = cache_streams(cache, context)
         yield f"{cache.kind}: ({rows}) x {cells(cache, context):,} cells" + (
             f" x {streams} slots" if streams > 1 else ""

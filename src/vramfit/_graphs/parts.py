@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .._ggml.graph import Tensor, is_contiguous
-from .._ggml.ops import F32, I32, Unbuildable
+from .._ggml.ops import F32, I32, I64, Unbuildable
 from .._llama.model import Home
 from .context import GraphContext
 
@@ -45,16 +45,44 @@ def embeddings(g: GraphContext, *, deepstack: int = 0, scale: bool = False) -> T
     tokens = g.tokens = g.input("inp_tokens", I32, g.n_tokens)
     raw = g.input("inp_embd", F32, n_input, g.n_tokens)
     matrix = g.at("token_embd.weight", Home.INPUT)
-    x = g.looked_up(matrix if matrix is not None else g.need("token_embd.weight"), tokens)
+    if matrix is None:
+        matrix = g.need("token_embd.weight")
+    x = g.looked_up(matrix, tokens)
+    mixed = _mixed_rows(g, x, matrix) if g.context.era.more_inputs else None
     if deepstack:
         x = g.pad(x, n_input - g.n_embd)
     g.expand(x)
     g.expand(raw)
+    if mixed is not None:
+        _store_mixed(g, mixed, n_input)
     if deepstack:
         x = g.view(x, (g.n_embd, g.n_tokens), x.nb[1:2])
     if scale and g.hp("embedding_scale"):
         x = g.scale(x if is_contiguous(x) else g.cont(x))
     return g.named(g.expand(x), "embd")
+
+
+# Architectures whose batches are of tokens or of embeddings in newer builds, too (llm_arch_supports_mixed_batch of b11549)
+_UNMIXED = frozenset(("cogvlm", "dflash", "deepseek4", "eagle3", "gemma4-assistant", "graniteswitch"))
+
+
+def _mixed_rows(g: GraphContext, x: Tensor, matrix: Tensor) -> Tensor | None:
+    """The look-up of a batch's tokens where embeddings stand between them, right behind the plain one."""
+    if g.model.architecture in _UNMIXED:
+        return None
+    g.expand(x)
+    return g.expand(g.get_rows(matrix, g.input("inp_mixed_tokens", I32, g.n_tokens)))
+
+
+def _store_mixed(g: GraphContext, rows: Tensor, n_input: int) -> None:
+    """Those rows among the embeddings, in a copy of them (build_inp_embd of b11549; the graph goes on with the tokens)."""
+    slots, raw = (
+        g.input("inp_mixed_slots", I64, g.n_tokens),
+        g.input("inp_mixed_embd", F32, n_input, g.n_tokens),
+    )
+    if n_input > g.n_embd:
+        rows = g.pad(rows, n_input - g.n_embd)
+    g.expand(g.set_rows(g.of("DUP", raw.ne, raw), rows, slots))
 
 
 def deeper(g: GraphContext, x: Tensor, first: Tensor, level: int) -> Tensor:

@@ -111,7 +111,7 @@ def resolve_counts(
         type_k=type_k,
         type_v=type_v,
         kv_unified=unified,
-        swa_full=settings.swa_full,
+        swa_full=settings.swa_full or era.full_windows,
         op_offload=settings.op_offload,
         embeddings=settings.embeddings,
         era=era,
@@ -208,8 +208,17 @@ def prompt_tokens(context: Context, *, one_sequence: bool = False) -> int:
 
 
 def more_inputs(model: Model, context: Context) -> int:
-    """Count the bytes that inputs of a graph grew by after the pinned build: two rows of the embedding for each token."""
-    return 2 * model.n_embd * context.n_ubatch * 4 if context.era.more_inputs else 0
+    """Count the bytes that are added for a build after the pinned one, whose graph is not replayed in all: an upper figure.
+
+    Two rows of the embedding for each token, for other views of states and factors of rows. In a mixture what the chosen experts
+    make, too, which CUDA keeps alive beside a shared expert (ggml_cuda_match_shared_expert of b11549).
+    """
+    if not context.era.more_inputs:
+        return 0
+    width = model.hparams.get("expert_feed_forward_length", 0)
+    used = max((x.n_expert_used for x in model.layers), default=0)
+    made = used * (width if isinstance(width, int) else model.n_embd)
+    return (2 * model.n_embd + made) * context.n_ubatch * 4
 
 
 def cache_streams(cache: Cache, context: Context) -> int:

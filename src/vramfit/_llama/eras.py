@@ -37,6 +37,8 @@ class Era(NamedTuple):
     why: str = ""
     older_graph: bool = False  # attention as it was built in 2024: not replayed, figures are raised
     older_order: bool = False  # other backends than CUDA kept inputs longer: not replayed, theirs are raised
+    no_latent: bool = False  # K and V of latent attention are stored head by head
+    full_windows: bool = False  # layers with a window have caches of the whole context
     one_cache: bool = False  # all slots share one cache, whatever is asked
     one_slot: bool = False  # llama-server has one slot where nobody says how many
     output_last: bool = False  # -ngl counts the output layer last
@@ -45,7 +47,7 @@ class Era(NamedTuple):
     pooled_copies: bool = False  # CUDA's f16 copies of a quantized cache are in no buffer
     no_sum: bool = False  # CUDA keeps nothing alive for the weighted sum of experts
     no_choice: bool = False  # nor for the choice of experts
-    more_inputs: bool = False  # inputs take two more rows of the embedding for each token
+    more_inputs: bool = False  # a batch may mix tokens and embeddings, which takes inputs and a copy
 
     @property
     def is_raised(self) -> bool:
@@ -73,6 +75,8 @@ class Change(NamedTuple):
 
 CHANGES: Final = (
     Change("older_graph", 4880, 5192, "2025-04", "b5192 to b5622 (printed)", "attention takes no more than today"),
+    Change("no_latent", 5129, 5133, "2025-04-15", "#12801, b4553 and b4905 (printed)", "latent attention stores one compressed row"),
+    Change("full_windows", 5400, 5450, "2025-05-20", "#13194", "layers with a window have caches of its size"),
     Change("older_order", 6000, 6160, "2025-08", "b5781 (printed), 4227c9be4 (read)", "Vulkan frees inputs it has read"),
     Change("one_cache", 6000, 6160, "2025-08", "#14363, 4227c9be4 (read)", "a cache for each slot"),
     Change("one_slot", 6900, 7050, "2025-11", "#16736", "llama-server starts four slots with one cache"),
@@ -85,7 +89,7 @@ CHANGES: Final = (
     Change("no_sum", 10700, 10751, "2026-09", "#25952, #27301", "CUDA keeps what the sum of experts reads", grows=True),
     Change("no_choice", 10751, PINNED_BUILD, "2026-09-09", "0c1e57098 (read)", "the same for their choice", grows=True),
     Change(
-        "more_inputs", PINNED_BUILD + 1, PINNED_BUILD + 1, "2026-10-08", "seen", "two more inputs", grows=True, later=True
+        "more_inputs", PINNED_BUILD + 1, PINNED_BUILD + 1, "2026-10-08", "b11549 (read)", "inputs of mixed batches", grows=True, later=True
     ),
 )  # fmt: skip
 

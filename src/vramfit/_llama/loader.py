@@ -21,6 +21,7 @@ _F32: Final = BY_NAME["f32"]
 _I32: Final = BY_NAME["i32"]
 _N_TOKENS: Final = 512
 _N_SEQS: Final = 3
+_RWKV: Final = 123  # heads, their size, tokens and sequences alike (llama-model-loader.cpp:1024)
 
 
 def can_use(weight: Weight, rules: Backend) -> bool:
@@ -59,6 +60,10 @@ def _runs(op: str, type_: TensorType, shape: tuple[int, ...], scan: tuple[int, .
     elif op == "MUL_MAT_ID":  # of one expert a token: how many there are decides nothing
         inputs = (w, _tensor(_F32, (ne[0], 1, _N_TOKENS)), _tensor(_I32, (1, _N_TOKENS)))
         made = (ne[1], 1, _N_TOKENS, 1)
+    elif op == "RWKV_WKV6":  # on made-up sizes, whatever the weight's
+        n = _RWKV
+        inputs = (w, _tensor(_F32, (n, n, n, n)))
+        made = (n * n, n + n * n, 1, 1)
     else:  # every device runs the others on any weight
         return not rules.max_tensor or not rules.is_too_large(w, ())
     return rules.supports_op(_tensor(_F32, made, op), inputs)

@@ -26,6 +26,7 @@ __all__ = [
     "context_bytes",
     "is_repacked",
     "layer_context_bytes",
+    "stored_rows",
     "weight_bytes",
     "weight_size",
     "weight_sizes",
@@ -59,25 +60,22 @@ def weight_bytes(
     `backends` gives the rules of each device in use, `host` those of host memory. Rows of what the host repacks
     (`is_repacked`) are read from another copy.
     """
-    seen: set[tuple[str, int, bool]] = set()
+    seen: set[tuple[str, int, bool, bool]] = set()
+    pins = next((b for b in backends if b.host_buffer), None)
     sums = [0] * (placement.n_devices + 1)  # the last is HOST
     sizes = {b: weight_sizes(model, b) for b in (*backends, host, HOST_BACKEND)}
     for i, (weight, device) in enumerate(zip(model.weights, placement.weights, strict=True)):
         apart = device == HOST and is_repacked(weight, backends, host)
-        key = (weight.tensor.name, device, apart)
+        # what a device pins is for weights that it could run (llama-model.cpp:518); others have a buffer of their own
+        plain = device == HOST and pins is not None and not can_use(weight, pins)
+        key = (weight.tensor.name, device, apart, plain)
         if weight.duplicate and key in seen:
             continue
         seen.add(key)
-        sums[device] += sizes[_holder(weight, device, backends, host)][i]
+        sums[device] += sizes[HOST_BACKEND if plain else _rules(device, backends, host)][i]
         if apart and host.tiles and weight.op == "MUL_MAT":
             sums[device] += pad(host.tile_bytes(weight.tensor.type, weight.tensor.shape), host.alignment)
     return DeviceBytes(tuple(sums[:-1]), sums[HOST])
-
-
-def _holder(weight: Weight, device: int, backends: Sequence[Backend], host: Backend) -> Backend:
-    """Tell the rules of the memory that a weight is in: what a device pins is for weights that it could run (llama-model.cpp:518)."""
-    pins = next((b for b in backends if b.host_buffer), None) if device == HOST else None
-    return HOST_BACKEND if pins and not can_use(weight, pins) else _rules(device, backends, host)
 
 
 def is_repacked(weight: Weight, backends: Sequence[Backend], host: Backend) -> bool:
@@ -126,12 +124,22 @@ def cache_rows(model: Model, cache: Cache, context: Context) -> tuple[tuple[Tens
     )
 
 
+def stored_rows(model: Model, cache: Cache, context: Context) -> tuple[tuple[TensorType, int], ...]:
+    """`cache_rows` as they are stored: builds that knew no latent attention kept K and V of every head of it."""
+    if not (context.era.no_latent and model.is_mla and cache.kind == "kv"):
+        return cache_rows(model, cache, context)
+    heads = max((layer.n_head for layer in model.layers), default=0)
+    widths = (model.hparams.get(f"attention.{name}_length_mla", 0) for name in ("key", "value"))
+    k, v = (heads * width if isinstance(width, int) else 0 for width in widths)
+    return ((context.type_k, k), (context.type_v, v))
+
+
 def _tensors(
     model: Model, caches: Sequence[Cache], states: Sequence[int], context: Context
 ) -> Iterable[_Tensor]:
     for cache in caches:
         n_stream = cache_streams(cache, context)
-        for kind, width in cache_rows(model, cache, context):
+        for kind, width in stored_rows(model, cache, context):
             yield kind, (width, cells(cache, context), n_stream)
     for elements in states:
         yield _F32, (elements, context.n_seq_max * (1 + context.n_rs_seq))

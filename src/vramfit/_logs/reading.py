@@ -76,6 +76,7 @@ _SPELT: Final = {
 }  # fmt: skip
 _PROJECTOR: Final = re.compile(r"clip|mtmd|alloc_compute_meta|reserve_compute_meta|warmup|load_hparams_mm")
 _BINDING: Final = re.compile(r"llama[-_]cpp[-_]python(?:[ =@-]|==)v?(\d+\.\d+\.\d+)")
+_CACHE: Final = ("kv_size", " cells", "KV self", "SWA cache", "pipeline parallelism", "K (", "c^KV")
 _DRAFT: Final = re.compile(r"(?:creating|initializing|loading).{0,20}draft (?:context|model)")
 _PROGRAMS: Final = (
     (re.compile(r"Welcome to KoboldCpp - Version (?P<v>[\w.]{1,16})"), "koboldcpp"),
@@ -355,11 +356,11 @@ class _Reader:
                 self.now.settings.setdefault("n_slots", int(slots["slots"]))
         if (flash := p.FA_FOUND.search(line)) and self.now is not None and not self.now.contexts:
             self.now.settings["flash_attn_found"] = "on" if flash[1] == "enabled" else "off"
-        self._cache(line)
+        if any(word in line for word in _CACHE):
+            self._cache(self._load(at), line)
 
-    def _cache(self, line: str) -> None:
-        load = self.now
-        if load is None or load.contexts:
+    def _cache(self, load: _Making, line: str) -> None:
+        if load.contexts:
             return
         if args := p.KV_ARGS.search(line):
             load.settings.setdefault("type_k", args["k"].lower())

@@ -107,8 +107,11 @@ def speed_of(
     links: Sequence[LinkTerm] = (),
     tflops: Sequence[float | None] = (),
 ) -> Speed:
-    """Bound the speed of a plan. `links` lie between its devices; `tflops` are the peak rates of the cards in use, then of the host."""
-    terms = _terms(plan, host_gbs, tflops)
+    """Bound the speed of a plan; `tflops` are the peak rates of the cards in use, then of the host.
+
+    `links` lie between its devices, beside the network between its machines.
+    """
+    terms, links = _terms(plan, host_gbs, tflops), (*links, *_network(plan))
     batch = physical_batch(plan.settings)
     pipelined = _is_pipelined(plan)
     decodes = plan.model.has_cache
@@ -125,9 +128,19 @@ def speed_of(
         n_ubatch=batch,
         pipelined=pipelined,
         terms=terms,
-        links=tuple(links),
+        links=links,
         missing=tuple(_missing(terms)),
     )
+
+
+def _network(plan: Plan) -> Iterator[LinkTerm]:
+    """Make the term of the network: a token waits for all machines, a batch at the least for the one that takes longest."""
+    found = plan.link()
+    if found is not None:
+        waits = [
+            max(c.received, c.sent) * 8 / (g * GB) for c, g in zip(found.prompt, found.gbits, strict=True)
+        ]
+        yield LinkTerm("network", found.seconds, max(waits))
 
 
 def _total(seconds: Sequence[float | None], more: float) -> float | None:

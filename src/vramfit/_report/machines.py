@@ -9,10 +9,8 @@ from .._base.foreign import shell_line
 from .._base.units import format_mib
 from .._devices import Gpu, Machine, machines
 from .._estimate.estimate import DeviceEstimate
-from .._llama.placement import devices
 from .._planner.link import DEFAULT_GBITS, Link
 from .._planner.plan import Plan
-from .._planner.speed import decode_limit
 from .look import PLAIN, Look
 from .tables import render_table
 
@@ -78,11 +76,8 @@ def network_sentence(plan: Plan) -> str:
     if link is None:
         return "What crosses the network is not known: the graph of this model is not."
     wait = f"a token waits at least {link.seconds * 1000:.2g} ms for it, before latency"
-    used = [plan.gpus[i] for i in devices(plan.gpus, plan.settings)]
-    limit = decode_limit(plan.model, plan.estimate.placement, used)
-    most = f"; with what the cards read, at most {limit:,.0f} tokens a second (a bound)" if limit else ""
     return (
-        f"Network: {_speed(link)}; {wait}{most}. Counted at a full context, a batch of {link.n_ubatch} tokens; what one"
+        f"Network: {_speed(link)}; {wait}. Counted at a full context, a batch of {link.n_ubatch} tokens; what one"
         " server hands to another goes by way of the machine that runs llama-server."
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from .._devices import Gpu, versions
 from .._engines.settings import engine_settings
 from .._ggml.backends import HOST_BACKEND
 from .._llama.eras import era_of, rules_of
-from .._llama.flags import read, split_text
+from .._llama.flags import read, split_text, take
 from .._llama.model import Model
 from .._llama.params import CACHE_TYPES, Settings
 from .._logs import HOST, Device, Load
@@ -135,15 +135,28 @@ def _of_command(load: Load, said: list[str]) -> dict[str, Any]:
         words = split_text(_WINDOWS.sub(lambda m: m[0].replace("\\", "/"), load.command))
     except SettingsError:
         words = load.command.split()
-    for cut in (len(words), *(i for i, w in enumerate(words) if w in ("|", "2>&1", ">", "&&", ";", "&"))):
-        words = words[: min(cut, len(words))]
-    try:
-        line = read(words)
-    except VramfitError as e:
-        said.append(f"the command line was not read: {e}")
-        return {}
-    said += [f"not counted: {' '.join(names)} ({why})" for why, names in line.uncounted]
-    return {k: v for k, v in line.given.items() if k != "n_ctx" or v}
+    return _flags(words, said)
+
+
+def _flags(words: Sequence[str], said: list[str]) -> dict[str, Any]:
+    """Fields that flags set, each read by itself: what stands between them or behind the line stops none."""
+    found: dict[str, Any] = {}
+    at = 0
+    while at < len(words):
+        flag = take(words, at)
+        part, at = words[at : at + (flag[2] if flag else 1)], at + (flag[2] if flag else 1)
+        if flag is None:
+            continue
+        try:
+            line = read(part)
+        except VramfitError as e:
+            said.append(f"not read in the command line: {e}")
+            continue
+        moved = (*found.get("cpu_tensors", ()), *line.given.get("cpu_tensors", ()))
+        found |= {k: v for k, v in line.given.items() if v or k != "n_ctx"}
+        found |= {"cpu_tensors": moved} if moved else {}
+        said += [f"not counted: {' '.join(names)} ({why})" for why, names in line.uncounted]
+    return found
 
 
 _RUNNER: Final = {
@@ -163,8 +176,6 @@ def _of_runner(command: str) -> dict[str, Any]:
             found[_RUNNER[flag]] = int(value)
         if flag == "--kv-cache-type" and value in CACHE_TYPES:
             found |= {"type_k": value, "type_v": value}
-        if flag == "--tensor-split":
-            continue
     if "--flash-attn" in words:
         found["flash_attn"] = "on"
     if found.get("n_batch"):

@@ -12,12 +12,13 @@ from .._logs import Load, builds_of
 __all__ = ["FORK", "candidates", "named_build", "representatives"]
 
 FORK: Final = "b3600"  # what ik_llama.cpp left llama.cpp at, August 2024; its own numbers count otherwise
+FORK_LATENT: Final = "b5150"  # and where it stores latent attention compressed, as llama.cpp does since then
 
 
 def named_build(load: Load) -> str:
     """The build that the log names, as `era_of` takes it; "" where it names none that can be counted by."""
     if load.program == "ik_llama.cpp":
-        return FORK
+        return FORK_LATENT if load.settings.get("mla_attn") else FORK
     try:
         era_of(load.build)
     except SettingsError:

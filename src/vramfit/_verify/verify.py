@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from .._base.errors import SettingsError, SourceError, VramfitError, shown
 from .._base.foreign import shell_line
 from .._coerce import AnyGpus, AnyModel, cards, checked_fields, count, model_of
-from .._devices import Gpu
+from .._devices import MAX_GPUS, Gpu
 from .._engines.server import arguments, model_flags
 from .._estimate.estimate import Estimate, estimate
 from .._llama.eras import era_of
@@ -29,6 +29,8 @@ from .nouns import Cause, Row, Verification
 from .split import split_of
 
 __all__ = ["AnyLog", "loads_of", "verify", "verify_load"]
+
+CAPABILITIES: Final = ("8.9", "8.6", "12.0", "7.5", "8.0", "9.0", "6.1")  # the commonest cards first
 
 AnyLog = str | bytes | os.PathLike[str] | Iterable[str]
 
@@ -120,6 +122,8 @@ def verify_load(
     reasons = differences(load, model)
     if reasons:
         return Verification(load, (), "other model", model, reasons=reasons)
+    if why := _unplanned(load):
+        return Verification(load, (), "unchecked", model, reasons=(why,))
     known = str(over.get("engine_build", "")) or named_build(load)
     tried = [_Tried(model, load, build, over, gpus) for build in ([known] if known else candidates(load))]
     return _best(tried, build_known=bool(known), causes=causes)
@@ -135,6 +139,15 @@ def _best(tried: Sequence[_Tried], *, build_known: bool, causes: bool) -> Verifi
         if first.causes and first.causes[0].agrees:
             return first
     return best.told(build_known=build_known, causes=causes)
+
+
+def _unplanned(load: Load) -> str:
+    """What no estimate is made for; "" for nothing."""
+    if any(b.place.endswith("_Split") for b in load.buffers):
+        return "weights are split by rows over the cards, which is not planned"
+    if len(load.places) > MAX_GPUS:
+        return f"the log has buffers on {len(load.places)} devices; an engine takes {MAX_GPUS}"
+    return ""
 
 
 class _Tried:
@@ -189,6 +202,7 @@ class _Tried:
 
     def told(self, *, build_known: bool, causes: bool) -> Verification:
         """The verification, with causes where rows differ."""
+        self._find_capability()
         verdict = verdict_of(self.rows)
         if not build_known:
             self.taken.insert(
@@ -212,6 +226,23 @@ class _Tried:
             searched=causes,
             command=_command(self.model, best),
         )
+
+    def _find_capability(self) -> None:
+        """Where the log does not say what kind of CUDA's cards there are, and the largest figure is none: one that agrees."""
+        unknown = [i for i, g in enumerate(self.gpus) if g.backend == "cuda" and g.compute_capability is None]
+        if not unknown or not any(r.differs for r in self.rows):
+            return
+        given = self.gpus
+        for capability in CAPABILITIES:
+            self.gpus = tuple(
+                replace(g, compute_capability=capability) if i in unknown else g for i, g in enumerate(given)
+            )
+            rows = self._again(self.settings)
+            if not any(r.differs for r in rows):
+                self.rows = rows
+                self.taken.append(f"compute capability {capability}, with which the figures agree")
+                return
+        self.gpus = given
 
     def _again(self, settings: Settings) -> tuple[Row, ...]:
         return rows_of(self.load, self._with(settings), self.model)

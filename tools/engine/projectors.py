@@ -190,7 +190,9 @@ def _internvl(*, fused: bool = False, normed: int = 0) -> tuple[dict[str, Any], 
         | _linear("mm.model.mlp.1", 512, 192)
         | _linear("mm.model.mlp.3", 192, 192)
     )
-    return _vision("internvl", vision__projector__scale_factor=2), tensors | _layers("v", 128, 256, 3, fused=fused) | mm
+    return _vision("internvl", vision__projector__scale_factor=2), tensors | _layers(
+        "v", 128, 256, 3, fused=fused
+    ) | mm
 
 
 def _llama4() -> tuple[dict[str, Any], Shapes]:

@@ -52,7 +52,7 @@ def plan_text(plan: Plan, look: Look = PLAIN) -> str:
     parts += [look.paragraph(note) for note in notes(plan)]
     parts += [look.paragraph(f"Warning: {w}", "warn") for w in plan.warnings]
     parts += [look.paragraph(note) for note in (*beside_notes(plan.estimate), *adapter_notes(plan.model))]
-    if plan.estimate.compute_note:
+    if not plan.estimate.compute_exact:
         note = f"Compute buffers are an upper bound, not exact: {plan.estimate.compute_note}."
         parts.append(look.paragraph(note))
     return "\n\n".join(parts)

@@ -149,7 +149,10 @@ def test_a_draft_of_another_family_is_refused() -> None:
 
 def test_the_kind_of_speculation_is_in_the_file() -> None:
     """A draft that says how it drafts needs no --spec-type."""
-    named = lambda name: replace(DRAFT, tensors=(*DRAFT.tensors, Tensor(name, (8, 8), F16)))  # noqa: E731
+
+    def named(name: str) -> Model:
+        return replace(DRAFT, tensors=(*DRAFT.tensors, Tensor(name, (8, 8), F16)))
+
     assert inferred(MODEL) == inferred(drafting()) == {}
     assert inferred(drafting(replace(DRAFT, architecture="dflash"))) == {"spec_type": "draft-dflash"}
     spark = replace(named("markov_w1.weight"), architecture="dflash")

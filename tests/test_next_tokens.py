@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from conftest import ROOT
 
 import vramfit
 from vramfit._base.errors import EngineRefusal
+from vramfit._cli import main
 from vramfit._estimate.company import company_at_least
 from vramfit._estimate.estimate import estimate
 from vramfit._gguf import parse
@@ -89,6 +91,33 @@ def test_a_plan_leaves_room_for_them() -> None:
         vramfit.plan(model, card, vramfit.server_settings(flash_attn="on"), margin_bytes=0).n_ctx
         > found.n_ctx
     )
+
+
+def test_their_caches_have_types_of_their_own(tmp_path: Path) -> None:
+    """Those of -ctkd and -ctvd, which the command names too; the model's caches are others."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gzip.decompress((FOLDER / "mtp-glm4moe.gguf.gz").read_bytes()))
+    words = [
+        "plan",
+        str(path),
+        "--gpus",
+        "8x80GiB",
+        "-c",
+        "8192",
+        "--spec-type",
+        "draft-mtp",
+        "-ctk",
+        "q4_0",
+        "--json",
+    ]
+    words += ["-fa", "on", "-ctv", "q4_0", "--engine", "llama-server"]
+    plain, found = (
+        json.loads(CliRunner().invoke(main, [*words, *more]).stdout)
+        for more in ((), ("-ctkd", "q8_0", "-ctvd", "q8_0"))
+    )
+    own, smaller = (sum(g["context"] for g in x["company"][0]["gpus"]) for x in (plain, found))
+    assert smaller * 32 == own * 17
+    assert "-ctkd q8_0 -ctvd q8_0" in found["command"]
 
 
 def test_they_are_left_out_where_nobody_asks() -> None:

@@ -47,6 +47,7 @@ class Company:
 
     draft: Draft | None = None
     encoder: Encoder | None = None
+    draft_types: tuple[str, str] = ("f16", "f16")  # of the caches of next-token layers, the model's own
     adapters: tuple[Adapter, ...] = ()  # their tensors are among the model's weights
     control_vectors: tuple[ControlVector, ...] = ()  # as well
 

@@ -76,6 +76,8 @@ def company_flags(plan: Plan) -> list[str]:
             flags += ["-devd", device_names(plan, d.devices)]
         for pattern in d.cpu_tensors:
             flags += ["-otd", f"{pattern}=CPU"]
+    elif company.draft_types != ("f16", "f16"):
+        flags += ["-ctkd", company.draft_types[0], "-ctvd", company.draft_types[1]]
     if company.encoder is not None:
         e = company.encoder
         remote = e.projector.source.startswith(("http://", "https://"))

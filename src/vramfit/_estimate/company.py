@@ -182,22 +182,26 @@ def company_at_least(
 
     Weights and caches never shrink as the context grows, nor does what is alive in a buffer at once.
     """
-    draft = company_of(model).draft or (Draft(model) if predicts(settings) else None)
+    draft = company_of(model).draft or (_own(model) if predicts(settings) else None)
     sizes, on_host = company_bytes(model, gpus, settings, n_ctx, estimator, host)
     if draft is None:
         return CompanyBytes(sizes, on_host)
     found = companions(model, gpus, settings, n_ctx, [0] * len(gpus), estimator, host)[0]
     lowest, shared = list(sizes), _shared(gpus, settings)
-    for i, kept in _alive(draft, gpus, settings, n_ctx):
+    for i, kept in _alive(model, draft, gpus, settings, n_ctx):
         lowest[i] -= max(0, found.gpus[i].compute - kept)  # what is kept besides is left out
     if shared is not None:
         lowest[shared] -= found.host.compute
     return CompanyBytes(tuple(lowest), on_host - found.host.compute)
 
 
-def _alive(draft: Draft, gpus: Sequence[Gpu], settings: Settings, n_ctx: int) -> Iterable[tuple[int, int]]:
+def _alive(
+    model: Model, draft: Draft, gpus: Sequence[Gpu], settings: Settings, n_ctx: int
+) -> Iterable[tuple[int, int]]:
     """List what is alive at once in a draft's buffer on each card that it uses; nothing where its buffers never shrink."""
     at, own = draft_cards(draft, gpus), draft_settings(draft, settings, n_ctx)
+    if company_of(model).draft is None:
+        own = _own_settings(model, settings, n_ctx)
     drafting = _drafting(draft.model, settings)
     offered = [gpus[i] for i in at]
     used = devices(offered, own)
@@ -264,6 +268,18 @@ def _drafting(draft: Model, settings: Settings) -> Model:
     return next_tokens(loaded(draft, settings)) if predicts(settings) else draft
 
 
+def _own(model: Model) -> Draft:
+    """The model as its own draft, by its next-token-prediction blocks."""
+    type_k, type_v = company_of(model).draft_types
+    return Draft(model, type_k=type_k, type_v=type_v)
+
+
+def _own_settings(model: Model, settings: Settings, n_ctx: int) -> Settings:
+    """What the context of the model's own blocks runs with: a draft's settings, and the model's places."""
+    return replace(draft_settings(_own(model), settings, n_ctx), n_gpu_layers=settings.n_gpu_layers,
+                   cpu_tensors=settings.cpu_tensors, split_mode=settings.split_mode)  # fmt: skip
+
+
 def _next_tokens(
     model: Model,
     gpus: Sequence[Gpu],
@@ -274,10 +290,9 @@ def _next_tokens(
 ) -> Companion:
     """The context of the model's own next-token-prediction blocks, whose weights are among the model's.
 
-    It keeps the model's layers and cards, and takes its cache types from the draft's flags, which are f16 here.
+    It keeps the model's layers and cards, and takes its cache types from the draft's flags.
     """
-    own = replace(draft_settings(Draft(model), settings, n_ctx), n_gpu_layers=settings.n_gpu_layers,
-                  cpu_tensors=settings.cpu_tensors, split_mode=settings.split_mode)  # fmt: skip
+    own = _own_settings(model, settings, n_ctx)
     found = estimator(_drafting(model, settings), gpus, own, host=host)
     note = "" if found.exact else found.compute_note
     if not found.exact:  # of the two bounds this one is far lower

@@ -88,9 +88,14 @@ class Estimate(Shown):
         return all(d.left >= 0 for d in (*self.gpus, self.host) if d is not self.host or d.is_judged)
 
     @property
+    def compute_exact(self) -> bool:
+        """Whether the model's own compute buffers are the engine's to the byte, on every device."""
+        return all(d.compute_exact for d in (*self.gpus, self.host))
+
+    @property
     def exact(self) -> bool:
         """Whether every figure is what the engine allocates, to the byte."""
-        return all(d.compute_exact for d in (*self.gpus, self.host)) and all(c.exact for c in self.company)
+        return self.compute_exact and all(c.exact for c in self.company)
 
 
 def estimate(

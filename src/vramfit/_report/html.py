@@ -104,7 +104,7 @@ def _devices(estimate: Estimate, margin: int) -> Iterable[str]:
     yield _table(head, rows, unit=head[0])
     for note in plans.company_notes(estimate):
         yield _note(note)
-    if estimate.compute_note:
+    if not estimate.compute_exact:
         yield _note(f"Compute buffers are an upper bound, not exact: {estimate.compute_note}.")
 
 

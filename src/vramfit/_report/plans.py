@@ -68,7 +68,7 @@ def plan_text(plan: Plan, look: Look = PLAIN, host_bandwidth_gbs: float | None =
     if plan.estimate.exact and any(g.backend != "cuda" for g in plan.gpus):
         parts.append(look.paragraph(f"Exact. What the rules were checked against: {plan.estimate.proof}."))
     parts += [look.paragraph(note) for note in (*company_notes(plan.estimate), *adapter_notes(plan.model))]
-    if plan.estimate.compute_note:
+    if not plan.estimate.compute_exact:
         note = f"Compute buffers are an upper bound, not exact: {plan.estimate.compute_note}."
         parts.append(look.paragraph(note))
     return "\n\n".join(parts)

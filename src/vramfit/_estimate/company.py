@@ -149,10 +149,16 @@ def _encoder(encoder: Encoder, gpus: Sequence[Gpu], settings: Settings) -> Compa
 
 
 class CompanyBytes(NamedTuple):
-    """Bytes that a model's company takes of each card and of the host."""
+    """Bytes that a model's company takes of each card, what counts `beside` them there, and of the host."""
 
     gpus: tuple[int, ...]
+    beside: tuple[int, ...]
     host: int
+
+    @property
+    def taken(self) -> tuple[int, ...]:
+        """Bytes of each card's memory that are the company's."""
+        return tuple(size + beside for size, beside in zip(self.gpus, self.beside, strict=True))
 
 
 def company_bytes(
@@ -165,8 +171,11 @@ def company_bytes(
 ) -> CompanyBytes:
     """Count what a model's company takes beside a context of `n_ctx` tokens."""
     found = companions(model, gpus, settings, n_ctx, [0] * len(gpus), estimator, host)
+    cards = range(len(gpus))
     return CompanyBytes(
-        tuple(sum(c.gpus[i].taken for c in found) for i in range(len(gpus))), sum(c.host.taken for c in found)
+        tuple(sum(c.gpus[i].total for c in found) for i in cards),
+        tuple(sum(c.gpus[i].beside for c in found) for i in cards),
+        sum(c.host.taken for c in found),
     )
 
 
@@ -183,16 +192,16 @@ def company_at_least(
     Weights and caches never shrink as the context grows, nor does what is alive in a buffer at once.
     """
     draft = company_of(model).draft or (_own(model) if predicts(settings) else None)
-    sizes, on_host = company_bytes(model, gpus, settings, n_ctx, estimator, host)
+    taken = company_bytes(model, gpus, settings, n_ctx, estimator, host)
     if draft is None:
-        return CompanyBytes(sizes, on_host)
+        return taken
     found = companions(model, gpus, settings, n_ctx, [0] * len(gpus), estimator, host)[0]
-    lowest, shared = list(sizes), _shared(gpus, settings)
+    lowest, beside, shared = list(taken.gpus), list(taken.beside), _shared(gpus, settings)
     for i, kept in _alive(model, draft, gpus, settings, n_ctx):
         lowest[i] -= max(0, found.gpus[i].compute - kept)  # what is kept besides is left out
     if shared is not None:
-        lowest[shared] -= found.host.compute
-    return CompanyBytes(tuple(lowest), on_host - found.host.compute)
+        beside[shared] -= found.host.compute
+    return CompanyBytes(tuple(lowest), tuple(beside), taken.host - found.host.compute)
 
 
 def _alive(

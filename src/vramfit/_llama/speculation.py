@@ -15,7 +15,16 @@ from .._base.memo import Memo
 from .model import Cache, Cells, Layer, Model
 from .params import SPEC_TYPES, Settings
 
-__all__ = ["drafted", "kept_rows", "loaded", "next_tokens", "predicts", "snapshots", "spec_types"]
+__all__ = [
+    "drafted",
+    "kept_rows",
+    "loaded",
+    "next_tokens",
+    "predicts",
+    "snapshots",
+    "spec_types",
+    "tokens_per_pass",
+]
 
 # Tokens that a method without a draft model proposes at most, unless told otherwise (common.h:354-369).
 _GRAMS: Final = {
@@ -80,6 +89,11 @@ def spec_types(settings: Settings) -> tuple[str, ...]:
 def drafted(settings: Settings) -> int:
     """Tokens that are proposed at once, at most; 0 without speculative decoding."""
     return max((_GRAMS.get(t, settings.spec_draft_n_max) for t in spec_types(settings)), default=0)
+
+
+def tokens_per_pass(settings: Settings) -> int:
+    """Count the tokens of one sequence that a pass through the model gives, at most: its own, and all that were proposed."""
+    return 1 + drafted(settings)
 
 
 def kept_rows(settings: Settings) -> int:

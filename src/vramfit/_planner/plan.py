@@ -128,7 +128,7 @@ def plan(
     candidates = _contexts(model, settings, max_ctx)
     question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned, host)
     found = _answer(question, candidates)
-    n_ctx, split = found or (candidates[0], _least_short(question, candidates[0]))
+    n_ctx, split = found or (candidates[0], _shown(question, candidates[0]))
     chosen = _with(question, n_ctx, split)
     result = _estimate(question, chosen)
     shortest = _shortest(result)
@@ -271,14 +271,15 @@ class _Question:
 
     def company(self, n_ctx: int, most: bool) -> CompanyBytes:
         """What is loaded beside the model takes of each card in use, and of the host (see `search.Company`)."""
-        from .._estimate.company import company_at_least, company_bytes
+        from .._estimate.company import CompanyBytes, company_at_least, company_bytes
 
         key = (n_ctx, most, self.assumed)
         if key not in self.found:
             chosen = _with(self, n_ctx, self.assumed)
             look, padded = (company_at_least if most else company_bytes), resolve(self.model, chosen).n_ctx
             sizes = look(self.model, self.gpus, chosen, padded, estimate, self.host)
-            self.found[key] = sizes._replace(gpus=tuple(sizes.gpus[i] for i in self.used))
+            gpus, beside = (tuple(terms[i] for i in self.used) for terms in (sizes.gpus, sizes.beside))
+            self.found[key] = CompanyBytes(gpus, beside, sizes.host)
         return self.found[key]
 
     def given_split(self) -> Split | None:
@@ -294,10 +295,10 @@ def _answer(q: _Question, candidates: range) -> tuple[int, Split | None] | None:
     if not q.used and not q.beside().counts:
         return candidates[-1], None
     found = _largest(q, candidates)
-    if found is None or not q.split_is_free:
+    if not q.split_is_free:
         return found
     if _divides_a_draft(q):
-        found = _settled(q, candidates, *found)
+        found = _settled(q, candidates, found[1] if found else _least_short(q, candidates[0]))
     remote = [q.gpus[i].remote for i in q.used]
     if found is None or not any(remote) or q.beside().counts:
         return found
@@ -322,7 +323,7 @@ def _divides_a_draft(q: _Question) -> bool:
     return company_of(q.model).draft is not None or predicts(q.settings)
 
 
-def _settled(q: _Question, candidates: range, n_ctx: int, split: Split) -> tuple[int, Split] | None:
+def _settled(q: _Question, candidates: range, split: Split) -> tuple[int, Split] | None:
     """Find the answer when a draft's layers are divided as the model's are: no better split was found for that division."""
     for _ in range(_ROUNDS):
         q.assumed = split
@@ -364,8 +365,15 @@ def _estimate(q: _Question, chosen: Settings) -> Estimate:
     return assemble(q.model, q.gpus, chosen, resolve(q.model, chosen), placement, compute, q.host)
 
 
-def _least_short(q: _Question, n_ctx: int) -> Split | None:
-    return least_short(q.chains(n_ctx), n_ctx) if q.split_is_free else None
+def _least_short(q: _Question, n_ctx: int) -> Split:
+    return least_short(q.chains(n_ctx), n_ctx)
+
+
+def _shown(q: _Question, n_ctx: int) -> Split | None:
+    """Choose the split to show where none fits: the one that lacks least, or the last that a draft was divided like."""
+    if not q.split_is_free:
+        return None
+    return q.assumed or _least_short(q, n_ctx)
 
 
 def _shortest(result: Estimate) -> DeviceEstimate | None:

@@ -44,14 +44,15 @@ class Chains(NamedTuple):
         """Return the room on each card beside a context; with `most` no less than beside any larger one."""
         if self.company is None:
             return self.room
-        return [room - size for room, size in zip(self.room, self.company(n_ctx, most).gpus, strict=True)]
+        return [room - size for room, size in zip(self.room, self.company(n_ctx, most).taken, strict=True)]
 
     def lacks(self, n_ctx: int, *, most: bool = False) -> int:
         """Count the bytes that some card lacks for what is loaded beside the model alone; 0 where that has room."""
         if self.company is None:
             return 0
-        sizes = zip(self.company(n_ctx, most).gpus, self.room, strict=True)
-        return max((size - room for size, room in sizes if size > room and size), default=0)
+        found = self.company(n_ctx, most)
+        sizes = zip(found.gpus, found.taken, self.room, strict=True)
+        return max((size - room for own, size, room in sizes if size > room and own), default=0)
 
     def find(self, compute: Compute, n_ctx: int, *, most: bool = False) -> Split | None:
         """Find a split that fits every card's room if compute buffers are as `compute` says; None without one.

@@ -159,7 +159,7 @@ def _company(plan: Plan, card: int, contexts: Any) -> Any:
     from .._estimate.estimate import estimate
 
     few = np.unique(contexts[np.linspace(0, len(contexts) - 1, 5).astype(np.int64)])
-    sizes = [company_bytes(plan.model, plan.gpus, plan.settings, int(n), estimate).gpus[card] for n in few]
+    sizes = [company_bytes(plan.model, plan.gpus, plan.settings, int(n), estimate).taken[card] for n in few]
     return np.interp(contexts, few, sizes)
 
 

@@ -169,6 +169,7 @@ class SpeedJson(_Frozen):
     terms: list[SpeedTermJson]
     links: list[SpeedLinkJson] = []
     missing: list[Text]
+    n_tokens: int = 1
 
 
 class EstimateJson(_Frozen):

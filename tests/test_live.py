@@ -230,6 +230,13 @@ def test_servers_that_are_none(server: Server, files: dict[str, bytes], said: st
         running_at(server.url)
 
 
+def test_a_server_that_fails(server: Server) -> None:
+    """An answer with another status than 200 is none, whatever it holds."""
+    server.files["/props"] = Served(json.dumps(PROPS).encode(), fail=[503])
+    with pytest.raises(SourceError, match="answers neither"):
+        running_at(server.url)
+
+
 def test_addresses_that_are_none() -> None:
     """Neither an address nor a program; a port where nobody listens."""
     assert "give one of" in run("--against", "kobold").output

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,8 @@ def test_a_log_of_another_model_is_said() -> None:
     assert found.rows == ()
     assert len(found.reasons) == 2
     assert "qwen2" in str(found)
+    deeper = LOG.replace("n_layer = 8", "n_layer = 9")
+    assert verify(MODEL, deeper).reasons == ("the log says 9 layers, the header 8",)
     bare = printed(estimate(MODEL, [CARD], SETTINGS), facts=False)
     assert "layers" in verify(dense(n_layer=3), bare).reasons[0]
     assert differences(next(loads_of(LOG)), MODEL) == ()
@@ -444,19 +447,22 @@ def test_slots_from_the_bytes_of_states() -> None:
         assert (found.settings.n_ctx, found.settings.n_seq_max) == (4096, slots)
 
 
-def test_a_capability_that_agrees() -> None:
+def test_a_capability_that_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the card's kind is not said, and the largest figure of all is none, one with which the figures agree is taken."""
-    model = vramfit.read(EXAMPLE)
-    card = gpu(65536, name="card", compute_capability="7.5")
-    asked = replace(SETTINGS, n_ctx=16384, type_k="q8_0", type_v="q8_0")
-    made = estimate(model, [card], asked)
-    unknown = estimate(model, [replace(card, compute_capability=None)], asked)
-    text = printed(made, model).replace("compute capability 8.6, ", "")
-    found = verify(model, text)
+
+    def estimated(model: Model, gpus: Any, settings: Settings) -> Estimate:
+        found = estimate(model, gpus, settings)
+        more = 0 if gpus[0].compute_capability == "7.5" else 1 << 20
+        return replace(found, gpus=(replace(found.gpus[0], compute=found.gpus[0].compute + more),))
+
+    monkeypatch.setattr(sys.modules["vramfit._verify.verify"], "estimate", estimated)
+    text = LOG.replace("NVIDIA GeForce RTX 3090, compute capability 8.6", "a card, of which nothing is said")
+    found = verify(MODEL, text)
     assert found.agrees
-    assert (made.gpus[0].compute == unknown.gpus[0].compute) != any(
-        "compute capability" in t and "agree" in t for t in found.taken
-    )
+    assert any("7.5, with which the figures agree" in t for t in found.taken)
+    off = verify(MODEL, re.sub(r"(CUDA0 compute buffer size =\s+)[\d.]+", r"\g<1>999.99", text), causes=False)
+    assert not any("agree" in t for t in off.taken)
+    assert off.gpus[0].compute_capability is None
 
 
 def test_flags_of_a_command_line_are_read_one_by_one() -> None:

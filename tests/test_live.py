@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from servers import Served, Server, running
+from servers import Handler, Served, Server, running
 from small import gpu
 from test_verify import EXAMPLE, SETTINGS, printed
 
@@ -232,7 +232,16 @@ def test_servers_that_are_none(server: Server, files: dict[str, bytes], said: st
 
 def test_a_server_that_fails(server: Server) -> None:
     """An answer with another status than 200 is none, whatever it holds."""
-    server.files["/props"] = Served(json.dumps(PROPS).encode(), fail=[503])
+    body = json.dumps(PROPS).encode()
+
+    def answer(handler: Handler) -> bool:
+        handler.send_response(503)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+        return True
+
+    server.answer = answer
     with pytest.raises(SourceError, match="answers neither"):
         running_at(server.url)
 

@@ -63,6 +63,8 @@ RIGHT: dict[str, dict[str, Any]] = {
               "imatrix": False, "replays": 2},
     "trades": {"model": MODEL, "gpus": CARDS, "settings": None, "prefer": None, "host_bandwidth_gbs": None,
                "planner": None, "brief": True, **SMALL},
+    "verify": {"model": None, "log": "load_tensors: CUDA0 model buffer size = 1.00 MiB\nsched_reserve: CUDA0 compute buffer size = 1.00 MiB",
+               "settings": None, "gpus": None, "load": 0, "causes": False},
     "which": {"model": MODEL, "settings": {"n_ctx": 512}, "max_cards": 1, "margin_bytes": 0, "gpus": CARDS},
     "Gpu": {"name": "x", "total_bytes": 1 << 30, "free_bytes": None, "backend": "cuda", "bandwidth_gbs": None,
             "compute_capability": None, "overhead_bytes": 0, "free_measured": None, "unified": False, "id": None},

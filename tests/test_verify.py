@@ -16,12 +16,13 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import settings as settings_
 from hypothesis import strategies as st
-from small import dense, gpu
+from small import dense, gpu, mixture
 
 import vramfit
 from vramfit._base.errors import SettingsError, SourceError
 from vramfit._cli import main
 from vramfit._estimate.estimate import Estimate, estimate
+from vramfit._llama.flags import first_experts
 from vramfit._llama.model import Model
 from vramfit._llama.params import Settings
 from vramfit._report.html import fragment
@@ -582,3 +583,44 @@ def test_what_no_server_can_be_told() -> None:
     found = verify(MODEL, LOG, {"cpu_tensors": ("a,b=c",)})
     assert found.command == ""
     assert found.rows
+
+
+def test_causes_are_told() -> None:
+    """As a sentence: what makes the figures equal, and what else helps; also of layers on the cards."""
+    real = printed(estimate(MODEL, [CARD], replace(SETTINGS, n_gpu_layers=5)), build="11250")
+    found = verify(MODEL, real, {"n_gpu_layers": 4})
+    assert "5 layers on the cards" in str(found)
+    assert "Equal with" in str(found)
+    two = verify(
+        MODEL,
+        printed(
+            estimate(MODEL, [CARD], replace(SETTINGS, type_k="q8_0", type_v="q8_0", n_ubatch=1024)),
+            build="11250",
+        ),
+        {"type_k": "f16", "type_v": "f16", "n_ubatch": 512},
+    )
+    assert "Also " in str(two)
+    named = replace(two, load=replace(two.load, version="1.98.1"))
+    assert "version 1.98.1" in str(named)
+
+
+def test_builds_that_no_era_knows() -> None:
+    """A build whose name says nothing is as none."""
+    load = next(loads_of(LOG))
+    assert named_build(replace(load, build="x y")) == ""
+    assert named_build(replace(load, build="b8470")) == "b8470"
+
+
+def test_experts_without_a_size_of_the_file() -> None:
+    """What lies on cards and host is the file, where nothing of it is mapped; else the header's size counts."""
+    model = mixture(MODEL, n_expert=8, n_used=2)
+    made = estimate(model, [CARD], replace(SETTINGS, cpu_tensors=first_experts(4)))
+    bare = printed(made, model, facts=False)
+    for text in (
+        bare,
+        bare.replace("CPU model", "CPU_Mapped model"),
+        bare.replace("load_tensors: CPU model", "x"),
+    ):
+        assert verify(model, text, causes=False).settings.cpu_tensors == first_experts(4)
+    without = "".join(x + "\n" for x in bare.splitlines() if "CUDA0 model" not in x)
+    assert verify(model, without, causes=False).settings.cpu_tensors == ()

@@ -2,11 +2,11 @@
 
     python benchmarks/accuracy.py FOLDER --samples SAMPLES
     python -m benchmarks.peers projection SAMPLES FOLDER PROJECTION
-    python benchmarks/accuracy_page.py SAMPLES [--peer "NAME=FILE"]... [--page PAGE]
+    python -m benchmarks.accuracy_page SAMPLES [--peer "NAME=FILE"]... [--headers HEADERS] [--page PAGE]
 
 SAMPLES holds a line for each run, a FILE what another estimate says of some of them. Each table stands between
 `<!-- begin NAME -->` and `<!-- end NAME -->`; the rest of the page is as a person wrote it. A table whose figures were not given
-(peers) stays as it is. The share of a device's total that an estimate is off is taken over devices of 64 MiB and more.
+(peers; printed logs, which need headers of published models) stays as it is. The share of a device's total that an estimate is off is taken over devices of 64 MiB and more.
 """
 
 from __future__ import annotations
@@ -224,6 +224,17 @@ def loads() -> str:
     return table(("load", "printed, MiB", "with its build", "as the pinned build"), cells)
 
 
+def printed(headers: Path) -> str:
+    """What programs printed of models whose headers are at hand, beside the plan of that build (tools/logs)."""
+    from tools.logs.collection import compared as beside
+    from tools.logs.collection import entries
+    from tools.logs.collection import table as lines_of
+
+    rows = [(entry, beside(entry, headers)) for entry in entries()]
+    text = lines_of([(entry, found) for entry, found in rows if not isinstance(found, str)])
+    return "\n".join(("```text", *(line.rstrip() for line in text.splitlines()), "```"))
+
+
 def written(page: str, blocks: Mapping[str, str]) -> str:
     """The page with these blocks. Raises `SystemExit` for one that the page has no place for."""
     for name, text in blocks.items():
@@ -235,14 +246,20 @@ def written(page: str, blocks: Mapping[str, str]) -> str:
     return page
 
 
-def blocks(samples: Sequence[Sample], answers: Mapping[str, Path]) -> dict[str, str]:
+def blocks(
+    samples: Sequence[Sample], answers: Mapping[str, Path], headers: Path | None = None
+) -> dict[str, str]:
     """All tables, by name."""
     cuda = [s for s in samples if s["backend"] == "cuda"]
     found = {
         "rows": by_rows(samples), "backends": by_backend(samples), "settings": by_setting(cuda),
         "architectures": by_architecture(cuda), "loads": loads(),
     }  # fmt: skip
-    return {**found, "peers": peers(samples, answers)} if answers else found
+    if answers:
+        found["peers"] = peers(samples, answers)
+    if headers:
+        found["printed"] = printed(headers)
+    return found
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -251,11 +268,12 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("samples", type=Path)
     parser.add_argument("--peer", action="append", default=[], help="NAME=FILE")
+    parser.add_argument("--headers", type=Path, help="headers of published models (tools/published)")
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args(words)
     samples = [json.loads(line) for line in args.samples.read_text().splitlines()]
     answers = {name: Path(file) for name, _, file in (p.rpartition("=") for p in args.peer)}
-    args.page.write_text(written(args.page.read_text(), blocks(samples, answers)))
+    args.page.write_text(written(args.page.read_text(), blocks(samples, answers, args.headers)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from servers import Served, Server, running
+from servers import Handler, Served, Server, running
 from small import gpu
 from test_verify import EXAMPLE, SETTINGS, printed
 
@@ -227,6 +227,22 @@ def test_servers_that_are_none(server: Server, files: dict[str, bytes], said: st
     """What answers otherwise is an error."""
     server.files.update({path: Served(body) for path, body in files.items()})
     with pytest.raises(SourceError, match=said):
+        running_at(server.url)
+
+
+def test_a_server_that_fails(server: Server) -> None:
+    """An answer with another status than 200 is none, whatever it holds."""
+    body = json.dumps(PROPS).encode()
+
+    def answer(handler: Handler) -> bool:
+        handler.send_response(503)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+        return True
+
+    server.answer = answer
+    with pytest.raises(SourceError, match="answers neither"):
         running_at(server.url)
 
 

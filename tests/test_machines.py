@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT
+from conftest import ROOT, examples
 from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
@@ -233,6 +233,7 @@ def test_nothing_crosses_within_a_machine() -> None:
     assert chain_seconds(model, place(model, cards, Settings()), cards) == 0
 
 
+@examples(20)
 @given(
     st.lists(st.sampled_from(["", "a", "b"]), min_size=1, max_size=4),
     st.floats(0.1, 100),

@@ -141,3 +141,10 @@ def test_experts_that_stay_on_the_host() -> None:
         found = verify(model, printed(made, model), causes=False)
         assert found.settings.cpu_tensors == first_experts(n)
         assert found.agrees
+
+
+def test_a_report_of_a_short_list() -> None:
+    """A list that lacks a part is no report."""
+    report = json.loads(report_text(_found()))
+    with pytest.raises(SourceError, match="no report"):
+        replay({**report, "offloaded": [1]})

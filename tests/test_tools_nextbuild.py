@@ -312,7 +312,9 @@ def test_a_citation_of_another_module_is_not_taken_over() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("architecture", "mixes"), [("qwen3", True), ("graniteswitch", False)])
+@pytest.mark.parametrize(
+    ("architecture", "mixes"), [("qwen3", True), ("deepseek4", False), ("cogvlm", False)]
+)
 def test_batches_of_later_builds_mix_tokens_and_embeddings(
     tmp_path: Path, architecture: str, mixes: bool
 ) -> None:

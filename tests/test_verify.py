@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import settings as settings_
 from hypothesis import strategies as st
-from small import dense, gpu
+from small import dense, gpu, mixture
 
 import vramfit
 from vramfit._base.errors import SettingsError, SourceError
 from vramfit._cli import main
 from vramfit._estimate.estimate import Estimate, estimate
+from vramfit._llama.flags import first_experts
 from vramfit._llama.model import Model
 from vramfit._llama.params import Settings
 from vramfit._report.html import fragment
@@ -228,6 +230,8 @@ def test_a_log_of_another_model_is_said() -> None:
     assert found.rows == ()
     assert len(found.reasons) == 2
     assert "qwen2" in str(found)
+    deeper = LOG.replace("n_layer = 8", "n_layer = 9")
+    assert verify(MODEL, deeper).reasons == ("the log says 9 layers, the header 8",)
     bare = printed(estimate(MODEL, [CARD], SETTINGS), facts=False)
     assert "layers" in verify(dense(n_layer=3), bare).reasons[0]
     assert differences(next(loads_of(LOG)), MODEL) == ()
@@ -444,19 +448,22 @@ def test_slots_from_the_bytes_of_states() -> None:
         assert (found.settings.n_ctx, found.settings.n_seq_max) == (4096, slots)
 
 
-def test_a_capability_that_agrees() -> None:
+def test_a_capability_that_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the card's kind is not said, and the largest figure of all is none, one with which the figures agree is taken."""
-    model = vramfit.read(EXAMPLE)
-    card = gpu(65536, name="card", compute_capability="7.5")
-    asked = replace(SETTINGS, n_ctx=16384, type_k="q8_0", type_v="q8_0")
-    made = estimate(model, [card], asked)
-    unknown = estimate(model, [replace(card, compute_capability=None)], asked)
-    text = printed(made, model).replace("compute capability 8.6, ", "")
-    found = verify(model, text)
+
+    def estimated(model: Model, gpus: Any, settings: Settings) -> Estimate:
+        found = estimate(model, gpus, settings)
+        more = 0 if gpus[0].compute_capability == "7.5" else 1 << 20
+        return replace(found, gpus=(replace(found.gpus[0], compute=found.gpus[0].compute + more),))
+
+    monkeypatch.setattr(sys.modules["vramfit._verify.verify"], "estimate", estimated)
+    text = LOG.replace("NVIDIA GeForce RTX 3090, compute capability 8.6", "a card, of which nothing is said")
+    found = verify(MODEL, text)
     assert found.agrees
-    assert (made.gpus[0].compute == unknown.gpus[0].compute) != any(
-        "compute capability" in t and "agree" in t for t in found.taken
-    )
+    assert any("7.5, with which the figures agree" in t for t in found.taken)
+    off = verify(MODEL, re.sub(r"(CUDA0 compute buffer size =\s+)[\d.]+", r"\g<1>999.99", text), causes=False)
+    assert not any("figures agree" in t for t in off.taken)
+    assert off.gpus[0].compute_capability is None
 
 
 def test_flags_of_a_command_line_are_read_one_by_one() -> None:
@@ -576,3 +583,44 @@ def test_what_no_server_can_be_told() -> None:
     found = verify(MODEL, LOG, {"cpu_tensors": ("a,b=c",)})
     assert found.command == ""
     assert found.rows
+
+
+def test_causes_are_told() -> None:
+    """As a sentence: what makes the figures equal, and what else helps; also of layers on the cards."""
+    real = printed(estimate(MODEL, [CARD], replace(SETTINGS, n_gpu_layers=5)), build="11250")
+    found = verify(MODEL, real, {"n_gpu_layers": 4})
+    assert "5 layers on the cards" in str(found)
+    assert "Equal with" in str(found)
+    two = verify(
+        MODEL,
+        printed(
+            estimate(MODEL, [CARD], replace(SETTINGS, type_k="q8_0", type_v="q8_0", n_ubatch=1024)),
+            build="11250",
+        ),
+        {"type_k": "f16", "type_v": "f16", "n_ubatch": 512},
+    )
+    assert "Also " in str(two)
+    named = replace(two, load=replace(two.load, version="1.98.1"))
+    assert "version 1.98.1" in str(named)
+
+
+def test_builds_that_no_era_knows() -> None:
+    """A build whose name says nothing is as none."""
+    load = next(loads_of(LOG))
+    assert named_build(replace(load, build="x y")) == ""
+    assert named_build(replace(load, build="b8470")) == "b8470"
+
+
+def test_experts_without_a_size_of_the_file() -> None:
+    """What lies on cards and host is the file, where nothing of it is mapped; else the header's size counts."""
+    model = mixture(MODEL, n_expert=8, n_used=2)
+    made = estimate(model, [CARD], replace(SETTINGS, cpu_tensors=first_experts(4)))
+    bare = printed(made, model, facts=False)
+    for text in (
+        bare,
+        bare.replace("CPU model", "CPU_Mapped model"),
+        bare.replace("load_tensors: CPU model", "x"),
+    ):
+        assert verify(model, text, causes=False).settings.cpu_tensors == first_experts(4)
+    without = "".join(x + "\n" for x in bare.splitlines() if "CUDA0 model" not in x)
+    assert verify(model, without, causes=False).settings.cpu_tensors == ()

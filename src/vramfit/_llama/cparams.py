@@ -207,13 +207,18 @@ def prompt_tokens(context: Context, *, one_sequence: bool = False) -> int:
     return pad(least(context.n_ctx, context.n_ubatch), 1 if one_sequence else context.n_seq_max)
 
 
-def more_inputs(model: Model, context: Context) -> int:
-    """Count the bytes that are added for a build after the pinned one, whose graph is not replayed in all: an upper figure.
+# Whose graphs scale rows by an input of their own after the pinned build (build_inp_embd of b11549), which is not replayed
+_SCALED_ROWS: Final = frozenset(("gemma-embedding", "gemma3", "gemma3n", "gemma4"))
 
-    Two rows of the embedding for each token, for other views of states and factors of rows. In a mixture what the chosen experts
-    make, too, which CUDA keeps alive beside a shared expert (ggml_cuda_match_shared_expert of b11549).
+
+def more_inputs(model: Model, context: Context) -> int:
+    """Count the bytes that are added for a build after the pinned one where its graph is not replayed: an upper figure.
+
+    Two rows of the embedding for each token, where there are states or factors of rows. In a mixture what the chosen experts make,
+    too, which CUDA keeps alive beside a shared expert (ggml_cuda_match_shared_expert of b11549).
     """
-    if not context.era.more_inputs:
+    replayed = not model.n_expert and not any(x.is_recurrent for x in model.layers)
+    if not context.era.more_inputs or (replayed and model.architecture not in _SCALED_ROWS):
         return 0
     width = model.hparams.get("expert_feed_forward_length", 0)
     used = max((x.n_expert_used for x in model.layers), default=0)

@@ -89,7 +89,15 @@ def replay(report: Mapping[str, Any]) -> Verification:
         over = {k: v for k, v in report["settings"].items() if k in known}
     except VramfitError as e:
         raise SourceError(f"this report cannot be replayed: {e}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, struct.error) as e:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        struct.error,
+    ) as e:
         raise SourceError(f"this is no report of vramfit verify: {type(e).__name__}: {e}") from None
     return verify_load(model, load, over, gpus, causes=False)
 

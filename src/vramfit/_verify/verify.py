@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from .._base.errors import SettingsError, SourceError, VramfitError, shown
 from .._base.foreign import shell_line
-from .._coerce import AnyGpus, AnyModel, cards, checked_fields, count, model_of
+from .._coerce import AnyGpus, AnyModel, cards, checked_fields, count, flag, model_of
 from .._devices import MAX_GPUS, Gpu
 from .._engines.server import arguments, model_flags
 from .._estimate.estimate import Estimate, estimate
@@ -53,26 +53,49 @@ def verify(
 
     Raises `SourceError` where the log cannot be read or holds no load, and what `estimate` raises.
     """
-    over = checked_fields(settings or {})
+    over = _checked(settings)
+    causes = flag("causes", causes)
     chosen, at, n = _chosen(loads_of(log), count("load", load))
     described = None if model is None else model_of(model)
     found = verify_load(described, chosen, over, None if gpus is None else cards(gpus), causes=causes)
     return replace(found, loads=n, at=at)
 
 
+def _checked(settings: object) -> dict[str, Any]:
+    """The fields that a person says, as `Settings` has them. Raises `SettingsError`."""
+    if settings is None:
+        return {}
+    if not isinstance(settings, Mapping):
+        raise SettingsError(
+            f"settings={shown(settings)}: give a mapping of fields such as {{'n_ctx': 32768}}, or None"
+        )
+    given = checked_fields(settings)
+    made = Settings(**given)
+    return {name: getattr(made, name) for name in given}
+
+
 def loads_of(log: AnyLog) -> Iterator[Load]:
     """The loads of a log. Raises `SourceError` where it cannot be read."""
-    if isinstance(log, str | bytes | bytearray) and not isinstance(log, str):
+    if isinstance(log, bytes | bytearray | memoryview):
         return read_loads(lines_of(bytes(log)))
     if isinstance(log, str) and (not log.strip() or "\n" in log or not _is_file(log)):
         return read_loads(lines_of(log))
     if isinstance(log, str | os.PathLike):
         return _of_file(Path(log))
-    if isinstance(log, list | tuple):
-        return read_loads(lines_of(f"{line}\n" for line in log))
     if isinstance(log, Iterable):
-        return read_loads(lines_of(log))
+        ends = "\n" if isinstance(log, list | tuple) else ""
+        return read_loads(lines_of(_pieces(log, ends)))
     raise SourceError(f"log={shown(log)}: give the text of a log, its lines, or a path")
+
+
+def _pieces(log: Iterable[object], ends: str) -> Iterator[str | bytes]:
+    for piece in log:
+        if isinstance(piece, str):
+            yield piece + ends
+        elif isinstance(piece, bytes):
+            yield piece + ends.encode()
+        else:
+            raise SourceError(f"log: {shown(piece)} is no line; give the text of a log, its lines, or a path")
 
 
 def _is_file(name: str) -> bool:
@@ -88,6 +111,8 @@ def _of_file(path: Path) -> Iterator[Load]:
             yield from read_loads(lines_of(iter(partial(file.read, 1 << 20), b"")))
     except OSError as e:
         raise SourceError(f"{path}: cannot be read: {e.strerror or e}") from None
+    except ValueError as e:  # a zero byte in the name
+        raise SourceError(f"{shown(str(path))}: cannot be read: {e}") from None
 
 
 def _chosen(loads: Iterator[Load], wanted: int) -> tuple[Load, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
 from test_host import MARGIN, MIB, MODEL, SETTINGS, jetson, judged, mac
+from test_next_tokens import model_of
+from test_projectors import GEMMA, fitting
 
+import vramfit
 from vramfit._company import Company, Draft
-from vramfit._devices import Host
+from vramfit._devices import Gpu, Host
+from vramfit._estimate.company import company_at_least, company_bytes
 from vramfit._estimate.estimate import Estimate, estimate
 from vramfit._llama.model import Model
+from vramfit._llama.params import Settings
 from vramfit._planner.bounds import speed
 from vramfit._planner.plan import carries, plan
 from vramfit._planner.speed import decode_limit
@@ -71,7 +77,7 @@ def test_a_draft_takes_of_the_host() -> None:
 
 
 @pytest.mark.parametrize("chip", [jetson(800), mac(800)])
-def test_what_is_on_the_host_takes_of_a_chip_that_shares_its_memory(chip: Any) -> None:
+def test_what_is_on_the_host_takes_of_a_chip_that_shares_its_memory(chip: Gpu) -> None:
     """A draft's host part counts against the chip, whether its layers are there or not."""
     settings = replace(SPECULATING, n_ctx=1024)
     alone = estimate(MODEL, [chip], settings)
@@ -84,6 +90,51 @@ def test_what_is_on_the_host_takes_of_a_chip_that_shares_its_memory(chip: Any) -
             assert more == draft.gpus[0].beside > 0
         else:
             assert more == on_host(found) > draft.gpus[0].beside
+
+
+@pytest.mark.parametrize("chip", [jetson(8000), gpu(8000)])
+def test_projectors_and_next_token_layers_take_of_a_shared_chip(chip: Gpu, tmp_path: Path) -> None:
+    """What they have on the host counts against a chip that has the system's memory, and against no other card."""
+    path = tmp_path / "mmproj.gguf"
+    seen = vramfit.read(GEMMA)
+    path.write_bytes(fitting(seen.n_embd))
+    for model, told in (
+        (vramfit.accompany(seen, mmproj=path, mmproj_offload=False), Settings(n_ctx=1024)),
+        (vramfit.accompany(seen, mmproj=path), Settings(n_ctx=1024)),
+        (model_of("mtp-qwen35"), Settings(n_ctx=1024, spec_type="draft-mtp")),
+    ):
+        (companion,) = estimate(model, [chip], told).company
+        assert companion.host.total > 0
+        assert companion.gpus[0].beside == (companion.host.total if chip.unified else 0)
+
+
+@pytest.mark.parametrize("own", [None, ()])
+def test_what_is_beside_never_falls_below_its_floor(own: tuple[int, ...] | None) -> None:
+    """On the host and against a shared chip, too, the floor is no more than what is taken at any larger context."""
+    chips, contexts = [jetson(4096)], range(256, 8192, 1536)
+    sizes, floors = (
+        [look(drafting(devices=own), chips, SPECULATING, n, estimate) for n in contexts]
+        for look in (company_bytes, company_at_least)
+    )
+    for one in (lambda c: c.host, lambda c: c.taken[0]):
+        low, high = list(map(one, floors)), list(map(one, sizes))
+        assert low == sorted(low)
+        assert all(0 < floor < min(high[i:]) for i, floor in enumerate(low))
+
+
+def test_a_host_with_room_changes_nothing_with_a_draft() -> None:
+    """The plan is that without a host: what the draft takes of the cards counts by either way."""
+    cards = [gpu(200, name="a"), gpu(120, name="b")]
+    free, limited = (
+        plan(drafting(), cards, SPECULATING, margin_bytes=MARGIN, host=h) for h in (None, Host(1 << 36))
+    )
+    assert free.fits
+    assert free.n_ctx < MODEL.n_ctx_train
+    assert (limited.n_ctx, limited.tensor_split, limited.estimate.gpus) == (
+        free.n_ctx,
+        free.tensor_split,
+        free.estimate.gpus,
+    )
 
 
 def test_what_a_model_keeps_for_a_draft_is_on_a_shared_chip_twice() -> None:

@@ -34,6 +34,10 @@ SMALL: dict[str, Any] = {"margin_bytes": 1 << 20, "max_ctx": 2048}
 # Every public function with arguments that are right; the tests below put wrong ones in their places.
 LOG = (ROOT / "tests/data/logs/printed/llama-cpp-python-0.3.36-cpu.log").read_text()
 RIGHT: dict[str, dict[str, Any]] = {
+    "accompany": {"model": MODEL, "draft": MODEL, "draft_n_gpu_layers": 1, "draft_type_k": "f16", "draft_type_v": "f16",
+                  "draft_cpu_tensors": (), "draft_devices": (0,), "mmproj": None, "mmproj_auto": True,
+                  "mmproj_offload": True, "mmproj_device": None, "image_min_tokens": 0, "image_max_tokens": 0,
+                  "lora": (), "control_vector": ()},
     "ask_servers": {"gpus": CARDS, "patience": 0.1},
     "best": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None, "prefer": "speed", "host_bandwidth_gbs": None,
              "planner": None, **SMALL},

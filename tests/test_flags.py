@@ -30,6 +30,8 @@ from vramfit._llama.params import DENSE, EXPERTS, Settings
 VALUES = {
     "context": "32k", "count": "512", "slots": "2", "name": "q8_0", "switch": "on", "layers": "12", "mode": "none",
     "shares": "3,1", "number": "1", "overrides": "exps=CPU", "first_experts": "3", "first_dense": "3", "load": "mlock",
+    "methods": "draft-simple", "path": "beside.gguf", "hub": "a/b", "devices": "CUDA1", "files": "a.gguf,b.gguf",
+    "scaled": "a.gguf:0.5",
 }  # fmt: skip
 
 
@@ -66,6 +68,10 @@ def test_every_flag_is_understood() -> None:
         if flag.does is Does.SETS:
             assert not listed, words
             assert (flag.field in found.given) != (flag.field == "n_ctx_slot")
+        elif flag.does is Does.COMPANY:
+            assert not listed, words
+            assert list(found.company) == [flag.field]
+            assert found.given == {}, words
         elif flag.does is Does.MODEL:
             assert found.model == (flag.names[0], *words[1:])
         else:
@@ -213,7 +219,7 @@ def test_what_is_passed_over_is_said_without_its_value() -> None:
     """Lists hold flags alone: a value may be a key; one sentence for each reason."""
     found = read(
         split_text(
-            "llama-server --api-key SECRET -t 8 -cram 0 --numa isolate --ppl -md d.gguf -ngld 9 --pooling none"
+            "llama-server --api-key SECRET -t 8 -cram 0 --numa isolate --ppl -bs --spec-default --pooling none"
         )
     )
     assert found.notes == (
@@ -222,7 +228,8 @@ def test_what_is_passed_over_is_said_without_its_value() -> None:
         "Ignored, not a flag of llama-server: --ppl.",
     )
     assert found.warnings == (
-        "not counted: -md -ngld (a draft model: its weights, its cache and its buffers)",
+        "not counted: -bs (sampling on the cards: its buffers)",
+        "not counted: --spec-default (speculative decoding: more rows of logits)",
     )
     assert "SECRET" not in "".join((*found.notes, *found.warnings))
 

@@ -20,7 +20,7 @@ SRC = Path(vramfit.__file__).parent
 
 # From the ground up, as docs/internals/design.md draws it: a room imports only rooms of floors below its own.
 FLOORS = [
-    ["_base"], ["_ggml"], ["_gguf", "_devices", "_logs"], ["_llama"], ["_coerce", "_graphs"],
+    ["_base"], ["_ggml"], ["_gguf", "_devices", "_logs"], ["_llama", "_mtmd"], ["_coerce", "_graphs", "_company"],
     ["_estimate", "_quant", "_sources"], ["_planner"], ["_engines"], ["_modelfile", "_verify", "_live"], ["_report"], ["_cli"],
     ["__init__", "__main__"],
 ]  # fmt: skip
@@ -162,7 +162,7 @@ def test_public_names() -> None:
 
 def test_behind_a_context_nobody_reads_settings() -> None:
     """What a person asked is read where a placement and a context are made of it, not behind them."""
-    may = {"estimate", "explain"}  # they begin with settings and resolve them
+    may = {"company", "estimate", "explain"}  # they begin with settings and resolve them
     asking = {
         path.stem
         for name, path in NAMES.items()

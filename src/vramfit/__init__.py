@@ -57,6 +57,7 @@ _WHERE: Final = {
     "Verification": "_verify",
     "VerificationJson": "_report.schema",
     "VramfitError": "_base.errors",
+    "accompany": "_sources.company",
     "best": "_planner.whatif",
     "bits_per_weight": "_quant",
     "cache_measure": "_planner.quality",
@@ -130,6 +131,7 @@ __all__ = [
     "VerificationJson",
     "VramfitError",
     "__version__",
+    "accompany",
     "ask_servers",
     "best",
     "bits_per_weight",
@@ -210,6 +212,7 @@ if TYPE_CHECKING:
         SweepJson,
         VerificationJson,
     )
+    from ._sources.company import accompany
     from ._sources.load import read
     from ._verify import Verification, verify
 

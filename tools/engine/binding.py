@@ -85,7 +85,7 @@ def _shim() -> pathlib.Path:
 
 def _compile(out: pathlib.Path, lib: pathlib.Path, source: pathlib.Path, cuts: pathlib.Path) -> None:
     partial = out.with_suffix(f".{os.getpid()}")
-    folders = [cuts, *(source / sub for sub in ("include", "ggml/include", "ggml/src", "src"))]
+    folders = [cuts, *(source / sub for sub in ("include", "ggml/include", "ggml/src", "src", "tools/mtmd"))]
     include = [f"-I{folder}" for folder in folders]
     link = [f"-L{lib}", "-lllama", "-lggml", "-lggml-cpu", "-lggml-base", f"-Wl,-rpath,{lib}"]
     command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", *include, str(SHIM)]
@@ -126,7 +126,15 @@ class ContextSettings(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("flash_attn", "type_k", "type_v", "pooling_type")),
         *(
             (name, ctypes.c_int32)
-            for name in ("kv_unified", "offload_kqv", "swa_full", "op_offload", "embeddings")
+            for name in (
+                "kv_unified",
+                "offload_kqv",
+                "swa_full",
+                "op_offload",
+                "embeddings",
+                "n_rs_seq",
+                "next_tokens",
+            )
         ),
     ]
 
@@ -148,6 +156,7 @@ _SIGNATURES = (
     ("vf_server", _i, _s),
     ("vf_serve", ctypes.c_bool, _s, _i),
     ("vf_really", None, ctypes.c_bool),
+    ("vf_load_mtp", None, ctypes.c_bool),
     ("vf_model", _p, _s, _p, _i, _i, _i, ctypes.POINTER(ctypes.c_float), ctypes.POINTER(ctypes.c_char_p)),
     ("vf_context", _p, _p, ctypes.POINTER(ContextSettings), GraphCallback, AllocationCallback),
     ("vf_graph", ctypes.c_bool, _p, _u, _u, _u),
@@ -155,6 +164,29 @@ _SIGNATURES = (
     ("vf_breakdown", None, _p, ctypes.POINTER(ctypes.c_int64)),
     ("vf_schedule", _i, ctypes.POINTER(ctypes.c_int64)),
     ("vf_place", _i, _p),
+    (
+        "vf_adapt",
+        ctypes.c_bool,
+        _p,
+        _p,
+        ctypes.POINTER(_s),
+        ctypes.POINTER(ctypes.c_float),
+        _i,
+        _i,
+        ctypes.POINTER(ctypes.c_int64),
+    ),
+    (
+        "vf_projector",
+        ctypes.c_bool,
+        _p,
+        _p,
+        _s,
+        ctypes.c_bool,
+        _i,
+        _i,
+        _i,
+        ctypes.POINTER(ctypes.c_int64),
+    ),
     ("vf_n_types", _i),
     ("vf_tensors", _i, _p, ctypes.POINTER(_p), _i),
     ("llama_model_free", None, _p),

@@ -51,12 +51,13 @@ _MODEL_SETTINGS = frozenset(
         "real_vulkan",
         "sycl",
         "alchemist",
+        "load_mtp",
     }
 )
 _DEFAULTS: dict[str, Any] = {
     "n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_outputs_max": 0, "flash_attn": "auto",
     "type_k": "f16", "type_v": "f16", "pooling_type": -1, "kv_unified": False, "offload_kqv": True,
-    "swa_full": False, "op_offload": True, "embeddings": False,
+    "swa_full": False, "op_offload": True, "embeddings": False, "n_rs_seq": 0, "next_tokens": False,
 }  # fmt: skip
 
 
@@ -87,6 +88,21 @@ class Context:
             for i in range(MAX_DEVICES + 1)
         ]
         return [*rows[: self.n_gpus], rows[-1]]
+
+    def adapt(
+        self, lora: Sequence[tuple[str, float]] = (), n_embd: int = 0, layers: int = 0
+    ) -> tuple[int, ...]:
+        """Load adapters and reserve again with them; the bytes of their tensors on each device, the host last.
+
+        `lora` are files and their scales; a control vector has `n_embd` elements in each of `layers` layers.
+        Raises Refused.
+        """
+        paths = (ctypes.c_char_p * (len(lora) + 1))(*(path.encode() for path, _ in lora), None)
+        scales = (ctypes.c_float * max(1, len(lora)))(*(scale for _, scale in lora))
+        cells = (ctypes.c_int64 * (MAX_DEVICES + 1))()
+        if not engine().vf_adapt(self.model, self.handle, paths, scales, n_embd, layers, cells):
+            raise Refused(complaint())
+        return (*cells[: self.n_gpus], cells[MAX_DEVICES])
 
     def close(self) -> None:
         """Free both."""
@@ -154,6 +170,7 @@ def load_model(
     real_vulkan: bool = False,
     sycl: int = 0,
     alchemist: bool = False,
+    load_mtp: bool = False,
 ) -> int:
     """The address of a model loaded from a header that ends after its tensor table.
 
@@ -177,6 +194,7 @@ def load_model(
         lib.vf_memory_only()
     elif len(gpus_mib) != 1 or not lib.vf_real_vulkan(str(library()).encode()):
         raise EngineError("the real Vulkan backend has no device, or the load not one")
+    lib.vf_load_mtp(load_mtp)
     for i, (mib, capability) in enumerate(
         zip(gpus_mib, _capabilities(compute_capability, len(gpus_mib)), strict=True)
     ):

@@ -13,6 +13,7 @@
 #include "ggml-cuda.h"
 #include "ggml-impl.h"
 #include "llama-ext.h"
+#include "mtmd.h"
 
 #include <dlfcn.h>
 #include <sys/mman.h>
@@ -780,6 +781,21 @@ EXPORT int vf_place(const ggml_tensor * t) {
 
 // --------------------------------------------------------------------------------------------- one load
 
+// llama_context::sched_reserve, whose header drags in the whole engine
+extern "C" void _ZN13llama_context13sched_reserveEv(llama_context * ctx);
+
+// What is allocated for tensors of no model: the shim stands in front of the function, as in front of the scheduler's.
+static std::vector<std::pair<ggml_backend_buffer_type_t, size_t>> allocations;
+
+EXPORT ggml_backend_buffer_t ggml_backend_alloc_ctx_tensors_from_buft(ggml_context * ctx, ggml_backend_buffer_type_t buft) {
+    NEXT(ggml_backend_alloc_ctx_tensors_from_buft);
+    ggml_backend_buffer_t buffer = real(ctx, buft);
+    if (buffer) {
+        allocations.push_back({ buft, ggml_backend_buffer_get_size(buffer) });
+    }
+    return buffer;
+}
+
 static std::string complaint;  // the first error of a load: the later ones say less
 
 EXPORT const char * vf_complaint() { return complaint.c_str(); }
@@ -800,6 +816,10 @@ EXPORT void vf_start() {
     llama_backend_init();
     ggml_backend_register(vf_registry());
 }
+
+static bool load_mtp = false;  // whether models are loaded with their next-token-prediction blocks
+
+EXPORT void vf_load_mtp(bool on) { load_mtp = on; }
 
 // A model from a file or from metadata, without memory. `patterns`: tensors to keep on the host, NULL-terminated.
 EXPORT llama_model * vf_model(const char * path, gguf_context * metadata, int n_devices, int n_gpu_layers, int split_mode,
@@ -827,6 +847,7 @@ EXPORT llama_model * vf_model(const char * path, gguf_context * metadata, int n_
     p.tensor_split = tensor_split;
     p.load_mode = LLAMA_LOAD_MODE_NONE;
     p.no_alloc = !really;
+    p.load_mtp = load_mtp;
     p.progress_callback = [](float, void *) { return true; };
     return metadata ? llama_model_init_from_user(metadata, [](ggml_tensor *, void *) {}, nullptr, p)
                     : llama_model_load_from_file(path, p);
@@ -836,6 +857,7 @@ struct vf_settings {
     uint32_t n_ctx, n_batch, n_ubatch, n_seq_max, n_outputs_max;
     int32_t flash_attn, type_k, type_v, pooling_type;
     int32_t kv_unified, offload_kqv, swa_full, op_offload, embeddings;
+    int32_t n_rs_seq, next_tokens;
 };
 
 EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, graph_callback graphs,
@@ -861,6 +883,8 @@ EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, gr
     p.swa_full = s->swa_full;
     p.op_offload = s->op_offload;
     p.embeddings = s->embeddings;
+    p.n_rs_seq = s->n_rs_seq;
+    p.ctx_type = s->next_tokens ? LLAMA_CONTEXT_TYPE_MTP : p.ctx_type;
     p.n_threads = p.n_threads_batch = 1;
     return llama_init_from_model(model, p);
 }
@@ -885,6 +909,71 @@ EXPORT bool vf_decode(llama_context * ctx, int n) {
         llama_get_logits(ctx);
     }
     return true;
+}
+
+// Adapters that are told to a context of a model, and what is reserved again with them. `paths` and `scales` are of LoRA
+// files, `layers` the number of those that a control vector has (0: none). out: bytes of what they allocate, by device,
+// the host last.
+EXPORT bool vf_adapt(llama_model * model, llama_context * ctx, const char * const * paths, float * scales, int n_embd,
+                     int layers, int64_t * out) {
+    complaint.clear();
+    allocations.clear();
+    try {
+        std::vector<llama_adapter_lora *> adapters;
+        for (; *paths; paths++) {
+            adapters.push_back(llama_adapter_lora_init(model, *paths));
+            if (!adapters.back()) {
+                return false;
+            }
+        }
+        if (!adapters.empty()) {
+            llama_set_adapters_lora(ctx, adapters.data(), adapters.size(), scales);
+        }
+        std::vector<float> directions(size_t(layers) * n_embd);
+        if (layers && llama_set_adapter_cvec(ctx, directions.data(), directions.size(), n_embd, 1, layers)) {
+            return false;
+        }
+        for (const auto & [buft, size] : allocations) {
+            const int i = home(buft);
+            out[i < 0 ? MAX_DEVICES : i] += size;
+        }
+        _ZN13llama_context13sched_reserveEv(ctx);
+    } catch (const std::exception & e) {
+        complaint = e.what();
+        return false;
+    }
+    return true;
+}
+
+// What the engine's own forecast says of a projector: bytes of its weights, unpadded, and of its reserve. `measure` and
+// `defaults` are functions of libmtmd. out: bytes on the device, on the host, and of the device's weights as allocated.
+EXPORT bool vf_projector(void * measure, void * defaults, const char * path, bool use_gpu, int flash_attn, int min_tokens,
+                         int max_tokens, int64_t * out) {
+    complaint.clear();
+    allocations.clear();
+    probing = false;
+    on_graph = nullptr;
+    on_allocation = nullptr;
+    auto * of = reinterpret_cast<decltype(&mtmd_get_memory_usage)>(measure);
+    mtmd_context_params p = reinterpret_cast<decltype(&mtmd_context_params_default)>(defaults)();
+    p.use_gpu = use_gpu;
+    p.device = use_gpu ? &devices[0].dev : nullptr;
+    p.flash_attn_type = (enum llama_flash_attn_type) flash_attn;
+    p.image_min_tokens = min_tokens;
+    p.image_max_tokens = max_tokens;
+    try {
+        const auto found = of(path, p);
+        for (const auto & [dev, size] : found) {
+            out[dev == &devices[0].dev ? 0 : 1] += size;
+        }
+        for (const auto & [buft, size] : allocations) {
+            out[home(buft) < 0 ? 3 : 2] += size;
+        }
+        return !found.empty();
+    } catch (const std::exception & e) {
+        complaint = e.what();
+        return false;
+    }
 }
 
 EXPORT int vf_n_types() { return GGML_TYPE_COUNT; }

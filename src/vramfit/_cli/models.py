@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Timer
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .._base.errors import SettingsError
+from .._base.errors import SettingsError, VramfitError
+from .options import line
 
 if TYPE_CHECKING:
     from .._llama.model import Model
@@ -57,18 +59,24 @@ class Choice:
     assume: str | None
 
     def read(self) -> Model:
-        """Read its headers and describe the model."""
+        """Read its headers and describe the model, with what it comes with and what the flags load beside it."""
+        from .._sources import reference_name, resolve
         from .._sources.load import read
 
+        told = dict(line().company)
         with _told() as progress:
-            return read(
-                self.reference,
-                assume=self.assume,
-                revision=self.revision,
-                token=self.token,
-                cache=self.cache,
-                progress=progress,
-            )
+            options: dict[str, Any] = {"revision": self.revision, "token": self.token, "cache": self.cache}
+            if self.revision or os.path.isfile(self.reference):  # nothing comes with a file
+                found = read(self.reference, assume=self.assume, progress=progress, **options)
+            else:
+                resolved = resolve(self.reference, progress=progress, **options)
+                found = replace(read(resolved, assume=self.assume), source=reference_name(self.reference))
+                found = _with(found, _comes_with(resolved), told)
+            if not told:
+                return found
+            from .._sources.company import accompany
+
+            return accompany(found, **told)
 
     def resolve(self) -> Resolved:
         """Find where it is, its headers, and what comes with it."""
@@ -78,6 +86,39 @@ class Choice:
             return resolve(
                 self.reference, revision=self.revision, token=self.token, cache=self.cache, progress=progress
             )
+
+
+def _with(model: Model, found: dict[str, Any], told: dict[str, Any]) -> Model:
+    """The model with what was found beside it, unless flags name others or turn it off; what cannot be read is said."""
+    found = {name: value for name, value in found.items() if name not in told}
+    if told.get("mmproj_auto") is False:
+        found.pop("mmproj", None)
+    if not found:
+        return model
+    from .._sources.company import accompany
+
+    try:
+        if not told:
+            return accompany(model, **found)
+        accompany(model, **found)
+        told.update(found)
+    except VramfitError as e:
+        click.echo(f"vramfit: not counted: {e}", err=True)
+    return model
+
+
+def _comes_with(resolved: Resolved) -> dict[str, Any]:
+    """What of a model's companions is on this machine and loaded with it, as arguments of `accompany`.
+
+    llama-server loads the projector of a repository that it fetched, Ollama that and adapters and a draft of its layers.
+    """
+    found: dict[str, Any] = {}
+    for kind, name in (("projector", "mmproj"), ("draft", "draft")):
+        first = resolved.companion(kind)
+        if first is not None and first.path is not None:
+            found[name] = first.path
+    adapters = tuple((c.path, 1.0) for c in resolved.companions if c.kind == "adapter" and c.path is not None)
+    return found | ({"lora": adapters} if adapters else {})
 
 
 def model_options(command: Callable[..., Any], *, required: bool = True) -> Callable[..., Any]:

@@ -94,6 +94,21 @@ _HELP: Final = (
     ("--no-op-offload", "", "Leave operations on host weights to the host."),
     ("--swa-full", "", "Full-size cache for sliding-window layers."),
     ("--embeddings --embedding", "", "Embedding mode."),
+    ("-md --model-draft --spec-draft-model", "MODEL", "A draft model beside it."),
+    ("-ngld --gpu-layers-draft", "N", "Layers of the draft on the cards. Default: all."),
+    ("-devd --device-draft", "CUDA0,...|none", "Cards of the draft. Default: those of the model."),
+    ("-ctkd --cache-type-k-draft", "TYPE", "Type of the draft's K cache. Default: f16."),
+    ("-ctvd --cache-type-v-draft", "TYPE", "Type of the draft's V cache. Default: f16."),
+    ("--spec-type", "TYPE,...", "How tokens are drafted: draft-simple, draft-mtp, ngram-mod, ..."),
+    ("--spec-draft-n-max", "N", "Tokens drafted at once, at most. Default: 3."),
+    (
+        "-mm --mmproj",
+        "FILE",
+        "A projector of images or sound beside it; --no-mmproj counts none that was found.",
+    ),
+    ("--no-mmproj-offload", "", "Keep the projector on the host."),
+    ("--lora", "FILE,...", "LoRA adapters."),
+    ("--control-vector", "FILE,...", "Control vectors."),
 )
 
 
@@ -183,6 +198,10 @@ def to_settings(options: dict[str, Any], engine: str | None = None, model: Model
         if not model.n_ctx_train:
             raise SettingsError("the header has no trained context; give --ctx a number")
         given["n_ctx"] = model.n_ctx_train
+    if model is not None and model.company is not None and "spec_type" not in given:
+        from .._company.drafts import inferred
+
+        given |= inferred(model)
     settings = engine_settings(engine or SERVER, given)
     if outputs is None:
         return settings

@@ -18,7 +18,17 @@ from .._llama.params import EXPERTS, Settings
 from .._planner.plan import Plan
 from .settings import as_run, engine_settings
 
-__all__ = ["arguments", "host_flags", "model_flags", "parse_command", "rpc_flags", "shares", "words"]
+__all__ = [
+    "arguments",
+    "company_flags",
+    "device_names",
+    "host_flags",
+    "model_flags",
+    "parse_command",
+    "rpc_flags",
+    "shares",
+    "words",
+]
 
 MAX_SHARES: Final = 15  # arg.cpp:2831 refuses as many as llama_max_devices()
 
@@ -26,7 +36,12 @@ MAX_SHARES: Final = 15  # arg.cpp:2831 refuses as many as llama_max_devices()
 def words(plan: Plan) -> str:
     """Write the command, ready to be pasted into a shell."""
     fit = ["--fit", "off"] if plan.fits else []
-    told = [*model_flags(plan.model.source), *rpc_flags(plan), *arguments(plan.settings)]
+    told = [
+        *model_flags(plan.model.source),
+        *rpc_flags(plan),
+        *company_flags(plan),
+        *arguments(plan.settings),
+    ]
     return shell_line(["llama-server", *told, *fit])
 
 
@@ -34,6 +49,47 @@ def rpc_flags(plan: Plan) -> list[str]:
     """Name the servers of other machines to llama-server, in the order of the plan's cards."""
     endpoints = [m.endpoint for m in machines(plan.gpus) if m.endpoint]
     return ["--rpc", ",".join(endpoints)] if endpoints else []
+
+
+_DEVICES: Final = {"cuda": "CUDA", "hip": "ROCm", "vulkan": "Vulkan", "metal": "MTL", "sycl": "SYCL"}
+
+
+def device_names(plan: Plan, indexes: tuple[int, ...]) -> str:
+    """Name cards as the engine does (--list-devices): by backend, and counted from 0 in each."""
+    names = ["RPC" if g.remote else _DEVICES.get(g.backend, "GPU") for g in plan.gpus]
+    return ",".join(f"{names[i]}{names[:i].count(names[i])}" for i in indexes) or "none"
+
+
+def company_flags(plan: Plan) -> list[str]:
+    """Name what is loaded beside a model to llama-server, and say where it goes."""
+    if plan.model.company is None:
+        return []
+    from .._company import company_of
+
+    company, flags = company_of(plan.model), list[str]()
+    if company.draft is not None:
+        d = company.draft
+        source = model_flags(d.model.source)
+        flags += ["-hfd" if source[0] == "-hf" else "-md", source[1], "-ctkd", d.type_k, "-ctvd", d.type_v]
+        flags += ["-ngld", "all" if d.n_gpu_layers < 0 else str(d.n_gpu_layers)]
+        if d.devices is not None:
+            flags += ["-devd", device_names(plan, d.devices)]
+        for pattern in d.cpu_tensors:
+            flags += ["-otd", f"{pattern}=CPU"]
+    elif company.draft_types != ("f16", "f16"):
+        flags += ["-ctkd", company.draft_types[0], "-ctvd", company.draft_types[1]]
+    if company.encoder is not None:
+        e = company.encoder
+        remote = e.projector.source.startswith(("http://", "https://"))
+        flags += ["--mmproj-url" if remote else "--mmproj", e.projector.source]
+        flags += [] if e.offload else ["--no-mmproj-offload"]
+        flags += ["--mmproj-device", device_names(plan, (e.device,))] if e.device is not None else []
+        flags += ["--image-max-tokens", str(e.max_tokens)] if e.max_tokens else []
+    for name, files in (("--lora", company.adapters), ("--control-vector", company.control_vectors)):
+        for one in files:
+            plain = one.scale == 1
+            flags += [name, one.source] if plain else [f"{name}-scaled", f"{one.source}:{one.scale:g}"]
+    return flags
 
 
 def model_flags(source: str) -> list[str]:
@@ -62,6 +118,8 @@ def arguments(settings: Settings) -> list[str]:
         flags += [flag] if on else []
     if s.load_mode != "auto":
         flags += ["-lm", s.load_mode]
+    if s.spec_type != "none":
+        flags += ["--spec-type", s.spec_type, "--spec-draft-n-max", str(s.spec_draft_n_max)]
     return flags + host_flags(s.cpu_tensors)
 
 

@@ -13,6 +13,7 @@ from .._llama.cparams import physical_batch
 from .._llama.eras import era_of
 from .._llama.params import MAX_SEQUENCES, Settings
 from .._llama.placement import split_is_given
+from .._llama.speculation import kept_rows
 from .table import Engine, find, named
 
 __all__ = ["as_run", "check_machines", "defaults", "engine_settings", "server_settings"]
@@ -84,7 +85,7 @@ def as_run(settings: Settings, engine: str | Engine) -> Settings:
     if chosen.one_batch or (settings.embeddings and not chosen.all_outputs):  # server.cpp:150
         size = physical_batch(settings)
         settings = replace(settings, n_batch=size, n_ubatch=size)
-    outputs = 0 if chosen.all_outputs or settings.embeddings else min(settings.n_seq_max, settings.n_batch)
+    outputs = 0 if chosen.all_outputs or settings.embeddings else kept_rows(settings)
     return replace(settings, n_outputs_max=outputs, n_gpu_layers=max(settings.n_gpu_layers, -1))
 
 

@@ -56,6 +56,7 @@ def _defaults(**values: object) -> Mapping[str, object]:
 
 
 _ALL: Final = frozenset(f.name for f in fields(Settings)) - {"n_outputs_max", "defaults"}
+_SPECULATION: Final = ("spec_type", "spec_draft_n_max")
 _OLD_OLLAMA: Final = frozenset(
     {"n_ctx", "n_batch", "n_ubatch", "n_seq_max", "flash_attn", "type_k", "type_v", "n_gpu_layers", "split_mode", "main_gpu", "embeddings"}
 )  # fmt: skip
@@ -75,7 +76,7 @@ ENGINES: Final[Mapping[str, Engine]] = {
             name="ollama",
             title="Ollama 0.30 or newer",
             defaults=_defaults(n_batch=512, n_ubatch=512, n_seq_max=1, flash_attn="auto"),
-            told=_ALL - {"op_offload", "load_mode"},
+            told=_ALL - {"op_offload", "load_mode", *_SPECULATION},
             split="free",
             one_batch=True,
             backends=_SHIPPED,
@@ -98,7 +99,7 @@ ENGINES: Final[Mapping[str, Engine]] = {
             name="llama-cpp-python",
             title="llama-cpp-python",
             defaults=_defaults(n_batch=512, n_ubatch=512, n_seq_max=1, flash_attn="off", swa_full=True),
-            told=_ALL - {"n_seq_max", "kv_unified", "cpu_tensors"},
+            told=_ALL - {"n_seq_max", "kv_unified", "cpu_tensors", *_SPECULATION},
             all_outputs=True,
             embeds_in_slots=True,
         ),

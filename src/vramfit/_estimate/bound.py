@@ -124,7 +124,10 @@ def bounds(
 def _kinds(model: Model, placement: Placement, tensors: Sequence[Sequence[Tensor]]) -> list[_Kind]:
     """Group layers that are alike, each kind once."""
     found: dict[tuple[Layer, int], list[int]] = {}
+    runs = any(not layer.is_nextn for layer in model.layers)
     for layer, device in zip(model.layers, placement.layers, strict=False):
+        if layer.is_nextn and runs:
+            continue
         products = sum(_product(layer, t) for t in tensors[layer.index])
         found.setdefault((replace(layer, index=0), products), []).append(device)
     return [_Kind(layer, products, tuple(at)) for (layer, products), at in found.items()]
@@ -145,7 +148,7 @@ def _layer(r: _Reserve, kind: _Kind) -> int:
     layer = _with_caches(r.model, kind.layer)
     products = kind.products * max(r.n_tokens, r.n_encoded) * F32 * PRODUCT_COPIES
     attention = _scores(r, layer) * F32 * SCORE_COPIES
-    states = sum(layer.states) * F32 * r.context.n_seq_max * STATE_COPIES
+    states = sum(layer.states) * F32 * r.context.n_seq_max * (1 + r.context.n_rs_seq) * STATE_COPIES
     return products + attention + states + sum(_cast(r, layer))
 
 

@@ -7,7 +7,8 @@ itself whether it is exact or a bound (see `compute`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from .._base.shown import Shown
 from .._coerce import AnyGpus, AnyHost, AnyModel, AnySettings, cards, host_of, model_of, settings_of
@@ -19,7 +20,11 @@ from .._llama.host_memory import HostNeeds, host_needs
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import HOST, Placement, devices, place
+from .._llama.speculation import loaded, predicts
 from .compute import Compute, compute_bytes
+
+if TYPE_CHECKING:
+    from .company import Companion, Terms
 
 __all__ = ["DeviceEstimate", "Estimate", "estimate"]
 
@@ -31,7 +36,7 @@ class DeviceEstimate:
     `layers` counts of n_layer + 1 (the output layer is one). `free_bytes` and `total_bytes` are 0 for a host whose
     memory is not known, and so is not judged. `beside` counts against this memory and is none of its own terms: the
     host's share where a card has the system's memory, what is locked with mapped weights; below 0 weights that are read
-    row by row and never held. `mapped` are pages of the model's file within `model`.
+    row by row and never held. `mapped` are pages of the model's file within `model`. `company` is within `total`.
     """
 
     name: str
@@ -44,11 +49,12 @@ class DeviceEstimate:
     compute_exact: bool = False
     beside: int = 0
     mapped: int = 0
+    company: int = 0  # of what is loaded beside the model, see `Estimate.company`
 
     @property
     def total(self) -> int:
-        """Bytes of all three terms."""
-        return self.model + self.context + self.compute
+        """Bytes of all three terms, and of what is loaded beside the model."""
+        return self.model + self.context + self.compute + self.company
 
     @property
     def left(self) -> int:
@@ -74,6 +80,7 @@ class Estimate(Shown):
     placement: Placement = field(repr=False)
     compute_note: str = ""  # why compute is a bound, when it is one
     proof: str = ""  # by backend, what the figures were checked against, when they are exact
+    company: tuple[Companion, ...] = ()  # what is loaded beside the model: a draft, a projector, ...
 
     @property
     def fits(self) -> bool:
@@ -81,9 +88,14 @@ class Estimate(Shown):
         return all(d.left >= 0 for d in (*self.gpus, self.host) if d is not self.host or d.is_judged)
 
     @property
+    def compute_exact(self) -> bool:
+        """Whether the model's own compute buffers are the engine's to the byte, on every device."""
+        return all(d.compute_exact for d in (*self.gpus, self.host))
+
+    @property
     def exact(self) -> bool:
         """Whether every figure is what the engine allocates, to the byte."""
-        return all(d.compute_exact for d in (*self.gpus, self.host))
+        return self.compute_exact and all(c.exact for c in self.company)
 
 
 def estimate(
@@ -104,6 +116,7 @@ def estimate(
     """
     model, gpus, settings = model_of(model), cards(gpus), settings_of(settings)
     known = host_of(host, gpus)
+    model = loaded(model, settings)
     context = resolve(model, settings)
     placement = place(model, gpus, settings)
     rules = _rules(gpus, settings)
@@ -148,7 +161,7 @@ def assemble(
         )
         for i, (gpu, name) in enumerate(zip(gpus, told_apart(gpus), strict=True))
     )
-    return Estimate(
+    found = Estimate(
         n_ctx=context.n_ctx,
         n_ctx_seq=context.n_ctx_seq,
         gpus=cards,
@@ -159,6 +172,27 @@ def assemble(
         compute_note=compute.note,
         proof=_proof(_rules(gpus, settings)) if compute.exact else "",
     )
+    alone = model.company is None and not predicts(settings)
+    return found if alone else _accompanied(found, model, gpus, host)
+
+
+def _accompanied(alone: Estimate, model: Model, gpus: Sequence[Gpu], host: Host | None) -> Estimate:
+    """Count what is loaded beside the model, too."""
+    from .company import companions
+
+    taken = [g.total + g.beside for g in alone.gpus]
+    company = companions(model, gpus, alone.settings, alone.n_ctx, taken, estimate, host)
+    return replace(
+        alone,
+        gpus=tuple(_with(card, [c.gpus[i] for c in company]) for i, card in enumerate(alone.gpus)),
+        host=_with(alone.host, [c.host for c in company]),
+        company=company,
+    )
+
+
+def _with(device: DeviceEstimate, company: Sequence[Terms]) -> DeviceEstimate:
+    more = sum(c.beside for c in company)
+    return replace(device, company=sum(c.total for c in company), beside=device.beside + more)
 
 
 def _proof(rules: Sequence[Backend]) -> str:

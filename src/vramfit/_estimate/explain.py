@@ -23,6 +23,7 @@ from .._llama.memory import layer_context_bytes, stored_rows, weight_size
 from .._llama.model import Home, Layer, Model, Weight
 from .._llama.params import Settings
 from .._llama.placement import HOST, devices
+from .._llama.speculation import loaded
 from .estimate import DeviceEstimate, Estimate, estimate
 from .reserve import plans
 
@@ -52,6 +53,7 @@ class Explanation:
 
 def explain(model: Model, gpus: Sequence[Gpu], settings: Settings) -> tuple[Explanation, ...]:
     """List the terms of every device that holds anything, the host last. Raises what `estimate` raises."""
+    model = loaded(model, settings)
     found = estimate(model, gpus, settings)
     context = resolve(model, settings)
     used = devices(gpus, settings)
@@ -82,6 +84,8 @@ _PURPOSES: Final = (
 
 
 def _purpose(weight: Weight) -> str:
+    if weight.beside is not None or weight.tensor.name.endswith(".direction"):
+        return "adapters"
     if weight.home is Home.INPUT:
         return "input embeddings"
     if weight.home is Home.OUTPUT:
@@ -126,7 +130,9 @@ def _formulas(model: Model, layer: Layer, context: Context) -> Iterable[str]:
             f" x {streams} slots" if streams > 1 else ""
         )
     if any(layer.states):
-        yield f"state: {' + '.join(map(str, layer.states))} f32 x {context.n_seq_max} slots"
+        yield f"state: {' + '.join(map(str, layer.states))} f32 x {context.n_seq_max} slots" + (
+            f" x {1 + context.n_rs_seq} to go back to" if context.n_rs_seq else ""
+        )
 
 
 # --- compute

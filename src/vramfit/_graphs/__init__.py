@@ -10,6 +10,7 @@
 | `feed_forward` | dense networks and mixtures of experts                                        |
 | `recurrent`    | states, and Mamba's layers                                                    |
 | `pooling`      | what becomes of embeddings                                                    |
+| `next_tokens`  | the graphs of next-token-prediction blocks, in a context of their own         |
 | `stand_in`     | a graph that holds more than that of any architecture: for bounds             |
 | `models/`      | the builders, named as in the engine                                          |
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from .._ggml.ops import Unbuildable
 from .._llama.model import Model
@@ -40,7 +42,45 @@ __all__ = [
     "build",
     "know",
     "one_sequence",
+    "unmeasured_adapters",
 ]
+
+
+# The graphs that hold states to go back to; those of others are bounded.
+_GOES_BACK: Final = frozenset({"nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe"})
+# They multiply by some weights without what adapters add, or run weights again: not measured with all adapters.
+_UNMEASURED: Final = frozenset(
+    [
+        "arwkv7",
+        "bailingmoe3",
+        "deepseek2",
+        "deepseek2-ocr",
+        "deepseek32",
+        "deepseek4",
+        "dots3note",
+        "gemma3n",
+        "glm-dsa",
+        "glm5-next",
+        "hy_v4",
+        "kimi-k3",
+        "kimi-linear",
+        "minicpm3",
+        "mistral4",
+        "nemotron_h",
+        "nemotron_h_moe",
+        "plm",
+        "rwkv6",
+        "rwkv6qwen2",
+        "rwkv7",
+    ]
+)
+
+
+def unmeasured_adapters(known: Known) -> str:
+    """Why the graph with adapters is not known to be the engine's; "" where it is, or where there are none."""
+    if known.adapters and known.model.architecture in _UNMEASURED:
+        return f"adapters of {known.model.architecture} are not measured"
+    return ""
 
 
 def know(model: Model, *, stand_in: bool = False) -> Known:
@@ -51,20 +91,23 @@ def know(model: Model, *, stand_in: bool = False) -> Known:
     if stand_in:
         return replace(_known.know(model), stand_in=True)
     try:
-        return _known.know(model, _builder(model.architecture).traits)
+        return _known.know(model, _builder(model).traits)
     except (ArithmeticError, LookupError) as e:
         raise Unbuildable(f"the layers of {model.architecture} cannot be told apart: {e!r}") from e
 
 
 def build(known: Known, run: Run, placement: Placement, layers: Sequence[int] | None = None) -> Instance:
-    """Build the graph of one reservation over `placement`, of all layers or of those given (in order).
+    """Build the graph of one reservation over `placement`, of all layers or of those given by position (in order).
 
     Raises `Unbuildable` where the engine would build none.
     """
     architecture = known.model.architecture
-    g = GraphContext(known, run, placement, known.trunk if layers is None else layers)
+    kept = known.trunk if layers is None else tuple(known.trunk[i] for i in layers)
+    g = GraphContext(known, run, placement, kept)
+    if run.context.n_rs_seq and architecture not in _GOES_BACK and not known.stand_in:
+        raise Unbuildable(f"the graph of {architecture} with states to go back to is not built")
     try:
-        (make_stand_in if known.stand_in else _builder(architecture).build)(g)
+        (make_stand_in if known.stand_in else _builder(known.model).build)(g)
         pool(g)
     except (ArithmeticError, LookupError, RecursionError) as e:
         raise Unbuildable(f"the graph of {architecture} cannot be built: {e!r}") from e
@@ -73,10 +116,15 @@ def build(known: Known, run: Run, placement: Placement, layers: Sequence[int] | 
 
 def one_sequence(known: Known) -> bool:
     """Tell whether the last reservation of a context is made with one sequence (llama-context.cpp:717)."""
-    return known.stand_in or _builder(known.model.architecture).one_sequence
+    return known.stand_in or _builder(known.model).one_sequence
 
 
-def _builder(architecture: str) -> Builder:
+def _builder(model: Model) -> Builder:
+    architecture = model.architecture
+    if model.layers[0].is_nextn:  # seen as its next-token-prediction blocks alone
+        from .next_tokens import next_tokens_builder
+
+        return next_tokens_builder(architecture)
     found = builder_for(architecture)
     if found is None:
         raise Unbuildable(f"there is no graph of {architecture} yet")

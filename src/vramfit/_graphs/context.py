@@ -153,6 +153,33 @@ class GraphContext(Ops):
             self._weights[tensor.name, device] = self.leaf(found)
         return found
 
+    # --- adapters
+
+    def mul_mat(self, a: Tensor, b: Tensor, params: tuple[int, ...] = ()) -> Tensor:
+        """`b` times a matrix; where that is a weight with adapters, with what they add (build_lora_mm, 1520)."""
+        x = super().mul_mat(a, b, params)
+        for low, high in self._adapters(a):
+            x = self.add(x, self.scale(super().mul_mat(high, super().mul_mat(low, b))))
+        return x
+
+    def mul_mat_id(self, a: Tensor, b: Tensor, ids: Tensor, params: tuple[int, ...] = ()) -> Tensor:
+        """`b` times matrices of experts, with what adapters add (build_lora_mm_id, 1555)."""
+        x = super().mul_mat_id(a, b, ids, params)
+        for low, high in self._adapters(a):
+            x = self.add(x, self.scale(super().mul_mat_id(high, super().mul_mat_id(low, b, ids), ids)))
+        return x
+
+    def looked_up(self, matrix: Tensor, tokens: Tensor) -> Tensor:
+        """The embeddings of tokens, with what adapters add (build_inp_embd, 2376)."""
+        x = self.get_rows(matrix, tokens)
+        for low, high in self._adapters(matrix):
+            x = self.add(x, self.scale(super().mul_mat(high, self.get_rows(low, tokens))))
+        return x
+
+    def _adapters(self, a: Tensor) -> list[tuple[Tensor, Tensor]]:
+        pairs = self.known.adapters.get(a.name, ()) if self.known.adapters and a.usage == WEIGHT else ()
+        return [(self._weight(low), self._weight(high)) for low, high in pairs]
+
     # --- memory
 
     def cache_of(self, il: int, kind: str = "kv") -> Cache:
@@ -177,7 +204,8 @@ class GraphContext(Ops):
         """Return a recurrent state of a layer in f32 (r is 0, s is 1): [elements, sequences], or in rows of a `width`."""
         key = (il, f"state.{which}")
         if key not in self._caches:
-            size, n = self.model.layers[il].states[which], self.context.n_seq_max
+            size = self.model.layers[il].states[which]
+            n = self.context.n_seq_max * (1 + self.context.n_rs_seq)
             ne = (width, size // width, n, 1) if width else (size, n, 1, 1)
             self._caches[key] = self._memory(f"cache_{'rspq'[which]}_l{il}", F32, ne, il)
         return self._caches[key]
@@ -232,7 +260,10 @@ class GraphContext(Ops):
         return t
 
     def end_layer(self, t: Tensor) -> Tensor:
-        """Say that a layer ends with `t` ("l_out"): where the next one begins."""
+        """Say that a layer ends with `t` ("l_out"): where the next one begins. A control vector is added there."""
+        direction = self.known.steered.get(self.layers[len(self._ends)]) if self.known.steered else None
+        if direction is not None:
+            t = self.add(t, self._weight(direction))
         self._ends.append(t.index)
         t.name = "l_out"
         return t

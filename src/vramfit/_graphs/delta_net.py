@@ -35,10 +35,14 @@ def conv_window(
     channels, seqs = x.ne[0], g.n_seqs
     before = g.reshape(read_state(g, rs, states), kept, channels, seqs)
     window = g.concat(before, g.transpose(x), 0)
-    at = (window.ne[0] - kept) * window.nb[0]
-    last = g.view(window, (kept, channels, seqs), window.nb[1:3], at)
-    home = g.view(states, (kept * channels, seqs), (states.nb[1],))
-    g.expand(g.cpy(g.cont(last) if copies else last, home))
+    slots = 1 + g.context.n_rs_seq
+    for slot in reversed(range(slots)):  # the oldest of the states to go back to comes first
+        at = max(0, window.ne[0] - kept - slot) * window.nb[0]
+        last = g.view(window, (kept, channels, seqs), window.nb[1:3], at)
+        home = g.view(
+            states, (kept * channels, seqs), (states.nb[1],), slot * g.context.n_seq_max * states.nb[1]
+        )
+        g.expand(g.cpy(g.cont(last) if copies else last, home))
     return window
 
 
@@ -49,10 +53,34 @@ def delta_net(
 
     `decay` is [1 or head, heads, tokens, sequences], `beta` [1, heads, ...], `state` [head, head, heads, sequences].
     """
+    if g.context.n_rs_seq:
+        return _with_snapshots(g, q, k, v, decay, beta, state, il)
     y, end = delta_rule(g, q, k, v, decay, beta, state, il)
     states = g.state(il, 1)
     g.expand(g.cpy(end, g.view(states, (states.ne[0], g.n_seqs), (states.nb[1],))))
     return y
+
+
+def _with_snapshots(
+    g: GraphContext, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor, il: int
+) -> Tensor:
+    """The same where the states behind the last tokens are kept, too: always in one operation."""
+    slots, states = 1 + g.context.n_rs_seq, g.state(il, 1)
+    both = _operation(g, (q, k, v, decay, beta, state), il, slots)
+    (size, heads, n, seqs), row = v.ne, v.ne[0] * both.nb[0]
+    y = g.view(both, (size, heads, n, seqs), (row, row * heads, row * heads * n))
+    width, written = size * size * heads, min(n, slots)
+    each = width * both.nb[0]
+    new = g.view(both, (width, seqs, written), (each, each * seqs), row * heads * n * seqs)
+    home = g.view(states, (width, seqs, written), (states.nb[1], g.context.n_seq_max * states.nb[1]))
+    g.expand(g.cpy(new, home))
+    return y
+
+
+def _operation(g: GraphContext, src: tuple[Tensor, ...], il: int, slots: int) -> Tensor:
+    size, heads, n, seqs = src[2].ne
+    ne = (size * heads, n * seqs + slots * size * seqs)
+    return g.fused(g.of("GATED_DELTA_NET", ne, *src, params=(slots,)), il, _OP)
 
 
 def delta_rule(
@@ -71,8 +99,7 @@ def _fused(
 ) -> tuple[Tensor, Tensor]:
     """Append one operation that makes the result and, behind it, the states."""
     size, heads, n, seqs = v.ne
-    ne = (size * heads, n * seqs + size * seqs)
-    both = g.fused(g.of("GATED_DELTA_NET", ne, q, k, v, decay, beta, state, params=(1,)), il, _OP)
+    both = _operation(g, (q, k, v, decay, beta, state), il, 1)
     row = size * both.nb[0]
     y = g.view(both, (size, heads, n, seqs), (row, row * heads, row * heads * n))
     at = row * heads * n * seqs

@@ -5,6 +5,7 @@ In: a `Model`. Out: `Known`, which every graph of the model starts from. Raises 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -15,6 +16,7 @@ from .._llama.model import Home, Layer, Model
 
 __all__ = ["Known", "know"]
 
+_ADAPTER: Final = re.compile(r"\.(lora_a|lora_b|direction)(?:\.\d+)?$")  # as `_company.adapters` names them
 _SCALES: Final = (".scale", ".input_scale")
 Homes = Mapping[Home | int, int]  # where a weight was created for: its position in `Model.weights`
 
@@ -31,6 +33,8 @@ class Known:
     alike: tuple[
         Hashable, ...
     ]  # of the trunk: equal for layers that make the same nodes, whatever the reservation
+    adapters: Mapping[str, tuple[tuple[int, int], ...]]  # by weight: positions of each adapter's two matrices
+    steered: Mapping[int, int]  # by layer: position of a control vector's direction
     stand_in: bool = False  # whether its graph is made by `stand_in`, and not by its architecture's builder
 
 
@@ -45,7 +49,7 @@ def know(model: Model, traits: Callable[[Model, int], Hashable] | None = None) -
     own, outer = _layer_weights(model), _outer_weights(model)
     shapes = {i: _shape(model, i) for i in range(len(model.weights))}
     arrays = [
-        (key, x) for key, x in model.hparams.items() if isinstance(x, (list, tuple)) and len(x) >= len(trunk)
+        (key, x) for key, x in model.hparams.items() if isinstance(x, (list, tuple)) and len(x) > trunk[-1]
     ]
     # the first layer with a state brings the views of which states there are
     opens = next((il for il in trunk if model.layers[il].is_recurrent), None)
@@ -53,7 +57,25 @@ def know(model: Model, traits: Callable[[Model, int], Hashable] | None = None) -
         (_kind(model, model.layers[il], own[il], outer, arrays), il == opens, traits and traits(model, il))
         for il in trunk
     )
-    return Known(model, trunk, own, outer, shapes, alike)
+    return Known(model, trunk, own, outer, shapes, alike, *_adapters(model))
+
+
+def _adapters(model: Model) -> tuple[Mapping[str, tuple[tuple[int, int], ...]], Mapping[int, int]]:
+    """Adapters that are applied, by the weight that each changes; and directions of a control vector, by layer."""
+    low: dict[str, int] = {}
+    found: dict[str, list[tuple[int, int]]] = {}
+    steered: dict[int, int] = {}
+    for i, weight in enumerate(model.weights if model.company is not None else ()):
+        name, part = weight.tensor.name, _ADAPTER.search(weight.tensor.name)
+        if part and part[1] == "direction" and isinstance(weight.home, int):
+            steered[weight.home] = i
+        elif part and weight.beside is not None:
+            base = model.weights[weight.beside].tensor.name
+            if part[1] == "lora_a":
+                low[name] = i
+            else:
+                found.setdefault(base, []).append((low[name.replace(".lora_b", ".lora_a")], i))
+    return {name: tuple(pairs) for name, pairs in found.items()}, steered
 
 
 def _kind(

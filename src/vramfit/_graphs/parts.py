@@ -47,7 +47,7 @@ def embeddings(g: GraphContext, *, deepstack: int = 0, scale: bool = False) -> T
     matrix = g.at("token_embd.weight", Home.INPUT)
     if matrix is None:
         matrix = g.need("token_embd.weight")
-    x = g.get_rows(matrix, tokens)
+    x = g.looked_up(matrix, tokens)
     mixed = _mixed_rows(g, x, matrix) if g.context.era.more_inputs else None
     if deepstack:
         x = g.pad(x, n_input - g.n_embd)

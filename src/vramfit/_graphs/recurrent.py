@@ -68,7 +68,8 @@ def read_state(
     g.expand(g.scale_in_place(g.view(states, (size,))))
     found = g.expand((read or g.get_rows)(states, rs.main))
     moved = g.get_rows(states, rs.extra)
-    rest = g.view(state, (size, n - g.n_seqs), (state.nb[1],), g.n_seqs * state.nb[1])
+    more = g.context.n_seq_max - g.n_seqs
+    rest = g.view(state, (size, more), (state.nb[1],), g.n_seqs * state.nb[1])
     g.expand(g.cpy(moved, rest))
     return found
 
@@ -79,11 +80,12 @@ def write_state(g: GraphContext, value: Tensor, state: Tensor) -> None:
     g.expand(g.cpy(value, g.view(state, (n,))))
 
 
-def ssm_scan(g: GraphContext, states: Tensor, x: Tensor, *more: Tensor) -> Tensor:
-    """Append a state-space scan: the outputs, and behind them the states, in one row (ggml_ssm_scan)."""
+def ssm_scan(g: GraphContext, states: Tensor, x: Tensor, *more: Tensor, slots: int = 1) -> Tensor:
+    """Append a state-space scan: the outputs, and behind them the states of `slots` tokens, in one row (ggml_ssm_scan)."""
     ids = more[-1]
-    n = x.ne[0] * x.ne[1] * x.ne[2] * x.ne[3] + states.ne[0] * states.ne[1] * states.ne[2] * ids.ne[0]
-    return g.of("SSM_SCAN", (n,), states, x, *more, params=(1,))
+    size = states.ne[0] * states.ne[1] * states.ne[2] * ids.ne[0]
+    n = x.ne[0] * x.ne[1] * x.ne[2] * x.ne[3] + slots * size
+    return g.of("SSM_SCAN", (n,), states, x, *more, params=(slots,))
 
 
 def mamba(g: GraphContext, rs: Rs, x: Tensor, il: int, *, dt_b_c_norm: bool = False) -> Tensor:
@@ -158,7 +160,8 @@ def mamba2(g: GraphContext, rs: Rs, x: Tensor, il: int) -> Tensor:
     a = g.need("ssm_a", il)
 
     def scan(states: Tensor, ids: Tensor) -> Tensor:
-        return ssm_scan(g, g.reshape(states, size, head, n_head, ssm_states.ne[1]), heads, dt, a, b, c, ids)
+        rows, slots = g.reshape(states, size, head, n_head, ssm_states.ne[1]), 1 + g.context.n_rs_seq
+        return ssm_scan(g, rows, heads, dt, a, b, c, ids, slots=slots)
 
     y = read_state(g, rs, ssm_states, scan)
     _write_mamba2(g, y, heads, ssm_states, size * inner)
@@ -175,15 +178,19 @@ def _convolved(g: GraphContext, conv: Tensor, x: Tensor, states: Tensor, kernel:
     """Append a short convolution over the channels, whose last columns are kept for the next batch."""
     width, seqs = x.ne[0], g.n_seqs
     window = g.concat(conv, g.transpose(x), 0)
-    last = g.view(window, (kernel - 1, width, seqs), window.nb[1:3], g.n_seq_tokens * window.nb[0])
-    g.expand(g.cpy(last, g.view(states, ((kernel - 1) * width, seqs), (states.nb[1],))))
+    for slot in range(min(g.n_seq_tokens, 1 + g.context.n_rs_seq)):
+        at = (g.n_seq_tokens - slot) * window.nb[0]
+        last = g.view(window, (kernel - 1, width, seqs), window.nb[1:3], at)
+        home = slot * g.context.n_seq_max * states.nb[1]
+        g.expand(g.cpy(last, g.view(states, ((kernel - 1) * width, seqs), (states.nb[1],), home)))
     return g.silu(g.add(g.ssm_conv(window, g.need("ssm_conv1d.weight", il)), g.need("ssm_conv1d.bias", il)))
 
 
 def _write_mamba2(g: GraphContext, y: Tensor, heads: Tensor, states: Tensor, size: int) -> None:
-    """Copy the states that a scan ends with, one slot of snapshots (mamba-base.cpp, n_written = 1)."""
+    """Copy the states that a scan ends with, and those behind the tokens before that can be gone back to."""
     seqs, row = g.n_seqs, size * y.nb[0]
+    written = min(g.n_seq_tokens, 1 + g.context.n_rs_seq)
     at = heads.ne[0] * heads.ne[1] * heads.ne[2] * heads.ne[3] * heads.nb[0]
-    done = g.view(y, (size, seqs, 1), (row, row * seqs), at)
-    slots = g.view(states, (size, seqs, 1), (states.nb[1], states.ne[1] * size * states.nb[0]))
+    done = g.view(y, (size, seqs, written), (row, row * seqs), at)
+    slots = g.view(states, (size, seqs, written), (states.nb[1], g.context.n_seq_max * size * states.nb[0]))
     g.expand(g.cpy(done, slots))

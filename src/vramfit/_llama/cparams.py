@@ -17,6 +17,7 @@ from .._ggml.types import TensorType, tensor_type
 from .eras import Era, era_of
 from .model import Cache, Cells, Model
 from .params import FlashAttn, Settings
+from .speculation import snapshots
 
 __all__ = [
     "CONTEXT_STEP",
@@ -64,6 +65,7 @@ class Context(NamedTuple):
     op_offload: bool
     embeddings: bool
     era: Era  # of the engine's build
+    n_rs_seq: int = 0  # recurrent states that each sequence keeps beside its own, to go back to
 
     @property
     def v_trans(self) -> bool:
@@ -113,6 +115,7 @@ def resolve_counts(
         op_offload=settings.op_offload,
         embeddings=settings.embeddings,
         era=era,
+        n_rs_seq=snapshots(settings) if model.rollback else 0,
     )
 
 

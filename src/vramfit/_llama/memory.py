@@ -142,7 +142,7 @@ def _tensors(
         for kind, width in stored_rows(model, cache, context):
             yield kind, (width, cells(cache, context), n_stream)
     for elements in states:
-        yield _F32, (elements, context.n_seq_max)
+        yield _F32, (elements, context.n_seq_max * (1 + context.n_rs_seq))
 
 
 def _rules(device: int, backends: Sequence[Backend], host: Backend) -> Backend:

@@ -60,6 +60,7 @@ class Weight(NamedTuple):
     lazy: bool = False  # read row by row from the mapped file, never resident (TENSOR_READ_LAZY)
     op: str = "MUL_MAT"  # the operation that a device must run to hold it (llama-arch.cpp, LLM_TENSOR_INFOS)
     scan: tuple[int, ...] = ()  # of an SSM_SCAN: elements of a state, of a head, heads, groups
+    beside: int | None = None  # of an adapter: position of the weight that it changes, and lies beside
 
 
 class Cells(Enum):
@@ -153,6 +154,12 @@ class Model(_Weakly, Shown):
     )  # "<architecture>.*" without the prefix
     source: str = ""  # the reference it was read from, for messages
     unknown_tensors: tuple[str, ...] = ()  # tensors that the engine has no use for, and refuses the file for
+    mtp: tuple[
+        Weight, ...
+    ] = ()  # what is created of next-token-prediction blocks if these are to be loaded, too
+    rollback: bool = False  # whether recurrent states are kept to go back to (llm_arch_supports_rs_rollback)
+    tokenizer: str = ""  # tokenizer.ggml.model, "" when absent
+    company: object = None  # what is loaded beside it: a `Company` (see `_company`), None for nothing
 
     def __repr__(self) -> str:
         """Show which model it is and how large, not the thousands of values that it holds."""

@@ -24,6 +24,7 @@ __all__ = [
     "LOAD_MODES",
     "MAX_SEQUENCES",
     "MAX_TOKENS",
+    "SPEC_TYPES",
     "SPLIT_MODES",
     "UNPLANNED_MODES",
     "FlashAttn",
@@ -52,11 +53,25 @@ UNPLANNED_MODES: Final = {
     "tensor": "cuts every weight and the cache over all cards at once (ggml-backend-meta.cpp), and keeps whole what cannot be cut;"
     " what each card then takes is not proved",
 }
+SPEC_TYPES: Final = (  # speculative.cpp:33
+    "none",
+    "draft-simple",
+    "draft-eagle3",
+    "draft-mtp",
+    "draft-dflash",
+    "draft-dspark",
+    "ngram-simple",
+    "ngram-map-k",
+    "ngram-map-k4v",
+    "ngram-mod",
+    "ngram-cache",
+)
 EXPERTS: Final = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # what --cpu-moe keeps on the host, common.h:1196
 DENSE: Final = r"\.ffn_(up|down|gate)\."  # what --n-cpu-ffn keeps on the host, common.h:1200
 MAX_SEQUENCES: Final = 256  # LLAMA_MAX_SEQ
 MAX_DEVICES: Final = 16  # llama_max_devices
 MAX_TOKENS: Final = 2**31 - 1
+MAX_DRAFT: Final = 4096  # tokens proposed at once
 MAX_SHARE: Final = 1e30  # their sum is still a float32, which the engine counts in
 
 
@@ -87,6 +102,8 @@ class Settings:
     tensor_split: tuple[float, ...] = ()  # empty: in proportion to free memory
     cpu_tensors: tuple[str, ...] = ()  # regular expressions: matching tensors stay on the host
     embeddings: bool = False
+    spec_type: str = "none"  # of speculative decoding: one of `SPEC_TYPES`, or several with commas between
+    spec_draft_n_max: int = 3  # tokens that a draft proposes at once, at most
     engine_build: str = ""  # whose rules: "b8470", "ollama@0.24", a commit (see `eras`); "": the pinned build
     load_mode: str = "auto"  # how weights on the host are held: mapped from the file, allocated, locked
     defaults: str = field(
@@ -99,7 +116,7 @@ class Settings:
             object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
         for name in _RANGES:
             object.__setattr__(self, name, _as_whole(getattr(self, name)))
-        for name in ("type_k", "type_v", "flash_attn", "split_mode", "load_mode"):
+        for name in ("type_k", "type_v", "flash_attn", "split_mode", "spec_type", "load_mode"):
             value = getattr(self, name)
             if isinstance(value, str):
                 object.__setattr__(self, name, value.lower())
@@ -132,6 +149,7 @@ _RANGES: Final = {
     "n_outputs_max": (0, MAX_TOKENS),
     "n_gpu_layers": (-2, MAX_TOKENS),
     "main_gpu": (-1, MAX_DEVICES - 1),
+    "spec_draft_n_max": (0, MAX_DRAFT),
 }
 _CHOICES: Final = {
     "flash_attn": FLASH_ATTN,
@@ -159,6 +177,7 @@ def _check(s: Settings) -> None:
     if not isinstance(s.defaults, str) or not s.defaults.isprintable():
         raise SettingsError(f"defaults={shown(s.defaults)}: give the name of a program")
     era_of(s.engine_build)
+    _check_spec_type(s.spec_type)
     _check_split(s.tensor_split)
     for pattern in s.cpu_tensors:
         try:
@@ -167,6 +186,11 @@ def _check(s: Settings) -> None:
             re.compile(pattern)
         except (re.error, TypeError, RecursionError, OverflowError) as e:
             raise SettingsError(f"cpu_tensors: {shown(pattern)} is not a regular expression: {e}") from None
+
+
+def _check_spec_type(value: object) -> None:
+    if not isinstance(value, str) or not set(value.split(",")) <= set(SPEC_TYPES):
+        raise SettingsError(f"spec_type={shown(value)}: give one or more of {', '.join(SPEC_TYPES)}")
 
 
 def _check_split(split: tuple[float, ...]) -> None:

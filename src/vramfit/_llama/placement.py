@@ -112,6 +112,10 @@ def _placed(model: Model, used: Sequence[Gpu], settings: Settings, layers: tuple
     useless = [_useless(model, b) for b in rules]
     if any(useless):
         wanted = [HOST if at != HOST and i in useless[at] else at for i, at in enumerate(wanted)]
+    if model.company is not None:  # an adapter is where the weight is that it changes
+        wanted = [
+            at if w.beside is None else wanted[w.beside] for at, w in zip(wanted, model.weights, strict=True)
+        ]
     weights = tuple(wanted)
     caches = layers[:-1] if settings.offload_kqv else (HOST,) * model.n_layer
     return Placement(len(used), layers, weights, caches, settings.offload_kqv, bool(settings.cpu_tensors))

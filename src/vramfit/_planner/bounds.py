@@ -20,6 +20,7 @@ from .._llama.cparams import Context, physical_batch, resolve
 from .._llama.eras import era_of, rules_of
 from .._llama.model import Cache, Cells, Home, Layer
 from .._llama.placement import HOST, devices, pipeline_copies
+from .._llama.speculation import tokens_per_pass
 from .plan import Plan
 from .speed import GB, active_weights
 
@@ -76,7 +77,8 @@ class Speed(Shown):
     """Upper bounds in tokens a second of one sequence, and the terms that they are made of.
 
     None: the model does not decode, or a term is not known. `missing` says in sentences which terms are not known, and those that no
-    bound here has. `pipelined`: devices read a prompt at the same time, batch behind batch.
+    bound here has. `pipelined`: devices read a prompt at the same time, batch behind batch. `n_tokens` are those that a pass gives,
+    if all that speculation proposes is right; what proposing takes is not counted.
     """
 
     decode: float | None
@@ -88,6 +90,7 @@ class Speed(Shown):
     terms: tuple[Term, ...]
     links: tuple[LinkTerm, ...] = ()
     missing: tuple[str, ...] = ()
+    n_tokens: int = 1
 
 
 def speed(plan: Plan, host_bandwidth_gbs: float | None = None) -> Speed:
@@ -114,15 +117,15 @@ def speed_of(
     terms, links = _terms(plan, host_gbs, tflops), (*links, *_network(plan))
     batch = physical_batch(plan.settings)
     pipelined = _is_pipelined(plan)
-    decodes = plan.model.has_cache
+    decodes, n_tokens = plan.model.has_cache, tokens_per_pass(plan.settings)
     wait = sum(link.token_seconds for link in links)
     empty = _total([t.seconds(t.weights) for t in terms], wait)
     full = _total([t.seconds(t.weights + t.cache) for t in terms], wait)
     batches = [t.seconds(t.batch, batch) for t in terms]
     waits = [link.batch_seconds for link in links]
     return Speed(
-        decode=_rate(1, empty) if decodes else None,
-        decode_full=_rate(1, full) if decodes else None,
+        decode=_rate(n_tokens, empty) if decodes else None,
+        decode_full=_rate(n_tokens, full) if decodes else None,
         prompt=_rate(batch, _longest([*batches, *waits]) if pipelined else _total(batches, sum(waits))),
         n_ctx=plan.estimate.n_ctx_seq,
         n_ubatch=batch,
@@ -130,6 +133,7 @@ def speed_of(
         terms=terms,
         links=links,
         missing=tuple(_missing(terms)),
+        n_tokens=n_tokens,
     )
 
 

@@ -32,6 +32,7 @@ from .._devices import Gpu
 from .._llama.model import Model
 from .._llama.params import CACHE_TYPES, Settings
 from .._llama.placement import devices
+from .._llama.speculation import tokens_per_pass
 from .._quant import FILE_TYPES, bits_per_weight, file_bytes, needs_imatrix, requantize
 from .._quant import file_type as find_file_type
 from .plan import DEFAULT_MARGIN, Plan, plan
@@ -202,7 +203,9 @@ def _choice(name: str, found: Plan, gpus: Sequence[Gpu], imatrix: bool, host_gbs
         shortfall=found.shortfall,
         tensor_split=found.tensor_split,
         exact=found.estimate.exact,
-        tokens_per_second=decode_limit(found.model, found.estimate.placement, used, host_gbs),
+        tokens_per_second=decode_limit(
+            found.model, found.estimate.placement, used, host_gbs, tokens_per_pass(found.settings)
+        ),
         measure=file_type_measure(name, imatrix) if name in FILE_TYPES else None,
         cache_measure=cache_measure(found.settings.type_k, found.settings.type_v),
     )

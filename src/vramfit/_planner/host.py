@@ -20,7 +20,7 @@ from .._llama.host_memory import HostNeeds, host_needs, shared_card
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import place
-from .search import Chains, Split, largest, last_where
+from .search import Chains, Company, Split, largest, last_where
 from .segments import Segments
 from .warnings import SYSTEM_LEAST, SYSTEM_SHARE
 
@@ -43,6 +43,7 @@ class Beside:
     host: Host | None
     segments: Callable[[], Segments]
     only: Split | None = None
+    company: Company | None = None  # what is loaded beside the model takes, `gpus` of the cards in use
     known: dict[int, HostNeeds] = field(default_factory=dict)
 
     @property
@@ -64,12 +65,16 @@ class Beside:
         needs, room = self.needs(n_ctx), list(self.room)
         if needs.card is not None:
             room[needs.card] -= needs.pooled + compute
-        return Chains(self.segments(), room, self.only)
+        return Chains(self.segments(), room, self.only, self.company)
 
-    def has_room(self, n_ctx: int, compute: int = 0) -> bool:
-        """Tell whether a host of known memory holds what it needs, with the margin left."""
-        size = self.needs(n_ctx).held + compute
-        return self.host is None or size <= self.host.free - self.margin or size <= 0
+    def has_room(self, n_ctx: int, compute: int | None = None) -> bool:
+        """Tell whether a host of known memory holds what it needs, with the margin left; without `compute` at least that."""
+        if self.host is None:
+            return True
+        size = self.needs(n_ctx).held + (compute or 0)
+        if self.company is not None:
+            size += self.company(n_ctx, compute is None).host
+        return size <= self.host.free - self.margin or size <= 0
 
     def largest(self, candidates: range) -> tuple[int, Split] | None:
         """Find the largest of the contexts that fits cards and host, and its split; None if none does."""

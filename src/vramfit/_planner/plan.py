@@ -7,7 +7,7 @@ is a chain of segments, one a card; `search` finds the best chain, with compute 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, cast
 
@@ -34,12 +34,14 @@ from .._llama.cparams import context_step, physical_batch, resolve, trained_ctx
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
+from .._llama.speculation import loaded, predicts
 from .host import Beside, host_warnings, lent_warnings
 from .search import Chains, Split, largest, least_short
 from .segments import Learned, Segments
 from .warnings import context_warnings, margin_warning, pool_warning, settings_warnings, wired_warnings
 
 if TYPE_CHECKING:
+    from .._estimate.company import CompanyBytes
     from .link import Link
 
 __all__ = ["DEFAULT_MARGIN", "Plan", "carries", "host_holds", "may_carry", "plan"]
@@ -48,6 +50,7 @@ DEFAULT_MARGIN: Final = 1 << 30  # what llama.cpp's --fit-target leaves on each 
 REQUEST: Final = "the context asked for"  # what `limited_by` may say beside the name of a card
 TRAINED: Final = "the trained context"
 MAX_CTX: Final = "max_ctx"
+_ROUNDS: Final = 4  # in which splits are tried that a draft is divided like
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +124,16 @@ def plan(
     said = settings_warnings(model, settings)
     if settings.n_ubatch > settings.n_batch:  # as `said` says
         settings = replace(settings, n_ubatch=physical_batch(settings))
+    model = loaded(model, settings)
     candidates = _contexts(model, settings, max_ctx)
     question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned, host)
     found = _answer(question, candidates)
-    fits = found is not None
-    n_ctx, split = found or (candidates[0], _least_short(question, candidates[0]))
+    n_ctx, split = found or (candidates[0], _shown(question, candidates[0]))
     chosen = _with(question, n_ctx, split)
     result = _estimate(question, chosen)
     shortest = _shortest(result)
+    # what is loaded beside the model may be on a card that the model does not use
+    fits = found is not None and (not result.company or shortest is None or shortest.left >= margin_bytes)
     limited_by = _limit(question, max_ctx, result, candidates) if fits else _name(shortest)
     return Plan(
         model=model,
@@ -156,7 +161,8 @@ def carries(
     host: Host | None = None,
 ) -> bool:
     """Tell whether the context asked for fits, as `plan` does, without the work to say anything else."""
-    question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned, host)
+    model, known = loaded(model, settings), {} if learned is None else learned
+    question = _Question(model, gpus, settings, margin_bytes, known, host)
     return _answer(question, _contexts(model, settings, None)) is not None
 
 
@@ -164,7 +170,8 @@ def host_holds(
     model: Model, gpus: Sequence[Gpu], settings: Settings, *, margin_bytes: int, host: Host | None
 ) -> bool:
     """Whether the host has room for all but compute buffers at the context asked for: what any plan needs there."""
-    return _Question(model, gpus, settings, margin_bytes, {}, host).beside().has_room(settings.n_ctx)
+    question = _Question(loaded(model, settings), gpus, settings, margin_bytes, {}, host)
+    return question.beside().has_room(settings.n_ctx)
 
 
 def may_carry(
@@ -178,7 +185,7 @@ def may_carry(
     host: Host | None = None,
 ) -> bool:
     """Guess what `carries` would say: take compute buffers to be as under other settings, or by a part `less`."""
-    q = _Question(model, gpus, settings, margin_bytes, learned, host)
+    q = _Question(loaded(model, settings), gpus, settings, margin_bytes, learned, host)
     beside = q.beside()
     if beside.counts and not beside.has_room(settings.n_ctx):
         return False
@@ -215,6 +222,8 @@ class _Question:
     host: Host | None = None
     known: Segments | None = None  # once they were asked for
     host_known: Beside | None = None
+    assumed: Split | None = None  # the layers that a draft's are divided like
+    found: dict[Hashable, CompanyBytes] = field(default_factory=dict)
 
     @property
     def used(self) -> tuple[int, ...]:
@@ -238,20 +247,40 @@ class _Question:
         """Bytes that may be taken on each card in use."""
         return [self.gpus[i].free - self.margin for i in self.used]
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing is loaded beside the model."""
+        return self.model.company is None and not predicts(self.settings)
+
     def beside(self) -> Beside:
         """The host beside the cards in use."""
         if self.host_known is None:
             self.host_known = Beside(
                 self.model, self.gpus, self.settings, self.used, self.room(), self.margin, self.host,
                 self.segments, self.given_split() if self.used else None,
+                None if self.is_alone else self.company,
             )  # fmt: skip
         return self.host_known
 
     def chains(self, n_ctx: int) -> Chains:
-        """All splits over the cards in use, for a context."""
+        """All splits over the cards in use, for a context; beside no host, for any."""
         if self.beside().counts:
             return self.beside().chains(n_ctx)
-        return Chains(self.segments(), self.room(), self.given_split())
+        company = None if self.is_alone else self.company
+        return Chains(self.segments(), self.room(), self.given_split(), company)
+
+    def company(self, n_ctx: int, most: bool) -> CompanyBytes:
+        """What is loaded beside the model takes of each card in use, and of the host (see `search.Company`)."""
+        from .._estimate.company import CompanyBytes, company_at_least, company_bytes
+
+        key = (n_ctx, most, self.assumed)
+        if key not in self.found:
+            chosen = _with(self, n_ctx, self.assumed)
+            look, padded = (company_at_least if most else company_bytes), resolve(self.model, chosen).n_ctx
+            sizes = look(self.model, self.gpus, chosen, padded, estimate, self.host)
+            gpus, beside = (tuple(terms[i] for i in self.used) for terms in (sizes.gpus, sizes.beside))
+            self.found[key] = CompanyBytes(gpus, beside, sizes.host)
+        return self.found[key]
 
     def given_split(self) -> Split | None:
         """Layers on each card in use where the caller fixed the split."""
@@ -263,18 +292,60 @@ class _Question:
 
 def _answer(q: _Question, candidates: range) -> tuple[int, Split | None] | None:
     """Find the largest context that fits, in tokens, and its split, in layers; without a card an unknown host takes them all."""
-    if q.beside().counts:
-        return q.beside().largest(candidates)
-    if not q.used:
+    if not q.used and not q.beside().counts:
         return candidates[-1], None
-    chains = Chains(q.segments(), q.room(), q.given_split())
-    found = largest(chains, candidates)
-    remote = [q.gpus[i].remote for i in q.used]
-    if found is None or not any(remote):
+    found = _largest(q, candidates)
+    if not q.split_is_free:
         return found
+    if _divides_a_draft(q):
+        found = _settled(q, candidates, found[1] if found else _least_short(q, candidates[0]))
+    remote = [q.gpus[i].remote for i in q.used]
+    if found is None or not any(remote) or q.beside().counts:
+        return found
+    return found[0], _nearer(q, remote, *found)
+
+
+def _largest(q: _Question, candidates: range, only: Split | None = None) -> tuple[int, Split] | None:
+    """Find the largest context that fits cards and a known host, and its split; `only` is the one split to try."""
+    beside = q.beside()
+    if beside.counts:
+        return (beside if only is None else replace(beside, only=only)).largest(candidates)
+    chains = q.chains(candidates[0])
+    return largest(chains if only is None else chains._replace(only=only), candidates)
+
+
+def _divides_a_draft(q: _Question) -> bool:
+    """Tell whether the layers of something beside the model are divided over the cards as the model's are."""
+    if q.is_alone:
+        return False
+    from .._company import company_of
+
+    return company_of(q.model).draft is not None or predicts(q.settings)
+
+
+def _settled(q: _Question, candidates: range, split: Split) -> tuple[int, Split] | None:
+    """Find the answer when a draft's layers are divided as the model's are: no better split was found for that division."""
+    for _ in range(_ROUNDS):
+        q.assumed = split
+        better = _largest(q, candidates)
+        if better is None or better[1] == split:
+            break
+        split = better[1]
+    q.assumed = split
+    return _largest(q, candidates, split)
+
+
+def _nearer(q: _Question, remote: Sequence[bool], n_ctx: int, split: Split) -> Split:
+    """Find a split with less on other machines, which carries the context with a draft divided like it, too."""
     from .nearer import nearer
 
-    return found[0], nearer(chains, remote, *found)
+    found = nearer(q.chains(n_ctx), remote, n_ctx, split)
+    if found == split or not _divides_a_draft(q):
+        return found
+    q.assumed = found
+    if _largest(q, range(n_ctx, n_ctx + 1), found) is None:
+        q.assumed = found = split
+    return found
 
 
 def _with(q: _Question, n_ctx: int, split: Split | None) -> Settings:
@@ -294,8 +365,15 @@ def _estimate(q: _Question, chosen: Settings) -> Estimate:
     return assemble(q.model, q.gpus, chosen, resolve(q.model, chosen), placement, compute, q.host)
 
 
-def _least_short(q: _Question, n_ctx: int) -> Split | None:
-    return least_short(q.chains(n_ctx), n_ctx) if q.split_is_free else None
+def _least_short(q: _Question, n_ctx: int) -> Split:
+    return least_short(q.chains(n_ctx), n_ctx)
+
+
+def _shown(q: _Question, n_ctx: int) -> Split | None:
+    """Choose the split to show where none fits: the one that lacks least, or the last that a draft was divided like."""
+    if not q.split_is_free:
+        return None
+    return q.assumed or _least_short(q, n_ctx)
 
 
 def _shortest(result: Estimate) -> DeviceEstimate | None:
@@ -327,15 +405,16 @@ def _full(q: _Question, result: Estimate, n_ctx: int) -> int:
     if len(q.used) == 1:
         return q.used[0]
     split = [result.gpus[i].layers for i in q.used]
-    at_least = min(_spare(q, q.segments().at_least_each(split, n_ctx)), default=(0, 0))
+    at_least = min(_spare(q, q.segments().at_least_each(split, n_ctx), n_ctx), default=(0, 0))
     if at_least[0] < 0:
         return at_least[1]
-    return min(_spare(q, q.segments().learn(split, n_ctx)))[1]
+    return min(_spare(q, q.segments().learn(split, n_ctx), n_ctx))[1]
 
 
-def _spare(q: _Question, sizes: Sequence[int]) -> list[tuple[int, int]]:
+def _spare(q: _Question, sizes: Sequence[int], n_ctx: int) -> list[tuple[int, int]]:
     """List the bytes left on each card that is used when they take this much, with its index."""
-    return [(room - size, i) for room, size, i in zip(q.room(), sizes, q.used, strict=True) if size]
+    rooms = q.room() if q.is_alone else Chains(q.segments(), q.room(), None, q.company).rooms(n_ctx)
+    return [(room - size, i) for room, size, i in zip(rooms, sizes, q.used, strict=True) if size]
 
 
 def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
@@ -345,6 +424,15 @@ def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
             needed = card.total + card.beside + q.margin
             return (*wired_warnings(gpu, needed), *lent_warnings(gpu, needed))
     return ()
+
+
+def _encoder_warnings(q: _Question) -> tuple[str, ...]:
+    from .._company import company_of
+    from .._company.encoders import encoder_warnings
+    from .._estimate.company import encoder_reserve
+
+    encoder = company_of(q.model).encoder
+    return () if encoder is None else encoder_warnings(q.model, encoder_reserve(encoder, q.gpus, q.settings))
 
 
 def _warnings(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
@@ -357,6 +445,11 @@ def _warnings(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
             f"the engine has no use for {', '.join(model.unknown_tensors[:3])}"
             f" ({len(model.unknown_tensors)} tensors) and may refuse this file"
         )
+    if model.company is not None or q.settings.spec_type != "none":
+        from .._company.drafts import speculation_warnings
+
+        found += speculation_warnings(model, q.settings)
+        found += _encoder_warnings(q)
     found += assumed(gpus)
     found += context_warnings(model, result.n_ctx_seq)
     found += pool_warning(model, resolve(model, result.settings), [g.backend for g in gpus])

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .._base.progress import Bar
 from .segments import Segments
 
-__all__ = ["Chains", "Split", "largest", "last_where", "least_short"]
+if TYPE_CHECKING:
+    from .._estimate.company import CompanyBytes
+
+__all__ = ["Chains", "Company", "Split", "largest", "last_where", "least_short"]
 
 Split = tuple[int, ...]  # layers on each card in use
 Compute = Callable[[int, int, int, int], int]  # device, start, end, context -> bytes
+# Context -> what is loaded beside the model; or, if so asked, no more than at any context as large.
+Company = Callable[[int, bool], "CompanyBytes"]
 
 _CLIMBS: Final = 12  # guesses at most; proof does without them
 _OWN: Final = 2  # splits whose own floors are learned before those of short runs are
@@ -33,32 +38,52 @@ class Chains(NamedTuple):
     segments: Segments
     room: Sequence[int]
     only: Split | None = None
+    company: Company | None = None  # what is loaded beside the model takes of that room
 
-    def find(self, compute: Compute, n_ctx: int) -> Split | None:
+    def rooms(self, n_ctx: int, *, most: bool = False) -> Sequence[int]:
+        """Return the room on each card beside a context; with `most` no less than beside any larger one."""
+        if self.company is None:
+            return self.room
+        return [room - size for room, size in zip(self.room, self.company(n_ctx, most).taken, strict=True)]
+
+    def lacks(self, n_ctx: int, *, most: bool = False) -> int:
+        """Count the bytes that some card lacks for what is loaded beside the model alone; 0 where that has room."""
+        if self.company is None:
+            return 0
+        found = self.company(n_ctx, most)
+        sizes = zip(found.gpus, found.taken, self.room, strict=True)
+        return max((size - room for own, size, room in sizes if size > room and own), default=0)
+
+    def find(self, compute: Compute, n_ctx: int, *, most: bool = False) -> Split | None:
         """Find a split that fits every card's room if compute buffers are as `compute` says; None without one.
+
+        With `most` the room is at least that of any larger context.
 
         Walks the cards and keeps every layer that the cards so far can end at, with the layer it came
         from. Of all starts for an end, the latest takes least; earlier ones are tried too, because a
         compute buffer may be smaller for a segment of other kinds.
         """
         first, last = self.segments.first, self.segments.last
+        if self.lacks(n_ctx, most=most):
+            return None
+        rooms = self.rooms(n_ctx, most=most)
         reached: dict[int, Split] = {first: ()}
-        for device in range(len(self.room)):
+        for device, room in enumerate(rooms):
             starts = sorted(reached, reverse=True)
-            last_card = device == len(self.room) - 1
+            last_card = device == len(rooms) - 1
             further: dict[int, Split] = {}
             for end in (last,) if last_card else self._ends(device, first, last):
-                if starts and end >= starts[0] and not self._has_room(device, starts[0], end, n_ctx):
+                if starts and end >= starts[0] and not self._has_room(room, device, starts[0], end, n_ctx):
                     break  # nor for more layers
-                start = self._start(compute, device, starts, end, n_ctx)
+                start = self._start(room, compute, device, starts, end, n_ctx)
                 if start is not None:
                     further[end] = (*reached[start], end - start)
             reached = further
         return reached.get(last)
 
-    def _has_room(self, device: int, start: int, end: int, n_ctx: int) -> bool:
+    def _has_room(self, room: int, device: int, start: int, end: int, n_ctx: int) -> bool:
         """Tell whether weights and cache of a segment fit the card's room: if not, those of no longer segment do."""
-        return self.segments.fixed(device, start, end, n_ctx) <= max(self.room[device], 0)
+        return self.segments.fixed(device, start, end, n_ctx) <= max(room, 0)
 
     def _ends(self, device: int, first: int, last: int) -> Sequence[int]:
         if self.only is None:
@@ -66,10 +91,10 @@ class Chains(NamedTuple):
         return (first + sum(self.only[: device + 1]),)
 
     def _start(
-        self, compute: Compute, device: int, starts: Sequence[int], end: int, n_ctx: int
+        self, room: int, compute: Compute, device: int, starts: Sequence[int], end: int, n_ctx: int
     ) -> int | None:
         """Find the last layer from which a segment up to `end` fits on the card."""
-        room, fixed_bytes = self.room[device], self.segments.fixed
+        fixed_bytes = self.segments.fixed
         for start in starts:
             if start > end:
                 continue
@@ -83,15 +108,20 @@ class Chains(NamedTuple):
 
     def fits(self, split: Split, n_ctx: int) -> bool:
         """Tell whether a split fits every card's room; replayed unless that is known."""
-        if self.segments.holds(split, n_ctx, self.room):
+        rooms = self.rooms(n_ctx)
+        if self.lacks(n_ctx):
+            return False
+        if self.segments.holds(split, n_ctx, rooms):
             return True
         sizes = self.segments.learn(split, n_ctx)
-        return all(size <= free or not size for size, free in zip(sizes, self.room, strict=True))
+        return all(size <= free or not size for size, free in zip(sizes, rooms, strict=True))
 
     def short(self, split: Split, n_ctx: int) -> int:
         """Count the bytes that the shortest card lacks; replayed."""
         sizes = self.segments.learn(split, n_ctx)
-        return max((size - free for size, free in zip(sizes, self.room, strict=True) if size), default=0)
+        rooms = self.rooms(n_ctx)
+        lacking = max((size - free for size, free in zip(sizes, rooms, strict=True) if size), default=0)
+        return max(lacking, self.lacks(n_ctx)) if self.company else lacking
 
     def widened(self, n_bytes: int) -> Chains:
         """Return the same with `n_bytes` more room on every card."""
@@ -161,14 +191,14 @@ def _above(chains: Chains, candidates: range, best: int, bar: Bar) -> tuple[int,
         def least(device: int, start: int, end: int, n_ctx: int) -> int:
             return segments.least(device, start, end, candidates[position : at + 1])
 
-        return chains.find(least, candidates[position]) is not None
+        return chains.find(least, candidates[position], most=True) is not None
 
     while (at := last_where(may_fit, best, at)) > best:
         bar.advance()
         split = chains.find(segments.at_least, candidates[at])
         if split is None:
             at -= 1
-        elif segments.holds(split, candidates[at], chains.room):
+        elif segments.holds(split, candidates[at], chains.rooms(candidates[at])):
             return at, split
         elif not segments.has_floors(split, candidates[best + 1]):
             for chosen in _short(split) if floored == _OWN else (split,):

@@ -23,11 +23,15 @@ ENCODER: Final = "enc."  # runs once for a prompt, not for each token
 
 
 def decode_limit(
-    model: Model, placement: Placement, gpus: Sequence[Gpu], host_bandwidth_gbs: float | None = None
+    model: Model,
+    placement: Placement,
+    gpus: Sequence[Gpu],
+    host_bandwidth_gbs: float | None = None,
+    n_tokens: int = 1,
 ) -> float | None:
     """Bound the tokens per second of one sequence with an empty cache; None where a bandwidth is not known.
 
-    `gpus` are the cards in use. Devices work one after the other: their times add up, and between machines the network's.
+    `gpus` are the cards in use, `n_tokens` what a pass gives at most (`speculation.tokens_per_pass`). Devices work one after the other: their times add up, and between machines the network's.
     """
     if not model.has_cache:
         return None  # encoders and diffusion models do not decode token by token
@@ -37,7 +41,7 @@ def decode_limit(
         if size and rate is None:
             return None
         seconds += size / (rate * GB) if rate else 0.0
-    return 1 / seconds if seconds else None
+    return n_tokens / seconds if seconds else None
 
 
 def active_bytes(model: Model, placement: Placement) -> tuple[int, ...]:

@@ -32,8 +32,9 @@ from .._llama.cparams import resolve, wanted_ctx
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import place
+from .._llama.speculation import predicts
 from .host import Beside
-from .plan import DEFAULT_MARGIN
+from .plan import DEFAULT_MARGIN, carries
 from .search import Chains, largest, last_where
 from .segments import Segments
 from .speed import GB, active_bytes
@@ -245,9 +246,11 @@ class _Cards:
     def carry(self, *gpus: Gpu) -> bool:
         """Tell whether the context fits on these cards, in this order."""
         self._bar.advance()
-        room = [g.free - self._margin for g in gpus]
         model, settings, host = self._question
         own = None if any(g.unified for g in gpus) else host
+        if model.company is not None or predicts(settings):  # it may take more than segments tell
+            return carries(model, gpus, settings, margin_bytes=self._margin, host=own)
+        room = [g.free - self._margin for g in gpus]
         beside = Beside(
             model, gpus, settings, range(len(gpus)), room, self._margin, own, lambda: self._segments
         )

@@ -12,7 +12,7 @@ from .plans import is_short
 
 __all__ = ["bars"]
 
-TERMS: Final = (("weights", "model"), ("context", "context"), ("compute", "compute"))
+TERMS: Final = (("weights", "model"), ("context", "context"), ("compute", "compute"), ("company", "company"))
 BESIDE: Final = "other"  # what counts against a memory beside its own terms
 
 
@@ -69,7 +69,7 @@ def _part(kind: str, title: str, start: int, size: int | None, most: int) -> str
 
 
 def _key(devices: Sequence[DeviceEstimate], margin: int) -> str:
-    found = [(name, name) for name, _ in TERMS]
+    found = [(name, name) for name, field in TERMS if field != "company" or any(d.company for d in devices)]
     found += [(BESIDE, "the host's, or locked")] if any(d.beside > 0 for d in devices) else []
     if any(d.free_bytes for d in devices):
         found.append(("cap", "free memory"))

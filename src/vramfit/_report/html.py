@@ -102,7 +102,9 @@ def _devices(estimate: Estimate, margin: int) -> Iterable[str]:
     yield bars([*estimate.gpus, estimate.host], margin)
     head, *rows = map(list, zip(*plans.device_rows(estimate, margin), strict=True))
     yield _table(head, rows, unit=head[0])
-    if not estimate.exact:
+    for note in plans.company_notes(estimate):
+        yield _note(note)
+    if not estimate.compute_exact:
         yield _note(f"Compute buffers are an upper bound, not exact: {estimate.compute_note}.")
 
 

@@ -21,9 +21,12 @@ from .speeds import speed_as_schema, speed_sentence
 from .tables import fits, render_table
 
 if TYPE_CHECKING:
-    from .schema import DeviceJson, EstimateJson, PlanJson
+    from .._estimate.company import Companion
+    from .schema import CompanyJson, DeviceJson, EstimateJson, PlanJson
 
 __all__ = [
+    "adapter_notes",
+    "company_notes",
     "device_rows",
     "device_table",
     "estimate_answer",
@@ -64,10 +67,34 @@ def plan_text(plan: Plan, look: Look = PLAIN, host_bandwidth_gbs: float | None =
     parts += [look.paragraph(f"Warning: {w}", "warn") for w in plan.warnings]
     if plan.estimate.exact and any(g.backend != "cuda" for g in plan.gpus):
         parts.append(look.paragraph(f"Exact. What the rules were checked against: {plan.estimate.proof}."))
-    if not plan.estimate.exact:
+    parts += [look.paragraph(note) for note in (*company_notes(plan.estimate), *adapter_notes(plan.model))]
+    if not plan.estimate.compute_exact:
         note = f"Compute buffers are an upper bound, not exact: {plan.estimate.compute_note}."
         parts.append(look.paragraph(note))
     return "\n\n".join(parts)
+
+
+def company_notes(estimate: Estimate) -> list[str]:
+    """What is loaded beside the model, a sentence each, and whether its bytes are exact."""
+    return [
+        f"Beside the model: {c.kind} {printable(c.name, NAME)}, {format_bytes(c.total)}"
+        + ("." if c.exact else f"; not exact: {c.note}.")
+        for c in estimate.company
+    ]
+
+
+def adapter_notes(model: Model) -> list[str]:
+    """Which adapters are among the weights, in a sentence."""
+    if model.company is None:
+        return []
+    from .._company import company_of
+
+    company = company_of(model)
+    n_bytes = sum(w.tensor.n_bytes for w in model.weights if w.beside is not None)
+    names = ", ".join(printable(PurePath(a.source).name, NAME) for a in company.adapters)
+    vectors = ", ".join(printable(PurePath(v.source).name, NAME) for v in company.control_vectors)
+    said = [f"Among the weights: adapter {names}, {format_bytes(n_bytes)}."] if names else []
+    return said + ([f"Among the weights: control vector {vectors}."] if vectors else [])
 
 
 def model_name(model: Model) -> str:
@@ -109,11 +136,14 @@ def device_table(estimate: Estimate, margin: int, look: Look = PLAIN) -> str:
 def device_rows(estimate: Estimate, margin: int) -> list[list[str]]:
     """List the numbers of every device in MiB, under their names; what is left is marked where it is below the margin."""
     devices = [*estimate.gpus, estimate.host]
-    terms = (("weights", "model"), ("context", "context"), ("compute", "compute"), ("total", "total"))
+    terms = (("weights", "model"), ("context", "context"), ("compute", "compute"))
+    company = [[c.kind, *(format_mib(t.total) for t in (*c.gpus, c.host))] for c in estimate.company]
     return [
         ["MiB", *(d.name for d in devices)],
         ["layers", *(str(d.layers) for d in devices)],
         *([name, *(format_mib(getattr(d, field)) for d in devices)] for name, field in terms),
+        *company,
+        ["total", *(format_mib(d.total) for d in devices)],
         *_beside(devices),
         ["free", *(format_mib(d.free_bytes) if d.total_bytes else "" for d in devices)],
         ["left", *(_left(d, margin) if d.total_bytes else "" for d in devices)],
@@ -209,6 +239,7 @@ def plan_as_schema(plan: Plan, host_bandwidth_gbs: float | None = None) -> PlanJ
         host=_device_as_schema(plan.estimate.host),
         settings=settings_json(plan.settings),
         flash_attn=plan.estimate.flash_attn,
+        company=[_companion_as_schema(c) for c in plan.estimate.company],
         exact=plan.estimate.exact,
         compute_note=plan.estimate.compute_note,
         proof=plan.estimate.proof,
@@ -239,6 +270,7 @@ def estimate_as_schema(estimate: Estimate) -> EstimateJson:
         host=_device_as_schema(estimate.host),
         settings=settings_json(estimate.settings),
         flash_attn=estimate.flash_attn,
+        company=[_companion_as_schema(c) for c in estimate.company],
         exact=estimate.exact,
         compute_note=estimate.compute_note,
         proof=estimate.proof,
@@ -252,5 +284,12 @@ def _device_as_schema(d: DeviceEstimate) -> DeviceJson:
     return DeviceJson(
         name=d.name, layers=d.layers, model=d.model, context=d.context, compute=d.compute,
         total=d.total, free=d.free_bytes or None, left=d.left if d.free_bytes else None,
-        compute_exact=d.compute_exact, beside=d.beside, mapped=d.mapped,
+        compute_exact=d.compute_exact, beside=d.beside, mapped=d.mapped, company=d.company,
     )  # fmt: skip
+
+
+def _companion_as_schema(c: Companion) -> CompanyJson:
+    from .schema import CompanyJson, TermsJson
+
+    gpus = [TermsJson(model=t.model, context=t.context, compute=t.compute) for t in (*c.gpus, c.host)]
+    return CompanyJson(kind=c.kind, name=c.name, gpus=gpus[:-1], host=gpus[-1], exact=c.exact, note=c.note)

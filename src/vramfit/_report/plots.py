@@ -7,7 +7,7 @@ Okabe and Ito's, which colour-blind people tell apart; lines and marks differ in
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from .._base.errors import SettingsError
@@ -119,7 +119,10 @@ def _plan(plan: Plan, look: _Look) -> Figure:
     figure, axes = _axes(look, len(cards), 2 + 4 * len(cards), 4, share=True)
     for card, each in zip(cards, axes, strict=True):
         stacks = [found.columns[f"gpu{card}_{term}"] / GIB for term in TERMS]
-        names = ("weights", "context", "compute")
+        names = ["weights", "context", "compute"]
+        if plan.estimate.gpus[card].company:
+            stacks.append(_company(plan, card, found.columns["n_ctx"]) / GIB)
+            names.append(" and ".join(c.kind for c in plan.estimate.company))
         each.stackplot(found.columns["n_ctx"], stacks, labels=names, colors=look.cycle, edgecolor=look.paper)
         free = plan.estimate.gpus[card].free_bytes
         each.axhline(free / GIB, color=look.limit, linewidth=2, label="free memory")
@@ -139,11 +142,25 @@ def _around(plan: Plan) -> Sweep:
     """Sweep the plan's own split and settings from the smallest context to somewhat beyond the planned one."""
     import numpy as np
 
+    from .._company import alone
     from .._planner.sweep import sweep
 
     most = max(plan.n_ctx * 5 // 4, 1024)
     contexts = np.unique(np.linspace(256, most, SAMPLES).astype(np.int64) // 256 * 256)
-    return sweep(plan.model, plan.gpus, plan.settings, n_ctx=contexts, margin_bytes=plan.margin_bytes)
+    settings = replace(plan.settings, spec_type="none")
+    return sweep(alone(plan.model), plan.gpus, settings, n_ctx=contexts, margin_bytes=plan.margin_bytes)
+
+
+def _company(plan: Plan, card: int, contexts: Any) -> Any:
+    """Bytes on a card of what is loaded beside the model, at a few of the contexts and straight between them."""
+    import numpy as np
+
+    from .._estimate.company import company_bytes
+    from .._estimate.estimate import estimate
+
+    few = np.unique(contexts[np.linspace(0, len(contexts) - 1, 5).astype(np.int64)])
+    sizes = [company_bytes(plan.model, plan.gpus, plan.settings, int(n), estimate).taken[card] for n in few]
+    return np.interp(contexts, few, sizes)
 
 
 def _comparison(comparison: Comparison, look: _Look) -> Figure:

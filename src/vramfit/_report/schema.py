@@ -69,6 +69,26 @@ class DeviceJson(_Frozen):
     compute_exact: bool
     beside: int = 0
     mapped: int = 0
+    company: int = 0  # of what is loaded beside the model, within `total`
+
+
+class TermsJson(_Frozen):
+    """Bytes on one device, by the engine's terms."""
+
+    model: int
+    context: int
+    compute: int
+
+
+class CompanyJson(_Frozen):
+    """What is loaded beside the model, on each card and the host; `note` says why its bytes are not exact."""
+
+    kind: str
+    name: Text
+    gpus: list[TermsJson]
+    host: TermsJson
+    exact: bool
+    note: Text
 
 
 class OverheadJson(_Frozen):
@@ -149,6 +169,7 @@ class SpeedJson(_Frozen):
     terms: list[SpeedTermJson]
     links: list[SpeedLinkJson] = []
     missing: list[Text]
+    n_tokens: int = 1
 
 
 class EstimateJson(_Frozen):
@@ -166,6 +187,7 @@ class EstimateJson(_Frozen):
     compute_note: str
     proof: str = ""
     era: str
+    company: list[CompanyJson] = []
 
 
 class CrossingJson(_Frozen):
@@ -218,6 +240,7 @@ class PlanJson(_Frozen):
     reach: str
     overheads: list[OverheadJson]
     era: str
+    company: list[CompanyJson] = []
     older_build: Optional[OlderJson] = None  # noqa: UP045
     speed: Optional[SpeedJson] = None  # noqa: UP045
     engine: Optional[str] = None  # noqa: UP045

@@ -34,7 +34,7 @@ def speed_sentence(speed: Speed) -> str:
     links = [f"{link.name} {link.token_seconds * 1000:.3g} ms" for link in speed.links]
     return (
         f"Speed: {said}. Upper bounds, no forecast: they count what has to be read for a token"
-        f" ({', '.join([*terms, *links])}) and {_computed(speed)}."
+        f" ({', '.join([*terms, *links])}) and {_computed(speed)}.{_proposed(speed)}"
     )
 
 
@@ -53,6 +53,13 @@ def _computed(speed: Speed) -> str:
     if any(t.flops and t.tflops is None for t in speed.terms):
         return "not computing, which is what limits a prompt and whose rate the catalogue does not know"
     return "what has to be computed"
+
+
+def _proposed(speed: Speed) -> str:
+    """Say what speculation does to the bounds; "" without it."""
+    if speed.n_tokens == 1 or speed.decode is None:
+        return ""
+    return f" Each pass is taken to give {speed.n_tokens} tokens, as if all that is proposed were right; proposing is not counted."
 
 
 def _number(rate: float) -> str:
@@ -105,4 +112,5 @@ def speed_as_schema(speed: Speed) -> SpeedJson:
             for x in speed.links
         ],
         missing=list(speed.missing),
+        n_tokens=speed.n_tokens,
     )  # fmt: skip

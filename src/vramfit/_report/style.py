@@ -13,11 +13,11 @@ __all__ = ["PAGE_STYLE", "STYLE"]
 
 LIGHT: Final = (
     "--ink:#1a1a1a;--paper:#fff;--faint:#666;--rule:#d0d0d0;--weights:#0072b2;--context:#e69f00;"
-    "--compute:#009e73;--limit:#d55e00;--word:#b34700;--g3:#cc79a7;--good:#00734f"
+    "--compute:#009e73;--limit:#d55e00;--word:#b34700;--g3:#cc79a7;--company:#56b4e9;--good:#00734f"
 )
 DARK: Final = (
     "--ink:#e8e8e8;--paper:#16181c;--faint:#a0a0a0;--rule:#3c4048;--weights:#56b4e9;--context:#f0b429;"
-    "--compute:#2fc79a;--limit:#ff8a4c;--word:#ff8a4c;--g3:#e39ac5;--good:#2fc79a"
+    "--compute:#2fc79a;--limit:#ff8a4c;--word:#ff8a4c;--g3:#e39ac5;--company:#7d8fe0;--good:#2fc79a"
 )
 # How front ends say which theme is on: JupyterLab, VS Code, Colab, and pages of documentation.
 LIGHT_HOSTS: Final = (
@@ -64,6 +64,7 @@ vertical-align:baseline;max-width:none}
 .vramfit .key>span,.vramfit .key svg{display:inline-block;width:.9em;height:.9em;margin-right:.35em;vertical-align:-.1em}
 .vramfit span.weights{background:var(--weights)}.vramfit span.context{background:var(--context)}
 .vramfit span.compute{background:var(--compute)}
+.vramfit span.company{background:var(--company)}
 .vramfit span.other{background:var(--g3)}
 .vramfit .device{margin:.7rem 0;max-width:47rem}
 .vramfit .device p{display:flex;flex-wrap:wrap;justify-content:space-between;column-gap:1em;margin:0}

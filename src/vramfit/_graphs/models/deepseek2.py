@@ -27,7 +27,7 @@ def build(g: GraphContext) -> None:
         if s is None:
             h = _plain(g, kv, h, pos, il)
         elif g.model.is_mla:
-            h = _latent(g, kv, h, pos, factor, il, s)
+            h = latent(g, kv, h, pos, factor, il, s)
         else:
             h = _wide(g, kv, h, pos, factor, il, s)
         h, x = select(g, rows, il, h, x)
@@ -50,9 +50,10 @@ def _plain(g: GraphContext, kv: Kv, h: Tensor, pos: Tensor, il: int) -> Tensor:
     return attend(g, kv, g.rope(q, pos), g.rope(k, pos), v, il, bias=False)
 
 
-def _latent(
+def latent(
     g: GraphContext, kv: Kv, h: Tensor, pos: Tensor, factor: Tensor | None, il: int, s: Sizes
 ) -> Tensor:
+    """Latent attention of a layer with the key matrix folded in."""
     nope, pe = split(g, wide(g, queries(g, h, il), s.head, g.n_head()), s, g.n_head())
     latent, k_pe = compressed(g, h, il, s)
     q, k, v = absorbed(g, nope, g.rope(pe, pos), latent, g.rope(k_pe, pos), il)

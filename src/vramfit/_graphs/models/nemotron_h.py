@@ -34,7 +34,7 @@ def build(g: GraphContext) -> None:
             q, k, v = qkv(g, h, il, n_head=g.n_head(il), n_head_kv=g.n_head_kv(il))
             h = attend(g, kv, q, k, v, il)
         elif g.has("ffn_gate_inp.weight", il):
-            h = _experts(g, h, il)
+            h = experts(g, h, il)
         else:
             h = ffn(g, h, il, act="relu_sqr", gate=None, scales=True)
         x = g.end_layer(g.add(h, x))
@@ -43,7 +43,7 @@ def build(g: GraphContext) -> None:
     g.expand(g.output(logits(g, x, bias=False), "result_output"))
 
 
-def _experts(g: GraphContext, x: Tensor, il: int) -> Tensor:
+def experts(g: GraphContext, x: Tensor, il: int) -> Tensor:
     """A mixture, in some models of a narrower input, and an expert that all tokens go through."""
     narrow, wide = g.w("ffn_latent_down.weight", il), g.w("ffn_latent_up.weight", il)
     h = x if narrow is None else g.mul_mat(narrow, x)

@@ -14,7 +14,7 @@ from ..._gguf import Header, Value
 from ..model import Model, Tensor
 from . import agreement, geometry, identity, layers, weights
 from .metadata import Metadata
-from .table import NOT_MODELS, TABLE, Architecture, Memory
+from .table import NOT_MODELS, ROLLBACK, TABLE, Architecture, Memory
 
 __all__ = ["NAMES", "describe"]
 
@@ -116,4 +116,7 @@ def _model(
         hparams=meta.kept(),
         source=meta.source,
         unknown_tensors=created.unknown,
+        mtp=created.mtp,
+        rollback=name in ROLLBACK,
+        tokenizer=identity.tokenizer(meta.pairs),
     )

@@ -13,7 +13,7 @@ from ..._gguf import Array, Value
 from ..model import Rope, Tensor
 from .metadata import Metadata
 
-__all__ = ["file_type", "name", "rope", "vocabulary"]
+__all__ = ["file_type", "name", "rope", "tokenizer", "vocabulary"]
 
 GUESSED: Final = 1024  # flag of general.file_type: the engine guessed it (LLAMA_FTYPE_GUESSED)
 FILE_TYPES: Final[Mapping[int, str]] = {
@@ -61,6 +61,12 @@ LONG_FACTORS: Final = "rope_factors_long.weight"
 def name(pairs: Mapping[str, Value]) -> str:
     """Read general.name, or "" when it is absent or not a string."""
     value = pairs.get("general.name", "")
+    return value if isinstance(value, str) else ""
+
+
+def tokenizer(pairs: Mapping[str, Value]) -> str:
+    """Read tokenizer.ggml.model: the kind of vocabulary; "" when it is absent or not a string."""
+    value = pairs.get("tokenizer.ggml.model", "")
     return value if isinstance(value, str) else ""
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 __all__ = [
     "NOT_MODELS",
+    "ROLLBACK",
     "TABLE",
     "Architecture",
     "Feed",
@@ -53,6 +54,24 @@ class Pattern(Enum):
     ARRAY = "array"  # attention.sliding_window_pattern, which must be there
     ATTENTION = "attention"  # every layer that is not recurrent
     EVERY = "every"
+
+
+# Whose recurrent states can be gone back to (llama-arch.cpp:1123).
+ROLLBACK: Final = frozenset(
+    [
+        "kimi-k3",
+        "qwen35",
+        "qwen35moe",
+        "qwen4exp",
+        "deepseek4",
+        "glm5-next",
+        "nemotron_h",
+        "nemotron_h_moe",
+        "lfm2",
+        "lfm2moe",
+        "bailingmoe3",
+    ]
+)
 
 
 class Window(NamedTuple):

@@ -28,6 +28,7 @@ class Created(NamedTuple):
 
     weights: tuple[Weight, ...]
     unknown: tuple[str, ...]
+    mtp: tuple[Weight, ...] = ()  # of next-token-prediction blocks, created only where these are loaded
 
 
 def create(arch: Architecture, g: Geometry, tensors: Sequence[Tensor], source: str = "") -> Created:
@@ -41,8 +42,18 @@ def create(arch: Architecture, g: Geometry, tensors: Sequence[Tensor], source: s
         elif not name.is_unused:
             weights.extend(_weights(arch, g, tensor, name))
     tied = _tied(arch, {t.name: t for t in tensors}, source)
+    made = {w.tensor.name for w in weights}
+    mtp = tuple(w for t in tensors if t.name not in made for w in _of_nextn(arch, g, t))
     first = arch.output in (Output.TIED_FIRST, Output.EMBEDS)
-    return Created((*tied, *weights) if first else (*weights, *tied), tuple(unknown))
+    return Created((*tied, *weights) if first else (*weights, *tied), tuple(unknown), mtp)
+
+
+def _of_nextn(arch: Architecture, g: Geometry, tensor: Tensor) -> Iterator[Weight]:
+    """The weight of a next-token-prediction block, if the tensor is one that the engine has a use for."""
+    name = parse(tensor.name)
+    known = name is not None and not name.is_unused and _wanted(arch, g, tensor, name)
+    if known and name is not None and isinstance(name.home, int) and name.home >= g.n_trunk > 0:
+        yield Weight(tensor, name.home, op=name.op)
 
 
 def _wanted(arch: Architecture, g: Geometry, tensor: Tensor, name: Name) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["HOST", "MODEL", "NOTHING", "OLDER", "OTHER", "REFUSED", "SETS", "UNCOUNTED"]
+__all__ = ["COMPANY", "HOST", "MODEL", "NOTHING", "OLDER", "OTHER", "REFUSED", "SETS", "UNCOUNTED"]
 
 # The fields of `Settings`; `n_ctx_slot` is a context for each slot, from which `n_ctx` follows (server.cpp:166).
 SETS: Final = """
@@ -36,6 +36,8 @@ SETS: Final = """
     embeddings:on --embedding --embeddings $LLAMA_ARG_EMBEDDINGS ;
     load_mode:load -lm --load-mode =1 $LLAMA_ARG_LOAD_MODE ;
     embeddings:on --rerank --reranking $LLAMA_ARG_RERANKING ;
+    spec_type:methods --spec-type =1 $LLAMA_ARG_SPEC_TYPE ;
+    spec_draft_n_max:number --spec-draft-n-max =1 $LLAMA_ARG_SPEC_DRAFT_N_MAX ;
 """
 
 # Which model: `cli.models` and whoever reads a whole command line look there.
@@ -43,6 +45,30 @@ MODEL: Final = """
     -m --model =1 $LLAMA_ARG_MODEL; -mu --model-url =1 $LLAMA_ARG_MODEL_URL;
     -dr --docker-repo =1 $LLAMA_ARG_DOCKER_REPO; -hf -hfr --hf-repo =1 $LLAMA_ARG_HF_REPO;
     -hff --hf-file =1 $LLAMA_ARG_HF_FILE; -hft --hf-token =1 $HF_TOKEN;
+"""
+
+# What is loaded beside the model, and where: arguments of `accompany`.
+COMPANY: Final = """
+    draft:path --spec-draft-model -md --model-draft =1 $LLAMA_ARG_SPEC_DRAFT_MODEL;
+    draft:hub --spec-draft-hf -hfd -hfrd --hf-repo-draft =1 $LLAMA_ARG_SPEC_DRAFT_HF_REPO;
+    draft_type_k:name --spec-draft-type-k -ctkd --cache-type-k-draft =1 $LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_K;
+    draft_type_v:name --spec-draft-type-v -ctvd --cache-type-v-draft =1 $LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_V;
+    draft_cpu_tensors:overrides --spec-draft-override-tensor -otd --override-tensor-draft =1;
+    draft_cpu_tensors:experts --spec-draft-cpu-moe -cmoed --cpu-moe-draft $LLAMA_ARG_SPEC_DRAFT_CPU_MOE;
+    draft_cpu_tensors:first_experts --spec-draft-n-cpu-moe --spec-draft-ncmoe -ncmoed --n-cpu-moe-draft =1
+        $LLAMA_ARG_SPEC_DRAFT_N_CPU_MOE;
+    draft_devices:devices --spec-draft-device -devd --device-draft =1;
+    draft_n_gpu_layers:layers --spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft =1
+        $LLAMA_ARG_N_GPU_LAYERS_DRAFT;
+    mmproj:path -mm --mmproj =1 $LLAMA_ARG_MMPROJ;
+    mmproj:path -mmu --mmproj-url =1 $LLAMA_ARG_MMPROJ_URL;
+    mmproj_auto:on --mmproj-auto ~--no-mmproj ~--no-mmproj-auto $LLAMA_ARG_MMPROJ_AUTO;
+    mmproj_offload:on --mmproj-offload ~--no-mmproj-offload $LLAMA_ARG_MMPROJ_OFFLOAD;
+    mmproj_device:devices -mmdev --mmproj-device =1 $MTMD_BACKEND_DEVICE;
+    image_min_tokens:count --image-min-tokens =1 $LLAMA_ARG_IMAGE_MIN_TOKENS;
+    image_max_tokens:count --image-max-tokens =1 $LLAMA_ARG_IMAGE_MAX_TOKENS;
+    lora:files --lora =1; lora:scaled --lora-scaled =1;
+    control_vector:files --control-vector =1; control_vector:scaled --control-vector-scaled =1;
 """
 
 # Caches of prompts, checkpoints, repacking: memory of the host, which no card sees and no plan counts.
@@ -62,26 +88,8 @@ OLDER: Final = """
 
 # They take memory, or change what takes it, and are not planned: why -> flags.
 UNCOUNTED: Final = {
-    "a draft model: its weights, its cache and its buffers": """
-    --spec-draft-hf -hfd -hfrd --hf-repo-draft =1 $LLAMA_ARG_SPEC_DRAFT_HF_REPO;
-    --spec-draft-type-k -ctkd --cache-type-k-draft =1 $LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_K;
-    --spec-draft-type-v -ctvd --cache-type-v-draft =1 $LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_V;
-    --spec-draft-override-tensor -otd --override-tensor-draft =1;
-    --spec-draft-cpu-moe -cmoed --cpu-moe-draft $LLAMA_ARG_SPEC_DRAFT_CPU_MOE;
-    --spec-draft-n-cpu-moe --spec-draft-ncmoe -ncmoed --n-cpu-moe-draft =1 $LLAMA_ARG_SPEC_DRAFT_N_CPU_MOE;
-    --spec-draft-device -devd --device-draft =1;
-    --spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft =1 $LLAMA_ARG_N_GPU_LAYERS_DRAFT;
-    --spec-draft-model -md --model-draft =1 $LLAMA_ARG_SPEC_DRAFT_MODEL;
-""",
-    "speculative decoding: more rows of logits, and more recurrent states": """
-    --spec-draft-n-max =1 $LLAMA_ARG_SPEC_DRAFT_N_MAX; --spec-type =1 $LLAMA_ARG_SPEC_TYPE;
+    "speculative decoding: more rows of logits": """
     --spec-ngram-mod-n-max =1; --draft --draft-n --draft-max =1 $LLAMA_ARG_DRAFT_MAX; --spec-default;
-""",
-    "a projector for images and sound: its weights and buffers": """
-    -mm --mmproj =1 $LLAMA_ARG_MMPROJ; -mmu --mmproj-url =1 $LLAMA_ARG_MMPROJ_URL;
-""",
-    "adapters and control vectors: their weights and buffers": """
-    --lora =1; --lora-scaled =1; --control-vector =1; --control-vector-scaled =1;
 """,
     "sampling on the cards: its buffers": """
     -bs --backend-sampling $LLAMA_ARG_BACKEND_SAMPLING;
@@ -136,9 +144,6 @@ NOTHING: Final = """
     --yarn-beta-slow =1 $LLAMA_ARG_YARN_BETA_SLOW; --yarn-beta-fast =1 $LLAMA_ARG_YARN_BETA_FAST;
     -dt --defrag-thold =1 $LLAMA_ARG_DEFRAG_THOLD;
     -cb --cont-batching ~-nocb ~--no-cont-batching $LLAMA_ARG_CONT_BATCHING;
-    --mmproj-auto ~--no-mmproj ~--no-mmproj-auto $LLAMA_ARG_MMPROJ_AUTO;
-    --mmproj-offload ~--no-mmproj-offload $LLAMA_ARG_MMPROJ_OFFLOAD; -mmdev --mmproj-device =1 $MTMD_BACKEND_DEVICE;
-    --image-min-tokens =1 $LLAMA_ARG_IMAGE_MIN_TOKENS; --image-max-tokens =1 $LLAMA_ARG_IMAGE_MAX_TOKENS;
     --mtmd-batch-max-tokens =1 $LLAMA_ARG_MTMD_BATCH_MAX_TOKENS; --video-fps =1 $LLAMA_ARG_VIDEO_FPS;
     --video-timestamp-interval =1 $LLAMA_ARG_VIDEO_TIMESTAMP_INTERVAL;
     --video-ffmpeg-dir =1 $LLAMA_ARG_VIDEO_FFMPEG_DIR; --list-devices; -fit --fit =1 $LLAMA_ARG_FIT;

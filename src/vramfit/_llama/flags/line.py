@@ -22,7 +22,9 @@ __all__ = ["Line", "is_command", "read", "split_text", "take"]
 
 SLOTS: Final = 4  # of a server that is told none (server.cpp:159)
 _ASSIGNED: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
-_HARMLESS: Final = {"--spec-type": "none", "--pooling": "none"}
+_HARMLESS: Final = {"--pooling": "none"}
+_LISTS: Final = frozenset({"cpu_tensors", "draft_cpu_tensors", "lora", "control_vector"})
+_SETTING: Final = (Does.SETS, Does.COMPANY)
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -30,7 +32,7 @@ class Line(NamedTuple):
     """What a command line asks for. Flags that are only listed stand without their values, which may be secret.
 
     `given` holds fields of `Settings`; `n_ctx` 0 in it is the trained context, asked for. `model` are the words
-    that name the model. `uncounted` says why for the flags that take memory which is not planned.
+    that name the model. `company` are arguments of `accompany`. `uncounted` says why for the flags that take memory which is not planned.
     """
 
     given: Mapping[str, Any] = _NOTHING
@@ -39,6 +41,7 @@ class Line(NamedTuple):
     host: tuple[str, ...] = ()
     other: tuple[str, ...] = ()
     uncounted: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    company: Mapping[str, Any] = _NOTHING
 
     @property
     def passed_over(self) -> tuple[str, ...]:
@@ -149,6 +152,7 @@ class _Making:
 
     def __init__(self) -> None:
         self.given: dict[str, Any] = {}
+        self.company: dict[str, Any] = {}
         self.model: list[str] = []
         self.listed: dict[Does, dict[str, None]] = {}
         self.uncounted: dict[str, dict[str, None]] = {}
@@ -157,7 +161,7 @@ class _Making:
         """Take the variable `name`; a flag without a value is set by `on`, and not at all by another."""
         if not on:
             value = "off"
-        if flag.does is Does.SETS:
+        if flag.does in _SETTING:
             self._set(flag, name, value)
         else:
             self._pass(flag, name, (value,), on)
@@ -174,7 +178,7 @@ class _Making:
             raise SettingsError(
                 f"{name} needs {'a value' if flag.n_values == 1 else f'{flag.n_values} values'}"
             )
-        if flag.does is Does.SETS:
+        if flag.does in _SETTING:
             self._set(flag, name, values[0] if flag.n_values else "on" if on else "off")
         else:
             self._pass(flag, name, values, on)
@@ -182,9 +186,10 @@ class _Making:
 
     def _set(self, flag: Flag, name: str, word: str) -> None:
         value = value_of(flag.kind, name, word)
-        if flag.field == "cpu_tensors":
-            value = (*self.given.get(flag.field, ()), *value)
-        self.given[flag.kind if flag.kind in LOAD_SWITCHES else flag.field] = value
+        into = self.given if flag.does is Does.SETS else self.company
+        if flag.field in _LISTS:
+            value = (*into.get(flag.field, ()), *value)
+        into[flag.kind if flag.kind in LOAD_SWITCHES else flag.field] = value
 
     def _pass(self, flag: Flag, name: str, values: tuple[str, ...], on: bool) -> None:
         if flag.does is Does.REFUSED:
@@ -214,6 +219,7 @@ class _Making:
         return Line(
             MappingProxyType(given), tuple(self.model), names[Does.NOTHING], names[Does.HOST], names[Does.OTHER],
             tuple((why, tuple(found)) for why, found in self.uncounted.items()),
+            MappingProxyType(dict(self.company)),
         )  # fmt: skip
 
 

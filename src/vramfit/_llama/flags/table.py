@@ -20,6 +20,7 @@ class Does(Enum):
 
     SETS = "sets a field of Settings"
     MODEL = "names the model"
+    COMPANY = "says what is loaded beside the model"
     NOTHING = "sizes nothing"
     HOST = "host memory that no plan counts"
     OTHER = "not a flag of llama-server"
@@ -30,7 +31,7 @@ class Does(Enum):
 class Flag(NamedTuple):
     """One flag of the engine. `off` are its negated spellings, `n_values` how many words follow it.
 
-    `field` is what it sets in `Settings` and `kind` how its value is read; `why` says why it is not planned.
+    `field` is what it sets in `Settings`, or which argument of `accompany` it is, and `kind` how its value is read; `why` says why it is not planned.
     """
 
     names: tuple[str, ...]
@@ -81,10 +82,11 @@ def _index() -> dict[str, tuple[Flag, bool]]:
 
 
 def _all() -> Iterator[Flag]:
-    for entry in (*_entries(engine.SETS), *_entries(engine.OLDER)):
-        meaning, *words = entry
-        field, _, kind = meaning.partition(":")
-        yield _flag(words, Does.SETS, field=field, kind=kind)
+    settings = ((engine.SETS, Does.SETS), (engine.OLDER, Does.SETS), (engine.COMPANY, Does.COMPANY))
+    for text, does in settings:
+        for meaning, *words in _entries(text):
+            field, _, kind = meaning.partition(":")
+            yield _flag(words, does, field=field, kind=kind)
     for text, does in (
         (engine.MODEL, Does.MODEL),
         (engine.HOST, Does.HOST),

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ..._base.errors import SettingsError
 from ..._base.units import parse_count
-from ..params import DENSE, EXPERTS, LOAD_MODES, SPLIT_MODES, UNPLANNED_MODES
+from ..params import DENSE, EXPERTS, LOAD_MODES, SPEC_TYPES, SPLIT_MODES, UNPLANNED_MODES
 
 __all__ = ["LARGEST", "LOAD_SWITCHES", "first_dense", "first_experts", "is_switch", "value_of"]
 
@@ -136,20 +136,61 @@ def _first(flag: str, word: str) -> int:
     return int(word)
 
 
+def _methods(flag: str, word: str) -> str:
+    found = word.lower()
+    if not set(found.split(",")) <= set(SPEC_TYPES):
+        raise SettingsError(f"{flag} {word!r}: give one or more of {', '.join(SPEC_TYPES)}")
+    return found
+
+
+def _devices(flag: str, word: str) -> tuple[int, ...]:
+    """Read names such as CUDA0,CUDA1 as indexes of cards; none is none of them."""
+    if word.lower() == "none":
+        return ()
+    found = [re.fullmatch(r"[A-Za-z]*([0-9]{1,2})", name) for name in word.split(",")]
+    if not all(found):
+        raise SettingsError(f"{flag} {word!r}: give names such as CUDA0,CUDA1, or none")
+    return tuple(int(name[1]) for name in found if name)
+
+
+def _files(flag: str, word: str) -> tuple[tuple[str, float], ...]:
+    return tuple((name, 1.0) for name in word.split(",") if name)
+
+
+def _scaled(flag: str, word: str) -> tuple[tuple[str, float], ...]:
+    """Read FILE:SCALE,... ; a colon of a path needs none, where the last one stands before a number."""
+    found = []
+    for part in word.split(","):
+        name, _, scale = part.rpartition(":")
+        try:
+            found.append((name, float(scale)))
+        except ValueError:
+            name = ""
+        if not name:
+            raise SettingsError(f"{flag} {part!r}: write FILE:SCALE")
+    return tuple(found)
+
+
 _READERS: Final[Mapping[str, Callable[[str, str], Any]]] = {
     **dict.fromkeys(LOAD_SWITCHES, _on),
     "context": _context,
     "count": _count,
+    "devices": _devices,
     "experts": lambda flag, word: (EXPERTS,) if _on(flag, word) else (),
+    "files": _files,
     "first_dense": lambda flag, word: first_dense(_first(flag, word)),
     "first_experts": lambda flag, word: first_experts(_first(flag, word)),
+    "hub": lambda flag, word: f"hf://{word}",
     "layers": _layers,
     "load": _load,
+    "methods": _methods,
     "mode": _mode,
     "name": _name,
     "number": _number,
     "on": _on,
     "overrides": _overrides,
+    "path": lambda flag, word: word,
+    "scaled": _scaled,
     "shares": _shares,
     "slots": _number,
     "switch": _switch,

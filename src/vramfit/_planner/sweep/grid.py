@@ -16,6 +16,7 @@ from ..._devices import Gpu
 from ..._llama.cparams import physical_batch, wanted_ctx
 from ..._llama.model import Model
 from ..._llama.params import Settings
+from ..._llama.speculation import predicts
 from ..._quant import file_type
 from .result import Array
 
@@ -60,6 +61,15 @@ def make_grid(
     n_ubatch: Counts | None, type_k: Any, type_v: Any, file_types: Any, gpu_sets: Any,
 ) -> Grid:  # fmt: skip
     """Make the grid of `sweep`'s arguments. Raises `SettingsError` or `GpuError` for what makes no sense."""
+    if predicts(settings):
+        raise SettingsError("a sweep counts one context of a model: leave out draft-mtp")
+    if model.company is not None:
+        from ..._company import company_of
+
+        if company_of(model).takes_room:
+            raise SettingsError(
+                "a sweep counts one model alone: give it without a draft or a projector beside it"
+            )
     further = (gpu_sets,) if isinstance(gpu_sets, str | Gpu) else () if gpu_sets is None else gpu_sets
     if not isinstance(further, Sequence):
         raise SettingsError(f"gpu_sets={shown(gpu_sets)}: give a list of sets of cards")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ..._base.units import format_bytes
 from ..._llama.cparams import physical_batch
 from ..._llama.placement import devices
+from ..._llama.speculation import tokens_per_pass
 from ..plan import Plan
 from ..quality import MODEL, cache_measure
 from ..speed import active_bytes, decode_limit
@@ -66,4 +67,5 @@ def tokens_per_second(plan: Plan, host_bandwidth_gbs: float | None) -> float | N
     if plan.estimate.host.context and host_bandwidth_gbs is None:
         return None
     used = [plan.gpus[i] for i in devices(plan.gpus, plan.settings)]
-    return decode_limit(plan.model, plan.estimate.placement, used, host_bandwidth_gbs)
+    n_tokens = tokens_per_pass(plan.settings)
+    return decode_limit(plan.model, plan.estimate.placement, used, host_bandwidth_gbs, n_tokens)

@@ -235,14 +235,6 @@ class Ops:
         """A constant in the extents of `a`."""
         return self._same("FILL", a)
 
-    def cumsum(self, a: Tensor) -> Tensor:
-        """Sums of each row up to each element."""
-        return self._same("CUMSUM", a)
-
-    def tri(self, a: Tensor) -> Tensor:
-        """A triangle of `a`, zero elsewhere."""
-        return self._same("TRI", a)
-
     def leaky_relu(self, a: Tensor) -> Tensor:
         """`a` where it is positive, a fraction of it elsewhere."""
         return self._same("LEAKY_RELU", a)
@@ -424,10 +416,6 @@ class Ops:
             "FLASH_ATTN_EXT", F32, ne, src, (0, int(alibi), int(soft_cap)) if alibi or soft_cap else ()
         )
 
-    def solve_tri(self, a: Tensor, b: Tensor) -> Tensor:
-        """What the triangular matrix `a` turns into `b`."""
-        return self._make("SOLVE_TRI", F32, b.ne, (a.index, b.index))
-
     # --- other looks at the same memory
 
     def view(self, a: Tensor, ne: Sequence[int], nb: Sequence[int] = (), offset: int = 0) -> Tensor:
@@ -505,14 +493,6 @@ class Ops:
     def set(self, a: Tensor, b: Tensor) -> Tensor:
         """`a` with `b` written into a part of it."""
         return self._same("SET", a, b)
-
-    def set_in_place(self, a: Tensor, b: Tensor) -> Tensor:
-        """`b` written into a part of `a`: a view of `a`."""
-        return self._in_place("SET", a, b)
-
-    def diag(self, a: Tensor) -> Tensor:
-        """Rows as the diagonals of matrices."""
-        return self._make("DIAG", a.type, (a.ne[0], a.ne[0], a.ne[2], a.ne[3]), (a.index,))
 
     def arange(self, n: int) -> Tensor:
         """The first `n` numbers, in f32."""

@@ -17,7 +17,6 @@ from .._ggml.types import TensorType
 from .attention import Scoring, cached_k, mask_type, mha, n_kv, store_k
 from .context import GraphContext
 from .indexer import (
-    LIGHTNING,
     index_scores,
     indexer_rotation,
     keep_best,
@@ -94,7 +93,7 @@ def _compressor(g: GraphContext, kind: str, ratio: int) -> Compressor:
     blocks, overlap = g.n_tokens // ratio + max(1, g.n_seqs), 2 if ratio == CSA else 1
     kept = min(g.n_tokens, overlap * ratio * g.context.n_seq_max)
     indexes = kind == "indexer"
-    type_ = (F16 if g.fuses(LIGHTNING) else F32) if indexes else mask_type(g)
+    type_ = F16 if indexes else mask_type(g)
     return Compressor(
         kind,
         ratio,

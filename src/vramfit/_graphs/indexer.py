@@ -43,10 +43,10 @@ class Indexed:
 
 
 def indexed_input(g: GraphContext, kv: Kv | None = None) -> Indexed:
-    """Append the inputs for a cache and its indexer's, whose mask is f16 where the indexer is one operation."""
+    """Append the inputs for a cache and its indexer's, whose mask is f16: the indexer is one operation (llama-context.cpp:237)."""
     kv = k_input(g) if kv is None else kv
     k_idxs = g.input("attn_inp_k_idxs", I64, g.n_tokens)
-    mask = kq_mask(g, n_kv(g, list(g.model.layers), "indexer"), F16 if g.fuses(LIGHTNING) else F32)
+    mask = kq_mask(g, n_kv(g, list(g.model.layers), "indexer"), F16)
     return Indexed(kv, k_idxs, mask, indexer_rotation(g))
 
 
@@ -97,13 +97,8 @@ def weights_by_stream(g: GraphContext, w: Tensor, n: int) -> Tensor:
 
 def index_scores(g: GraphContext, q: Tensor, k: Tensor, weights: Tensor, mask: Tensor, il: int) -> Tensor:
     """Score each cell for each token: [cells, tokens of a stream, 1, streams]."""
-    if g.fuses(LIGHTNING):
-        x = g.of("LIGHTNING_INDEXER", (k.ne[2], q.ne[2], 1, q.ne[3]), q, k, weights, mask)
-        return g.fused(x, il, LIGHTNING)
-    x = g.mul_mat(g.permute(k, 0, 2, 1, 3), g.permute(q, 0, 2, 1, 3))
-    x = g.relu(g.cont(g.permute(x, 2, 1, 0, 3)))
-    x = g.sum_rows(g.mul(x, weights))
-    return g.add(g.cont(g.permute(x, 2, 1, 0, 3)), mask)
+    x = g.of("LIGHTNING_INDEXER", (k.ne[2], q.ne[2], 1, q.ne[3]), q, k, weights, mask)
+    return g.fused(x, il, LIGHTNING)
 
 
 def keep_best(g: GraphContext, mask: Tensor, best: Tensor, zero: TensorType = F32) -> Tensor:

@@ -14,7 +14,7 @@ from .._ggml.graph import Tensor
 from .._ggml.ops import F16, F32, I32, I64, Unbuildable
 from .attention import Kv, n_kv, store_k
 from .context import GraphContext
-from .indexer import LIGHTNING, index_scores
+from .indexer import index_scores
 from .parts import norm, product
 
 __all__ = ["Pools", "attend_gathered", "pools_input", "select_pools"]
@@ -60,7 +60,7 @@ def pools_input(g: GraphContext) -> Pools:
         k_idxs=g.input("attn_inp_k_idxs", I64, n),
         cells=g.input("pool_cells", I32, n_pools),
         members=g.input("pool_idxs", I32, size, n_pools),
-        mask=g.input("pool_mask", F16 if g.fuses(LIGHTNING) else F32, n_pools, n),
+        mask=g.input("pool_mask", F16, n_pools, n),
         tail_cells=g.input("tail_idxs", I32, size - 1, n),
         selected_mask=g.input("gather_mask", F32, selected, 1, 1, n),
         new_members=g.input("new_pool_idxs", I32, size, max(whole, 1)),

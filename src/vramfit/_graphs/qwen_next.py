@@ -103,8 +103,6 @@ def linear_attention(
     q, k = l2_normed(g, found[0]), l2_normed(g, found[1])
     if n_k != n_v and interleaved:
         q, k = (_repeated(g, t, n_v // n_k) for t in (q, k))
-    elif n_k != n_v and not g.fuses("gated_delta_net"):
-        q, k = (g.repeat(t, size, n_v, n, seqs) for t in (q, k))
     y = delta_net(g, q, k, found[2], decay, beta, state, il)
     gate = g.unary(act, g.reshape(z, size, n_v, n, seqs))
     y = g.reshape(g.mul(norm(g, y, "ssm_norm", il), gate), size * n_v, n, seqs)

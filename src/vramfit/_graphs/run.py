@@ -9,10 +9,8 @@ from .._llama.cparams import Context
 
 __all__ = ["FUSED", "Instance", "Run"]
 
-# Operations that the engine fuses where every backend concerned can run them (llama-context.cpp:507-582).
-FUSED: Final = frozenset(
-    ("gated_delta_net", "lightning_indexer", "dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post")
-)
+# Operations that the engine gives up where a backend cannot run them (llama-context.cpp:507-582); others it fuses always (233-238).
+FUSED: Final = frozenset(("dsv4_hc_pre", "dsv4_hc_comb", "dsv4_hc_post"))
 
 
 class Run(NamedTuple):

@@ -40,6 +40,12 @@ _PRINTED: Final = ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_outputs_max")
 _WINDOWS: Final = re.compile(
     r"\S*(?:[A-Za-z]:\\|\.exe\b)\S*"
 )  # paths with backslashes, which a shell would take away
+_COMPANY: Final = {
+    "draft": "a draft beside the model",
+    "mmproj": "a projector beside the model",
+    "lora": "adapters of the model",
+    "control_vector": "control vectors of the model",
+}  # what flags load that no figure of the model has
 _SERVERS: Final = ("llama-server", "lm-studio", "")
 _SLOTS: Final = 4  # of a server that is told none, since build 7050
 
@@ -156,6 +162,9 @@ def _flags(words: Sequence[str], said: list[str]) -> dict[str, Any]:
         found |= {k: v for k, v in line.given.items() if v or k != "n_ctx"}
         found |= {"cpu_tensors": moved} if moved else {}
         said += [f"not counted: {' '.join(names)} ({why})" for why, names in line.uncounted]
+        said += [
+            f"not counted: {part[0].partition('=')[0]} ({_COMPANY[k]})" for k in line.company if k in _COMPANY
+        ]
     return found
 
 

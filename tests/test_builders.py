@@ -213,12 +213,14 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip
 CARDS = [vramfit.Gpu(name="card", total_bytes=1 << 34, free_bytes=1 << 34)] * 2
 CPU_SECONDS = 1.0
+# All but models that are whole, whose many layers take their time whatever a key says
+FEW_LAYERS = [n for n in NAMES if not n.endswith(("GLM-5.3-Flash", "Ling-3.0-flash", "gemma-4-E2B-it"))]
 
 
 @st.composite
 def odd_headers(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A header's name, and one or two of its keys (or of those that others have) with odd values."""
-    name = draw(st.sampled_from(NAMES))
+    name = draw(st.sampled_from(FEW_LAYERS))
     own = sorted(model_of(name).hparams)
     keys = st.one_of(st.sampled_from(own), st.sampled_from(sorted(SWITCHES)))
     return name, draw(st.dictionaries(keys, st.sampled_from(ODD), min_size=1, max_size=2))
@@ -233,7 +235,7 @@ def read_by(name: str) -> list[str]:
 @st.composite
 def odd_numbers(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A header's name, and odd values of keys that its builder asks for."""
-    name = draw(st.sampled_from(NAMES))
+    name = draw(st.sampled_from(FEW_LAYERS))
     return name, draw(
         st.dictionaries(
             st.sampled_from(read_by(name) or ["block_count"]), st.sampled_from(ODD), min_size=1, max_size=2

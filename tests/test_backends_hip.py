@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,21 +14,13 @@ from vramfit._ggml.backends import BACKENDS, backend
 from vramfit._ggml.backends.cuda.fattn import AMD, Kernel, kernel
 from vramfit._ggml.types import BY_NAME, TensorType
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # the tools are no part of the distribution
+
+from tools.engine.prove import ARCHITECTURES
+
 HIP, CUDA = BACKENDS["hip"], BACKENDS["cuda"]
 F16, Q8 = BY_NAME["f16"], BY_NAME["q8_0"]
 MMA, TILE, VECTOR = Kernel.TENSOR_CORES, Kernel.TILE, Kernel.VECTOR
-ARCHITECTURES = (
-    "gfx803",
-    "gfx906",
-    "gfx908",
-    "gfx90a",
-    "gfx90c",
-    "gfx942",
-    "gfx1030",
-    "gfx1100",
-    "gfx1151",
-    "gfx1201",
-)
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_no_builder_reads_what_the_engine_does_not(name: str) -> None:
 # -- without a builder
 
 # Graphs beyond the stand-in's idea of a model: streams that are projected and predicted, two stacks of layers, and
-# one that is 0.2 % above it.
+# one that is 0.1 % above it.
 BEYOND = {"gemma3n", "hrm_text", "mistral4"}
 
 

@@ -25,10 +25,12 @@ from vramfit._estimate.estimate import Estimate, estimate
 from vramfit._llama.flags import first_experts
 from vramfit._llama.model import Model
 from vramfit._llama.params import Settings
+from vramfit._logs import Size
 from vramfit._report.html import fragment
 from vramfit._verify import Verification, verify
 from vramfit._verify.builds import candidates, named_build, representatives
 from vramfit._verify.compare import differences, verdict_of
+from vramfit._verify.nouns import Row
 from vramfit._verify.verify import loads_of
 
 LOGS = Path(__file__).parent / "data" / "logs"
@@ -624,3 +626,10 @@ def test_experts_without_a_size_of_the_file() -> None:
         assert verify(model, text, causes=False).settings.cpu_tensors == first_experts(4)
     without = "".join(x + "\n" for x in bare.splitlines() if "CUDA0 model" not in x)
     assert verify(model, without, causes=False).settings.cpu_tensors == ()
+
+
+def test_what_was_measured_as_nothing_is_not_near() -> None:
+    """A device that an engine gave nothing, and the estimate something, makes the estimate higher."""
+    nothing = Row("CUDA0", "compute", 1 << 20, Size(0, 0))
+    assert verdict_of([nothing]) == "higher"
+    assert verdict_of([replace(nothing, estimate=0)]) == "equal"

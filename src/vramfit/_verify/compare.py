@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from math import inf
 from typing import Any, Final
 
 from .._estimate.estimate import Estimate
@@ -79,6 +80,8 @@ def verdict_of(rows: Sequence[Row]) -> Verdict:
         slack = sum(r.measured.high - r.measured.middle for r in own if r.judged)
         if theirs:
             ratios.append((ours / theirs, slack / theirs))
+        elif ours > slack:
+            ratios.append((inf, 0.0))  # nothing was measured there
     if all(abs(ratio - 1) <= NEAR + slack for ratio, slack in ratios):
         return "near"
     return "lower" if any(ratio < 1 - NEAR - slack for ratio, slack in ratios) else "higher"

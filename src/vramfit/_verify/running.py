@@ -13,8 +13,8 @@ from .._estimate.estimate import Estimate, estimate
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._logs import Load, Size
-from .compare import NEAR
-from .nouns import Row, Verdict, Verification
+from .compare import verdict_of
+from .nouns import Row, Verification
 
 __all__ = ["verify_running"]
 
@@ -37,45 +37,30 @@ def verify_running(
         engine, {**given, **({"engine_build": build} if build and engine != build else {})}
     )
     found, settings = _loaded(model, gpus, settings, engine)
-    load = Load(0, program=program, build=build)
-    rows = []
-    on_cards = sum(g.total for g in found.gpus)
-    if size_vram or (size and not size_vram):
-        rows.append(Row("all cards", "total", on_cards, Size(size_vram, size_vram)))
-    if size:
-        host = found.host.total
-        rows.append(
-            Row(
-                "cards and host",
-                "total",
-                on_cards + host,
-                Size(size, size),
-                False,
-                "host memory, parts of which are counted elsewhere",
-            )
-        )
-    reasons = (
-        ()
-        if rows
-        else (
-            f"{program} gives no sizes, only its context, slots and build: compare its log with --log FILE",
-        )
-    )
-    verdict: Verdict = "unchecked"
-    if rows:
-        ratio = on_cards / size_vram if size_vram else 1.0 if not on_cards else 2.0
-        verdict = (
-            "equal"
-            if rows[0].agrees
-            else "near"
-            if abs(ratio - 1) <= NEAR
-            else "lower"
-            if ratio < 1
-            else "higher"
-        )
+    rows = _rows(found, size_vram, size)
+    silent = f"{program} gives no sizes, only its context, slots and build: compare its log with --log FILE"
     return Verification(
-        load, tuple(rows), verdict, model, tuple(gpus), settings, found.exact, reasons=reasons
+        Load(0, program=program, build=build),
+        rows,
+        verdict_of(rows),
+        model,
+        tuple(gpus),
+        settings,
+        found.exact,
+        reasons=() if rows else (silent,),
     )
+
+
+def _rows(found: Estimate, size_vram: int, size: int) -> tuple[Row, ...]:
+    """Set the two sums beside the estimate's; that with the host is not judged, and without both there is nothing."""
+    on_cards = sum(g.total for g in found.gpus)
+    if not (size_vram or size):
+        return ()
+    cards = Row("all cards", "total", on_cards, Size(size_vram, size_vram))
+    if not size:
+        return (cards,)
+    why = "host memory, parts of which are counted elsewhere"
+    return cards, Row("cards and host", "total", on_cards + found.host.total, Size(size, size), False, why)
 
 
 def _loaded(model: Model, gpus: Sequence[Gpu], settings: Settings, engine: str) -> tuple[Estimate, Settings]:

@@ -44,6 +44,7 @@ _WHERE: Final = {
     "PlanJson": "_report.schema",
     "Settings": "_llama.params",
     "SettingsError": "_base.errors",
+    "SharedPlan": "_planner.shared",
     "Shortlist": "_planner.which",
     "ShortlistJson": "_report.schema",
     "SourceError": "_base.errors",
@@ -51,6 +52,7 @@ _WHERE: Final = {
     "SpeedJson": "_report.schema",
     "Sweep": "_planner.sweep",
     "SweepJson": "_report.schema",
+    "Tenant": "_planner.shared",
     "Tensor": "_llama.model",
     "Truncated": "_base.errors",
     "UnknownArchitecture": "_base.errors",
@@ -77,7 +79,7 @@ _WHERE: Final = {
     "parse_host": "_devices",
     "parse_modelfile": "_modelfile",
     "parse_tensor_types": "_quant",
-    "plan": "_planner.plan",
+    "plan": "_planner.any_plan",
     "plan_for": "_engines.choose",
     "read": "_sources.load",
     "recipe": "_quant",
@@ -117,6 +119,7 @@ __all__ = [
     "PlanJson",
     "Settings",
     "SettingsError",
+    "SharedPlan",
     "Shortlist",
     "ShortlistJson",
     "SourceError",
@@ -124,6 +127,7 @@ __all__ = [
     "SpeedJson",
     "Sweep",
     "SweepJson",
+    "Tenant",
     "Tensor",
     "Truncated",
     "UnknownArchitecture",
@@ -190,10 +194,12 @@ if TYPE_CHECKING:
     from ._llama.model import Model, Tensor
     from ._llama.params import Settings
     from ._modelfile import parse_modelfile
+    from ._planner.any_plan import plan
     from ._planner.bounds import Speed, speed
     from ._planner.compare import Choice, Comparison, compare
-    from ._planner.plan import Plan, plan
+    from ._planner.plan import Plan
     from ._planner.quality import cache_measure, file_type_measure
+    from ._planner.shared import SharedPlan, Tenant
     from ._planner.sweep import Sweep, sweep
     from ._planner.warnings import overheads
     from ._planner.whatif import Alternative, Alternatives, best, trades

@@ -7,7 +7,7 @@ is a chain of segments, one a card; `search` finds the best chain, with compute 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, cast
 
@@ -29,19 +29,18 @@ from .._coerce import (
 )
 from .._coerce import max_ctx as limit
 from .._devices import Gpu, Host, assumed
-from .._estimate.estimate import DeviceEstimate, Estimate, assemble, estimate
-from .._llama.cparams import context_step, physical_batch, resolve, trained_ctx
+from .._estimate.estimate import DeviceEstimate, Estimate
+from .._llama.cparams import physical_batch, resolve
 from .._llama.model import Model
 from .._llama.params import Settings
-from .._llama.placement import devices, place, split_is_given
 from .._llama.speculation import loaded, predicts
-from .host import Beside, host_warnings, lent_warnings
+from .host import host_warnings, lent_warnings
+from .question import Question, chosen, contexts, estimated
 from .search import Chains, Split, largest, least_short
-from .segments import Learned, Segments
+from .segments import Learned
 from .warnings import context_warnings, margin_warning, pool_warning, settings_warnings, wired_warnings
 
 if TYPE_CHECKING:
-    from .._estimate.company import CompanyBytes
     from .link import Link
 
 __all__ = ["DEFAULT_MARGIN", "Plan", "carries", "host_holds", "may_carry", "plan"]
@@ -125,12 +124,12 @@ def plan(
     if settings.n_ubatch > settings.n_batch:  # as `said` says
         settings = replace(settings, n_ubatch=physical_batch(settings))
     model = loaded(model, settings)
-    candidates = _contexts(model, settings, max_ctx)
-    question = _Question(model, gpus, settings, margin_bytes, {} if learned is None else learned, host)
+    candidates = contexts(model, settings, max_ctx)
+    question = Question(model, gpus, settings, margin_bytes, {} if learned is None else learned, host)
     found = _answer(question, candidates)
     n_ctx, split = found or (candidates[0], _shown(question, candidates[0]))
-    chosen = _with(question, n_ctx, split)
-    result = _estimate(question, chosen)
+    settled = chosen(question, n_ctx, split)
+    result = estimated(question, settled)
     shortest = _shortest(result)
     # what is loaded beside the model may be on a card that the model does not use
     fits = found is not None and (not result.company or shortest is None or shortest.left >= margin_bytes)
@@ -141,7 +140,7 @@ def plan(
         fits=fits,
         limited_by=limited_by,
         tensor_split=tuple(g.layers for g in result.gpus),
-        settings=chosen,
+        settings=settled,
         estimate=result,
         margin_bytes=margin_bytes,
         shortfall=0 if fits or shortest is None else max(0, margin_bytes - shortest.left),
@@ -162,15 +161,15 @@ def carries(
 ) -> bool:
     """Tell whether the context asked for fits, as `plan` does, without the work to say anything else."""
     model, known = loaded(model, settings), {} if learned is None else learned
-    question = _Question(model, gpus, settings, margin_bytes, known, host)
-    return _answer(question, _contexts(model, settings, None)) is not None
+    question = Question(model, gpus, settings, margin_bytes, known, host)
+    return _answer(question, contexts(model, settings, None)) is not None
 
 
 def host_holds(
     model: Model, gpus: Sequence[Gpu], settings: Settings, *, margin_bytes: int, host: Host | None
 ) -> bool:
     """Whether the host has room for all but compute buffers at the context asked for: what any plan needs there."""
-    question = _Question(loaded(model, settings), gpus, settings, margin_bytes, {}, host)
+    question = Question(loaded(model, settings), gpus, settings, margin_bytes, {}, host)
     return question.beside().has_room(settings.n_ctx)
 
 
@@ -185,7 +184,7 @@ def may_carry(
     host: Host | None = None,
 ) -> bool:
     """Guess what `carries` would say: take compute buffers to be as under other settings, or by a part `less`."""
-    q = _Question(loaded(model, settings), gpus, settings, margin_bytes, learned, host)
+    q = Question(loaded(model, settings), gpus, settings, margin_bytes, learned, host)
     beside = q.beside()
     if beside.counts and not beside.has_room(settings.n_ctx):
         return False
@@ -199,98 +198,7 @@ def may_carry(
     return q.chains(settings.n_ctx).find(hoped, settings.n_ctx) is not None
 
 
-def _contexts(model: Model, settings: Settings, max_ctx: int | None) -> range:
-    """List the contexts to choose from, in tokens of all slots together."""
-    if settings.n_ctx:
-        return range(settings.n_ctx, settings.n_ctx + 1)
-    step = context_step(settings)
-    if max_ctx is None and not model.n_ctx_train:
-        raise SettingsError("the header names no trained context; set max_ctx or n_ctx")
-    most = trained_ctx(model, settings) if max_ctx is None else max_ctx
-    return range(step, max(step, most // step * step) + 1, step)
-
-
-@dataclass(slots=True)
-class _Question:
-    """What stays the same while contexts and splits are tried, and what was learned on the way."""
-
-    model: Model
-    gpus: Sequence[Gpu]
-    settings: Settings
-    margin: int
-    learned: Learned
-    host: Host | None = None
-    known: Segments | None = None  # once they were asked for
-    host_known: Beside | None = None
-    assumed: Split | None = None  # the layers that a draft's are divided like
-    found: dict[Hashable, CompanyBytes] = field(default_factory=dict)
-
-    @property
-    def used(self) -> tuple[int, ...]:
-        """Indexes of the cards in use."""
-        return devices(self.gpus, self.settings)
-
-    @property
-    def split_is_free(self) -> bool:
-        """Whether the solver chooses the split."""
-        return len(self.used) > 1 and not split_is_given(self.settings)
-
-    def segments(self) -> Segments:
-        """What answers how many bytes a run of layers takes on a card in use."""
-        if self.known is None:
-            settings = replace(self.settings, main_gpu=0)  # indexes count the cards in use
-            used = [self.gpus[i] for i in self.used]
-            self.known = Segments(self.model, used, settings, self.learned)
-        return self.known
-
-    def room(self) -> list[int]:
-        """Bytes that may be taken on each card in use."""
-        return [self.gpus[i].free - self.margin for i in self.used]
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether nothing is loaded beside the model."""
-        return self.model.company is None and not predicts(self.settings)
-
-    def beside(self) -> Beside:
-        """The host beside the cards in use."""
-        if self.host_known is None:
-            self.host_known = Beside(
-                self.model, self.gpus, self.settings, self.used, self.room(), self.margin, self.host,
-                self.segments, self.given_split() if self.used else None,
-                None if self.is_alone else self.company,
-            )  # fmt: skip
-        return self.host_known
-
-    def chains(self, n_ctx: int) -> Chains:
-        """All splits over the cards in use, for a context; beside no host, for any."""
-        if self.beside().counts:
-            return self.beside().chains(n_ctx)
-        company = None if self.is_alone else self.company
-        return Chains(self.segments(), self.room(), self.given_split(), company)
-
-    def company(self, n_ctx: int, most: bool) -> CompanyBytes:
-        """What is loaded beside the model takes of each card in use, and of the host (see `search.Company`)."""
-        from .._estimate.company import CompanyBytes, company_at_least, company_bytes
-
-        key = (n_ctx, most, self.assumed)
-        if key not in self.found:
-            chosen = _with(self, n_ctx, self.assumed)
-            look, padded = (company_at_least if most else company_bytes), resolve(self.model, chosen).n_ctx
-            sizes = look(self.model, self.gpus, chosen, padded, estimate, self.host)
-            gpus, beside = (tuple(terms[i] for i in self.used) for terms in (sizes.gpus, sizes.beside))
-            self.found[key] = CompanyBytes(gpus, beside, sizes.host)
-        return self.found[key]
-
-    def given_split(self) -> Split | None:
-        """Layers on each card in use where the caller fixed the split."""
-        if not split_is_given(self.settings):
-            return None
-        placement = place(self.model, self.gpus, self.settings)
-        return tuple(map(placement.count, range(placement.n_devices)))
-
-
-def _answer(q: _Question, candidates: range) -> tuple[int, Split | None] | None:
+def _answer(q: Question, candidates: range) -> tuple[int, Split | None] | None:
     """Find the largest context that fits, in tokens, and its split, in layers; without a card an unknown host takes them all."""
     if not q.used and not q.beside().counts:
         return candidates[-1], None
@@ -305,7 +213,7 @@ def _answer(q: _Question, candidates: range) -> tuple[int, Split | None] | None:
     return found[0], _nearer(q, remote, *found)
 
 
-def _largest(q: _Question, candidates: range, only: Split | None = None) -> tuple[int, Split] | None:
+def _largest(q: Question, candidates: range, only: Split | None = None) -> tuple[int, Split] | None:
     """Find the largest context that fits cards and a known host, and its split; `only` is the one split to try."""
     beside = q.beside()
     if beside.counts:
@@ -314,7 +222,7 @@ def _largest(q: _Question, candidates: range, only: Split | None = None) -> tupl
     return largest(chains if only is None else chains._replace(only=only), candidates)
 
 
-def _divides_a_draft(q: _Question) -> bool:
+def _divides_a_draft(q: Question) -> bool:
     """Tell whether the layers of something beside the model are divided over the cards as the model's are."""
     if q.is_alone:
         return False
@@ -323,7 +231,7 @@ def _divides_a_draft(q: _Question) -> bool:
     return company_of(q.model).draft is not None or predicts(q.settings)
 
 
-def _settled(q: _Question, candidates: range, split: Split) -> tuple[int, Split] | None:
+def _settled(q: Question, candidates: range, split: Split) -> tuple[int, Split] | None:
     """Find the answer when a draft's layers are divided as the model's are: no better split was found for that division."""
     for _ in range(_ROUNDS):
         q.assumed = split
@@ -335,7 +243,7 @@ def _settled(q: _Question, candidates: range, split: Split) -> tuple[int, Split]
     return _largest(q, candidates, split)
 
 
-def _nearer(q: _Question, remote: Sequence[bool], n_ctx: int, split: Split) -> Split:
+def _nearer(q: Question, remote: Sequence[bool], n_ctx: int, split: Split) -> Split:
     """Find a split with less on other machines, which carries the context with a draft divided like it, too."""
     from .nearer import nearer
 
@@ -348,28 +256,11 @@ def _nearer(q: _Question, remote: Sequence[bool], n_ctx: int, split: Split) -> S
     return found
 
 
-def _with(q: _Question, n_ctx: int, split: Split | None) -> Settings:
-    """Put one context and the split found into the settings; a split given by the caller stays."""
-    if split is None or not q.split_is_free:
-        return replace(q.settings, n_ctx=n_ctx)
-    return replace(q.settings, n_ctx=n_ctx, tensor_split=tuple(map(float, split)))
-
-
-def _estimate(q: _Question, chosen: Settings) -> Estimate:
-    """Estimate the settings chosen; compute buffers are those that the search replayed."""
-    if not q.used:
-        return estimate(q.model, q.gpus, chosen, host=q.host)
-    placement = place(q.model, q.gpus, chosen)
-    counts = tuple(map(placement.count, range(placement.n_devices)))
-    compute = q.segments().compute(counts, chosen.n_ctx)
-    return assemble(q.model, q.gpus, chosen, resolve(q.model, chosen), placement, compute, q.host)
-
-
-def _least_short(q: _Question, n_ctx: int) -> Split:
+def _least_short(q: Question, n_ctx: int) -> Split:
     return least_short(q.chains(n_ctx), n_ctx)
 
 
-def _shown(q: _Question, n_ctx: int) -> Split | None:
+def _shown(q: Question, n_ctx: int) -> Split | None:
     """Choose the split to show where none fits: the one that lacks least, or the last that a draft was divided like."""
     if not q.split_is_free:
         return None
@@ -385,7 +276,7 @@ def _name(shortest: DeviceEstimate | None) -> str:
     return shortest.name if shortest else "memory"
 
 
-def _limit(q: _Question, max_ctx: int | None, result: Estimate, candidates: range) -> str:
+def _limit(q: Question, max_ctx: int | None, result: Estimate, candidates: range) -> str:
     """Name what keeps a context that fits from being larger."""
     if q.settings.n_ctx:
         return REQUEST
@@ -397,7 +288,7 @@ def _limit(q: _Question, max_ctx: int | None, result: Estimate, candidates: rang
     return result.gpus[_full(q, result, further)].name
 
 
-def _full(q: _Question, result: Estimate, n_ctx: int) -> int:
+def _full(q: Question, result: Estimate, n_ctx: int) -> int:
     """Find the index of the card that the next context would overfill under the same split.
 
     That is not always the one with the least left: of a card without a layer that caches, nothing more is taken.
@@ -411,13 +302,13 @@ def _full(q: _Question, result: Estimate, n_ctx: int) -> int:
     return min(_spare(q, q.segments().learn(split, n_ctx), n_ctx))[1]
 
 
-def _spare(q: _Question, sizes: Sequence[int], n_ctx: int) -> list[tuple[int, int]]:
+def _spare(q: Question, sizes: Sequence[int], n_ctx: int) -> list[tuple[int, int]]:
     """List the bytes left on each card that is used when they take this much, with its index."""
     rooms = q.room() if q.is_alone else Chains(q.segments(), q.room(), None, q.company).rooms(n_ctx)
     return [(room - size, i) for room, size, i in zip(rooms, sizes, q.used, strict=True) if size]
 
 
-def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
+def _wired(q: Question, result: Estimate, limit: str) -> tuple[str, ...]:
     """Say how the limit of a Mac, or of Linux beside a chip of AMD's, is raised where it is what limits."""
     for gpu, card in zip(q.gpus, result.gpus, strict=True):
         if card.name == limit:
@@ -426,7 +317,7 @@ def _wired(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
     return ()
 
 
-def _encoder_warnings(q: _Question) -> tuple[str, ...]:
+def _encoder_warnings(q: Question) -> tuple[str, ...]:
     from .._company import company_of
     from .._company.encoders import encoder_warnings
     from .._estimate.company import encoder_reserve
@@ -435,7 +326,7 @@ def _encoder_warnings(q: _Question) -> tuple[str, ...]:
     return () if encoder is None else encoder_warnings(q.model, encoder_reserve(encoder, q.gpus, q.settings))
 
 
-def _warnings(q: _Question, result: Estimate, limit: str) -> tuple[str, ...]:
+def _warnings(q: Question, result: Estimate, limit: str) -> tuple[str, ...]:
     """List the warnings of an answer: of the model, the cards, the context and the margin."""
     model, gpus, found = q.model, q.gpus, list[str]()
     if model.assumed:

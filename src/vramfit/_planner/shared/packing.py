@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..search import Split
-from .spots import Bound, Option, Spot, fitting, most_left
+from .spots import Bound, Divided, Spot, fits
 
 __all__ = ["Packing", "Placement"]
 
-_STEPS: Final = 200_000  # places that are tried for one question; beyond, nothing is proved
+_WORK: Final = (
+    6_000_000  # splits that are looked at for one plan; beyond, no more than one model is divided at a time
+)
+_WALK: Final = 3_000  # what a walk over splits counts for
 _LISTED: Final = 3  # cards up to which all splits of a model are listed, where two are divided
 
 Placement = tuple[tuple[Spot, Split], ...]  # for each model
@@ -24,19 +27,18 @@ Contexts = tuple[int, ...]  # tokens of each model, all slots together
 
 @dataclass(slots=True)
 class Packing:
-    """All models over all cards. `incomplete` says that some place was never tried, so that None proves nothing."""
+    """All models over all cards. `incomplete` says that some place was never tried, so that None proves nothing; `work` is what is left of `_WORK`."""
 
     spots: Sequence[Sequence[Spot]]
     rooms: Sequence[int]
     host_room: int | None = None
     incomplete: bool = False
     hint: tuple[Spot, ...] | None = None  # where all fitted last
-    steps: int = field(default=0, repr=False)
+    work: int = field(default=_WORK, repr=False)
     tried: set[tuple[Placement, Contexts]] = field(default_factory=set, repr=False)
 
     def find(self, contexts: Contexts, bound: Bound) -> Placement | None:
         """Find a placement that fits if compute buffers are as `bound` says."""
-        self.steps = 0
         if not self._host_fits(contexts):
             return None
         if self.hint is not None:
@@ -46,7 +48,9 @@ class Packing:
         fewest = len(self.spots)
         most = sum(max(len(s.cards) for s in own) for own in self.spots)
         for n_cards in range(fewest, most + 1) if self.rooms else (0,):
-            for chosen in self._choices(contexts, bound, 0, n_cards, list(self.rooms), ()):
+            for chosen in self._choices(
+                contexts, bound, n_cards, list(self.rooms), self._needed(contexts, bound), ()
+            ):
                 found = self._at(chosen, contexts, bound)
                 if found is not None:
                     return found
@@ -61,30 +65,46 @@ class Packing:
         )
         return sum(held) <= self.host_room
 
+    def _needed(self, contexts: Contexts, bound: Bound) -> list[int]:
+        """Count no more bytes than each model takes of all cards together, wherever it is."""
+        return [
+            min(self._size(spot, n_ctx, bound) for spot in own)
+            for own, n_ctx in zip(self.spots, contexts, strict=True)
+        ]
+
+    def _size(self, spot: Spot, n_ctx: int, bound: Bound) -> int:
+        """Count no more bytes than a model takes of all the cards of a set."""
+        self.work -= len(spot.cards)
+        if spot.split_is_known:
+            return sum(spot.taken(spot.only(), n_ctx, bound))
+        return spot.least(n_ctx, bound)
+
     def _choices(
-        self,
-        contexts: Contexts,
-        bound: Bound,
-        tenant: int,
-        n_cards: int,
-        rooms: list[int],
-        chosen: tuple[Spot, ...],
-    ) -> Iterator[tuple[Spot, ...]]:
-        """List sets of cards, one for each model and `n_cards` in all, for which there may be room."""
+        self, contexts: Contexts, bound: Bound, n_cards: int, rooms: list[int], needed: Sequence[int],
+        chosen: tuple[Spot, ...], divided: int = 0,
+    ) -> Iterator[tuple[Spot, ...]]:  # fmt: skip
+        """List sets of cards, one for each model and `n_cards` in all, for which there may be room.
+
+        `rooms` is what models on cards of their own leave, `divided` what the others take at least, anywhere.
+        """
+        tenant = len(chosen)
         if tenant == len(self.spots):
             if not n_cards:
                 yield chosen
             return
         after = len(self.spots) - tenant - 1
         for spot in self.spots[tenant]:
-            rest = n_cards - len(spot.cards)
-            if (rest < after and self.rooms) or self.steps > _STEPS:
-                self.incomplete |= self.steps > _STEPS
+            rest, n_ctx = n_cards - len(spot.cards), contexts[tenant]
+            if rest < after and self.rooms:
                 continue
-            self.steps += 1
-            less = self._less(spot, contexts[tenant], bound, rooms)
-            if less is not None:
-                yield from self._choices(contexts, bound, tenant + 1, rest, less, (*chosen, spot))
+            less = self._less(spot, n_ctx, bound, rooms)
+            more = divided if spot.split_is_known else divided + spot.least(n_ctx, bound)
+            if less is None or more + sum(needed[tenant + 1 :]) > sum(max(0, r) for r in less):
+                continue
+            if divided and not spot.split_is_known and self.work < 0:
+                self.incomplete = True
+                continue
+            yield from self._choices(contexts, bound, rest, less, needed, (*chosen, spot), more)
 
     def _less(self, spot: Spot, n_ctx: int, bound: Bound, rooms: list[int]) -> list[int] | None:
         """The room that a model on one card leaves on each; of a divided one only that there is room in all. None: there is none."""
@@ -120,35 +140,25 @@ class Packing:
         if not spots:
             return ()
         if len(spots) == 1 and len(spots[0].cards) > 2 and not spots[0].follows:
+            self.work -= _WALK
             split = spots[0].walk([rooms[c] for c in spots[0].cards], contexts[0], bound)
             return None if split is None else (split,)
         if any(len(spot.cards) > _LISTED for spot in spots):
             self.incomplete = True
             return None
-        needed = sum(spot.least(n_ctx, bound) for spot, n_ctx in zip(spots, contexts, strict=True))
-        if needed > sum(max(0, rooms[c]) for c in {c for spot in spots for c in spot.cards}):
-            return None
-        left = [Option(tuple(rooms), ())]
-        for spot, n_ctx in zip(spots, contexts, strict=True):
-            left = self._each(left, spot, spot.options(n_ctx, bound))
-        return left[0].split if left else None
+        listed = [
+            Divided(spot.cards, spot.options(n_ctx, bound))
+            for spot, n_ctx in zip(spots, contexts, strict=True)
+        ]
+        if len(spots) == 1:
+            own = [rooms[c] for c in spots[0].cards]
+            found = next((o for o in listed[0].options if fits(o.sizes, own)), None)
+            return None if found is None else (found.split,)
+        from .divided import divide
 
-    def _each(self, left: Sequence[Option], spot: Spot, options: Sequence[Option]) -> list[Option]:
-        """List what each split of a model leaves of each room that others left."""
-        found = list[Option]()
-        for room, splits in left:
-            own = [room[c] for c in spot.cards]
-            some = fitting(options, own)
-            self.steps += len(some) + 1
-            if self.steps > _STEPS:
-                self.incomplete = True
-                break
-            for sizes, split in some:
-                rest = list(room)
-                for card, size in zip(spot.cards, sizes, strict=True):
-                    rest[card] -= size
-                found.append(Option(tuple(rest), (*splits, split)))
-        return most_left(found)
+        splits, work = divide(rooms, listed)
+        self.work -= work + sum(len(one.options) for one in listed)
+        return splits
 
     def _host_holds(self, placement: Placement, contexts: Contexts, bound: Bound) -> bool:
         """Whether the host has room for a placement, with what is known of its buffers there."""

@@ -234,7 +234,7 @@ class _Asked:
     ) -> tuple[list[Gpu], Host | None]:
         """The machine as one model finds it, when all others are loaded."""
         free, host = self._free(loaded, placed, without)
-        gpus = [replace(g, free_bytes=min(g.free, max(0, n))) for g, n in zip(self.gpus, free, strict=True)]
+        gpus = [replace(g, free_bytes=min(g.free, max(1, n))) for g, n in zip(self.gpus, free, strict=True)]
         return gpus, self.host and replace(self.host, free_bytes=max(0, host))
 
     def _plan(self, loaded: Sequence[int], placed: _Placed, i: int) -> Plan:

@@ -6,13 +6,12 @@ spot is what the engine is told with `-dev`: the model sees these cards alone, i
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cache
 from itertools import combinations, pairwise
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ..._company import Company, company_of
 from ..._devices import Gpu, Host
@@ -25,7 +24,7 @@ from ..question import Question
 from ..search import Chains, Split
 from ..segments import Learned
 
-__all__ = ["Bound", "Option", "Spot", "fewest", "fitting", "most_left", "spots"]
+__all__ = ["Bound", "Divided", "Option", "Spot", "fewest", "fits", "spots"]
 
 ALL_SETS: Final = 4  # cards up to which a model may have any set of them; of more, neighbours
 
@@ -39,10 +38,17 @@ class Bound(Enum):
 
 
 class Option(NamedTuple):
-    """A split, and the bytes that it takes of each card; or what is left of each, and the splits of several models."""
+    """A split, and the bytes that it takes of each card."""
 
     sizes: tuple[int, ...]
-    split: Any
+    split: Split
+
+
+class Divided(NamedTuple):
+    """One model that is divided: its cards, and what each split takes of them."""
+
+    cards: tuple[int, ...]
+    options: Sequence[Option]
 
 
 def fewest(options: Sequence[Option]) -> list[Option]:
@@ -54,27 +60,9 @@ def fewest(options: Sequence[Option]) -> list[Option]:
     return found
 
 
-def fitting(options: Sequence[Option], rooms: Sequence[int]) -> Sequence[Option]:
-    """Choose the options that fit so much room; over two cards they are those of `fewest`, a run of them."""
-    if len(rooms) != 2:
-        return [
-            o for o in options if all(size <= r or not size for size, r in zip(o.sizes, rooms, strict=True))
-        ]
-    first, second = (max(0, r) for r in rooms)
-    end = bisect_right(options, first, key=lambda o: o.sizes[0])
-    start = bisect_left(options, -second, key=lambda o: -o.sizes[1])
-    return options[start:end]
-
-
-def most_left(options: list[Option]) -> list[Option]:
-    """Leave out of what is left of two cards what is no more than another of both."""
-    if not options or len(options[0].sizes) != 2:
-        return options
-    found = list[Option]()
-    for option in sorted(options, key=lambda o: o.sizes, reverse=True):
-        if not found or option.sizes[1] > found[-1].sizes[1]:
-            found.append(option)
-    return found
+def fits(sizes: Sequence[int], rooms: Sequence[int]) -> bool:
+    """Tell whether each card has so much room; a card that is not used needs none."""
+    return all(size <= room or not size for size, room in zip(sizes, rooms, strict=True))
 
 
 @dataclass(slots=True, eq=False)
@@ -91,6 +79,7 @@ class Spot:
     hosts: dict[tuple[Split, int], int] = field(default_factory=dict)
     company: dict[bool, dict[int, CompanyBytes]] = field(default_factory=lambda: {True: {}, False: {}})
     listed: dict[tuple[int, Bound], list[Option]] = field(default_factory=dict)
+    lowest: dict[tuple[int, Bound], int] = field(default_factory=dict)
 
     @property
     def split_is_known(self) -> bool:
@@ -137,11 +126,19 @@ class Spot:
 
     def least(self, n_ctx: int, bound: Bound) -> int:
         """Count no more bytes than it takes of all its cards together under any split."""
+        if (n_ctx, bound) not in self.lowest:
+            self.lowest[n_ctx, bound] = self._least(n_ctx, bound)
+        return self.lowest[n_ctx, bound]
+
+    def _least(self, n_ctx: int, bound: Bound) -> int:
         if len(self.cards) == 2:
             return min((sum(o.sizes) for o in self.options(n_ctx, bound)), default=0)
-        segments = self.question.segments()
-        sizes = (segments.fixed(i, self._first, self._last, n_ctx) for i in range(len(self.cards)))
-        return min(sizes, default=0) + sum(self._beside(n_ctx, Bound.FLOOR).taken)
+        segments, cards = self.question.segments(), range(len(self.cards))
+        fixed = min((segments.fixed(i, self._first, self._last, n_ctx) for i in cards), default=0)
+        if company_of(self.question.model).takes_room:  # a card may have none of its layers
+            return fixed + sum(self._beside(n_ctx, Bound.FLOOR).taken)
+        layers = range(self._first, self._last)
+        return fixed + sum(min(segments.floor(i, at, at + 1, n_ctx) for at in layers) for i in cards)
 
     def taken(self, split: Split, n_ctx: int, bound: Bound) -> tuple[int, ...]:
         """Count what a split takes of each card, compute buffers as `bound` says; exactly where it was learned, but for floors."""
@@ -191,7 +188,7 @@ class Spot:
         key, q = (split, n_ctx), self.question
         if key in self.sizes:
             return self.sizes[key]
-        self.listed.clear()
+        self._forget()
         if self.follows:
             q.assumed = split
         if not q.is_alone:
@@ -209,6 +206,11 @@ class Spot:
         self.sizes[key] = tuple(found)
         return self.sizes[key]
 
+    def _forget(self) -> None:
+        """Forget what follows from what is known: more is known now."""
+        self.listed.clear()
+        self.lowest.clear()
+
     def has_floors(self, split: Split, n_ctx: int) -> bool:
         """Whether floors of a split are known at a context."""
         beside = self.follows or self.question.is_alone or n_ctx in self.company[True]
@@ -216,11 +218,21 @@ class Spot:
 
     def learn_floors(self, split: Split, n_ctx: int) -> None:
         """Learn the floors of a split at a context."""
-        self.listed.clear()
+        self._forget()
         if not self.follows and not self.question.is_alone:
             self.company[True][n_ctx] = self.question.company(n_ctx, most=True)
-        if self.cards and not self.question.segments().has_floors(split, n_ctx):
-            self.question.segments().learn_floors(split, n_ctx)
+        segments = self.question.segments()
+        if self.cards and not segments.has_floors(split, n_ctx):
+            segments.learn_floors(split, n_ctx)
+        for short in self._short() if len(self.cards) > 2 and not self.split_is_known else ():
+            if not segments.has_floors(short, n_ctx):
+                segments.learn_floors(short, n_ctx)
+
+    def _short(self) -> Iterator[Split]:
+        """List splits with one layer on each card but one: no run of layers has less alive than its layers have."""
+        rest = self._last - self._first - len(self.cards) + 1
+        for device in range(len(self.cards)) if rest > 0 else ():
+            yield tuple(rest if i == device else 1 for i in range(len(self.cards)))
 
     def walk(self, rooms: Sequence[int], n_ctx: int, bound: Bound) -> Split | None:
         """Find a split that fits so much room on each of its cards, compute buffers as `bound` says."""

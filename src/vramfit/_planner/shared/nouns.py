@@ -37,7 +37,7 @@ class Tenant:
     Raises `SettingsError` for a value that makes no sense, `ModelError` for what is no model.
     """
 
-    model: Model
+    model: Model = field(repr=False)
     settings: Settings = field(default_factory=Settings)
     wish: int = 0
     weight: float = 1.0
@@ -135,7 +135,7 @@ class SharedPlan(Drawn):
     """
 
     tenants: tuple[Tenant, ...]
-    plans: tuple[Plan, ...]
+    plans: tuple[Plan, ...] = field(repr=False)
     cards: tuple[tuple[int, ...], ...]
     loaded: tuple[int, ...]
     objective: str

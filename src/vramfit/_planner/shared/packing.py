@@ -6,8 +6,8 @@ tried before sets of them, so that no model is divided without need.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ..search import Split
@@ -25,6 +25,27 @@ Placement = tuple[tuple[Spot, Split], ...]  # for each model
 Contexts = tuple[int, ...]  # tokens of each model, all slots together
 
 
+def groups(spots: Sequence[Spot]) -> list[list[int]]:
+    """Group sets of cards, by their places, that have cards in common."""
+    found: list[tuple[set[int], list[int]]] = []
+    for i, spot in enumerate(spots):
+        own, members = set(spot.cards), [i]
+        for cards, others in [g for g in found if g[0] & own]:
+            found.remove((cards, others))
+            own, members = own | cards, [*others, *members]
+        found.append((own, members))
+    return [members for _, members in found]
+
+
+def _n_divided(chosen: Sequence[Spot]) -> int:
+    return sum(not spot.split_is_known for spot in chosen)
+
+
+def _shares(spot: Spot, chosen: Sequence[Spot]) -> bool:
+    """Whether a card of the set has parts of another model that is divided."""
+    return any(not other.split_is_known and {*spot.cards} & {*other.cards} for other in chosen)
+
+
 @dataclass(slots=True)
 class Packing:
     """All models over all cards. `incomplete` says that some place was never tried, so that None proves nothing; `work` is what is left of `_WORK`."""
@@ -34,6 +55,7 @@ class Packing:
     host_room: int | None = None
     incomplete: bool = False
     hint: tuple[Spot, ...] | None = None  # where all fitted last
+    thorough: bool = True  # whether cards that are alike are told apart, and may have parts of several models
     work: int = field(default=_WORK, repr=False)
     tried: set[tuple[Placement, Contexts]] = field(default_factory=set, repr=False)
 
@@ -47,13 +69,14 @@ class Packing:
                 return found
         fewest = len(self.spots)
         most = sum(max(len(s.cards) for s in own) for own in self.spots)
-        for n_cards in range(fewest, most + 1) if self.rooms else (0,):
-            for chosen in self._choices(
-                contexts, bound, n_cards, list(self.rooms), self._needed(contexts, bound), ()
-            ):
-                found = self._at(chosen, contexts, bound)
-                if found is not None:
-                    return found
+        needed = self._needed(contexts, bound)
+        for apart in (True, False) if self.work > 0 and self.thorough else (True,):
+            for n_cards in range(fewest, most + 1) if self.rooms else (0,):
+                for chosen in self._choices(contexts, bound, n_cards, list(self.rooms), needed, (), apart):
+                    found = self._at(chosen, contexts, bound)
+                    if found is not None:
+                        return found
+        self.incomplete |= self.work <= 0
         return None
 
     def _host_fits(self, contexts: Contexts) -> bool:
@@ -81,18 +104,21 @@ class Packing:
 
     def _choices(
         self, contexts: Contexts, bound: Bound, n_cards: int, rooms: list[int], needed: Sequence[int],
-        chosen: tuple[Spot, ...], divided: int = 0,
+        chosen: tuple[Spot, ...], apart: bool, divided: int = 0,
     ) -> Iterator[tuple[Spot, ...]]:  # fmt: skip
         """List sets of cards, one for each model and `n_cards` in all, for which there may be room.
 
-        `rooms` is what models on cards of their own leave, `divided` what the others take at least, anywhere.
+        With `apart` no card has parts of two models that are divided, without it some card has. `rooms` is what models on cards
+        of their own leave, `divided` what the others take at least, anywhere.
         """
         tenant = len(chosen)
         if tenant == len(self.spots):
-            if not n_cards:
+            if not n_cards and apart == (
+                len(groups([s for s in chosen if not s.split_is_known])) == _n_divided(chosen)
+            ):
                 yield chosen
             return
-        after = len(self.spots) - tenant - 1
+        after, seen = len(self.spots) - tenant - 1, set[Hashable]()
         for spot in self.spots[tenant]:
             rest, n_ctx = n_cards - len(spot.cards), contexts[tenant]
             if rest < after and self.rooms:
@@ -101,10 +127,20 @@ class Packing:
             more = divided if spot.split_is_known else divided + spot.least(n_ctx, bound)
             if less is None or more + sum(needed[tenant + 1 :]) > sum(max(0, r) for r in less):
                 continue
-            if divided and not spot.split_is_known and self.work < 0:
-                self.incomplete = True
+            if apart and not spot.split_is_known and _shares(spot, chosen):
                 continue
-            yield from self._choices(contexts, bound, rest, less, needed, (*chosen, spot), more)
+            if not self.thorough and (like := self._likeness(spot, rooms, chosen)) in seen:
+                continue
+            self.work -= 1
+            seen.add(() if self.thorough else like)
+            yield from self._choices(contexts, bound, rest, less, needed, (*chosen, spot), apart, more)
+
+    def _likeness(self, spot: Spot, rooms: Sequence[int], chosen: Sequence[Spot]) -> Hashable:
+        """What makes two sets of cards alike: kinds of cards with as much room, and who else has layers there."""
+        taken = [tuple(i for i, s in enumerate(chosen) if c in s.cards) for c in spot.cards]
+        kinds = [replace(g, name="card", free_bytes=0) for g in spot.question.gpus]
+        company = spot.question.model.company
+        return (*zip(kinds, (rooms[c] for c in spot.cards), taken, strict=True), company)
 
     def _less(self, spot: Spot, n_ctx: int, bound: Bound, rooms: list[int]) -> list[int] | None:
         """The room that a model on one card leaves on each; of a divided one only that there is room in all. None: there is none."""
@@ -136,28 +172,44 @@ class Packing:
     def _divided(
         self, spots: Sequence[Spot], contexts: Sequence[int], bound: Bound, rooms: Sequence[int]
     ) -> tuple[Split, ...] | None:
-        """Find a split for each model that is divided: one alone is walked, of several all splits are listed."""
-        if not spots:
-            return ()
-        if len(spots) == 1 and len(spots[0].cards) > 2 and not spots[0].follows:
+        """Find a split for each model that is divided, those that share cards together."""
+        found: dict[int, Split] = {}
+        for group in groups(spots):
+            own = [(spots[i], contexts[i]) for i in group]
+            splits = self._alone(*own[0], bound, rooms) if len(own) == 1 else self._sharing(own, bound, rooms)
+            if splits is None:
+                return None
+            found |= zip(group, splits, strict=True)
+        return tuple(found[i] for i in range(len(spots)))
+
+    def _alone(self, spot: Spot, n_ctx: int, bound: Bound, rooms: Sequence[int]) -> tuple[Split] | None:
+        """Find a split for a model that shares its cards with none that is divided."""
+        own = [rooms[c] for c in spot.cards]
+        if len(spot.cards) > 2 and not spot.follows:
             self.work -= _WALK
-            split = spots[0].walk([rooms[c] for c in spots[0].cards], contexts[0], bound)
+            split = spot.walk(own, n_ctx, bound)
             return None if split is None else (split,)
-        if any(len(spot.cards) > _LISTED for spot in spots):
+        if len(spot.cards) > _LISTED:
             self.incomplete = True
             return None
-        listed = [
-            Divided(spot.cards, spot.options(n_ctx, bound))
-            for spot, n_ctx in zip(spots, contexts, strict=True)
-        ]
-        if len(spots) == 1:
-            own = [rooms[c] for c in spots[0].cards]
-            found = next((o for o in listed[0].options if fits(o.sizes, own)), None)
-            return None if found is None else (found.split,)
+        found = next((o for o in spot.options(n_ctx, bound) if fits(o.sizes, own)), None)
+        return None if found is None else (found.split,)
+
+    def _sharing(
+        self, models: Sequence[tuple[Spot, int]], bound: Bound, rooms: Sequence[int]
+    ) -> tuple[Split, ...] | None:
+        """Find a split for each of several models that share cards."""
+        cards = {c for spot, _ in models for c in spot.cards}
+        if any(len(spot.cards) > _LISTED for spot, _ in models):
+            self.incomplete = True
+            return None
+        if sum(spot.least(n_ctx, bound) for spot, n_ctx in models) > sum(max(0, rooms[c]) for c in cards):
+            return None
         from .divided import divide
 
+        listed = [Divided(spot.cards, spot.options(n_ctx, bound)) for spot, n_ctx in models]
         splits, work = divide(rooms, listed)
-        self.work -= work + sum(len(one.options) for one in listed)
+        self.work -= work
         return splits
 
     def _host_holds(self, placement: Placement, contexts: Contexts, bound: Bound) -> bool:

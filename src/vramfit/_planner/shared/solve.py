@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from ..._base.errors import GpuError, SettingsError, shown
 from ..._coerce import AUTO, AnyGpus, AnyHost, AnyModel, AnySettings, cards, host_of, margin
 from ..._coerce import max_ctx as limit
-from ..._devices import Gpu, Host
+from ..._devices import Gpu, Host, told_apart
 from ..._llama.cparams import physical_batch, trained_ctx
 from ..plan import DEFAULT_MARGIN, MAX_CTX, REQUEST, TRAINED, Plan, plan
 from ..question import chosen, contexts
@@ -163,7 +163,7 @@ class _Asked:
         extra = self._extra(len(loaded))
         rooms = [g.free - self.margin - more for g, more in zip(self.gpus, extra, strict=True)]
         host = None if self.host is None else self.host.free - self.margin
-        return Packing([self._spots(i) for i in loaded], rooms, host)
+        return Packing([self._spots(i) for i in loaded], rooms, host, thorough=len(self.gpus) <= ALL_SETS)
 
     def _together(self) -> tuple[tuple[int, ...], _Placed | None]:
         """Find the most models that fit together at the least of their contexts, the first ones first."""
@@ -234,7 +234,10 @@ class _Asked:
     ) -> tuple[list[Gpu], Host | None]:
         """The machine as one model finds it, when all others are loaded."""
         free, host = self._free(loaded, placed, without)
-        gpus = [replace(g, free_bytes=min(g.free, max(1, n))) for g, n in zip(self.gpus, free, strict=True)]
+        gpus = [
+            replace(g, name=name, free_bytes=min(g.free, max(1, n)))  # a card is called as it is among all
+            for g, n, name in zip(self.gpus, free, told_apart(self.gpus), strict=True)
+        ]
         return gpus, self.host and replace(self.host, free_bytes=max(0, host))
 
     def _plan(self, loaded: Sequence[int], placed: _Placed, i: int) -> Plan:
@@ -268,8 +271,8 @@ class _Asked:
         sizes = spot.learn(split, n_ctx + self.candidates[i].step)
         cards = found.estimate.gpus
         spare = [(d.free_bytes - size, d.name) for d, size in zip(cards, sizes, strict=True) if size]
-        worst = min(spare, default=(0, found.estimate.host.name))
-        return worst[1] if worst[0] < self.margin else found.estimate.host.name
+        room, worst = min(spare, default=(0, found.estimate.host.name))
+        return worst if room < self.margin or self.host is None else found.estimate.host.name
 
     def _beside(self, loaded: Sequence[int], least: _Placed | None, i: int) -> Plan:
         """Plan a model that does not fit beside those that are loaded, with the least context for all of them."""

@@ -188,21 +188,14 @@ def to_settings(options: dict[str, Any], engine: str | None = None, model: Model
     Takes the values of `settings_options` out of `options`. A context asked for as the trained one is that of `model`.
     Raises `SettingsError` for what the engine cannot be told.
     """
-    from .._engines.settings import engine_settings
+    from .._engines.settings import engine_settings, settings_for
 
     outputs, build = options.pop("n_outputs_max"), options.pop("engine_build")
     given = dict(line().given)
     if build:
         given["engine_build"] = build
-    if given.get("n_ctx") == 0 and model is not None:
-        if not model.n_ctx_train:
-            raise SettingsError("the header has no trained context; give --ctx a number")
-        given["n_ctx"] = model.n_ctx_train
-    if model is not None and model.company is not None and "spec_type" not in given:
-        from .._company.drafts import inferred
-
-        given |= inferred(model)
-    settings = engine_settings(engine or SERVER, given)
+    name = engine or SERVER
+    settings = engine_settings(name, given) if model is None else settings_for(model, given, name)
     if outputs is None:
         return settings
     if engine is not None:

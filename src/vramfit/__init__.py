@@ -45,6 +45,7 @@ _WHERE: Final = {
     "Settings": "_llama.params",
     "SettingsError": "_base.errors",
     "SharedPlan": "_planner.shared",
+    "SharedPlanJson": "_report.shared_schema",
     "Shortlist": "_planner.which",
     "ShortlistJson": "_report.schema",
     "SourceError": "_base.errors",
@@ -120,6 +121,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SharedPlan",
+    "SharedPlanJson",
     "Shortlist",
     "ShortlistJson",
     "SourceError",
@@ -218,6 +220,7 @@ if TYPE_CHECKING:
         SweepJson,
         VerificationJson,
     )
+    from ._report.shared_schema import SharedPlanJson
     from ._sources.company import accompany
     from ._sources.load import read
     from ._verify import Verification, verify

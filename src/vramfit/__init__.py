@@ -83,6 +83,7 @@ _WHERE: Final = {
     "plan": "_planner.any_plan",
     "plan_for": "_engines.choose",
     "read": "_sources.load",
+    "read_models": "_engines.tenants",
     "recipe": "_quant",
     "requantize": "_quant",
     "server_settings": "_engines.settings",
@@ -160,6 +161,7 @@ __all__ = [
     "plan",
     "plan_for",
     "read",
+    "read_models",
     "recipe",
     "requantize",
     "server_settings",
@@ -192,6 +194,7 @@ if TYPE_CHECKING:
     from ._engines.doctor import doctor
     from ._engines.server import parse_command
     from ._engines.settings import engine_settings, server_settings
+    from ._engines.tenants import read_models
     from ._estimate.estimate import DeviceEstimate, Estimate, estimate
     from ._llama.model import Model, Tensor
     from ._llama.params import Settings

@@ -6,9 +6,9 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Timer
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from .._llama.model import Model
     from .._sources import Resolved
 
-__all__ = ["Choice", "model_options"]
+__all__ = ["Choice", "Choices", "chosen", "model_options", "several_model_options"]
 
 # Flags as in llama.cpp's common/arg.cpp, then gguf-parser's, so that a command line people have can be pasted.
 _OPTIONS: Final = (
-    click.argument("argument", metavar="MODEL", required=False),
     click.option("-m", "--model", "--path", "model", metavar="MODEL", hidden=True),
     click.option("-mu", "--model-url", "--url", "model_url", metavar="URL", hidden=True),
     click.option("-hf", "-hfr", "--hf-repo", "hf_repo", metavar="USER/REPO[:QUANT]", hidden=True),
@@ -36,7 +35,6 @@ _OPTIONS: Final = (
     click.option("--no-cache", is_flag=True, help="Bypass the header cache: neither read it nor write to it."),
     click.option("--assume", metavar="ARCH", help="Read an unknown architecture as this one."),
 )  # fmt: skip
-_HOW: Final = ("revision", "token", "no_cache", "assume")
 _LONG_SECONDS: Final = 1.0  # a wait that deserves a word
 
 
@@ -77,30 +75,66 @@ class Choice:
             )
 
 
+class Choices(NamedTuple):
+    """What stands where MODEL does, and how models may be looked up."""
+
+    references: tuple[str, ...]
+    how: Choice
+
+    def one(self, reference: str, token: str = "") -> Choice:
+        """Choose one model, with a token of its own where it has one."""
+        return replace(self.how, reference=reference, token=token or self.how.token)
+
+
 def model_options(command: Callable[..., Any], *, required: bool = True) -> Callable[..., Any]:
     """Give `command` the argument MODEL and its options; it gets them as `model`, a `Choice`, or None where it needs none."""
 
     @functools.wraps(command)
     def with_model(**given: Any) -> Any:
-        from .._sources.named import FILES, PLACES
-
-        mine = {name: given.pop(name) for name in (*PLACES, *FILES.values(), *_HOW)}
-        if not required and not any(mine[name] for name in PLACES):
+        found = _choices(given)
+        if not required and not found.references:
             return command(model=None, **given)
-        return command(model=_choice(**mine), **given)
+        return command(model=chosen(found), **given)
 
-    for option in reversed(_OPTIONS):
-        with_model = option(with_model)
-    return with_model
+    return _with_options(with_model, 1)
 
 
-def _choice(revision: str, token: str, no_cache: bool, assume: str | None, **names: str | None) -> Choice:
-    from .._sources.named import reference_of
+def several_model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give `command` any number of MODELs and their options; it gets them as `models`, `Choices`."""
 
-    reference = reference_of(names)
-    if not reference:
+    @functools.wraps(command)
+    def with_models(**given: Any) -> Any:
+        return command(models=_choices(given), **given)
+
+    return _with_options(with_models, -1)
+
+
+def chosen(found: Choices) -> Choice:
+    """Take the one model that was named. Raises `UsageError` for none."""
+    if not found.references:
         raise click.UsageError("Missing argument 'MODEL'.", click.get_current_context())
-    return Choice(reference, revision, token, not no_cache, assume)
+    return found.one(found.references[0])
+
+
+def _with_options(command: Callable[..., Any], number: int) -> Callable[..., Any]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    metavar = "MODEL" if number == 1 else "MODEL..."
+    return click.argument("argument", metavar=metavar, required=False, nargs=number)(command)
+
+
+def _choices(given: dict[str, Any]) -> Choices:
+    """Take the options that name models out of `given`."""
+    from .._sources.named import FILES, PLACES, reference_of
+
+    names = {name: given.pop(name) for name in (*PLACES, *FILES.values())}
+    how = Choice(
+        "", given.pop("revision"), given.pop("token"), not given.pop("no_cache"), given.pop("assume")
+    )
+    arguments = names.pop("argument")
+    each = arguments if isinstance(arguments, tuple) else (arguments,)
+    found = [reference_of({**names, "argument": one}) for one in each or (None,)]
+    return Choices(tuple(filter(None, found)), how)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ __all__ = [
     "to_settings",
     "tokens",
     "warned",
+    "with_outputs",
 ]
 
 EXIT_DOES_NOT_FIT: Final = 3
@@ -196,6 +197,11 @@ def to_settings(options: dict[str, Any], engine: str | None = None, model: Model
         given["engine_build"] = build
     name = engine or SERVER
     settings = engine_settings(name, given) if model is None else settings_for(model, given, name)
+    return with_outputs(settings, outputs, engine)
+
+
+def with_outputs(settings: Settings, outputs: int | None, engine: str | None) -> Settings:
+    """Keep as many rows of logits as `--outputs` says. Raises `SettingsError` for an engine, which sets that itself."""
     if outputs is None:
         return settings
     if engine is not None:
@@ -205,21 +211,22 @@ def to_settings(options: dict[str, Any], engine: str | None = None, model: Model
     return replace(settings, n_outputs_max=outputs)
 
 
-def warned(plan: Plan) -> Plan:
-    """Add a warning to `plan` for each flag that was typed and is not counted.
+def warned(plan: Plan, told: Line | None = None) -> Plan:
+    """Add a warning to `plan` for each flag that was typed, or `told` by a list, and is not counted.
 
     Without the advice how to extend the context, where the line says that itself.
     """
     from .._planner.warnings import context_warnings
 
-    advice = context_warnings(plan.model, plan.estimate.n_ctx_seq) if line().extends else ()
+    told = line() if told is None else told
+    advice = context_warnings(plan.model, plan.estimate.n_ctx_seq) if told.extends else ()
     said = [text for text in plan.warnings if text not in advice]
     if advice:
         said.append(
             f"{plan.estimate.n_ctx_seq:,} tokens a slot are more than the model was made for: how well it reads them"
             " with the scaling of this line is for a test to say"
         )
-    return replace(plan, warnings=(*line().warnings, *said))
+    return replace(plan, warnings=(*told.warnings, *said))
 
 
 def show_notes(*, warnings: bool = False) -> None:

@@ -10,6 +10,8 @@
 | `binding`  | keyword arguments of `llama_cpp.Llama`                            |
 | `studio`   | `lms load`                                                        |
 | `clients`  | the same context in the clients that overrule it                  |
+| `lists`    | lists of models as people have them: commands, YAML, presets      |
+| `tenants`  | such a list → `Tenant`s, their headers read                        |
 | `choose`   | a plan for what an engine will really do                          |
 | `told`     | `Plan` → text, whichever engine                                   |
 | `installed` | this machine's engines, their builds and eras                    |

@@ -87,11 +87,12 @@ class Raw(NamedTuple):
 
 @contextmanager
 def placed(where: str) -> Iterator[None]:
-    """Put `where` before what an error says."""
+    """Put `where` before what an error says, unless it begins so."""
     try:
         yield
     except VramfitError as e:
-        e.args = (f"{where}: {e.args[0]}", *e.args[1:])
+        if not str(e.args[0]).startswith(where):
+            e.args = (f"{where}: {e.args[0]}", *e.args[1:])
         raise
 
 

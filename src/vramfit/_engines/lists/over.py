@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +14,7 @@ from ..._llama.flags import Line
 from ..._sources.redact import redacted
 from .nouns import Listed
 
-__all__ = ["check_weights", "limited", "named_apart", "over"]
+__all__ = ["both", "check_weights", "limited", "named_apart", "over"]
 
 
 def over(one: Listed, typed: Line, wish: int | None = None) -> tuple[Listed, tuple[str, ...]]:
@@ -31,7 +31,9 @@ def over(one: Listed, typed: Line, wish: int | None = None) -> tuple[Listed, tup
         one = replace(one, wish=wish)
     given |= typed.given
     company |= typed.company
-    line = one.line._replace(given=MappingProxyType(given), company=MappingProxyType(company))
+    line = both([one.line, typed])._replace(
+        given=MappingProxyType(given), model=one.line.model, company=MappingProxyType(company)
+    )
     now = {**given, **company} | ({"wish": one.wish} if one.wish else {})
     said = [
         f"{one.called}: {_spelt(name, now.get(name))} of the command line, not {_spelt(name, was)} of {one.where}"
@@ -43,6 +45,20 @@ def over(one: Listed, typed: Line, wish: int | None = None) -> tuple[Listed, tup
     return replace(one, line=line), tuple(said)
 
 
+def both(lines: Sequence[Line]) -> Line:
+    """Put together what several lines hold that is not counted or was passed over, each flag once."""
+
+    def each(of: Callable[[Line], tuple[Any, ...]]) -> tuple[Any, ...]:
+        return tuple(dict.fromkeys(x for line in lines for x in of(line)))
+
+    return Line(
+        ignored=each(lambda x: x.ignored),
+        host=each(lambda x: x.host),
+        other=each(lambda x: x.other),
+        uncounted=each(lambda x: x.uncounted),
+    )
+
+
 def _spelt(name: str, value: Any) -> str:
     return f"{name}={shown(value) if not isinstance(value, str | int) else value}"
 
@@ -51,9 +67,8 @@ def limited(one: Listed, max_ctx: int | None) -> None:
     """Check a model's context and wish against a limit for all. Raises `SettingsError`."""
     for key, value in (("ctx", one.line.given.get("n_ctx", 0)), ("wish", one.wish)):
         if max_ctx is not None and value > max_ctx:
-            where = f"{one.where}: " if one.where else ""
             raise SettingsError(
-                f"{where}{key} {value} of {one.called} is above --max-ctx {max_ctx}; raise the one or lower the other"
+                f"{one.where}: {key} {value} is above --max-ctx {max_ctx}; raise the one or lower the other"
             )
 
 

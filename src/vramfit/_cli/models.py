@@ -53,7 +53,7 @@ class Choice:
 
         None: what the flags of the command name. What cannot be counted is said on standard error.
         """
-        from .._sources.loaded import read_loaded
+        from .._sources.load import read_loaded
 
         beside = line().company if told is None else told
         with _told() as progress:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .._base.errors import SourceError, shown
 from .._llama.model import Model
-from .._sources.loaded import read_loaded
+from .._sources.load import read_loaded
 from .._sources.texts import short_file
 from .lists import MAX_BYTES, Listed, Listing, read_list
 from .lists.nouns import placed

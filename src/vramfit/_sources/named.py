@@ -10,7 +10,6 @@ from typing import Final
 
 from .._base.errors import SettingsError
 from .._llama.flags import find
-from .redact import redacted
 
 __all__ = ["FILES", "PLACES", "by_flags", "reference_of"]
 
@@ -39,6 +38,8 @@ def reference_of(names: Mapping[str, str | None]) -> str:
             values[repo] = f"{str(values[repo]).partition(':')[0]}/{values[file]}"
     given = [f"{prefix}{values[option]}" for option, prefix in PLACES.items() if values.get(option)]
     if len(given) > 1:
+        from .redact import redacted
+
         raise SettingsError(f"two models given: {redacted(given[0])} and {redacted(given[1])}")
     return given[0] if given else ""
 

@@ -79,7 +79,7 @@ class _Script:
         if words[0] == "export":
             words = words[1:]
             self.exported |= {word.partition("=")[0]: None for word in words}
-        assigned = [m.groups() for word in words if (m := _ASSIGNED.fullmatch(word))]
+        assigned = [(m[1], m[2]) for word in words if (m := _ASSIGNED.fullmatch(word))]
         if len(assigned) == len(words) or all(word in self.exported for word in words):
             self.variables |= dict(assigned)
             return

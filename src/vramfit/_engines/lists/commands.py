@@ -11,7 +11,7 @@ from typing import Final
 from ..._base.errors import SettingsError, shown
 from ..._llama.flags import is_command
 from .nouns import MAX_LISTED, Raw, placed
-from .shell import commands_of, logical_lines
+from .shell import MAX_COMMAND, commands_of, logical_lines
 
 __all__ = ["KINDS", "of_commands"]
 
@@ -82,6 +82,10 @@ class _Script:
         assigned = [(m[1], m[2]) for word in words if (m := _ASSIGNED.fullmatch(word))]
         if len(assigned) == len(words) or all(word in self.exported for word in words):
             self.variables |= dict(assigned)
+            if sum(map(len, self.variables.values())) > MAX_COMMAND or len(self.variables) > MAX_LISTED:
+                raise SettingsError(
+                    f"variables of more than {MAX_COMMAND:,} characters, or {MAX_LISTED} of them; cut them"
+                )
             return
         words = _started(words)
         program = PurePath(next((w for w in words if not _ASSIGNED.fullmatch(w)), "")).name

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from ..._base.errors import SettingsError, shown
 from ..._llama.flags import is_command, split_text
-from .nouns import TRAINED, Raw, check_keys, placed, tokens
+from .nouns import MAX_LISTED, TRAINED, Raw, check_keys, placed, tokens
 from .shell import at_home
 
 __all__ = ["KEYS", "MODEL_KEYS", "of_ours"]
@@ -21,6 +21,8 @@ def of_ours(found: dict[str, Any], source: str) -> tuple[list[Raw], dict[str, st
     models = found.get("models")
     if not isinstance(models, list):
         raise SettingsError(f"{source}: models: give a list, each with - before it")
+    if len(models) > MAX_LISTED:
+        raise SettingsError(f"{source}: more than {MAX_LISTED} models; cut the list")
     shared = {key: _word(f"{source}: {key}", found.get(key), several=key == "gpus") for key in KEYS[:-1]}
     return [_model(one, f"{source}: models[{i}]") for i, one in enumerate(models)], shared
 

@@ -6,6 +6,7 @@ Source: common/preset.cpp (the grammar 162-231, keys 234-270, values 45-74), too
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from ..._base.errors import SettingsError, shown
@@ -17,8 +18,8 @@ __all__ = ["HEADER", "of_preset"]
 
 ALL: Final = "*"  # the section whose keys hold for every model
 UNNAMED: Final = "default"  # that of keys before any section
-HEADER: Final = re.compile(r"\[[ \t]*([^\]\n]+?)[ \t]*\][ \t]*(?:[;#].*)?")
-_KEY: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*([^;#]*?)[ \t]*(?:[;#].*)?")
+HEADER: Final = re.compile(r"\[([^\]\n]+)\][ \t]*(?:[;#].*)?")
+_KEY: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=([^;#]*)(?:[;#].*)?")
 _REPO: Final = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _TAG: Final = re.compile(r"[-.]([A-Za-z0-9_]+)$")
 _TRUE: Final = ("on", "enabled", "true", "1")  # common/arg.cpp:1334
@@ -65,12 +66,12 @@ def _sections(text: str, source: str) -> dict[str, _Section]:
     now = UNNAMED
     for number, line in enumerate(text.split("\n"), 1):
         if header := HEADER.fullmatch(line):
-            now = header[1]
+            now = header[1].strip(" \t")
             found[now] = {}
             if len(found) > MAX_LISTED:
                 raise SettingsError(f"{source}: more than {MAX_LISTED} sections; cut the list")
         elif key := _KEY.fullmatch(line):
-            found.setdefault(now, {})[key[1]] = key[2]
+            found.setdefault(now, {})[key[1]] = key[2].strip(" \t")
         elif line.strip(" \t") and not line.lstrip(" \t").startswith((";", "#")):
             raise SettingsError(
                 f"{source}: line {number}: {shown(line)}: write [section], key = value, or ; and a comment"
@@ -96,20 +97,26 @@ def _options(keys: _Section, where: str) -> dict[tuple[str, ...], list[str]]:
 
 
 def _flag(key: str, where: str) -> tuple[Flag, bool]:
-    known = {
-        name.lstrip("-"): (flag, on)
-        for flag in reversed(flags())
-        for on, names in ((True, flag.names), (False, flag.off))
-        for name in names
-    }
+    """Find the flag of a key, and whether it is spelt as on. Raises `SettingsError`."""
+    known = _known()
     found = known.get(key)
     if found is None and (variable := by_variable(key)):
         found = variable[0], True  # the value of LLAMA_ARG_NO_X is not turned round (preset.cpp:253)
     if found is None:
-        near = get_close_matches(key, known, n=2)
-        raise SettingsError(
-            f"{where}: {shown(key)} is no flag of llama-server; {f'did you mean {near[0]}?' if near else 'leave it out'}"
-        )
+        near = get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "leave it out"
+        raise SettingsError(f"{where}: {shown(key)} is no flag of llama-server; {hint}")
+    return found
+
+
+@lru_cache(maxsize=1)
+def _known() -> dict[str, tuple[Flag, bool]]:
+    """Every spelling without its dashes; where two flags share one, that of llama-server counts."""
+    found: dict[str, tuple[Flag, bool]] = {}
+    for flag in flags():
+        for on, names in ((True, flag.names), (False, flag.off)):
+            for name in names:
+                found.setdefault(name.lstrip("-"), (flag, on))
     return found
 
 

@@ -16,7 +16,7 @@ from .yamls import plain
 
 __all__ = ["read_list"]
 
-_YAML: Final = re.compile(r"(---|%YAML|[{-](\s|$)|\{\S)|[\"']?[\w.-]+[\"']?\s*:(\s|$)")
+_YAML: Final = re.compile(r"(---|%YAML|[{?-](\s|$)|\{\S)|[\"']?[\w.-]+[\"']?\s*:(\s|$)")
 _PAIR: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*[ \t]*=")
 
 
@@ -65,7 +65,7 @@ def _text(given: bytes | str, source: str) -> str:
         raise SourceError(
             f"{source}: a zero byte at {given.index(chr(0))}: no text; a list is one of: {KINDS}"
         )
-    return given.replace("\r\n", "\n").replace("\r", "\n")
+    return given.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _first(text: str, comments: tuple[str, ...] = ("#",)) -> str:

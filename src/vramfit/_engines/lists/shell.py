@@ -63,20 +63,25 @@ def commands_of(line: str, variables: Mapping[str, str]) -> list[list[str]]:
         elif kind in ("text", "double"):
             commands[-1] += _put(text, variables)
         if len(commands[-1]) > MAX_COMMAND:
-            raise SettingsError(f"a command of more than {MAX_COMMAND:,} characters; write it shorter")
+            raise _too_long()
     found = (split_text(c) for c in commands)
     return [[at_home(w) for w in words] for words in found if words]
 
 
 def _put(text: str, variables: Mapping[str, str]) -> str:
     """Put values of variables where they are named."""
+    size = len(text)
 
     def value(found: re.Match[str]) -> str:
+        nonlocal size
         if found[0].startswith("\\"):
             return found[0]
         name = found[1] or found[2]
         if name not in variables or re.search(r"""['"\\]""", variables[name]):
             raise _unknown(found[0] if name else text[found.start() :])
+        size += len(variables[name])
+        if size > MAX_COMMAND:
+            raise _too_long()
         return variables[name]
 
     return _VARIABLE.sub(value, text) if "$" in text or "`" in text else text
@@ -84,6 +89,10 @@ def _put(text: str, variables: Mapping[str, str]) -> str:
 
 def _unknown(text: str) -> SettingsError:
     return SettingsError(f"{shown(text[:40])} is for a shell to know; write out what it stands for")
+
+
+def _too_long() -> SettingsError:
+    return SettingsError(f"a command of more than {MAX_COMMAND:,} characters; write it shorter")
 
 
 def at_home(word: str) -> str:

@@ -50,7 +50,7 @@ def _words(name: str, one: Any, shared: Mapping[str, str]) -> list[str]:
     macros = {**macros, **_macros("macros", one.get("macros"), macros)}
     cmd = "\n".join(line for line in one["cmd"].split("\n") if not line.strip().startswith("#"))
     words = split_text(_put(cmd, macros).replace("\\\n", " "))
-    return [*(_put(e, macros) for e in env), *words]
+    return [*_put("\0".join(env), macros).split("\0"), *words] if env else words
 
 
 def _macros(where: str, given: Any, known: Mapping[str, str]) -> dict[str, str]:
@@ -59,9 +59,12 @@ def _macros(where: str, given: Any, known: Mapping[str, str]) -> dict[str, str]:
         isinstance(given, dict) and all(isinstance(v, str) for v in given.values())
     ):
         raise SettingsError(f"{where}: give a mapping of words")
+    if len(given or ()) > MAX_LISTED:
+        raise SettingsError(f"{where}: more than {MAX_LISTED}; cut them")
     found: dict[str, str] = {}
     for name, value in (given or {}).items():
-        found[name] = _put(value, {"PORT": _FIRST_PORT, **known, **found}, later=("MODEL_ID",))
+        with placed(where):
+            found[name] = _put(value, {"PORT": _FIRST_PORT, **known, **found}, later=("MODEL_ID",))
     return found
 
 

@@ -12,6 +12,7 @@ from ..._base.errors import SettingsError, shown
 __all__ = ["plain"]
 
 MAX_DEPTH: Final = 12  # of lists in mappings in lists
+MAX_NODES: Final = 10_000  # which PyYAML reads in half a second
 
 
 def plain(text: str, source: str) -> Any:
@@ -36,7 +37,7 @@ def _loader(source: str) -> Any:
     import yaml
 
     class Plain(yaml.SafeLoader):
-        depth = 0
+        depth = count = 0
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             event: Any = self.peek_event()  # type: ignore[no-untyped-call]
@@ -47,7 +48,9 @@ def _loader(source: str) -> Any:
                 )
             if event.tag is not None:
                 raise SettingsError(f"{source}: line {line}: a tag ({shown(event.tag)}); leave it out")
-            self.depth += 1
+            self.depth, self.count = self.depth + 1, self.count + 1
+            if self.count > MAX_NODES:
+                raise SettingsError(f"{source}: more than {MAX_NODES:,} words in it; cut the list")
             if self.depth > MAX_DEPTH:
                 raise SettingsError(
                     f"{source}: line {line}: nested deeper than {MAX_DEPTH}; a list of models is flat"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from vramfit._engines.lists import MAX_BYTES, Listed, read_list
 from vramfit._engines.lists.over import both, check_weights, limited, named_apart, over
 from vramfit._llama.flags import Line, read
 from vramfit._sources.named import by_flags, reference_of
+from vramfit._sources.texts import short_file
 
 SERVER = "llama-server -m a.gguf"
 BESIDE = ROOT / "examples/beside"
@@ -78,6 +80,17 @@ def test_of_two_values_of_a_variable_the_last_counts() -> None:
     assert one(text).line.uncounted[0][1] == ("CUDA_VISIBLE_DEVICES=1,2",)
 
 
+@pytest.mark.parametrize(
+    "before", ["exec", "nohup", "sudo -u llama-user", "nice -n 5 env A=b", "nohup /usr/bin/time", "A=b exec"]
+)
+@pytest.mark.parametrize("program", ["llama-server", "./bin/llama-server", "./my-server"])
+def test_what_starts_a_program_is_no_part_of_its_line(before: str, program: str) -> None:
+    """However many there are; a program of another name is told by its flags."""
+    if program == "./my-server" and " -" in before:
+        return  # whose option its word is, nobody knows
+    assert one(f"{before} {program} -m a.gguf -c 4k").line.given == {"n_ctx": 4096}
+
+
 def test_a_context_of_0_is_as_much_as_can_be() -> None:
     """As one that is not named; any other is fixed."""
     assert "n_ctx" not in one(f"{SERVER} -c 0").line.given
@@ -91,6 +104,9 @@ def test_companions_and_the_token_are_of_each_line() -> None:
     assert dict(a.line.company) == {"draft": "d.gguf"}
     assert dict(b.line.company) == {"mmproj": "p.gguf"}
     assert (a.token, b.token) == ("secret", "")
+    assert one(ours("model: hf.co/me/a, flags: -hft secret")).token == "secret"
+    assert "secret" not in repr(a)
+    assert "secret" not in refused(ours("model: x, flags: -hft secret -m https://me:secret@h/a.gguf"))
 
 
 def test_home_is_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +204,7 @@ def ours(model: str) -> str:
         (ours("name: a"), "give model, or command"),
         (ours("command: llama-server -m b, flags: -fa on"), "flags beside command"),
         (ours("model: a, flags: b"), "flags 'b': give flags of llama-server"),
-        (ours("model: a, flags: -m b"), "two models given: a and -m b"),
+        (ours("model: a, flags: -m b"), "two models given: a and b; leave one out"),
         (ours("model: a, flags: \"-ot 'x\""), "models[0]: \"-ot 'x\" is not a command line: No closing quotation"),
         (ours("model: [a]"), "models[0]: model: ['a']: give one value"),
         ("models: [llama-server -m a]", "is a command; write - command: before it"),
@@ -532,6 +548,13 @@ def test_flags_name_one_model() -> None:
 # the whole way
 
 
+def test_the_page_shows_the_files_that_are_shipped() -> None:
+    """What a reader copies is what the tests read."""
+    page = (ROOT / "docs/users/several.md").read_text()
+    for name in ("servers.sh", "models.yaml"):
+        assert (ROOT / "examples/several" / name).read_text() in page
+
+
 def test_models_are_read_from_a_path_or_a_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every shipped list reads, from its path, its text or its bytes; with settings, names and companions."""
     monkeypatch.chdir(ROOT)
@@ -569,3 +592,14 @@ def test_what_cannot_be_read_is_said(source: Any, said: str) -> None:
     with pytest.raises(VramfitError) as e:
         vramfit.read_models(source)
     assert said in str(e.value)
+
+
+def test_a_pipe_that_a_shell_opened_is_a_list() -> None:
+    """As in --models <(command); any other pipe may have nobody who writes."""
+    from_, to = os.pipe()
+    os.write(to, b"models:\n- a.gguf\n")
+    os.close(to)
+    try:
+        assert short_file(f"/dev/fd/{from_}", 7) == b"models:"
+    finally:
+        os.close(from_)

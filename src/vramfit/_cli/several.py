@@ -149,9 +149,12 @@ def _listed(models: Choices, file: str | None) -> Listing:
     """The models that were named: references, or a list, of which names choose."""
     from .._engines.lists import MAX_BYTES, Listed, Listing, read_list
     from .._engines.tenants import list_in_file
+    from .._planner.shared.nouns import MAX_TENANTS
     from .._sources.redact import redacted
 
     if file is None:
+        if len(models.references) > MAX_TENANTS:
+            raise SettingsError(f"{len(models.references)} models: give 1 to {MAX_TENANTS}")
         return Listing(tuple(Listed("", one, Line(), where=redacted(one)) for one in models.references))
     if file != "-":
         return list_in_file(file, models.references)

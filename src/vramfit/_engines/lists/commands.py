@@ -114,7 +114,7 @@ def raw_of(where: str, words: list[str], name: str = "") -> Raw:
 
 
 def _started(words: list[str]) -> list[str]:
-    """Take away what starts the program, such as nohup; variables stay."""
+    """Take away what starts the program, such as nohup, once or often; variables stay."""
     at = len([*takewhile(_ASSIGNED.fullmatch, words)])
     if at == len(words) or PurePath(words[at]).name not in _BEFORE:
         return words
@@ -124,4 +124,6 @@ def _started(words: list[str]) -> list[str]:
             (i for i in range(at + 1, len(words)) if not words[i].startswith("-") and "=" not in words[i]),
             len(words),
         )
-    return [*words[:at], *(w for w in words[at + 1 : behind] if _ASSIGNED.fullmatch(w)), *words[behind:]]
+    return _started(
+        [*words[:at], *(w for w in words[at + 1 : behind] if _ASSIGNED.fullmatch(w)), *words[behind:]]
+    )

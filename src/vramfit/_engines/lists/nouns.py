@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -14,6 +14,7 @@ from ..._base.matches import get_close_matches
 from ..._base.units import parse_count
 from ..._llama.flags import Line, read, take
 from ..._sources.named import by_flags
+from ..._sources.redact import redacted
 
 __all__ = [
     "MAX_BYTES",
@@ -44,7 +45,7 @@ class Listed:
 
     name: str
     reference: str
-    line: Line
+    line: Line = field(repr=False)  # it may name a token
     wish: int = 0
     weight: float = 1.0
     where: str = ""
@@ -100,11 +101,12 @@ def listed(raw: Raw) -> Listed:
     """Read the words of a model. Raises `SettingsError`, which says where they stand."""
     with placed(raw.where):
         line = read(raw.words)
-        if raw.reference and line.model:
+        by_line, _ = by_flags(line.model)
+        if raw.reference and by_line:
             raise SettingsError(
-                f"two models given: {raw.reference} and {' '.join(line.model[:2])}; leave one out"
+                f"two models given: {redacted(raw.reference)} and {redacted(by_line)}; leave one out"
             )
-        reference = raw.reference or by_flags(line.model)[0]
+        reference = raw.reference or by_line
         if not reference:
             raise SettingsError(f"names no model{_instead(raw.words)}")
         given = dict(line.given)

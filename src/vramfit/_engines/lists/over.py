@@ -60,7 +60,8 @@ def both(lines: Sequence[Line]) -> Line:
 
 
 def _spelt(name: str, value: Any) -> str:
-    return f"{name}={shown(value) if not isinstance(value, str | int) else value}"
+    word = redacted(value) if isinstance(value, str) else value if isinstance(value, int) else shown(value)
+    return f"{name}={word}"
 
 
 def limited(one: Listed, max_ctx: int | None) -> None:

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
     Device: TypeAlias = DeviceEstimate | SharedDevice
 
-__all__ = ["BESIDE", "TERMS", "bars", "drawn", "keys", "limit_keys", "part"]
+__all__ = ["BESIDE", "BESIDE_SAID", "TERMS", "bars", "drawn", "keys", "limit_keys", "part"]
 
 TERMS: Final = (("weights", "model"), ("context", "context"), ("compute", "compute"), ("company", "company"))
 BESIDE: Final = "other"  # what counts against a memory beside its own terms
+BESIDE_SAID: Final = "the host's, or locked"
 
 
 def bars(devices: Sequence[DeviceEstimate], margin: int) -> str:
@@ -36,9 +37,7 @@ def _device(device: DeviceEstimate, margin: int, most: int) -> str:
             parts.append(part(name, f"{name} {format_bytes(size)}", at, size, most))
         at += size
     if device.beside > 0:
-        parts.append(
-            part(BESIDE, f"the host's, or locked, {format_bytes(device.beside)}", at, device.beside, most)
-        )
+        parts.append(part(BESIDE, f"{BESIDE_SAID}, {format_bytes(device.beside)}", at, device.beside, most))
     return drawn(device, parts, margin, most)
 
 
@@ -85,7 +84,7 @@ def part(kind: str, title: str, start: int, size: int | None, most: int) -> str:
 
 def _key(devices: Sequence[DeviceEstimate], margin: int) -> str:
     found = [(name, name) for name, field in TERMS if field != "company" or any(d.company for d in devices)]
-    found += [(BESIDE, "the host's, or locked")] if any(d.beside > 0 for d in devices) else []
+    found += [(BESIDE, BESIDE_SAID)] if any(d.beside > 0 for d in devices) else []
     return keys([*found, *limit_keys(devices, margin)])
 
 

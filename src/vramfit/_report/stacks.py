@@ -9,12 +9,10 @@ from .._base.foreign import html_text
 from .._base.units import format_bytes
 from .._planner.shared import SharedPlan
 from .._planner.shared.nouns import SharedDevice
-from .bars import BESIDE, TERMS, drawn, keys, limit_keys, part
+from .bars import BESIDE, BESIDE_SAID, TERMS, drawn, keys, limit_keys, part
 from .shared_facts import PROCESSES, names, on_devices, terms
 
 __all__ = ["stacked_bars"]
-
-OTHER = "the host's, or locked"
 
 
 def stacked_bars(plan: SharedPlan) -> str:
@@ -31,7 +29,7 @@ def _bar(plan: SharedPlan, at: int, device: SharedDevice, most: int) -> str:
     for t, name in enumerate(names(plan)):
         first = start
         for term, n_bytes in terms(dict(on_devices(plan, t))[at]) if device.taken[t] else ():
-            what = OTHER if term == BESIDE else term
+            what = BESIDE_SAID if term == BESIDE else term
             kind = f"in m{t} in-{term}"
             parts.append(part(kind, f"{name}: {what} {format_bytes(n_bytes)}", start, n_bytes, most))
             start += n_bytes
@@ -58,7 +56,7 @@ def _keys(plan: SharedPlan) -> str:
     )
     found = {term for t in plan.loaded for _, device in on_devices(plan, t) for term, _ in terms(device)}
     shades = [(f"any in-{name}", name) for name, _ in TERMS if name in found]
-    shades += [(f"any in-{BESIDE}", OTHER)] if BESIDE in found else []
+    shades += [(f"any in-{BESIDE}", BESIDE_SAID)] if BESIDE in found else []
     shades += [("processes", PROCESSES)] if any(d.processes for d in plan.devices) else []
     return (
         f'<p class="note models">{models}</p>{keys([*shades, *limit_keys(plan.devices, plan.margin_bytes)])}'

@@ -22,6 +22,7 @@ __all__ = [
     "model_rows",
     "names",
     "on_devices",
+    "terms",
     "verdict",
 ]
 
@@ -143,6 +144,21 @@ def on_devices(plan: SharedPlan, tenant: int) -> list[tuple[int, DeviceEstimate]
         return []
     estimate = plan.plans[tenant].estimate
     return [*zip(plan.cards[tenant], estimate.gpus, strict=True), (len(plan.gpus), estimate.host)]
+
+
+def terms(device: DeviceEstimate) -> list[tuple[str, int]]:
+    """List the bytes of a model on a device by term; their sum is what it takes of it, without what is read and never held."""
+    never = max(0, -device.beside)
+    weights = max(0, device.model - never)
+    company = device.company - (never - (device.model - weights))
+    found = (
+        ("weights", weights),
+        ("context", device.context),
+        ("compute", device.compute),
+        ("company", company),
+        ("other", max(0, device.beside)),
+    )
+    return [(name, n_bytes) for name, n_bytes in found if n_bytes > 0]
 
 
 def device_rows(plan: SharedPlan) -> list[list[str]]:

@@ -237,6 +237,9 @@ for _name, _place in {
     "read": "_sources.load.read",
     "command": "_engines.told.command",
     "modelfile": "_engines.told.modelfile",
+    "several_command": "_engines.several.several_command",
+    "several_commands": "_engines.several.several_commands",
+    "several_files": "_engines.several.several_files",
 }.items():
     give(_name, partial(_find, *_place.rsplit(".", 1)))
 

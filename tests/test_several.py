@@ -236,6 +236,14 @@ def joined(one: SharedPlan, two: SharedPlan) -> SharedPlan:
     )
 
 
+def test_older_ollama_is_told_as_well() -> None:
+    """Before 0.30 the same words; when it evicts is not replayed."""
+    shared = sharing(THREE[:1], (0,), engine="ollama-before-0.30")
+    text = shared.command("ollama-before-0.30")
+    assert "OLLAMA_MAX_LOADED_MODELS=1" in text
+    assert "#" not in text
+
+
 def test_models_of_one_slot_mind_no_slots() -> None:
     """Where Ollama gives a model one slot whatever it is told, another may have more."""
     one = sharing(THREE[:1], (0,), engine="ollama", n_seq_max=2)
@@ -311,11 +319,7 @@ def test_an_embedder_is_asked_as_one() -> None:
 
 def test_the_library_has_them() -> None:
     """`vramfit.plan` of several models hands out what to run."""
-    found = vramfit.plan(
-        [replace(SMALL, source="a.gguf"), replace(SMALL, source="b.gguf")],
-        [gpu(4096)],
-        told(),
-        margin_bytes=MIB,
-    )
+    models = (replace(SMALL, source="a.gguf"), replace(SMALL, source="b.gguf"))
+    found = vramfit.plan(models, [gpu(4096)], told(), margin_bytes=MIB)
     assert isinstance(found.plans[0], Plan)
     assert len(found.commands()) == 2

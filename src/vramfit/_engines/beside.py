@@ -40,13 +40,14 @@ def cards_beside(
 ) -> tuple[Gpu, ...]:
     """Take off each card what the loaded models have of it (`loaded`: bytes of each card), and a context for each that sees it.
 
-    With one process on a card the next one's context is one more; with none it is already out of what is free.
+    With one process on a card the next one's context is one more; with none it is already out of what is free. At least a
+    byte is left, since layers are placed by free memory.
     """
     found = []
     for i, gpu in enumerate(gpus):
         processes = sum(i in cards for cards in seen)
         less = sum(t[i] for t in loaded) + (processes * process_bytes(gpu) if processes else 0)
-        found.append(replace(gpu, free_bytes=max(0, gpu.free - less)) if less else gpu)
+        found.append(replace(gpu, free_bytes=max(1, gpu.free - less)) if less else gpu)
     return tuple(found)
 
 

@@ -177,6 +177,15 @@ def _of_plan(shared: SharedPlan, index: int, engine: Engine) -> _Asked:
     return _Asked(tenant, settings, layers, wide, shared.cards[index])
 
 
+class _Here(NamedTuple):
+    """A model that is loaded, the cards that its process sees, and when it was used: at a second, in a request."""
+
+    resident: Resident
+    seen: frozenset[int]
+    second: float
+    turn: int
+
+
 @dataclass(slots=True)
 class _Machine:
     """The cards and what is loaded on them: what both engines have in common."""
@@ -186,14 +195,20 @@ class _Machine:
     engine: Engine
     most: int
     keep: tuple[float, ...]
-    loaded: dict[int, tuple[Resident, frozenset[int], float]] = field(default_factory=dict)
+    loaded: dict[int, _Here] = field(default_factory=dict)
+    turn: int = 0
     learned: dict[int, Learned] = field(default_factory=dict)
     chose: bool = False  # which of several goes
 
     def left(self) -> tuple[Gpu, ...]:
         """Count what the loaded models leave on each card."""
         here = list(self.loaded.values())
-        return cards_beside(self.gpus, [r.taken for r, *_ in here], [seen for _, seen, _ in here])
+        return cards_beside(self.gpus, [h.resident.taken for h in here], [h.seen for h in here])
+
+    def use(self, tenant: int, now: float) -> None:
+        """Use a model that is loaded."""
+        self.turn += 1
+        self.loaded[tenant] = self.loaded[tenant]._replace(second=now, turn=self.turn)
 
     def ask(self, tenant: int, now: float) -> Step:
         """Answer one request."""
@@ -209,11 +224,20 @@ class _Machine:
         if at_most:
             takes = tuple(min(n, max(0, g.free - FIT_TARGET)) for n, g in zip(takes, room, strict=True))
         found = Resident(tenant, plan.n_ctx, takes, at_most=at_most)
-        self.loaded[tenant] = (found, sees(plan, self.engine), now)
+        self.keep_loaded(found, sees(plan, self.engine), now)
+
+    def idle(self, now: float) -> list[int]:
+        """List the models that were idle for as long as they are kept."""
+        return [t for t, h in self.loaded.items() if now > h.second and now - h.second >= self.keep[t]]
+
+    def keep_loaded(self, found: Resident, seen: frozenset[int], now: float) -> None:
+        """Take note of a model that was loaded."""
+        self.loaded[found.tenant] = _Here(found, seen, now, self.turn)
+        self.use(found.tenant, now)
 
     def step(self, tenant: int, evicted: Sequence[int], why: Sequence[str]) -> Step:
         """Tell what is loaded now."""
-        return Step(tenant, tuple(r for r, *_ in self.loaded.values()), tuple(evicted), "; ".join(why))
+        return Step(tenant, tuple(h.resident for h in self.loaded.values()), tuple(evicted), "; ".join(why))
 
     def names(self) -> tuple[str, ...]:
         """Return the models' names, fit to be shown, no two alike."""
@@ -232,7 +256,7 @@ class _Ollama(_Machine):
     def ask(self, tenant: int, now: float) -> Step:
         evicted, why = self._expire(now)
         if tenant in self.loaded:
-            self.loaded[tenant] = (*self.loaded[tenant][:2], now)
+            self.use(tenant, now)
             return self.step(tenant, evicted, [*why, "it is loaded"])
         twin = self._twin(tenant)
         if twin is not None and self.asked[twin].settings == self.asked[tenant].settings:
@@ -261,7 +285,7 @@ class _Ollama(_Machine):
         return next((t for t in self.loaded if own and file_of(self.asked[t].tenant) == own), None)
 
     def _expire(self, now: float) -> tuple[list[int], list[str]]:
-        gone = [t for t, (_, _, used) in self.loaded.items() if now - used >= self.keep[t] and now > used]
+        gone = self.idle(now)
         for t in gone:
             del self.loaded[t]
         return gone, [f"{self.name(t)} was idle for {self.keep[t]:g} s" for t in gone]
@@ -343,12 +367,12 @@ class _Router(_Machine):
     def ask(self, tenant: int, now: float) -> Step:
         why: list[str] = []
         self._sleep(now)
-        if tenant in self.loaded and not self.loaded[tenant][0].asleep:
-            self.loaded[tenant] = (*self.loaded[tenant][:2], now)
+        if tenant in self.loaded and not self.loaded[tenant].resident.asleep:
+            self.use(tenant, now)
             return self.step(tenant, (), ["it is loaded"])
         evicted: list[int] = []
         if tenant not in self.loaded and len(self.loaded) >= self.most:
-            gone = min(self.loaded, key=lambda t: self.loaded[t][2])
+            gone = min(self.loaded, key=lambda t: self.loaded[t].turn)
             del self.loaded[gone]
             evicted.append(gone)
             why.append(f"{self.name(gone)} goes, used the longest ago, for {self.most} are loaded at most")
@@ -357,10 +381,10 @@ class _Router(_Machine):
         return self.step(tenant, evicted, why)
 
     def _sleep(self, now: float) -> None:
-        for t, (resident, seen, used) in self.loaded.items():
-            if now > used and now - used >= self.keep[t]:
-                free = resident._replace(asleep=True, taken=(0,) * len(resident.taken))
-                self.loaded[t] = (free, seen, used)
+        for t in self.idle(now):
+            here = self.loaded[t]
+            free = here.resident._replace(asleep=True, taken=(0,) * len(self.gpus))
+            self.loaded[t] = here._replace(resident=free)
 
     def _start(self, tenant: int, now: float) -> str:
         """Start a child for the model; nobody looks whether it has room."""
@@ -389,7 +413,7 @@ class _Router(_Machine):
         if short:
             return f"it does not start, out of memory on {', '.join(short)}"
         found = Resident(tenant, plan.n_ctx, tuple(takes))
-        self.loaded[tenant] = (found, frozenset(range(len(room))), now)
+        self.keep_loaded(found, frozenset(range(len(room))), now)
         return "it fits, as planned"
 
     def _plan(self, tenant: int, settings: Settings, room: Sequence[Gpu]) -> Plan:
@@ -399,7 +423,7 @@ class _Router(_Machine):
         )  # fmt: skip
 
     def notes(self) -> tuple[str, ...]:
-        if not any(r.at_most for r, *_ in self.loaded.values()):
+        if not any(h.resident.at_most for h in self.loaded.values()):
             return ()
         return (
             "≤: what --fit chooses is not replayed; the context is the longest that it could choose, with 1 GiB left on each card",

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from .._base.errors import SettingsError, shown
 from .._base.foreign import printable
 from .._base.units import GIB, format_bytes
-from .._coerce import AnyGpus, AnyModel, cards
+from .._coerce import AnyGpus, AnyModel, cards, count
 from .._devices import Gpu, told_apart
 from .._llama.cparams import trained_ctx
 from .._llama.params import Settings
@@ -27,8 +27,9 @@ from .._planner.shared import SharedPlan, Tenant
 from . import ollama, ollama_sched
 from .beside import cards_beside, sees, taken
 from .choose import plan_for
-from .settings import as_run, engine_settings
+from .settings import as_run
 from .several_ollama import file_of, widened
+from .shared import tenants_for
 from .table import Engine, find
 
 __all__ = ["MODELS_MAX", "Resident", "Residents", "Step", "residents"]
@@ -37,6 +38,8 @@ MODELS_MAX: Final = 4  # --models-max of the router (common.h:688)
 FIT_LEAST: Final = 4096  # tokens that --fit leaves at the least (common.h:489, -fitc)
 FIT_TARGET: Final = GIB  # bytes that --fit leaves free on each card (common.h:487, -fitt)
 NEVER: Final = float("inf")
+LONGEST: Final = 1e9  # seconds
+MAX_REQUESTS: Final = 1000
 REPLAYED: Final = ("ollama", "llama-server")
 
 
@@ -119,31 +122,45 @@ def residents(
         )
     all_cards = models.gpus if isinstance(models, SharedPlan) else cards(gpus)
     asked = _asked(models, chosen)
-    order = tuple(range(len(asked)) if requests is None else requests)
-    for index in order:
-        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(asked):
-            raise SettingsError(f"requests={shown(index)}: give indexes of the models, 0 to {len(asked) - 1}")
-    if not isinstance(most, int) or most < 0:
-        raise SettingsError(f"most={shown(most)}: give a number of models, 0 for the engine's default")
-    own = ollama_sched.KEEP_ALIVE if chosen.name == "ollama" else NEVER
+    order = _order(requests, len(asked))
+    most = count("most", most)
+    seconds = _seconds("apart", apart)
+    is_ollama = chosen.name == "ollama"
+    own = ollama_sched.KEEP_ALIVE if is_ollama else NEVER
     kept = _durations(own if keep_alive is None else keep_alive, len(asked))
-    if chosen.name == "ollama":
-        limit = ollama_sched.most_models(all_cards, most)
-        machine: _Machine = _Ollama(asked, all_cards, chosen, limit, kept)
-    else:
-        limit = most or MODELS_MAX
-        machine = _Router(asked, all_cards, chosen, limit, kept)
-    steps = tuple(machine.ask(t, n * apart) for n, t in enumerate(order))
+    limit = ollama_sched.most_models(all_cards, most) if is_ollama else most or MODELS_MAX
+    machine = (_Ollama if is_ollama else _Router)(asked, all_cards, chosen, limit, kept)
+    steps = tuple(machine.ask(t, n * seconds) for n, t in enumerate(order))
     return Residents(chosen.name, machine.names(), tuple(all_cards), limit, steps, machine.notes())
 
 
+def _order(requests: Sequence[int] | None, n: int) -> tuple[int, ...]:
+    if requests is None:
+        return tuple(range(n))
+    order = tuple(requests) if isinstance(requests, list | tuple) else (requests,)
+    if len(order) > MAX_REQUESTS:
+        raise SettingsError(f"{len(order)} requests: give at most {MAX_REQUESTS}")
+    for index in order:
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < n:
+            raise SettingsError(f"requests={shown(index)}: give indexes of the models, 0 to {n - 1}")
+    return cast("tuple[int, ...]", order)
+
+
 def _durations(value: Sequence[float] | float, n: int) -> tuple[float, ...]:
-    found = (value,) * n if isinstance(value, int | float) else tuple(value)
+    found = tuple(value) if isinstance(value, list | tuple) else (value,) * n
     if len(found) != n:
         raise SettingsError(
             f"keep_alive of {len(found)} durations for {n} models: give one for each, or one for all"
         )
-    return tuple(NEVER if seconds < 0 else seconds for seconds in found)
+    seconds = (_seconds("keep_alive", x, least=-NEVER) for x in found)
+    return tuple(NEVER if x < 0 else x for x in seconds)
+
+
+def _seconds(name: str, value: object, least: float = 0) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (least <= value <= LONGEST or value == NEVER):  # type: ignore[operator]
+        raise SettingsError(f"{name}={shown(value)}: give seconds, such as 300")
+    return float(value)  # type: ignore[arg-type]
 
 
 class _Asked(NamedTuple):
@@ -159,8 +176,7 @@ class _Asked(NamedTuple):
 def _asked(models: SharedPlan | Sequence[AnyModel | Tenant], engine: Engine) -> tuple[_Asked, ...]:
     if isinstance(models, SharedPlan):
         return tuple(_of_plan(models, i, engine) for i in models.loaded)
-    tenants = [m if isinstance(m, Tenant) else Tenant(m, engine_settings(engine)) for m in models]
-    return tuple(_Asked(t, as_run(t.settings, engine), t.settings.n_gpu_layers) for t in tenants)
+    return tuple(_Asked(t, t.settings, t.settings.n_gpu_layers) for t in tenants_for(models, engine))
 
 
 def _of_plan(shared: SharedPlan, index: int, engine: Engine) -> _Asked:

@@ -27,7 +27,7 @@ from .settings import as_run, engine_settings
 from .several_ollama import check_files
 from .table import Engine, named
 
-__all__ = ["shared_for"]
+__all__ = ["shared_for", "tenants_for"]
 
 _HALVINGS: Final = 30  # of a share, or of a context: finer than any has steps
 OTHERS: Final = "the other models"  # what `limited_by` may say here
@@ -49,14 +49,12 @@ def shared_for(
     evicts what is loaded where it expects a model to need more than 80 % of what is free, and a context at which it would
     do so counts as none that fits. Raises as `plan` does for several models, and `plan_for`.
     """
-    chosen, build = named(engine)
-    tenants = tuple(_tenant(m, chosen, build) for m in models)
+    chosen, _ = named(engine)
+    tenants = tenants_for(models, engine)
+    if not isinstance(objective, str) or objective not in OBJECTIVES:
+        raise SettingsError(f"objective={shown(objective)}: give one of {', '.join(OBJECTIVES)}")
     if chosen.split == "told":
         return plan_shared(tenants, gpus, margin_bytes=margin_bytes, host=host, objective=objective)
-    if not 1 <= len(tenants) <= MAX_TENANTS:
-        raise SettingsError(f"{len(tenants)} models: give 1 to {MAX_TENANTS}")
-    if objective not in OBJECTIVES:
-        raise SettingsError(f"objective={shown(objective)}: give one of {', '.join(OBJECTIVES)}")
     if chosen.name.startswith("ollama"):
         check_files(tenants)
     gpus = cards(gpus)
@@ -66,11 +64,23 @@ def shared_for(
     return _answer(loads, loaded, contexts, objective)
 
 
-def _tenant(value: object, engine: Engine, build: str) -> Tenant:
-    """Take a tenant with what the engine makes of its settings; raises for those that it cannot be told."""
+def tenants_for(models: Sequence[AnyModel | Tenant], engine: str | Engine) -> tuple[Tenant, ...]:
+    """Take models as an engine's tenants: its defaults where none are given, and what it makes of settings.
+
+    Raises `SettingsError` for what is no list of models, for too many, and for settings that it cannot be told.
+    """
+    if not isinstance(models, list | tuple):
+        raise SettingsError(f"models={shown(models)}: give a list of models or tenants")
+    if not 1 <= len(models) <= MAX_TENANTS:
+        raise SettingsError(f"{len(models)} models: give 1 to {MAX_TENANTS}")
+    chosen, build = named(engine)
+    build = build or str(chosen.defaults.get("engine_build", ""))
+    return tuple(_tenant(m, engine, chosen, build) for m in models)
+
+
+def _tenant(value: AnyModel | Tenant, name: str | Engine, engine: Engine, build: str) -> Tenant:
     if not isinstance(value, Tenant):
-        value = Tenant(value, engine_settings(build or engine))  # type: ignore[arg-type]
-    build = build or str(engine.defaults.get("engine_build", ""))
+        return Tenant(value, engine_settings(name))
     settings = value.settings if value.settings.engine_build else replace(value.settings, engine_build=build)
     return Tenant(value.model, as_run(settings, engine), value.wish, value.weight, value.name)
 

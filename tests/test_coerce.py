@@ -63,6 +63,8 @@ RIGHT: dict[str, dict[str, Any]] = {
     "requantize": {"model": MODEL, "file_type": "Q8_0", "imatrix": False, "output_tensor_type": None,
                    "token_embedding_type": None, "tensor_types": (), "pure": False, "leave_output_tensor": False,
                    "keep_split": False, "dry_run": True},
+    "residents": {"models": [MODEL], "engine": "ollama", "gpus": CARDS, "requests": [0], "most": 0, "keep_alive": None, "apart": 0},
+    "shared_for": {"models": [MODEL], "gpus": CARDS, "engine": "lm-studio", "margin_bytes": 0, "host": None, "objective": "share"},
     "server_settings": {"n_ctx": 0},
     "speed": {"plan": vramfit.plan(MODEL, CARDS, {"n_ctx": 512}, margin_bytes=0), "host_bandwidth_gbs": None},
     "sweep": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None, "n_ctx": 512, "n_seq_max": 1, "n_ubatch": 64,

@@ -86,7 +86,9 @@ _WHERE: Final = {
     "read_models": "_engines.tenants",
     "recipe": "_quant",
     "requantize": "_quant",
+    "residents": "_engines.residents",
     "server_settings": "_engines.settings",
+    "shared_for": "_engines.shared",
     "speed": "_planner.bounds",
     "sweep": "_planner.sweep",
     "trades": "_planner.whatif",
@@ -164,7 +166,9 @@ __all__ = [
     "read_models",
     "recipe",
     "requantize",
+    "residents",
     "server_settings",
+    "shared_for",
     "speed",
     "sweep",
     "trades",
@@ -192,8 +196,10 @@ if TYPE_CHECKING:
     from ._devices.servers import ask_servers
     from ._engines.choose import plan_for
     from ._engines.doctor import doctor
+    from ._engines.residents import residents
     from ._engines.server import parse_command
     from ._engines.settings import engine_settings, server_settings
+    from ._engines.shared import shared_for
     from ._engines.tenants import read_models
     from ._estimate.estimate import DeviceEstimate, Estimate, estimate
     from ._llama.model import Model, Tensor
@@ -243,6 +249,10 @@ for _name, _place in {
     "read": "_sources.load.read",
     "command": "_engines.told.command",
     "modelfile": "_engines.told.modelfile",
+    "residents": "_engines.residents.residents",
+    "several_command": "_engines.several.several_command",
+    "several_commands": "_engines.several.several_commands",
+    "several_files": "_engines.several.several_files",
 }.items():
     give(_name, partial(_find, *_place.rsplit(".", 1)))
 

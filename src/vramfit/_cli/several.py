@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import click
 
 from .._base.errors import SettingsError, SourceError
+from .._base.foreign import printable
 from .._llama.flags import Line
 from .cards import cards, host_memory
 from .installed import build_here
@@ -98,7 +99,7 @@ def plan_several(
     host_bandwidth: float | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Plan for all models that were named, print what was found, and exit with 3 where they do not fit together."""
-    _refuse(engine, models, options)
+    _refuse(models, options)
     told = _listed(models, file)
     said = list[str]()
     gpus = _over("gpus", gpus, told.gpus, said)
@@ -124,7 +125,7 @@ def plan_several(
         sys.exit(EXIT_DOES_NOT_FIT)
 
 
-def _refuse(engine: str | None, models: Choices, options: dict[str, Any]) -> None:
+def _refuse(models: Choices, options: dict[str, Any]) -> None:
     """Refuse what cannot be meant with several models. Raises `SettingsError`, which says what to do instead."""
     for name, why in _FOR_ONE.items():
         if options[name]:
@@ -134,15 +135,6 @@ def _refuse(engine: str | None, models: Choices, options: dict[str, Any]) -> Non
         raise SettingsError(
             f"--assume {models.how.assume} is of one model; plan it alone on what the others leave"
         )
-    if engine is not None:
-        from .._engines.table import named
-
-        chosen, _ = named(engine)
-        if chosen.split != "told":
-            raise SettingsError(
-                f"--engine {engine}: {chosen.title} chooses the cards of each model itself; plan each model alone, on what the"
-                " others leave, or leave --engine out"
-            )
 
 
 def _listed(models: Choices, file: str | None) -> Listing:
@@ -226,11 +218,15 @@ def _tenant(one: Listed, models: Choices, asked: _Asked) -> Tenant:
 
 
 def _solved(tenants: list[Tenant], asked: _Asked) -> SharedPlan:
-    from .._planner.shared import plan_shared
+    """Plan: for the engine where one was named, else with the settings as they are."""
+    how: dict[str, Any] = {"margin_bytes": asked.margin, "host": asked.host, "objective": asked.objective}
+    if asked.engine is None:
+        from .._planner.shared import plan_shared
 
-    return plan_shared(
-        tenants, asked.gpus, margin_bytes=asked.margin, host=asked.host, objective=asked.objective
-    )
+        return plan_shared(tenants, asked.gpus, **how)
+    from .._engines.shared import shared_for
+
+    return shared_for(tenants, asked.gpus, asked.engine, **how)
 
 
 def _passed_over(models: Sequence[Listed], notes: Sequence[str]) -> tuple[Line, tuple[str, ...]]:
@@ -263,13 +259,19 @@ def _say(
     if explain:
         _explain(result, shown)
     if engine is not None and result.loaded:
-        texts = [result.plans[t].command(engine) for t in result.loaded]
-        click.echo("\nRun:\n\n" + "\n\n".join(texts))
+        _say_commands(result, engine)
+
+
+def _say_commands(result: SharedPlan, engine: str) -> None:
+    """Print what to run in the engine, and the Modelfiles that Ollama takes."""
+    click.echo(f"\nRun:\n\n{result.command(engine)}")
+    if engine.startswith("ollama"):
+        for name, text in result.files(engine).items():
+            click.echo(f"\n{printable(name)}:\n\n{text.rstrip()}")
 
 
 def _explain(result: SharedPlan, shown: Look) -> None:
     """Show the terms of each model that is loaded."""
-    from .._base.foreign import printable
     from .._estimate.explain import explain
     from .._report.explained import explained_text
 

@@ -60,6 +60,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "validate_catalogue": {"path": None},
     "plan": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None, "learned": None, **SMALL},
     "read": {"reference": GEMMA, "assume": None, "revision": "", "token": "", "cache": True, "progress": None},
+    "read_models": {"source": f"models:\n- {GEMMA}"},
     "requantize": {"model": MODEL, "file_type": "Q8_0", "imatrix": False, "output_tensor_type": None,
                    "token_embedding_type": None, "tensor_types": (), "pure": False, "leave_output_tensor": False,
                    "keep_split": False, "dry_run": True},

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
-from hypothesis import example, given, settings
+from conftest import ROOT, examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import vramfit
@@ -403,7 +403,7 @@ MIXED = st.lists(LINES | st.text(max_size=6), max_size=12).flatmap(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@examples(120, deadline=None)
 @given(st.text() | MIXED | st.binary())
 @example("models: 2001-99-99")
 @example("models: [0x]\n")
@@ -415,9 +415,9 @@ def test_reading_raises_nothing_but_our_error(text: str | bytes) -> None:
         assert 1 <= len(read_list(text, "list").models) <= 8
 
 
-WORD = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), min_size=1, max_size=12).filter(
-    lambda s: s.strip() == s and s.isprintable()
-)
+WORD = st.text(
+    st.characters(categories=("L", "M", "N", "P", "S"), include_characters=" "), min_size=1, max_size=12
+).filter(lambda s: s.strip() == s)
 NUMBER = st.integers(1, 1 << 20)
 MODEL = st.fixed_dictionaries(
     {"model": WORD.filter(lambda w: not w.startswith("~/"))},
@@ -430,7 +430,7 @@ MODEL = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(40, deadline=None)
 @given(st.lists(MODEL, min_size=1, max_size=8), st.booleans())
 def test_what_is_written_as_yaml_reads_back(given_: list[dict[str, Any]], flow: bool) -> None:
     """A list written with every value quoted holds what went in, in the style of blocks and of JSON."""

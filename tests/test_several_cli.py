@@ -220,7 +220,9 @@ def test_a_terminal_is_no_list(two: tuple[str, str], monkeypatch: pytest.MonkeyP
 
 def test_terms_pictures_and_commands_are_of_each(two: tuple[str, str]) -> None:
     """`--explain` and `--engine` go through the models; `--engine-build` counts for all."""
-    found = run(*two, "--gpus", "8GiB", "-c", "4k", "--explain", "--engine", "llama-server", "--html", "all.html")
+    found = run(
+        *two, "--gpus", "8GiB", "-c", "4k", "--explain", "--engine", "llama-server", "--html", "all.html"
+    )
     assert found.exit_code == 0, found.output
     assert "<html" in Path("all.html").read_text()
     own = run(*two, "--gpus", "8GiB", "--wish", "4k", "--engine", "ollama")

@@ -603,3 +603,17 @@ def test_a_pipe_that_a_shell_opened_is_a_list() -> None:
         assert short_file(f"/dev/fd/{from_}", 7) == b"models:"
     finally:
         os.close(from_)
+
+
+def test_what_is_printed_to_run_reads_back(tmp_path: Path) -> None:
+    """The commands of a plan and the router's presets are lists, which hold the settings that were planned."""
+    files = [tmp_path / f"{name} x.gguf" for name in "ab"]
+    for file in files:
+        file.write_bytes(SMALL.read_bytes())
+    told = vramfit.server_settings(n_ctx=4096, flash_attn="on", type_k="q8_0", n_seq_max=2)
+    plan = vramfit.plan([Tenant(file, told) for file in files], "8GiB")
+    for text in (plan.command(), plan.files()["models.ini"]):
+        found = vramfit.read_models(text)
+        assert [t.model.source for t in found] == [str(file) for file in files]
+        for tenant, own in zip(found, plan.plans, strict=True):
+            assert tenant.settings == own.settings

@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from small import dense, gpu
+from together import together
 
 from vramfit._llama.params import Settings
 from vramfit._planner.compare import compare
 from vramfit._planner.plan import plan
+from vramfit._planner.shared import Tenant
 from vramfit._planner.sweep import sweep
 from vramfit._planner.whatif import trades
 from vramfit._report.html import fragment, page
+from vramfit._report.style import DARK_MODELS, LIGHT_MODELS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ON = Settings(flash_attn="on", n_outputs_max=1)
@@ -74,6 +77,29 @@ def test_a_plan_in_a_browser(tmp_path: Path, flags: tuple[str, ...], colors: tup
     assert paper > 0.7
     assert min(parts) > 0.0002
     assert limit > 0.0001
+
+
+EIGHT = together(
+    [
+        Tenant(MODEL, replace(ON, n_ctx=n_ctx), name=f"some-model-of-a-long-name-{n_ctx}-instruct-q8_0")
+        for n_ctx in range(1024, 9216, 1024)
+    ],
+    [(i % 2,) for i in range(8)],
+    [gpu(10_000, name="GeForce RTX large"), gpu(9_000, name="GeForce RTX small")],
+)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize(
+    ("flags", "colors"), [((), LIGHT_MODELS), (DARK_SYSTEM, DARK_MODELS)], ids=["light", "dark"]
+)
+def test_eight_models_in_a_browser(tmp_path: Path, flags: tuple[str, ...], colors: tuple[str, ...]) -> None:
+    """Each has its hue, its number, and a darker shade of it for what is computed."""
+    assert EIGHT.fits
+    pixels = screenshot(page(EIGHT), tmp_path, *flags)
+    assert min(share(pixels, color[1:]) for color in colors) > 0.0002
+    darker = [f"{round(int(c[i : i + 2], 16) * 8 / 15):02x}" for c in colors[:1] for i in (1, 3, 5)]
+    assert share(pixels, "".join(darker)) > 0.00005
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -132,6 +158,7 @@ def test_pages_fit_a_telephone(tmp_path: Path) -> None:
         "short": page(changes.asked, changes),
         "comparison": page(compare(MODEL, CARDS, ON)),
         "model": page(MODEL),
+        "together": page(EIGHT),
         "sweep": page(sweep(MODEL, CARDS, ON, n_ctx=[256, 65536], type_k=["f16", "q8_0"])),
     }
     frames = "".join(

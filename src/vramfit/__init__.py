@@ -45,6 +45,7 @@ _WHERE: Final = {
     "Settings": "_llama.params",
     "SettingsError": "_base.errors",
     "SharedPlan": "_planner.shared",
+    "SharedPlanJson": "_report.shared_schema",
     "Shortlist": "_planner.which",
     "ShortlistJson": "_report.schema",
     "SourceError": "_base.errors",
@@ -82,9 +83,12 @@ _WHERE: Final = {
     "plan": "_planner.any_plan",
     "plan_for": "_engines.choose",
     "read": "_sources.load",
+    "read_models": "_engines.tenants",
     "recipe": "_quant",
     "requantize": "_quant",
+    "residents": "_engines.residents",
     "server_settings": "_engines.settings",
+    "shared_for": "_engines.shared",
     "speed": "_planner.bounds",
     "sweep": "_planner.sweep",
     "trades": "_planner.whatif",
@@ -120,6 +124,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SharedPlan",
+    "SharedPlanJson",
     "Shortlist",
     "ShortlistJson",
     "SourceError",
@@ -158,9 +163,12 @@ __all__ = [
     "plan",
     "plan_for",
     "read",
+    "read_models",
     "recipe",
     "requantize",
+    "residents",
     "server_settings",
+    "shared_for",
     "speed",
     "sweep",
     "trades",
@@ -188,8 +196,11 @@ if TYPE_CHECKING:
     from ._devices.servers import ask_servers
     from ._engines.choose import plan_for
     from ._engines.doctor import doctor
+    from ._engines.residents import residents
     from ._engines.server import parse_command
     from ._engines.settings import engine_settings, server_settings
+    from ._engines.shared import shared_for
+    from ._engines.tenants import read_models
     from ._estimate.estimate import DeviceEstimate, Estimate, estimate
     from ._llama.model import Model, Tensor
     from ._llama.params import Settings
@@ -218,6 +229,7 @@ if TYPE_CHECKING:
         SweepJson,
         VerificationJson,
     )
+    from ._report.shared_schema import SharedPlanJson
     from ._sources.company import accompany
     from ._sources.load import read
     from ._verify import Verification, verify
@@ -237,6 +249,10 @@ for _name, _place in {
     "read": "_sources.load.read",
     "command": "_engines.told.command",
     "modelfile": "_engines.told.modelfile",
+    "residents": "_engines.residents.residents",
+    "several_command": "_engines.several.several_command",
+    "several_commands": "_engines.several.several_commands",
+    "several_files": "_engines.several.several_files",
 }.items():
     give(_name, partial(_find, *_place.rsplit(".", 1)))
 

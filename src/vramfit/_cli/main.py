@@ -13,7 +13,7 @@ from .._base.version import __version__
 from .cards import cards, cards_option, host_memory, host_option
 from .engines import engine_options, show_commands
 from .installed import build_here
-from .models import Choice, model_options
+from .models import Choice, Choices, chosen, model_options, several_model_options
 from .options import (
     EXIT_DOES_NOT_FIT,
     Command,
@@ -27,6 +27,7 @@ from .options import (
 )
 from .pictures import picture_options, write_pictures
 from .screen import look, show_error
+from .several import for_one_alone, plan_several, several_options
 from .trades import Asked, trade_options
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
 
 
 @main.command(cls=Command, epilog="Exit status: 0 it fits, 3 it does not, 1 error, 2 usage.")
-@model_options
+@several_model_options
+@several_options
 @cards_option
 @host_option
 @click.option("--margin", type=size, default="1GiB", show_default=True, help="Left free on every card.")
@@ -103,12 +105,8 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
 )
 @picture_options
 @_json
-def plan(
-    model: Choice, gpus: str | None, host: str | None, margin: int, max_ctx: int | None, explain: bool, plot: str | None,
-    html: str | None, engine: str | None, client: str | None, prefer: str | None, show_alternatives: bool,
-    host_bandwidth: float | None, everything: bool, as_json: bool, **options: Any,
-) -> None:  # fmt: skip
-    """Find the largest context that fits, and the split of the layers that holds it.
+def plan(models: Choices, listed: str | None, wish: int | None, maximise: str | None, **asked: Any) -> None:
+    """Find the largest context that fits, and the split of the layers that holds it; of several models, for each.
 
     \b
     vramfit plan model.gguf --gpus 3090ti,3060
@@ -117,43 +115,38 @@ def plan(
     vramfit plan model.gguf --gpus 4090 --host 64GiB -ncmoe 20
     vramfit plan model.gguf --gpus none --host 32GiB
     vramfit plan model.gguf --gpus 3090ti,3060 --engine ollama --client aider
+    vramfit plan coder.gguf embedder.gguf --gpus 3090ti,3060 --wish 32k
+    vramfit plan --models servers.sh --gpus 3090ti,3060
     vramfit plan --gpus 3090ti,3060 -- llama-server -m model.gguf -c 32k --jinja
 
     Every flag of llama-server is understood; those that size nothing are listed.
     """
-    from .._report import plans
+    if listed is not None or len(models.references) > 1:
+        return plan_several(models, listed, wish, maximise, **asked)
+    for_one_alone(wish, maximise)
+    return _plan_one(chosen(models), **asked)
 
+
+def _plan_one(
+    model: Choice, gpus: str | None, host: str | None, margin: int, max_ctx: int | None, explain: bool, plot: str | None,
+    html: str | None, engine: str | None, client: str | None, prefer: str | None, show_alternatives: bool,
+    host_bandwidth: float | None, everything: bool, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
     described, on = model.read(), cards(gpus, engine)
     options["engine_build"] = options["engine_build"] or build_here(gpus, engine)
     settings = to_settings(options, engine, described)
     memory = host_memory(host, gpus, on)
     asked = Asked(described, on, settings, engine, margin, max_ctx, host_bandwidth, memory)
-    chosen = asked.best(prefer) if prefer else None
-    result = warned(chosen.plan if chosen else asked.plan())
+    changed = asked.best(prefer) if prefer else None
+    result = warned(changed.plan if changed else asked.plan())
     wanted = show_alternatives or not result.fits
     found = asked.trades(prefer, brief=not show_alternatives) if wanted else None
     write_pictures(result, plot, html, found, host_bandwidth)
     if as_json:
-        from .._report.alternatives import plan_json  # the text of a plan starts without it
-
-        ignored = line().passed_over
-        click.echo(
-            plan_json(
-                result,
-                engine,
-                prefer=prefer,
-                changed=chosen,
-                alternatives=found,
-                ignored=ignored,
-                host_bandwidth_gbs=host_bandwidth,
-            )
-        )
+        _echo_json(result, asked, prefer, changed, found)
     else:
         shown = look()
-        click.echo(plans.plan_text(result, shown, host_bandwidth))
-        show_notes()
-        if chosen:
-            _say_changes(chosen, prefer or "", shown)
+        _say(result, asked, changed, prefer, shown)
         if found:
             _say_alternatives(found, shown, brief=not show_alternatives, everything=everything)
         if explain:
@@ -161,6 +154,27 @@ def plan(
         show_commands(result, engine, client)
     if not result.fits:
         sys.exit(EXIT_DOES_NOT_FIT)
+
+
+def _echo_json(
+    result: Plan, asked: Asked, prefer: str | None, changed: Alternative | None, found: Alternatives | None
+) -> None:
+    from .._report.alternatives import plan_json  # the text of a plan starts without it
+
+    text = plan_json(
+        result, asked.engine, prefer=prefer, changed=changed, alternatives=found, ignored=line().passed_over,
+        host_bandwidth_gbs=asked.host_bandwidth,
+    )  # fmt: skip
+    click.echo(text)
+
+
+def _say(result: Plan, asked: Asked, changed: Alternative | None, prefer: str | None, shown: Look) -> None:
+    from .._report import plans
+
+    click.echo(plans.plan_text(result, shown, asked.host_bandwidth))
+    show_notes()
+    if changed:
+        _say_changes(changed, prefer or "", shown)
 
 
 def _say_changes(chosen: Alternative, prefer: str, shown: Look) -> None:

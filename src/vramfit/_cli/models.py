@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Timer
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from .._base.errors import SettingsError, VramfitError
 from .options import line
 
 if TYPE_CHECKING:
     from .._llama.model import Model
     from .._sources import Resolved
 
-__all__ = ["Choice", "model_options"]
+__all__ = ["Choice", "Choices", "chosen", "model_options", "several_model_options"]
 
 # Flags as in llama.cpp's common/arg.cpp, then gguf-parser's, so that a command line people have can be pasted.
 _OPTIONS: Final = (
-    click.argument("model_argument", metavar="MODEL", required=False),
-    click.option("-m", "--model", "--path", "model_option", metavar="MODEL", hidden=True),
+    click.option("-m", "--model", "--path", "model", metavar="MODEL", hidden=True),
     click.option("-mu", "--model-url", "--url", "model_url", metavar="URL", hidden=True),
     click.option("-hf", "-hfr", "--hf-repo", "hf_repo", metavar="USER/REPO[:QUANT]", hidden=True),
     click.option("-hff", "--hf-file", "hf_file", metavar="FILE", hidden=True),
@@ -38,13 +35,6 @@ _OPTIONS: Final = (
     click.option("--no-cache", is_flag=True, help="Bypass the header cache: neither read it nor write to it."),
     click.option("--assume", metavar="ARCH", help="Read an unknown architecture as this one."),
 )  # fmt: skip
-_PLACES: Final = {"model_argument": "", "model_option": "", "model_url": "", "hf_repo": "hf://", "docker_repo": "docker://",
-                  "ms_repo": "ms://", "ol_model": "ollama://"}  # fmt: skip
-_FILES: Final = {
-    "hf_repo": "hf_file",
-    "ms_repo": "ms_file",
-}  # the file of a repository, by an option of its own
-_NAMES: Final = (*_PLACES, *_FILES.values(), "revision", "token", "no_cache", "assume")
 _LONG_SECONDS: Final = 1.0  # a wait that deserves a word
 
 
@@ -58,25 +48,22 @@ class Choice:
     cache: bool
     assume: str | None
 
-    def read(self) -> Model:
-        """Read its headers and describe the model, with what it comes with and what the flags load beside it."""
-        from .._sources import reference_name, resolve
-        from .._sources.load import read
+    def read(self, told: Mapping[str, Any] | None = None) -> Model:
+        """Read its headers and describe the model, with what it comes with and what is `told` to be loaded beside it.
 
-        told = dict(line().company)
+        None: what the flags of the command name. What cannot be counted is said on standard error.
+        """
+        from .._sources.load import read_loaded
+
+        beside = line().company if told is None else told
         with _told() as progress:
-            options: dict[str, Any] = {"revision": self.revision, "token": self.token, "cache": self.cache}
-            if self.revision or os.path.isfile(self.reference):  # nothing comes with a file
-                found = read(self.reference, assume=self.assume, progress=progress, **options)
-            else:
-                resolved = resolve(self.reference, progress=progress, **options)
-                found = replace(read(resolved, assume=self.assume), source=reference_name(self.reference))
-                found = _with(found, _comes_with(resolved), told)
-            if not told:
-                return found
-            from .._sources.company import accompany
-
-            return accompany(found, **told)
+            found, said = read_loaded(
+                self.reference, beside, assume=self.assume, revision=self.revision, token=self.token, cache=self.cache,
+                progress=progress,
+            )  # fmt: skip
+        for text in said:
+            click.echo(f"vramfit: {text}", err=True)
+        return found
 
     def resolve(self) -> Resolved:
         """Find where it is, its headers, and what comes with it."""
@@ -88,37 +75,15 @@ class Choice:
             )
 
 
-def _with(model: Model, found: dict[str, Any], told: dict[str, Any]) -> Model:
-    """The model with what was found beside it, unless flags name others or turn it off; what cannot be read is said."""
-    found = {name: value for name, value in found.items() if name not in told}
-    if told.get("mmproj_auto") is False:
-        found.pop("mmproj", None)
-    if not found:
-        return model
-    from .._sources.company import accompany
+class Choices(NamedTuple):
+    """What stands where MODEL does, and how models may be looked up."""
 
-    try:
-        if not told:
-            return accompany(model, **found)
-        accompany(model, **found)
-        told.update(found)
-    except VramfitError as e:
-        click.echo(f"vramfit: not counted: {e}", err=True)
-    return model
+    references: tuple[str, ...]
+    how: Choice
 
-
-def _comes_with(resolved: Resolved) -> dict[str, Any]:
-    """What of a model's companions is on this machine and loaded with it, as arguments of `accompany`.
-
-    llama-server loads the projector of a repository that it fetched, Ollama that and adapters and a draft of its layers.
-    """
-    found: dict[str, Any] = {}
-    for kind, name in (("projector", "mmproj"), ("draft", "draft")):
-        first = resolved.companion(kind)
-        if first is not None and first.path is not None:
-            found[name] = first.path
-    adapters = tuple((c.path, 1.0) for c in resolved.companions if c.kind == "adapter" and c.path is not None)
-    return found | ({"lora": adapters} if adapters else {})
+    def one(self, reference: str, token: str = "") -> Choice:
+        """Choose one model, with a token of its own where it has one."""
+        return replace(self.how, reference=reference, token=token or self.how.token)
 
 
 def model_options(command: Callable[..., Any], *, required: bool = True) -> Callable[..., Any]:
@@ -126,31 +91,50 @@ def model_options(command: Callable[..., Any], *, required: bool = True) -> Call
 
     @functools.wraps(command)
     def with_model(**given: Any) -> Any:
-        mine = {name: given.pop(name) for name in _NAMES}
-        if not required and not any(mine[name] for name in _PLACES):
+        found = _choices(given)
+        if not required and not found.references:
             return command(model=None, **given)
-        return command(model=_choice(**mine), **given)
+        return command(model=chosen(found), **given)
 
-    for option in reversed(_OPTIONS):
-        with_model = option(with_model)
-    return with_model
+    return _with_options(with_model, 1)
 
 
-def _choice(revision: str, token: str, no_cache: bool, assume: str | None, **names: str | None) -> Choice:
-    for repo, file in _FILES.items():
-        if names[file] and not names[repo]:
-            option = f"--{file.replace('_', '-')}"
-            raise SettingsError(f"{option} {names[file]} needs --{repo.replace('_', '-')} USER/REPO")
-        if names[file]:
-            names[repo] = f"{str(names[repo]).partition(':')[0]}/{names[file]}"
-    given = [f"{prefix}{names[option]}" for option, prefix in _PLACES.items() if names[option]]
-    if len(given) > 1:
-        from .._sources.redact import redacted
+def several_model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give `command` any number of MODELs and their options; it gets them as `models`, `Choices`."""
 
-        raise SettingsError(f"two models given: {redacted(given[0])} and {redacted(given[1])}")
-    if not given:
+    @functools.wraps(command)
+    def with_models(**given: Any) -> Any:
+        return command(models=_choices(given), **given)
+
+    return _with_options(with_models, -1)
+
+
+def chosen(found: Choices) -> Choice:
+    """Take the one model that was named. Raises `UsageError` for none."""
+    if not found.references:
         raise click.UsageError("Missing argument 'MODEL'.", click.get_current_context())
-    return Choice(given[0], revision, token, not no_cache, assume)
+    return found.one(found.references[0])
+
+
+def _with_options(command: Callable[..., Any], number: int) -> Callable[..., Any]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    metavar = "MODEL" if number == 1 else "MODEL..."
+    return click.argument("argument", metavar=metavar, required=False, nargs=number)(command)
+
+
+def _choices(given: dict[str, Any]) -> Choices:
+    """Take the options that name models out of `given`."""
+    from .._sources.named import FILES, PLACES, reference_of
+
+    names = {name: given.pop(name) for name in (*PLACES, *FILES.values())}
+    how = Choice(
+        "", given.pop("revision"), given.pop("token"), not given.pop("no_cache"), given.pop("assume")
+    )
+    arguments = names.pop("argument")
+    each = arguments if isinstance(arguments, tuple) else (arguments,)
+    found = [reference_of({**names, "argument": one}) for one in each or (None,)]
+    return Choices(tuple(filter(None, found)), how)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ __all__ = [
     "to_settings",
     "tokens",
     "warned",
+    "with_outputs",
 ]
 
 EXIT_DOES_NOT_FIT: Final = 3
@@ -188,21 +189,19 @@ def to_settings(options: dict[str, Any], engine: str | None = None, model: Model
     Takes the values of `settings_options` out of `options`. A context asked for as the trained one is that of `model`.
     Raises `SettingsError` for what the engine cannot be told.
     """
-    from .._engines.settings import engine_settings
+    from .._engines.settings import engine_settings, settings_for
 
     outputs, build = options.pop("n_outputs_max"), options.pop("engine_build")
     given = dict(line().given)
     if build:
         given["engine_build"] = build
-    if given.get("n_ctx") == 0 and model is not None:
-        if not model.n_ctx_train:
-            raise SettingsError("the header has no trained context; give --ctx a number")
-        given["n_ctx"] = model.n_ctx_train
-    if model is not None and model.company is not None and "spec_type" not in given:
-        from .._company.drafts import inferred
+    name = engine or SERVER
+    settings = engine_settings(name, given) if model is None else settings_for(model, given, name)
+    return with_outputs(settings, outputs, engine)
 
-        given |= inferred(model)
-    settings = engine_settings(engine or SERVER, given)
+
+def with_outputs(settings: Settings, outputs: int | None, engine: str | None) -> Settings:
+    """Keep as many rows of logits as `--outputs` says. Raises `SettingsError` for an engine, which sets that itself."""
     if outputs is None:
         return settings
     if engine is not None:
@@ -212,21 +211,22 @@ def to_settings(options: dict[str, Any], engine: str | None = None, model: Model
     return replace(settings, n_outputs_max=outputs)
 
 
-def warned(plan: Plan) -> Plan:
-    """Add a warning to `plan` for each flag that was typed and is not counted.
+def warned(plan: Plan, told: Line | None = None) -> Plan:
+    """Add a warning to `plan` for each flag that was typed, or `told` by a list, and is not counted.
 
     Without the advice how to extend the context, where the line says that itself.
     """
     from .._planner.warnings import context_warnings
 
-    advice = context_warnings(plan.model, plan.estimate.n_ctx_seq) if line().extends else ()
+    told = line() if told is None else told
+    advice = context_warnings(plan.model, plan.estimate.n_ctx_seq) if told.extends else ()
     said = [text for text in plan.warnings if text not in advice]
     if advice:
         said.append(
             f"{plan.estimate.n_ctx_seq:,} tokens a slot are more than the model was made for: how well it reads them"
             " with the scaling of this line is for a test to say"
         )
-    return replace(plan, warnings=(*line().warnings, *said))
+    return replace(plan, warnings=(*told.warnings, *said))
 
 
 def show_notes(*, warnings: bool = False) -> None:

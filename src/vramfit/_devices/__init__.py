@@ -25,7 +25,7 @@ from .check import validate_catalogue
 from .host import Host, parse_host
 from .machines import Machine, in_engine_order, machines
 from .names import find, versions
-from .noun import BACKENDS, MAX_GPUS, Gpu, assumed, told_apart
+from .noun import BACKENDS, MAX_GPUS, Gpu, assumed, numbered, told_apart
 from .spec import all_gpus, parse_gpus, select_gpus
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "find",
     "in_engine_order",
     "machines",
+    "numbered",
     "parse_gpus",
     "parse_host",
     "rules",

@@ -9,7 +9,17 @@ from typing import Final
 
 from .._base.errors import GpuError, shown
 
-__all__ = ["BACKENDS", "MAX_GPUS", "RPC_PORT", "Gpu", "assumed", "check_count", "is_host", "told_apart"]
+__all__ = [
+    "BACKENDS",
+    "MAX_GPUS",
+    "RPC_PORT",
+    "Gpu",
+    "assumed",
+    "check_count",
+    "is_host",
+    "numbered",
+    "told_apart",
+]
 
 BACKENDS: Final = ("cuda", "hip", "vulkan", "metal", "sycl", "cpu")
 MAX_GPUS: Final = 16  # GGML_CUDA_MAX_DEVICES and llama_max_devices, llama.cpp:86
@@ -187,7 +197,11 @@ def told_apart(gpus: Sequence[Gpu]) -> tuple[str, ...]:
     Where there are several machines, each begins with that of its own, as in "mini/Apple M2 Ultra".
     """
     several = any(g.remote for g in gpus)
-    names = [f"{g.host}/{g.name}" if several and g.host else g.name for g in gpus]
+    return numbered([f"{g.host}/{g.name}" if several and g.host else g.name for g in gpus])
+
+
+def numbered(names: Sequence[str]) -> tuple[str, ...]:
+    """Give each a name that no other has: those that are equal are numbered, as in "RTX 3090 #2"."""
     found: list[str] = []
     for i, name in enumerate(names):
         number = names[:i].count(name) + 1

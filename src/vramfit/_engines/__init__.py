@@ -10,8 +10,17 @@
 | `binding`  | keyword arguments of `llama_cpp.Llama`                            |
 | `studio`   | `lms load`                                                        |
 | `clients`  | the same context in the clients that overrule it                  |
+| `lists`    | lists of models as people have them: commands, YAML, presets      |
+| `tenants`  | such a list → `Tenant`s, their headers read                        |
 | `choose`   | a plan for what an engine will really do                          |
 | `told`     | `Plan` → text, whichever engine                                   |
+| `beside`   | what loaded models leave for the next                             |
+| `shared`   | several models in an engine that places each by itself            |
+| `several`  | `SharedPlan` → what to run, whichever engine                      |
+| `several_ollama` | one Ollama server for several models                        |
+| `presets`  | the sections of the router's presets                              |
+| `ollama_sched` | when Ollama's scheduler evicts, and whom                      |
+| `residents` | what an engine keeps loaded, request by request                  |
 | `installed` | this machine's engines, their builds and eras                    |
 | `doctor`   | this machine: its cards, memory and engines, and what to do next  |
 """

@@ -34,7 +34,7 @@ ONE_CARD_SHARE: Final = (
     4,
     5,
 )  # sched.go: a card is taken alone when at most this part of its free memory is needed
-_BATCHES: Final = (
+BATCHES: Final = (
     (2048, 32768, 0.60, 2 * GIB),
     (1024, 4096, 0.75, 768 * MIB),
 )  # size, above this context, limits
@@ -105,7 +105,7 @@ def auto_batches(
 def _batch(gpus: Sequence[Gpu], n_ctx: int, need: int) -> int:
     """Choose the largest batch that Ollama dares with `need` bytes predicted."""
     free = gpus[best_card(gpus)].free if _one_card(gpus, need) else sum(g.free for g in gpus)
-    for size, above, share, surcharge in _BATCHES:
+    for size, above, share, surcharge in BATCHES:
         if n_ctx > above and need <= share * free and need + surcharge <= 0.8 * free:
             return size
     return 512

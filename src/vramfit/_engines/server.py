@@ -7,18 +7,21 @@ the default, because defaults change; `--fit off` keeps the engine from moving w
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from .._base.errors import SettingsError
 from .._base.foreign import shell_line
 from .._coerce import word
-from .._devices import machines
+from .._devices import Gpu, machines
 from .._llama.flags import first_experts, read, split_text
 from .._llama.params import EXPERTS, Settings
 from .._planner.plan import Plan
 from .settings import as_run, engine_settings
 
 __all__ = [
+    "Among",
+    "all_flags",
     "arguments",
     "company_flags",
     "device_names",
@@ -33,34 +36,49 @@ __all__ = [
 MAX_SHARES: Final = 15  # arg.cpp:2831 refuses as many as llama_max_devices()
 
 
+class Among(NamedTuple):
+    """All cards that the engine sees, and which of them (indexes) a plan's cards are."""
+
+    gpus: Sequence[Gpu]
+    cards: Sequence[int]
+
+
 def words(plan: Plan) -> str:
     """Write the command, ready to be pasted into a shell."""
+    return shell_line(["llama-server", *all_flags(plan)])
+
+
+def all_flags(plan: Plan, among: Among | None = None) -> list[str]:
+    """List every word behind the program's name; those that name cards count them `among` all that it sees."""
     fit = ["--fit", "off"] if plan.fits else []
-    told = [
+    return [
         *model_flags(plan.model.source),
-        *rpc_flags(plan),
-        *company_flags(plan),
+        *rpc_flags(plan, among),
+        *company_flags(plan, among),
         *arguments(plan.settings),
+        *fit,
     ]
-    return shell_line(["llama-server", *told, *fit])
 
 
-def rpc_flags(plan: Plan) -> list[str]:
-    """Name the servers of other machines to llama-server, in the order of the plan's cards."""
-    endpoints = [m.endpoint for m in machines(plan.gpus) if m.endpoint]
-    return ["--rpc", ",".join(endpoints)] if endpoints else []
+def rpc_flags(plan: Plan, among: Among | None = None) -> list[str]:
+    """Name the servers of other machines to llama-server, in the order of its cards, where the plan has cards there."""
+    if not any(g.remote for g in plan.gpus):
+        return []
+    return ["--rpc", ",".join(m.endpoint for m in machines(among.gpus if among else plan.gpus) if m.endpoint)]
 
 
 _DEVICES: Final = {"cuda": "CUDA", "hip": "ROCm", "vulkan": "Vulkan", "metal": "MTL", "sycl": "SYCL"}
 
 
-def device_names(plan: Plan, indexes: tuple[int, ...]) -> str:
-    """Name cards as the engine does (--list-devices): by backend, and counted from 0 in each."""
-    names = ["RPC" if g.remote else _DEVICES.get(g.backend, "GPU") for g in plan.gpus]
+def device_names(plan: Plan, indexes: tuple[int, ...], among: Among | None = None) -> str:
+    """Name cards of the plan as the engine does (--list-devices): by backend, and counted from 0 in each."""
+    if among is not None:
+        indexes = tuple(among.cards[i] for i in indexes)
+    names = ["RPC" if g.remote else _DEVICES.get(g.backend, "GPU") for g in (among or plan).gpus]
     return ",".join(f"{names[i]}{names[:i].count(names[i])}" for i in indexes) or "none"
 
 
-def company_flags(plan: Plan) -> list[str]:
+def company_flags(plan: Plan, among: Among | None = None) -> list[str]:
     """Name what is loaded beside a model to llama-server, and say where it goes."""
     if plan.model.company is None:
         return []
@@ -73,7 +91,7 @@ def company_flags(plan: Plan) -> list[str]:
         flags += ["-hfd" if source[0] == "-hf" else "-md", source[1], "-ctkd", d.type_k, "-ctvd", d.type_v]
         flags += ["-ngld", "all" if d.n_gpu_layers < 0 else str(d.n_gpu_layers)]
         if d.devices is not None:
-            flags += ["-devd", device_names(plan, d.devices)]
+            flags += ["-devd", device_names(plan, d.devices, among)]
         for pattern in d.cpu_tensors:
             flags += ["-otd", f"{pattern}=CPU"]
     elif company.draft_types != ("f16", "f16"):
@@ -83,7 +101,7 @@ def company_flags(plan: Plan) -> list[str]:
         remote = e.projector.source.startswith(("http://", "https://"))
         flags += ["--mmproj-url" if remote else "--mmproj", e.projector.source]
         flags += [] if e.offload else ["--no-mmproj-offload"]
-        flags += ["--mmproj-device", device_names(plan, (e.device,))] if e.device is not None else []
+        flags += ["--mmproj-device", device_names(plan, (e.device,), among)] if e.device is not None else []
         flags += ["--image-max-tokens", str(e.max_tokens)] if e.max_tokens else []
     for name, files in (("--lora", company.adapters), ("--control-vector", company.control_vectors)):
         for one in files:

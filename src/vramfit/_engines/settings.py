@@ -11,12 +11,13 @@ from .._coerce import checked_fields, shown
 from .._devices import Gpu
 from .._llama.cparams import physical_batch
 from .._llama.eras import era_of
+from .._llama.model import Model
 from .._llama.params import MAX_SEQUENCES, Settings
 from .._llama.placement import split_is_given
 from .._llama.speculation import kept_rows
 from .table import Engine, find, named
 
-__all__ = ["as_run", "check_machines", "defaults", "engine_settings", "server_settings"]
+__all__ = ["as_run", "check_machines", "defaults", "engine_settings", "server_settings", "settings_for"]
 
 
 _FOLLOWS: Final = frozenset({"n_outputs_max", "tensor_split", "engine_build", "defaults"})
@@ -62,6 +63,24 @@ def engine_settings(
         size = given.get("n_batch", given.get("n_ubatch", values["n_batch"]))
         values |= {"n_batch": size, "n_ubatch": given.get("n_ubatch", size)}
     return as_run(Settings(**values, defaults=chosen.name), chosen)
+
+
+def settings_for(model: Model, given: Mapping[str, Any], engine: str | Engine = "llama-server") -> Settings:
+    """Make the settings of an engine that loads `model` and is told the `given` fields of `Settings`.
+
+    `n_ctx` 0 among them is the context that the model was trained for; a draft beside the model implies how tokens are
+    drafted. Raises `SettingsError` for what the engine cannot be told, and for a header without a trained context.
+    """
+    told = dict(given)
+    if told.get("n_ctx") == 0:
+        if not model.n_ctx_train:
+            raise SettingsError("the header has no trained context; give --ctx a number")
+        told["n_ctx"] = model.n_ctx_train
+    if model.company is not None and "spec_type" not in told:
+        from .._company.drafts import inferred
+
+        told |= inferred(model)
+    return engine_settings(engine, told)
 
 
 def as_run(settings: Settings, engine: str | Engine) -> Settings:

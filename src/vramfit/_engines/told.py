@@ -12,7 +12,7 @@ from .choose import own_split
 from .settings import as_run, check_machines
 from .table import Engine, find
 
-__all__ = ["command", "modelfile"]
+__all__ = ["checked", "command", "modelfile"]
 
 
 def command(plan: Plan, engine: str | Engine = "llama-server") -> str:
@@ -22,7 +22,7 @@ def command(plan: Plan, engine: str | Engine = "llama-server") -> str:
     `--fit off`. Raises `SettingsError` for an unknown engine, for settings and splits that it cannot be told, and
     where the plan fits but the engine, which may keep more logits than were counted, would not.
     """
-    chosen = _checked(plan, engine)
+    chosen = checked(plan, engine)
     if chosen.name == "llama-server":
         return server.words(plan)
     if chosen.name == "llama-cpp-python":
@@ -35,13 +35,13 @@ def command(plan: Plan, engine: str | Engine = "llama-server") -> str:
 
 def modelfile(plan: Plan, engine: str | Engine = "ollama") -> str:
     """Write an Ollama Modelfile for `plan`. Raises `SettingsError` for an engine that reads none."""
-    chosen = _checked(plan, engine)
+    chosen = checked(plan, engine)
     if not chosen.name.startswith("ollama"):
         raise SettingsError(f"{chosen.title} reads no Modelfile; give ollama or ollama-before-0.30")
     return ollama.modelfile_text(plan, chosen)
 
 
-def _checked(plan: Plan, engine: str | Engine) -> Engine:
+def checked(plan: Plan, engine: str | Engine) -> Engine:
     """Find the engine, if it does with the plan what the plan says."""
     chosen = find(engine)
     check_machines(plan.gpus, chosen)

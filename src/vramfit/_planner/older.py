@@ -5,6 +5,7 @@ In: a `Plan` made without a build. Out: the card that lacks most then, and how m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +15,15 @@ from .._estimate.estimate import estimate
 from .._llama.eras import BEFORE, era_of
 from .plan import Plan
 
-__all__ = ["Older", "build_sentence", "era_title", "older_needs"]
+__all__ = [
+    "Older",
+    "build_sentence",
+    "era_title",
+    "more_on_each",
+    "most_needed",
+    "older_needs",
+    "rules_sentence",
+]
 
 
 class Older(NamedTuple):
@@ -31,21 +40,34 @@ def era_title(build: str) -> str:
 
 def older_needs(plan: Plan) -> Older | None:
     """Find the card on which a build before June 2026 needs most more; None where the build is known, or no card needs a MiB more."""
+    return most_needed([g.name for g in plan.estimate.gpus], more_on_each(plan))
+
+
+def more_on_each(plan: Plan) -> list[int]:
+    """Count the bytes that a build before June 2026 needs more on each card; [] where the build is known, or would refuse."""
     if plan.settings.engine_build or not plan.estimate.gpus:
-        return None
+        return []
     try:
         before = estimate(plan.model, plan.gpus, replace(plan.settings, engine_build=BEFORE))
     except VramfitError:  # that build would refuse it
-        return None
-    more = [Older(g.name, b.total - g.total) for g, b in zip(plan.estimate.gpus, before.gpus, strict=True)]
-    most = max(more, key=lambda x: x.n_bytes)
-    return most if most.n_bytes >= MIB else None
+        return []
+    return [b.total - g.total for g, b in zip(plan.estimate.gpus, before.gpus, strict=True)]
+
+
+def most_needed(names: Sequence[str], more: Sequence[int]) -> Older | None:
+    """Find the card on which most more is needed; None where none needs a MiB more."""
+    most = max(map(Older, names, more), key=lambda x: x.n_bytes, default=None)
+    return most if most and most.n_bytes >= MIB else None
 
 
 def build_sentence(plan: Plan) -> str:
     """Say whose rules were counted, and where none were named what an older build would need more."""
-    said = f"Counted by the rules of llama.cpp {era_title(plan.settings.engine_build)}."
-    older = older_needs(plan)
+    return rules_sentence(plan.settings.engine_build, older_needs(plan))
+
+
+def rules_sentence(build: str, older: Older | None) -> str:
+    """Say whose rules were counted, and what an older build would need more."""
+    said = f"Counted by the rules of llama.cpp {era_title(build)}."
     if older:
         said += f" A build before June 2026 would need {format_mib(older.n_bytes)} MiB more on {older.card}; name yours with --engine-build."
     return said

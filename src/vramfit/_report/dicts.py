@@ -12,6 +12,7 @@ from .._modelfile import Finding
 from .._planner.bounds import Speed
 from .._planner.compare import Comparison
 from .._planner.plan import Plan
+from .._planner.shared import SharedPlan
 from .._planner.whatif import Alternative, Alternatives
 from .._planner.which import Shortlist
 from .._verify import Verification
@@ -21,6 +22,7 @@ from .describe import model_as_schema
 from .doctor import doctor_as_schema
 from .modelfiles import finding_as_schema
 from .plans import estimate_as_schema, plan_as_schema
+from .shared import shared_as_schema
 from .shortlist import shortlist_as_schema
 from .speeds import speed_as_schema
 from .verifications import verification_as_schema
@@ -32,6 +34,7 @@ __all__ = ["as_dict"]
 
 _SCHEMAS: Final[dict[type, Callable[[Any], BaseModel]]] = {
     Plan: plan_as_schema,
+    SharedPlan: shared_as_schema,
     Estimate: estimate_as_schema,
     Comparison: comparison_as_schema,
     Alternatives: alternatives_as_schema,

@@ -14,14 +14,28 @@ from .._llama.model import Model
 from .._planner.bounds import Speed, speed_of
 from .._planner.compare import Choice, Comparison
 from .._planner.plan import Plan
+from .._planner.shared import SharedPlan
 from .._planner.whatif import Alternative, Alternatives
 from .._planner.which import Carrier, Shortlist
 from .._verify import Verification
-from . import alternatives, comparisons, describe, grids, machines, plans, shortlist, speeds, verifications
+from . import (
+    alternatives,
+    comparisons,
+    describe,
+    grids,
+    machines,
+    plans,
+    shared_facts,
+    shortlist,
+    speeds,
+    verifications,
+)
 from .bars import bars
 from .look import Mark, mark_of
 from .safety import notes
-from .style import PAGE_STYLE, STYLE
+from .shared_notes import shared_notes
+from .stacks import stacked_bars
+from .style import PAGE_STYLE, SHARED_STYLE, STYLE
 from .svg import Point, mark, scatter
 
 __all__ = ["fragment", "page"]
@@ -47,7 +61,12 @@ def fragment(
     result: object, others: Alternatives | None = None, host_bandwidth_gbs: float | None = None
 ) -> str:
     """Write what a notebook shows of a result."""
-    shown = _plan(result, host_bandwidth_gbs) if isinstance(result, Plan) else _body(result)
+    if isinstance(result, Plan):
+        shown = _plan(result, host_bandwidth_gbs)
+    elif isinstance(result, SharedPlan):
+        shown = _shared(result, host_bandwidth_gbs)
+    else:
+        shown = _body(result)
     body = [*shown, *(_alternatives(others) if others else ())]
     return f'<div class="vramfit"><style>{STYLE}</style>{"".join(body)}</div>'
 
@@ -73,6 +92,24 @@ def _plan(plan: Plan, host_bandwidth_gbs: float | None = None) -> Iterable[str]:
     yield from map(_note, notes(plan))
     if plan.fits:
         yield from _speed(speed_of(plan, host_bandwidth_gbs))
+
+
+def _shared(plan: SharedPlan, host_bandwidth_gbs: float | None = None) -> Iterable[str]:
+    said = shared_notes(plan, host_bandwidth_gbs)
+    yield f"<style>{SHARED_STYLE}</style>"
+    yield _title(", ".join(shared_facts.names(plan)))
+    yield _answer(shared_facts.verdict(plan), plan.fits)
+    yield from (_said(text, "bad") for text in shared_facts.missing(plan))
+    yield from (_said(text, mark_of(text)) for text in said.common if mark_of(text))
+    yield stacked_bars(plan)
+    head, *rows = shared_facts.model_rows(plan)
+    yield _table(head, rows, words=True)
+    head, *rows = shared_facts.device_rows(plan)
+    yield _table(head, rows, unit=head[0])
+    yield from (_note(text) for text in said.common if not mark_of(text))
+    for title, notes_of_it in said.models:
+        yield f"<h2>{html_text(title)}</h2>"
+        yield from (_said(text, mark_of(text)) if mark_of(text) else _note(text) for text in notes_of_it)
 
 
 def _speed(speed: Speed) -> Iterable[str]:

@@ -22,6 +22,8 @@ from .tables import fits, render_table
 
 if TYPE_CHECKING:
     from .._estimate.company import Companion
+    from .._planner.shared import SharedPlan
+    from .._planner.shared.nouns import SharedDevice
     from .schema import CompanyJson, DeviceJson, EstimateJson, PlanJson
 
 __all__ = [
@@ -33,11 +35,15 @@ __all__ = [
     "estimate_as_schema",
     "estimate_text",
     "is_short",
+    "left_words",
+    "model_facts",
     "model_name",
     "plan_as_schema",
     "plan_text",
     "settings_line",
+    "settings_words",
     "title",
+    "to_be_left_on",
     "verdict",
 ]
 
@@ -104,9 +110,12 @@ def model_name(model: Model) -> str:
 
 def title(plan: Plan) -> str:
     """Describe the model in one line."""
-    model = plan.model
-    known = [model_name(model), model.architecture, model.file_type]
-    known.append(format_bytes(model.tensor_bytes))
+    return f"{model_name(plan.model)} · {model_facts(plan.model)}"
+
+
+def model_facts(model: Model) -> str:
+    """Describe a model that was named: architecture, file type, size, trained length."""
+    known = [model.architecture, model.file_type, format_bytes(model.tensor_bytes)]
     known.append(f"trained for {model.n_ctx_train:,} tokens")
     return " · ".join(printable(k) for k in known if k)
 
@@ -165,7 +174,7 @@ def _left(device: DeviceEstimate, margin: int) -> str:
     return Marked(format_mib(device.left), "bad" if is_short(device, margin) else "")
 
 
-def is_short(device: DeviceEstimate, margin: int) -> bool:
+def is_short(device: DeviceEstimate | SharedDevice, margin: int) -> bool:
     """Whether a card that is used, or a host that is known, has less left than the margin."""
     return device.is_judged and device.left < margin
 
@@ -179,26 +188,41 @@ def verdict(plan: Plan) -> str:
         else f"{plan.estimate.n_ctx_seq:,} for each of {slots}"
     )
     each = f" ({share} slots)" if slots > 1 else ""
-    margin = format_bytes(plan.margin_bytes)
     if not plan.fits:
         return (
             f"Context {plan.n_ctx:,} tokens{each} does not fit: {printable(plan.limited_by)} is short of"
-            f" {format_bytes(plan.shortfall)} (with {margin} to be left on {_where(plan)})."
+            f" {format_bytes(plan.shortfall)} ({to_be_left_on(plan)})."
         )
-    used = any(d.total for d in plan.estimate.gpus)
-    left = f" with at least {margin} left on every card" if used else " on the host"
-    if plan.host is not None:
-        left += " and the host" if used else f" with at least {margin} left"
+    left = left_words(plan, any(d.total for d in plan.estimate.gpus))
     return f"Context {plan.n_ctx:,} tokens{each} fits{left}; limited by {printable(plan.limited_by)}."
 
 
-def _where(plan: Plan) -> str:
+def left_words(plan: Plan | SharedPlan, on_cards: bool) -> str:
+    """Say what is left where all fits, on cards that are used or on the host."""
+    margin = format_bytes(plan.margin_bytes)
+    left = f" with at least {margin} left on every card" if on_cards else " on the host"
+    if plan.host is not None:
+        left += " and the host" if on_cards else f" with at least {margin} left"
+    return left
+
+
+def to_be_left_on(plan: Plan | SharedPlan) -> str:
+    """Say what was to be left, and where."""
     cards = "every card" if plan.gpus or plan.host is None else ""
-    return " and ".join(filter(None, (cards, "the host" if plan.host else "")))
+    where = " and ".join(filter(None, (cards, "the host" if plan.host else "")))
+    return f"with {format_bytes(plan.margin_bytes)} to be left on {where}"
 
 
 def settings_line(plan: Plan) -> str:
     """Name the settings that a reader would want to know."""
+    words = settings_words(plan)
+    if len(plan.tensor_split) > 1:
+        words.append("--tensor-split " + ",".join(map(str, plan.tensor_split)))
+    return f"Settings (defaults of {plan.settings.defaults}): " + ", ".join(words)
+
+
+def settings_words(plan: Plan) -> list[str]:
+    """Name the settings that say more than where the layers are."""
     s = plan.settings
     words = [
         f"flash attention {s.flash_attn}"
@@ -209,9 +233,7 @@ def settings_line(plan: Plan) -> str:
     ]
     if s.load_mode != "auto":
         words.append(f"load mode {s.load_mode}")
-    if len(plan.tensor_split) > 1:
-        words.append("--tensor-split " + ",".join(map(str, plan.tensor_split)))
-    return f"Settings (defaults of {s.defaults}): " + ", ".join(words)
+    return words
 
 
 def _on(value: bool) -> str:

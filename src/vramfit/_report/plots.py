@@ -1,6 +1,6 @@
 """Draw results as matplotlib figures, with the extra `plots`: `pip install 'gguf-vramfit[plots]'`.
 
-In: a `Plan`, a `Comparison` or a `Sweep`. Out: a figure that no window shows until asked. Colours are
+In: a `Plan` or `SharedPlan`, a `Comparison` or a `Sweep`. Out: a figure that no window shows until asked. Colours are
 Okabe and Ito's, which colour-blind people tell apart; lines and marks differ in shape as well.
 """
 
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from .._planner.shared import SharedPlan
     from .._planner.sweep import Sweep
 
-__all__ = ["FORMATS", "draw"]
+__all__ = ["FORMATS", "Palette", "draw"]
 
 FORMATS: Final = ("svg", "png", "pdf")
 TERMS: Final = ("model", "context", "compute")
@@ -35,7 +36,7 @@ SAMPLES: Final = 33  # contexts of a plan's picture
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class Palette:
     """Colours of one of the two modes."""
 
     paper: str
@@ -43,6 +44,7 @@ class _Look:
     rule: str
     limit: str
     cycle: tuple[str, ...]
+    is_dark: bool = False
 
     def color(self, i: int) -> str:
         """Choose the colour of series `i`; marks and dashes repeat at other lengths, so that no two series agree."""
@@ -50,17 +52,20 @@ class _Look:
 
 
 _VIVID: Final = ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442")
-LIGHT: Final = _Look(
+LIGHT: Final = Palette(
     "#ffffff", "#1a1a1a", "#d0d0d0", "#d55e00", ("#0072b2", *_VIVID[:-1], "#56b4e9", "#6b6b6b")
 )
-DARK: Final = _Look("#16181c", "#e8e8e8", "#3c4048", "#ff8a4c", ("#56b4e9", *_VIVID, "#9fc9e8", "#a0a0a0"))
+DARK: Final = Palette(
+    "#16181c", "#e8e8e8", "#3c4048", "#ff8a4c", ("#56b4e9", *_VIVID, "#9fc9e8", "#a0a0a0"), is_dark=True
+)
 
 
 def draw(result: object, *, dark: bool = False) -> Figure:
-    """Draw a plan, a comparison or a sweep.
+    """Draw a plan, of one model or of several, a comparison or a sweep.
 
-    Plan: memory of each card against the context, stacked, with the capacity. Comparison: the largest
-    context by file type, and the Pareto front. Sweep: memory left on the shortest card against the context.
+    Plan: memory of each card against the context, stacked, with the capacity; of several models: memory of each device,
+    stacked by model and then by term. Comparison: the largest context by file type, and the Pareto front. Sweep: memory
+    left on the shortest card against the context.
     Raises `SettingsError` without matplotlib, and for a result with nothing to draw.
     """
     look = DARK if dark else LIGHT
@@ -68,15 +73,18 @@ def draw(result: object, *, dark: bool = False) -> Figure:
         return _plan(result, look)
     if isinstance(result, Comparison):
         return _comparison(result, look)
+    from .._planner.shared import SharedPlan
     from .._planner.sweep import Sweep
 
+    if isinstance(result, SharedPlan):
+        return _shared(result, look)
     if isinstance(result, Sweep):
         return _sweep(result, look)
     raise TypeError(f"{type(result).__name__} is not a result that vramfit draws")
 
 
 def _axes(
-    look: _Look, n: int, width: float, height: float, *, share: bool = False
+    look: Palette, n: int, width: float, height: float, *, share: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """Make a figure with `n` axes side by side."""
     try:
@@ -97,7 +105,7 @@ def _axes(
     return figure, axes
 
 
-def _legend(axes: Axes, look: _Look, **options: Any) -> None:
+def _legend(axes: Axes, look: Palette, **options: Any) -> None:
     axes.legend(facecolor=look.paper, edgecolor=look.rule, labelcolor=look.ink, fontsize="small", **options)
 
 
@@ -111,7 +119,7 @@ def _contexts(axes: Axes, most: int) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1024:,g}k" if value else "0")
 
 
-def _plan(plan: Plan, look: _Look) -> Figure:
+def _plan(plan: Plan, look: Palette) -> Figure:
     cards = [i for i, card in enumerate(plan.estimate.gpus) if card.total]
     if not cards:
         raise SettingsError("the plan uses no card: there is no capacity to draw")
@@ -135,6 +143,18 @@ def _plan(plan: Plan, look: _Look) -> Figure:
     axes[0].set_ylabel("GiB")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, labelcolor=look.ink, frameon=False)
+    return figure
+
+
+def _shared(plan: SharedPlan, look: Palette) -> Figure:
+    if not plan.loaded:
+        raise SettingsError("no model fits: there is nothing to draw")
+    from .shared_plots import draw_devices, drawn_devices
+
+    height = 1.6 + 0.5 * len(drawn_devices(plan)) + 0.1 * len(plan.loaded)
+    figure, (axes,) = _axes(look, 1, 10, height)
+    keys = draw_devices(plan, axes, look, _label)
+    figure.legend(handles=keys, loc="outside lower center", ncols=3, labelcolor=look.ink, frameon=False)
     return figure
 
 
@@ -163,7 +183,7 @@ def _company(plan: Plan, card: int, contexts: Any) -> Any:
     return np.interp(contexts, few, sizes)
 
 
-def _comparison(comparison: Comparison, look: _Look) -> Figure:
+def _comparison(comparison: Comparison, look: Palette) -> Figure:
     fitting = [c for c in comparison.choices if c.fits]
     if not fitting:
         raise SettingsError("no choice fits: there is nothing to draw")
@@ -189,7 +209,7 @@ def _comparison(comparison: Comparison, look: _Look) -> Figure:
     return figure
 
 
-def _front(axes: Axes, group: Iterable[Choice], look: _Look, color: object) -> None:
+def _front(axes: Axes, group: Iterable[Choice], look: Palette, color: object) -> None:
     """Join and ring the choices of one cache type that are on the front."""
     chosen = sorted((c for c in group if c.on_front), key=lambda c: c.n_ctx)
     xs, ys = [c.n_ctx for c in chosen], [_kld(c) for c in chosen]
@@ -206,7 +226,7 @@ def _front(axes: Axes, group: Iterable[Choice], look: _Look, color: object) -> N
     )
 
 
-def _names(axes: Axes, choices: Iterable[Choice], look: _Look) -> None:
+def _names(axes: Axes, choices: Iterable[Choice], look: Palette) -> None:
     """Write file types beside their points, where there is room for one more line of text."""
     lowest = 0.0
     for c in sorted(choices, key=_kld):
@@ -226,7 +246,7 @@ def _measured_on(choices: Iterable[Choice]) -> str:
     return next((c.measure.model for c in choices if c.measure), "no model")
 
 
-def _sweep(result: Sweep, look: _Look) -> Figure:
+def _sweep(result: Sweep, look: Palette) -> Figure:
     n_ctx = result.columns["n_ctx"].reshape(-1, result.shape[-1])
     left = result.columns["left"].reshape(n_ctx.shape) / GIB
     refused = result.columns["refused"].reshape(n_ctx.shape)[:, 0] > 0

@@ -12,22 +12,27 @@ from .._planner.older import build_sentence
 from .._planner.plan import Plan
 from .._planner.warnings import overheads, reach, rope_sentence, swa_sentence, wired_sentence
 
-__all__ = ["notes", "overhead_lines"]
+__all__ = ["lent_lines", "model_notes", "notes", "overhead_lines"]
 
 
 def notes(plan: Plan) -> list[str]:
     """Say how the model was extended, what its windows are worth, and which memory no buffer shows."""
     used = [gpu for gpu, d in zip(plan.gpus, plan.estimate.gpus, strict=False) if d.total]
-    said = [
-        rope_sentence(plan.model) if reach(plan.model).method else "",
-        swa_sentence(plan.model, plan.settings),
-    ]
-    said += overhead_lines(used)
-    said.append(host_sentence(plan.estimate))
-    said += [f"{sentence}." for sentence in dict.fromkeys(map(wired_sentence, used)) if sentence]
-    said += [f"{sentence}." for sentence in dict.fromkeys(map(lent_sentence, used)) if sentence]
-    said.append(printable(build_sentence(plan)))
+    lost, host, lent = overhead_lines(used), host_sentence(plan.estimate), lent_lines(used)
+    said = [*model_notes(plan), *lost, host, *lent, printable(build_sentence(plan))]
     return [text for text in said if text]
+
+
+def model_notes(plan: Plan) -> list[str]:
+    """Say how the model was extended, and what its windows are worth."""
+    rope = rope_sentence(plan.model) if reach(plan.model).method else ""
+    return [text for text in (rope, swa_sentence(plan.model, plan.settings)) if text]
+
+
+def lent_lines(gpus: Sequence[Gpu]) -> list[str]:
+    """Say how much of the machine's memory its system lends to cards that have none of their own."""
+    said = [*dict.fromkeys(map(wired_sentence, gpus)), *dict.fromkeys(map(lent_sentence, gpus))]
+    return [f"{sentence}." for sentence in said if sentence]
 
 
 def overhead_lines(gpus: Sequence[Gpu]) -> list[str]:

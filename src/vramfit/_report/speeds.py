@@ -12,7 +12,7 @@ from .tables import render_table
 if TYPE_CHECKING:
     from .schema import SpeedJson
 
-__all__ = ["speed_as_schema", "speed_rows", "speed_sentence", "speed_text"]
+__all__ = ["bounds_words", "speed_as_schema", "speed_rows", "speed_sentence", "speed_text"]
 
 HEAD: Final = ("for each token", "weights", "cache when full", "GB/s", "ms", "ms when full")
 
@@ -25,7 +25,7 @@ def speed_text(speed: Speed, look: Look = PLAIN) -> str:
 
 def speed_sentence(speed: Speed) -> str:
     """Say the bounds, what they rest on, and what they leave out, in one paragraph."""
-    said = _bounds(speed)
+    said = bounds_words(speed)
     if not said:
         return f"No bound for the speed: {_unknown(speed)}."
     terms = [
@@ -38,7 +38,8 @@ def speed_sentence(speed: Speed) -> str:
     )
 
 
-def _bounds(speed: Speed) -> str:
+def bounds_words(speed: Speed) -> str:
+    """Name the rates that no engine passes, in words; "" where none is known."""
     parts = []
     if speed.decode is not None:
         reads = speed.decode_full is not None and any(t.cache for t in speed.terms)

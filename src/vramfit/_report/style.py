@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["PAGE_STYLE", "STYLE"]
+__all__ = ["PAGE_STYLE", "SHARED_STYLE", "STYLE"]
 
 LIGHT: Final = (
     "--ink:#1a1a1a;--paper:#fff;--faint:#666;--rule:#d0d0d0;--weights:#0072b2;--context:#e69f00;"
@@ -33,12 +33,15 @@ def _under(hosts: tuple[str, ...]) -> str:
     return ",".join(f"{host} .vramfit" for host in hosts)
 
 
-_THEMES: Final = (
-    f".vramfit{{{LIGHT}}}@media(prefers-color-scheme:dark){{.vramfit{{{DARK}}}}}"
-    f"{_under(LIGHT_HOSTS)}{{{LIGHT}}}{_under(DARK_HOSTS)}{{{DARK}}}"
-)
+def _themes(light: str, dark: str) -> str:
+    return (
+        f".vramfit{{{light}}}@media(prefers-color-scheme:dark){{.vramfit{{{dark}}}}}"
+        f"{_under(LIGHT_HOSTS)}{{{light}}}{_under(DARK_HOSTS)}{{{dark}}}"
+    )
+
+
 STYLE: Final = (
-    _THEMES
+    _themes(LIGHT, DARK)
     + """
 .vramfit{--fg:var(--jp-content-font-color1,var(--vscode-editor-foreground,var(--ink)));
 --bg:var(--jp-layout-color0,var(--vscode-editor-background,var(--paper)));
@@ -96,3 +99,33 @@ PAGE_STYLE: Final = """
 html{color-scheme:light dark;background:#fff}@media(prefers-color-scheme:dark){html{background:#16181c}}
 body{margin:0}body>.vramfit{margin:0 auto;padding:1rem}
 """
+# Of several models: a hue for each, and shades of it for its terms. Those beyond Okabe and Ito's were sought for the largest
+# least distance (CIELAB) that any two keep to people who see no red, no green or no blue.
+LIGHT_MODELS: Final = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#9326ff", "#4c1f3d", "#2d1799", "#732600",
+)  # fmt: skip
+DARK_MODELS: Final = (
+    "#56b4e9", "#f0b429", "#2fc79a", "#e39ac5", "#7300e6", "#73452e", "#175899", "#b266ff",
+)  # fmt: skip
+
+
+def _hues(colors: tuple[str, ...]) -> str:
+    return ";".join(f"--m{i}:{color}" for i, color in enumerate(colors))
+
+
+SHARED_STYLE: Final = (
+    _themes(_hues(LIGHT_MODELS), _hues(DARK_MODELS))
+    + "".join(f".vramfit .m{i}{{background-color:var(--m{i})}}" for i in range(len(LIGHT_MODELS)))
+    + """
+.vramfit .bar>.in{border-left:1px solid var(--bg)}.vramfit .any{background-color:var(--dim)}
+.vramfit .in-context{background-image:linear-gradient(#fff8,#fff8)}
+.vramfit .in-compute{background-image:linear-gradient(#0007,#0007)}
+.vramfit .in-company{background-image:repeating-linear-gradient(135deg,#fffa 0 2px,transparent 2px 6px)}
+.vramfit .in-other{background-image:radial-gradient(#fffc 1px,transparent 1.6px);background-size:5px 5px}
+.vramfit .processes{background:repeating-linear-gradient(90deg,var(--dim) 0 1px,transparent 1px 3px);outline:1px solid var(--dim)}
+.vramfit .bar>.tag{border-left:1px solid var(--fg);overflow:hidden;pointer-events:none;container-type:inline-size}
+.vramfit .tag>b{display:inline-block;margin:4px 3px;padding:0 4px;border-radius:3px;background:#000b;color:#fff;font-size:11px;line-height:16px}
+.vramfit .key .tag{width:auto;height:auto}.vramfit .key .tag>b{margin:0}
+.vramfit .models .key{white-space:normal}@container (max-width:20px){.vramfit .tag>b{display:none}}
+"""
+)

@@ -49,4 +49,10 @@ def text(result: object) -> str:
 
     if isinstance(result, Sweep):
         return sweep_text(result)
+    from .._planner.shared import SharedPlan
+
+    if isinstance(result, SharedPlan):
+        from .shared import shared_text
+
+        return shared_text(result)
     raise TypeError(f"{type(result).__name__} is not a result that vramfit prints")

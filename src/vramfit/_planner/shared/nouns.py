@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from ..._base.errors import SettingsError, shown
+from ..._base.given import call
 from ..._base.shown import Drawn
 from ..._coerce import AnyModel, AnySettings, count, model_of, settings_of
 from ..._devices import Gpu, Host, told_apart
@@ -15,6 +16,9 @@ from ..._llama.cparams import trained_ctx
 from ..._llama.model import Model
 from ..._llama.params import Settings
 from ..plan import Plan
+
+if TYPE_CHECKING:
+    from ..._engines.residents import Residents
 
 __all__ = ["MAX_TENANTS", "OBJECTIVES", "SharedDevice", "SharedPlan", "Tenant", "tenant_of"]
 
@@ -171,6 +175,25 @@ class SharedPlan(Drawn):
         taken = tuple(h.total + h.beside if t in self.loaded else 0 for t, h in enumerate(hosts))
         known = (self.host.free, self.host.total_bytes) if self.host else (0, 0)
         return (*cards, SharedDevice("host", taken, 0, *known))
+
+    def command(self, engine: str = "llama-server", *, router: bool = False) -> str:
+        """Return all that is to be run in `engine`, as text; `router`: the one llama-server that starts the others.
+
+        Raises `SettingsError` for an unknown engine, and for settings, splits and cards that it cannot be told.
+        """
+        return cast(str, call("several_command", self, engine, router=router))
+
+    def commands(self, engine: str = "llama-server") -> tuple[str, ...]:
+        """Return what loads each model that is loaded, in their order. Raises as `command` does."""
+        return cast("tuple[str, ...]", call("several_commands", self, engine))
+
+    def files(self, engine: str = "llama-server") -> dict[str, str]:
+        """Write the files that the engine takes, by name: the router's presets, a Modelfile each. Raises as `command` does."""
+        return cast("dict[str, str]", call("several_files", self, engine))
+
+    def residents(self, engine: str = "ollama", **options: Any) -> Residents:
+        """Replay what `engine` keeps loaded when it is asked for these models as planned; `options` and errors as of `vramfit.residents`."""
+        return cast("Residents", call("residents", self, engine, **options))
 
     def _extra(self) -> Sequence[int]:
         return self.processes or [0] * len(self.gpus)

@@ -49,6 +49,8 @@ RIGHT: dict[str, dict[str, Any]] = {
     "estimate": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None},
     "file_bytes": {"model": MODEL, "header_bytes": 0, "alignment": 32},
     "file_type_measure": {"name": "Q4_K_M", "imatrix": False},
+    "gives_up": {"plan": vramfit.plan(MODEL, CARDS, {"n_ctx": 512}, margin_bytes=0), "needs": "1GiB", "learned": None},
+    "leaves": {"plan": vramfit.plan(MODEL, CARDS, {"n_ctx": 512}, margin_bytes=0)},
     "needs_imatrix": {"model": MODEL},
     "overheads": {"gpu": CARDS[0]},
     "parse_command": {"text": "llama-server -m x.gguf"},

@@ -106,7 +106,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object in
 def plan(
     model: Choice, gpus: str | None, host: str | None, margin: int, max_ctx: int | None, explain: bool, plot: str | None,
     html: str | None, engine: str | None, client: str | None, prefer: str | None, show_alternatives: bool,
-    host_bandwidth: float | None, everything: bool, as_json: bool, **options: Any,
+    host_bandwidth: float | None, everything: bool, next_name: str | None, next_ctx: int | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Find the largest context that fits, and the split of the layers that holds it.
 
@@ -116,6 +116,7 @@ def plan(
     vramfit plan model.gguf --gpus 24GiB --ctx 32768 --prefer quality
     vramfit plan model.gguf --gpus 4090 --host 64GiB -ncmoe 20
     vramfit plan model.gguf --gpus none --host 32GiB
+    vramfit plan model.gguf --gpus 3090ti,3060 --next 4GiB
     vramfit plan model.gguf --gpus 3090ti,3060 --engine ollama --client aider
     vramfit plan --gpus 3090ti,3060 -- llama-server -m model.gguf -c 32k --jinja
 
@@ -132,6 +133,11 @@ def plan(
     result = warned(chosen.plan if chosen else asked.plan())
     wanted = show_alternatives or not result.fits
     found = asked.trades(prefer, brief=not show_alternatives) if wanted else None
+    beside = None
+    if next_name is not None or next_ctx or show_alternatives:
+        from .next import next_model
+
+        beside = next_model(result, next_name, next_ctx, engine, model)
     write_pictures(result, plot, html, found, host_bandwidth)
     if as_json:
         from .._report.alternatives import plan_json  # the text of a plan starts without it
@@ -146,12 +152,15 @@ def plan(
                 alternatives=found,
                 ignored=ignored,
                 host_bandwidth_gbs=host_bandwidth,
+                given_up=beside and beside.found,
             )
         )
     else:
         shown = look()
         click.echo(plans.plan_text(result, shown, host_bandwidth))
         show_notes()
+        if beside:
+            click.echo("\n" + shown.paragraph(beside.sentence))
         if chosen:
             _say_changes(chosen, prefer or "", shown)
         if found:

@@ -58,12 +58,12 @@ class Choice:
     cache: bool
     assume: str | None
 
-    def read(self) -> Model:
-        """Read its headers and describe the model, with what it comes with and what the flags load beside it."""
+    def read(self, *, alone: bool = False) -> Model:
+        """Read its headers and describe the model, with what it comes with and, unless `alone`, what the flags load beside it."""
         from .._sources import reference_name, resolve
         from .._sources.load import read
 
-        told = dict(line().company)
+        told = {} if alone else dict(line().company)
         with _told() as progress:
             options: dict[str, Any] = {"revision": self.revision, "token": self.token, "cache": self.cache}
             if self.revision or os.path.isfile(self.reference):  # nothing comes with a file

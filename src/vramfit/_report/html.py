@@ -19,6 +19,7 @@ from .._planner.which import Carrier, Shortlist
 from .._verify import Verification
 from . import alternatives, comparisons, describe, grids, machines, plans, shortlist, speeds, verifications
 from .bars import bars
+from .left import leaves_sentence
 from .look import Mark, mark_of
 from .safety import notes
 from .style import PAGE_STYLE, STYLE
@@ -71,6 +72,8 @@ def _plan(plan: Plan, host_bandwidth_gbs: float | None = None) -> Iterable[str]:
     yield _note(plans.settings_line(plan))
     yield from _machines(plan)
     yield from map(_note, notes(plan))
+    if left := leaves_sentence(plan):
+        yield _note(left)
     if plan.fits:
         yield from _speed(speed_of(plan, host_bandwidth_gbs))
 

@@ -153,6 +153,26 @@ def test_buffers_of_real_graphs_are_replayed(a: int, b: int, size_mib: int) -> N
         assert not any(fits_somehow(REAL, x, found.n_ctx + 256) for x in narrower)
 
 
+def test_a_context_that_was_fixed_comes_down() -> None:
+    """To the largest that fits, and no further than it has to."""
+    own = plan(MODEL, cards([1500]), replace(ON, n_ctx=60000), margin_bytes=MARGIN)
+    kept, fewer = gives_up(own, 100 * MIB), gives_up(own, 500 * MIB)
+    assert kept is not None
+    assert fewer is not None
+    assert (kept.n_ctx, kept.card, kept.plan) == (own.n_ctx, "card 0", own)
+    there = less(cards([1500]), 0, 500 * MIB)
+    assert there is not None
+    assert fewer.n_ctx == plan(MODEL, there, ON, margin_bytes=MARGIN).n_ctx < own.n_ctx
+    two = plan(MODEL, cards([1500, 900]), replace(ON, n_ctx=50000), margin_bytes=MARGIN)
+    moved = gives_up(two, 400 * MIB)
+    assert moved is not None
+    assert (moved.n_ctx, moved.card) == (two.n_ctx, "card 0")
+    assert two.tensor_split == (6, 0) != moved.plan.tensor_split
+    assert gives_up_sentence(two, 400 * MIB, moved).endswith(
+        " stays at 50,176 tokens, with --tensor-split 0,6."
+    )
+
+
 def test_a_split_that_was_given_stays() -> None:
     """What the caller fixed is fixed for the answer, too; what the solver chose may move."""
     gpus = cards([1500, 1500])
@@ -197,6 +217,7 @@ def test_the_host_counts_once() -> None:
     with_less = plan(MODEL, [], ON, margin_bytes=MARGIN, host=Host(300 * MIB, 300 * MIB - found.size))
     assert found.n_ctx == with_less.n_ctx
     assert gives_up(alone, GIB) is None
+    assert gives_up(alone, 290 * MIB) is None
     assert leaves(plan(MODEL, [], ON)) == ()
 
 
@@ -210,7 +231,8 @@ def test_the_size_that_is_named_unasked() -> None:
 
 def test_a_card_that_the_engine_refuses_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A buffer above what a card takes is no answer."""
-    own = plan(MODEL, cards([1000]), ON, margin_bytes=MARGIN)
+    own = plan(MODEL, cards([1500]), ON, margin_bytes=MARGIN)
+    assert gives_up(own, 500 * MIB) is not None
 
     def refuse(*_: Any, **__: Any) -> Plan:
         raise EngineRefusal("too large")
@@ -402,6 +424,19 @@ def test_nothing_is_said_where_nothing_fits() -> None:
     choice = Choice("", "", "", cache=False, assume=None)
     short = plan(MODEL, [gpu(20)], ON)
     assert next_model(short, "4GiB", None, None, choice) is None
+
+
+def test_a_model_that_names_no_context_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--next-ctx is asked for."""
+    monkeypatch.setattr(Choice, "read", lambda self, alone: replace(MODEL, n_ctx_train=0))
+    choice, own = Choice("", "", "", cache=False, assume=None), plan(MODEL, [gpu(4000)], ON)
+    with pytest.raises(
+        SettingsError, match="--next other: the header has no trained context; give --next-ctx"
+    ):
+        next_model(own, "other", None, None, choice)
+    found = next_model(own, "other", 512, None, choice)
+    assert found is not None
+    assert found.sentence.startswith("Beside Hand Made at 512 tokens the context stays at")
 
 
 def test_alternatives_say_it_as_well() -> None:

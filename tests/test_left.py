@@ -229,6 +229,16 @@ def test_the_size_that_is_named_unasked() -> None:
         assert (next_size(own), size // 2 * GIB <= most < size * GIB) == (size * GIB, True)
 
 
+def test_a_card_may_be_filled_to_its_last_byte() -> None:
+    """Without a byte left on any card there is no context; with one on another, that one carries it."""
+    one, two = (plan(MODEL, cards(mib), ON, margin_bytes=MARGIN) for mib in ([700], [700, 900]))
+    size = 700 * MIB - process_bytes(one.gpus[0])
+    assert gives_up(one, size) is None
+    found = gives_up(two, size)
+    assert found is not None
+    assert found.plan.tensor_split == (0, 6)
+
+
 def test_a_card_that_the_engine_refuses_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A buffer above what a card takes is no answer."""
     own = plan(MODEL, cards([1500]), ON, margin_bytes=MARGIN)

@@ -118,9 +118,9 @@ def _made_again(plan: Plan, size: int, learned: Learned) -> Iterator[tuple[str, 
         free = gpu.free - size - process_bytes(gpu)
         if free < 0:
             continue
-        fewer = replace(gpu, free_bytes=free)
-        less = replace(plan, gpus=(*plan.gpus[:i], fewer, *plan.gpus[i + 1 :]))
-        if (again := _again(less, learned)) is not None:
+        fewer = (*plan.gpus[:i], replace(gpu, free_bytes=free), *plan.gpus[i + 1 :])
+        less = replace(plan, gpus=fewer)
+        if any(g.free for g in fewer) and (again := _again(less, learned)) is not None:
             yield name, again
     if not plan.gpus and plan.host is not None and plan.host.free >= size:
         less = replace(plan, host=replace(plan.host, free_bytes=plan.host.free - size))

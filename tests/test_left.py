@@ -300,6 +300,22 @@ def test_each_model_gives_up_by_itself(a: int, b: int, size_mib: int) -> None:
         assert (found.n_ctx if found else 0) == best
 
 
+def test_the_layers_of_one_of_several_may_move() -> None:
+    """Where the solver placed them; a split that its settings fix stays, and so does a context."""
+    for split, n_ctx in (((), 0), ((), 40000), ((6.0, 0.0), 0)):
+        mine = Tenant(MODEL, replace(ON, tensor_split=split, n_ctx=n_ctx), wish=0 if n_ctx else 65536)
+        shared = both([1800, 1500], Tenant(OTHER, ON, wish=4096), mine)
+        assert [p.tensor_split for p in shared.plans] == [(7, 0), (6, 0)]
+        other, found = gives_up(shared, 400 * MIB)
+        assert other is None
+        assert found is not None
+        assert (found.card, found.plan.tensor_split) == ("card 0", (6, 0) if split else (0, 6))
+        if split:
+            assert found.n_ctx < 54784
+            continue
+        assert found.n_ctx == (shared.plans[1].n_ctx if n_ctx else 54784)
+
+
 def test_what_several_models_leave() -> None:
     """What is free, without what all take, the processes beyond the first, the margin and one more process."""
     shared = both([1500, 1200], Tenant(OTHER, ON, wish=2048), Tenant(MODEL, ON, wish=4096))

@@ -300,27 +300,72 @@ def test_each_model_gives_up_by_itself(a: int, b: int, size_mib: int) -> None:
         assert (found.n_ctx if found else 0) == best
 
 
+def stood(gpus: list[Gpu], *placed: tuple[Tenant, tuple[int, ...]]) -> SharedPlan:
+    """Models that are placed by hand: each on cards of its own, in what those before it leave."""
+    extra = tuple(process_bytes(g) * (len(placed) - 1) for g in gpus)
+    free = [g.free - x for g, x in zip(gpus, extra, strict=True)]
+    plans = []
+    for tenant, on in placed:
+        own = [replace(gpus[i], free_bytes=free[i]) for i in on]
+        plans.append(
+            plan(tenant.model, own, tenant.settings, margin_bytes=MARGIN, max_ctx=tenant.wish or None)
+        )
+        for i, device in zip(on, plans[-1].estimate.gpus, strict=True):
+            free[i] -= device.total
+    tenants, where = zip(*placed, strict=True)
+    loaded = tuple(range(len(placed)))
+    return SharedPlan(
+        tenants, tuple(plans), where, loaded, "share", 1.0, True, tuple(gpus), None, MARGIN, extra
+    )
+
+
 def test_the_layers_of_one_of_several_may_move() -> None:
     """Where the solver placed them; a split that its settings fix stays, and so does a context."""
     for split, n_ctx in (((), 0), ((), 40000), ((6.0, 0.0), 0)):
         mine = Tenant(MODEL, replace(ON, tensor_split=split, n_ctx=n_ctx), wish=0 if n_ctx else 65536)
-        shared = both([1800, 1500], Tenant(OTHER, ON, wish=4096), mine)
+        shared = stood(cards([1800, 1500]), (Tenant(OTHER, ON, wish=4096), (0, 1)), (mine, (0, 1)))
         assert [p.tensor_split for p in shared.plans] == [(7, 0), (6, 0)]
         other, found = gives_up(shared, 400 * MIB)
         assert other is None
         assert found is not None
-        assert (found.card, found.plan.tensor_split) == ("card 0", (6, 0) if split else (0, 6))
+        assert (found.card, found.tensor_split) == ("card 0", (6, 0) if split else (0, 6))
         if split:
             assert found.n_ctx < 54784
             continue
         assert found.n_ctx == (shared.plans[1].n_ctx if n_ctx else 54784)
 
 
+def test_models_have_cards_of_their_own() -> None:
+    """What each gives lies on its own card, by the name and the place that the card has among all."""
+    first, second = (Tenant(m, ON, wish=1 << 20) for m in (OTHER, MODEL))
+    shared = stood(cards([2500, 2500, 1500]), (first, (0,)), (second, (1,)))
+    left = leaves(shared)
+    assert left[2].n_bytes > 300 * MIB > max(left[0].n_bytes, left[1].n_bytes)
+    kept = gives_up(shared, 300 * MIB)
+    assert [x and (x.n_ctx, x.card) for x in kept] == [(p.n_ctx, "card 2") for p in shared.plans]
+    found = gives_up(shared, 600 * MIB)
+    splits_ = [(OTHER.n_layer + 1, 0, 0), (0, MODEL.n_layer + 1, 0)]
+    assert [x and (x.card, x.tensor_split) for x in found] == [
+        ("card 0", splits_[0]), ("card 1", splits_[1]),
+    ]  # fmt: skip
+    assert [x and x.tensor_split for x in kept] == splits_
+    for i, x in enumerate(found):
+        there = less(
+            [replace(shared.gpus[i], free_bytes=shared.gpus[i].free - process_bytes(shared.gpus[i]))],
+            0,
+            600 * MIB,
+        )
+        assert there is not None
+        assert x is not None
+        again = plan(shared.tenants[i].model, there, ON, margin_bytes=MARGIN, max_ctx=1 << 20)
+        assert x.n_ctx == again.n_ctx < shared.plans[i].n_ctx
+
+
 def test_what_several_models_leave() -> None:
     """What is free, without what all take, the processes beyond the first, the margin and one more process."""
     shared = both([1500, 1200], Tenant(OTHER, ON, wish=2048), Tenant(MODEL, ON, wish=4096))
     for device, g, left in zip(shared.devices, shared.gpus, leaves(shared), strict=False):
-        taken = sum(device.taken) + process_bytes(g)
+        taken = sum(device.taken) + device.processes
         assert left.n_bytes == max(0, g.free - taken - MARGIN - process_bytes(g))
 
 

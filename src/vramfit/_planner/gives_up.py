@@ -29,6 +29,7 @@ __all__ = ["GivesUp", "gives_up", "next_size"]
 class GivesUp:
     """The largest context of a model (`n_ctx`, tokens of all slots together) that leaves room for another, and the `plan` with it.
 
+    `tensor_split` is its layers on each of the cards of the plan that was asked about.
     `size` is what the other takes, in bytes: on `card`, and on no other; or, where it is a model that was named (`beside`, at
     `beside_ctx` tokens), on all cards together. `proved` says that no longer context does.
     """
@@ -36,6 +37,7 @@ class GivesUp:
     n_ctx: int
     size: int
     card: str
+    tensor_split: tuple[int, ...]
     plan: Plan = field(repr=False)
     beside: str = ""
     beside_ctx: int = 0
@@ -99,16 +101,19 @@ def _places(plan: Plan | SharedPlan) -> tuple[Left, ...]:
 def _kept(plan: Plan, size: int, places: Sequence[Left]) -> GivesUp | None:
     """Return the plan as it is where it leaves `size` bytes already, on the card that has most."""
     if not size:
-        return GivesUp(plan.n_ctx, 0, "", plan)
+        return GivesUp(plan.n_ctx, 0, "", plan.tensor_split, plan)
     most = max(places, key=lambda left: left.n_bytes, default=None)
     if most is None or most.n_bytes < size:
         return None
-    return GivesUp(plan.n_ctx, size, most.name, plan)
+    return GivesUp(plan.n_ctx, size, most.name, plan.tensor_split, plan)
 
 
 def _longest(plan: Plan, size: int, learned: Learned) -> GivesUp | None:
     """Find the card on which `size` bytes less leave most context."""
-    found = [GivesUp(again.n_ctx, size, name, again) for name, again in _made_again(plan, size, learned)]
+    found = [
+        GivesUp(again.n_ctx, size, name, again.tensor_split, again)
+        for name, again in _made_again(plan, size, learned)
+    ]
     return max(found, key=lambda given: given.n_ctx, default=None)
 
 
@@ -156,7 +161,7 @@ def _tenant_gives(shared: SharedPlan, at: int, size: int, places: Sequence[Left]
         return None
     own, asked = shared.plans[at], shared.tenants[at].settings
     if (kept := _kept(own, size, places)) is not None:
-        return kept
+        return replace(kept, tensor_split=_spread(shared, at, own))
     split = own.asked.tensor_split if asked.tensor_split else ()  # what the solver chose may move
     alone = replace(
         own,
@@ -169,9 +174,14 @@ def _tenant_gives(shared: SharedPlan, at: int, size: int, places: Sequence[Left]
     found = _longest(alone, size, {})
     if found is None or not alone.gpus:
         return found
-    names = told_apart(shared.gpus)
-    own_names = told_apart(alone.gpus)
-    return replace(found, card=names[shared.cards[at][own_names.index(found.card)]])
+    card = told_apart(shared.gpus)[shared.cards[at][told_apart(alone.gpus).index(found.card)]]
+    return replace(found, card=card, tensor_split=_spread(shared, at, found.plan))
+
+
+def _spread(shared: SharedPlan, at: int, plan: Plan) -> tuple[int, ...]:
+    """Count the layers of one of several models on each of all cards."""
+    layers = dict(zip(shared.cards[at], plan.tensor_split, strict=True))
+    return tuple(layers.get(i, 0) for i in range(len(shared.gpus)))
 
 
 def _beside_others(shared: SharedPlan, at: int, place: int) -> int:
@@ -192,5 +202,6 @@ def _beside(plan: Plan, other: Tenant) -> GivesUp | None:
         if shared.fits:
             theirs, own = shared.plans
             size = sum(d.total + d.beside for d in theirs.estimate.gpus)
-            return GivesUp(own.n_ctx, size, "", own, other.name, theirs.n_ctx, shared.proved)
+            split = _spread(shared, 1, own)
+            return GivesUp(own.n_ctx, size, "", split, own, other.name, theirs.n_ctx, shared.proved)
     return None

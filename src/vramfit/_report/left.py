@@ -85,9 +85,9 @@ def _named(card: str) -> str:
 
 
 def _split(plan: Plan, found: GivesUp) -> str:
-    if found.plan.tensor_split == plan.tensor_split or len(found.plan.tensor_split) < 2:
+    if found.tensor_split == plan.tensor_split or len(found.tensor_split) < 2:
         return ""
-    return f", with --tensor-split {','.join(map(str, found.plan.tensor_split))}"
+    return f", with --tensor-split {','.join(map(str, found.tensor_split))}"
 
 
 def left_text(plan: SharedPlan, look: Look = PLAIN) -> str:
@@ -127,7 +127,7 @@ def gives_up_as_schema(found: GivesUp) -> GivesUpJson:
         size=found.size,
         n_ctx=found.n_ctx,
         card=found.card,
-        tensor_split=list(found.plan.tensor_split),
+        tensor_split=list(found.tensor_split),
         beside=found.beside,
         beside_ctx=found.beside_ctx,
         proved=found.proved,

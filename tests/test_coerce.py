@@ -49,6 +49,8 @@ RIGHT: dict[str, dict[str, Any]] = {
     "estimate": {"host": None, "model": MODEL, "gpus": CARDS, "settings": None},
     "file_bytes": {"model": MODEL, "header_bytes": 0, "alignment": 32},
     "file_type_measure": {"name": "Q4_K_M", "imatrix": False},
+    "gives_up": {"plan": vramfit.plan(MODEL, CARDS, {"n_ctx": 512}, margin_bytes=0), "needs": "1GiB", "learned": None},
+    "leaves": {"plan": vramfit.plan(MODEL, CARDS, {"n_ctx": 512}, margin_bytes=0)},
     "needs_imatrix": {"model": MODEL},
     "overheads": {"gpu": CARDS[0]},
     "parse_command": {"text": "llama-server -m x.gguf"},
@@ -143,18 +145,18 @@ def test_wrong_types_are_our_errors(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: vramfit.plan(5, CARDS), "model=5: give a Model"),  # type: ignore[arg-type]
-        (lambda: vramfit.plan(MODEL, None), "gpus=None: give cards"),  # type: ignore[arg-type]
-        (lambda: vramfit.plan(MODEL, CARDS, 7), "settings=7: give Settings"),  # type: ignore[arg-type]
+        (lambda: vramfit.plan(5, CARDS), "model=5: give a Model"),  # type: ignore[call-overload]
+        (lambda: vramfit.plan(MODEL, None), "gpus=None: give cards"),  # type: ignore[call-overload]
+        (lambda: vramfit.plan(MODEL, CARDS, 7), "settings=7: give Settings"),  # type: ignore[call-overload]
         (lambda: vramfit.plan(MODEL, CARDS, {"n_ctxx": 1}), "did you mean n_ctx"),
-        (lambda: vramfit.plan(MODEL, CARDS, margin_bytes=None), "margin_bytes=None"),  # type: ignore[arg-type]
-        (lambda: vramfit.plan(MODEL, CARDS, margin_bytes=math.nan), "margin_bytes=nan"),  # type: ignore[arg-type]
+        (lambda: vramfit.plan(MODEL, CARDS, margin_bytes=None), "margin_bytes=None"),  # type: ignore[call-overload]
+        (lambda: vramfit.plan(MODEL, CARDS, margin_bytes=math.nan), "margin_bytes=nan"),  # type: ignore[call-overload]
         (lambda: vramfit.plan(MODEL, CARDS, margin_bytes="1024"), "with its unit"),
         (lambda: vramfit.plan(MODEL, CARDS, margin_bytes=-1), "margin_bytes=-1"),
         (lambda: vramfit.plan(MODEL, CARDS, margin_bytes=True), "margin_bytes=True"),
         (lambda: vramfit.plan(MODEL, CARDS, max_ctx=True), "max_ctx=True"),
         (lambda: vramfit.plan(MODEL, CARDS, max_ctx=2**31), "from 1 to 2147483647"),
-        (lambda: vramfit.plan(MODEL, CARDS, max_ctx=math.inf), "max_ctx=inf"),  # type: ignore[arg-type]
+        (lambda: vramfit.plan(MODEL, CARDS, max_ctx=math.inf), "max_ctx=inf"),  # type: ignore[call-overload]
         (lambda: vramfit.requantize(MODEL, 5), "file_type='5'"),
         (lambda: vramfit.requantize(MODEL, None), "file_type=None"),  # type: ignore[arg-type]
         (lambda: vramfit.sweep(MODEL, CARDS, n_ctx=[[1], [2, 3]]), "n_ctx="),  # type: ignore[list-item]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations, product
 
-import pytest
 from conftest import ROOT, examples
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,13 +14,11 @@ from small import dense, gpu, shortened
 from test_plan import splits
 
 import vramfit
-from vramfit._base.errors import GpuError, ModelError, SettingsError
-from vramfit._devices import Gpu, Host, parse_gpus
+from vramfit._devices import Gpu
 from vramfit._estimate.estimate import estimate
-from vramfit._llama.model import Model
 from vramfit._llama.params import Settings
 from vramfit._planner.shared import SharedPlan, Tenant, plan_shared
-from vramfit._planner.shared.processes import process_bytes
+from vramfit._planner.warnings import process_bytes
 
 MARGIN = 8 << 20
 SETTINGS = Settings(flash_attn="on", n_outputs_max=1)
@@ -133,8 +130,8 @@ def check(found: SharedPlan) -> None:
             own = found.devices[card]
             assert own.taken[i] == device.total + device.beside
             assert device.left == own.left or device.free_bytes == 0
-    for device in found.devices:
-        assert not device.is_judged or not sum(device.taken) or device.left >= found.margin_bytes
+    for whole in found.devices:
+        assert not whole.is_judged or not sum(whole.taken) or whole.left >= found.margin_bytes
 
 
 @examples(8)

@@ -19,7 +19,7 @@ from vramfit._engines.settings import engine_settings
 from vramfit._engines.shared import OTHERS, _Loads, shared_for
 from vramfit._engines.table import find
 from vramfit._planner.plan import plan
-from vramfit._planner.shared.processes import process_bytes
+from vramfit._planner.warnings import process_bytes
 
 MIB = 1 << 20
 # Their caches are large beside their weights: 2 MiB for each step of 256 tokens and layer.

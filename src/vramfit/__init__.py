@@ -31,12 +31,14 @@ _WHERE: Final = {
     "EngineRefusal": "_base.errors",
     "Estimate": "_estimate.estimate",
     "EstimateJson": "_report.schema",
+    "GivesUp": "_planner.gives_up",
     "Gpu": "_devices",
     "GpuError": "_base.errors",
     "GpuJson": "_report.schema",
     "HeaderError": "_base.errors",
     "Host": "_devices",
     "InvalidHeader": "_base.errors",
+    "Left": "_planner.left",
     "Model": "_llama.model",
     "ModelError": "_base.errors",
     "ModelJson": "_report.schema",
@@ -72,6 +74,8 @@ _WHERE: Final = {
     "estimate": "_estimate.estimate",
     "file_bytes": "_quant",
     "file_type_measure": "_planner.quality",
+    "gives_up": "_planner.gives_up",
+    "leaves": "_planner.left",
     "needs_imatrix": "_quant",
     "overheads": "_planner.warnings",
     "ask_servers": "_devices.servers",
@@ -110,12 +114,14 @@ __all__ = [
     "EngineRefusal",
     "Estimate",
     "EstimateJson",
+    "GivesUp",
     "Gpu",
     "GpuError",
     "GpuJson",
     "HeaderError",
     "Host",
     "InvalidHeader",
+    "Left",
     "Model",
     "ModelError",
     "ModelJson",
@@ -153,6 +159,8 @@ __all__ = [
     "estimate",
     "file_bytes",
     "file_type_measure",
+    "gives_up",
+    "leaves",
     "needs_imatrix",
     "overheads",
     "parse_command",
@@ -208,6 +216,8 @@ if TYPE_CHECKING:
     from ._planner.any_plan import plan
     from ._planner.bounds import Speed, speed
     from ._planner.compare import Choice, Comparison, compare
+    from ._planner.gives_up import GivesUp, gives_up
+    from ._planner.left import Left, leaves
     from ._planner.plan import Plan
     from ._planner.quality import cache_measure, file_type_measure
     from ._planner.shared import SharedPlan, Tenant

@@ -135,16 +135,16 @@ def max_ctx(value: object) -> int | None:
     return None if value is None else count("max_ctx", value, least=1)
 
 
-def margin(value: object) -> int:
+def margin(value: object, name: str = "margin_bytes") -> int:
     """Take bytes to be left free, or a size such as "1GiB". Raises `SettingsError`."""
     if isinstance(value, str) and value.strip().isdecimal():  # bytes here, MiB on a command line
         raise SettingsError(
-            f"margin_bytes={shown(value)}: give a size with its unit, such as 1GiB, or a number of bytes"
+            f"{name}={shown(value)}: give a size with its unit, such as 1GiB, or a number of bytes"
         )
     found = _whole(value, parse_size)
     if found is None or not 0 <= found <= MAX_BYTES:
         raise SettingsError(
-            f"margin_bytes={shown(value)}: give a whole number of bytes, 0 or more, or a size such as 1GiB"
+            f"{name}={shown(value)}: give a whole number of bytes, 0 or more, or a size such as 1GiB"
         )
     return found
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .._planner.plan import Plan
     from .._planner.whatif import Alternative, Alternatives
     from .._report.look import Look
+    from .next import Next
 
 __all__ = ["main"]
 
@@ -114,6 +115,7 @@ def plan(models: Choices, listed: str | None, wish: int | None, maximise: str | 
     vramfit plan model.gguf --gpus 24GiB --ctx 32768 --prefer quality
     vramfit plan model.gguf --gpus 4090 --host 64GiB -ncmoe 20
     vramfit plan model.gguf --gpus none --host 32GiB
+    vramfit plan model.gguf --gpus 3090ti,3060 --next 4GiB
     vramfit plan model.gguf --gpus 3090ti,3060 --engine ollama --client aider
     vramfit plan coder.gguf embedder.gguf --gpus 3090ti,3060 --wish 32k
     vramfit plan --models servers.sh --gpus 3090ti,3060
@@ -130,7 +132,7 @@ def plan(models: Choices, listed: str | None, wish: int | None, maximise: str | 
 def _plan_one(
     model: Choice, gpus: str | None, host: str | None, margin: int, max_ctx: int | None, explain: bool, plot: str | None,
     html: str | None, engine: str | None, client: str | None, prefer: str | None, show_alternatives: bool,
-    host_bandwidth: float | None, everything: bool, as_json: bool, **options: Any,
+    host_bandwidth: float | None, everything: bool, next_name: str | None, next_ctx: int | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     described, on = model.read(), cards(gpus, engine)
     options["engine_build"] = options["engine_build"] or build_here(gpus, engine)
@@ -141,12 +143,17 @@ def _plan_one(
     result = warned(changed.plan if changed else asked.plan())
     wanted = show_alternatives or not result.fits
     found = asked.trades(prefer, brief=not show_alternatives) if wanted else None
+    beside = None
+    if next_name is not None or next_ctx or show_alternatives:
+        from .next import next_model
+
+        beside = next_model(result, next_name, next_ctx, engine, model)
     write_pictures(result, plot, html, found, host_bandwidth)
     if as_json:
-        _echo_json(result, asked, prefer, changed, found)
+        _echo_json(result, asked, prefer, changed, found, beside)
     else:
         shown = look()
-        _say(result, asked, changed, prefer, shown)
+        _say(result, asked, changed, prefer, beside, shown)
         if found:
             _say_alternatives(found, shown, brief=not show_alternatives, everything=everything)
         if explain:
@@ -157,22 +164,32 @@ def _plan_one(
 
 
 def _echo_json(
-    result: Plan, asked: Asked, prefer: str | None, changed: Alternative | None, found: Alternatives | None
-) -> None:
+    result: Plan, asked: Asked, prefer: str | None, changed: Alternative | None, found: Alternatives | None,
+    beside: Next | None,
+) -> None:  # fmt: skip
     from .._report.alternatives import plan_json  # the text of a plan starts without it
 
     text = plan_json(
         result, asked.engine, prefer=prefer, changed=changed, alternatives=found, ignored=line().passed_over,
-        host_bandwidth_gbs=asked.host_bandwidth,
+        host_bandwidth_gbs=asked.host_bandwidth, given_up=beside and beside.found,
     )  # fmt: skip
     click.echo(text)
 
 
-def _say(result: Plan, asked: Asked, changed: Alternative | None, prefer: str | None, shown: Look) -> None:
+def _say(
+    result: Plan,
+    asked: Asked,
+    changed: Alternative | None,
+    prefer: str | None,
+    beside: Next | None,
+    shown: Look,
+) -> None:
     from .._report import plans
 
     click.echo(plans.plan_text(result, shown, asked.host_bandwidth))
     show_notes()
+    if beside:
+        click.echo("\n" + shown.paragraph(beside.sentence))
     if changed:
         _say_changes(changed, prefer or "", shown)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXIT_DOES_NOT_FIT",
+    "SERVER",
     "Command",
     "line",
     "settings_options",

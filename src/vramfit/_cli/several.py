@@ -35,6 +35,8 @@ _FOR_ONE: Final = {
     "prefer": "changes the settings of one model; plan it alone on what the others leave",
     "show_alternatives": "changes the settings of one model; plan it alone on what the others leave",
     "everything": "lists the changes to one model's settings; leave it out",
+    "next_name": "is of one model; name the next one beside the others, or read what they leave in the answer",
+    "next_ctx": "is of one model; name the next one beside the others",
     "client": "writes what a client is told of one model; plan it alone, with --ctx as found here",
 }
 
@@ -79,6 +81,14 @@ def for_one_alone(wish: int | None, maximise: str | None) -> None:
         raise SettingsError(
             f"--maximise {maximise} is of several models; name more than one, or a list with --models"
         )
+
+
+_FLAGS: Final = {
+    "show_alternatives": "--alternatives",
+    "everything": "--all",
+    "next_name": "--next",
+    "next_ctx": "--next-ctx",
+}
 
 
 class _Asked(NamedTuple):
@@ -129,7 +139,7 @@ def _refuse(models: Choices, options: dict[str, Any]) -> None:
     """Refuse what cannot be meant with several models. Raises `SettingsError`, which says what to do instead."""
     for name, why in _FOR_ONE.items():
         if options[name]:
-            flag = {"show_alternatives": "--alternatives", "everything": "--all"}.get(name, f"--{name}")
+            flag = _FLAGS.get(name, f"--{name}")
             raise SettingsError(f"{flag} {why}")
     if models.how.assume:
         raise SettingsError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import click
 
 from .engines import solved
+from .options import tokens
 
 if TYPE_CHECKING:
     from .._devices import Gpu, Host
@@ -31,7 +32,17 @@ PREFERENCES: Final = (
 
 
 def trade_options(command: F) -> F:
-    """Add `--prefer`, `--alternatives`, `--all` and `--host-bandwidth`."""
+    """Add `--prefer`, `--alternatives`, `--all`, `--host-bandwidth`, `--next` and `--next-ctx`."""
+    command = click.option(
+        "--next-ctx", type=tokens, default=None, metavar="N", help="Its context. Default: the trained one."
+    )(command)
+    command = click.option(
+        "--next",
+        "next_name",
+        default=None,
+        metavar="MODEL|SIZE",
+        help="Say which context leaves room for another model: one that is named, or one of this size on one card (4GiB).",
+    )(command)
     command = click.option(
         "--all", "everything", is_flag=True, help="List every alternative, even those of unknown cost."
     )(command)

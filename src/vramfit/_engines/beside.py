@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from .._devices import Gpu, Host
 from .._planner.plan import Plan
-from .._planner.shared.processes import process_bytes
+from .._planner.warnings import process_bytes
 from .table import Engine
 
 __all__ = ["cards_beside", "host_beside", "process_counts", "sees", "taken"]

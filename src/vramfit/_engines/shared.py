@@ -19,7 +19,7 @@ from .._planner.plan import DEFAULT_MARGIN, Plan
 from .._planner.segments import Learned
 from .._planner.shared import OBJECTIVES, SharedPlan, Tenant, plan_shared
 from .._planner.shared.nouns import MAX_TENANTS
-from .._planner.shared.processes import process_bytes
+from .._planner.warnings import process_bytes
 from . import ollama_sched
 from .beside import cards_beside, host_beside, process_counts, sees, taken
 from .choose import plan_for

@@ -60,7 +60,8 @@ class Plan(Drawn):
     every card; `estimate` then shows that context under the best split found, and `shortfall` how many
     bytes are missing on the card that is shortest. `limited_by` is what keeps the context from being larger: the
     request, the trained context, `max_ctx`, or a card by the name that `estimate` gives it; where it does not fit,
-    the card that is shortest. A `host` of known memory is judged as a card is, by the name "host".
+    the card that is shortest. A `host` of known memory is judged as a card is, by the name "host". `asked` is what the
+    caller fixed of `settings`: without a context or split of its own where these were found.
     """
 
     model: Model = field(repr=False)
@@ -75,6 +76,9 @@ class Plan(Drawn):
     warnings: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = field(default=(), repr=False)
     host: Host | None = field(default=None, repr=False)  # None: its memory is not known
+    asked: Settings = field(
+        default_factory=Settings, repr=False, compare=False
+    )  # `settings` before the choice
 
     def command(self, engine: str = "llama-server") -> str:
         """Return what to run for this plan in `engine`, as text.
@@ -147,6 +151,7 @@ def plan(
         warnings=(*said, *_warnings(question, result, limited_by)),
         gpus=tuple(gpus),
         host=host,
+        asked=settings,
     )
 
 

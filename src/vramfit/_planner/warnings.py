@@ -28,6 +28,7 @@ __all__ = [
     "margin_warning",
     "overheads",
     "pool_warning",
+    "process_bytes",
     "reach",
     "rope_sentence",
     "settings_warnings",
@@ -42,6 +43,7 @@ _LAYER: Final = re.compile(rf"blk\\\.\d+(?:({re.escape(EXPERTS)})|{re.escape(DEN
 # What macOS and its programs are left when the wired limit is raised; a rule of thumb, nobody's measure.
 SYSTEM_LEAST: Final = 4 << 30
 SYSTEM_SHARE: Final = 0.1
+_WIRED: Final = "wired limit"  # of the machine, once; all else is of each process
 _METHODS: Final = {
     "linear": "linear position interpolation",
     "yarn": "YaRN",
@@ -232,6 +234,16 @@ def overheads(gpu: Gpu | str) -> tuple[Overhead, ...]:
     return tuple(found)
 
 
+def process_bytes(gpu: Gpu) -> int:
+    """Count the bytes of a card that each further process takes before it loads a model: its driver's context, and a workspace.
+
+    A card's free memory is what one process finds; each model runs in a process of its own (llama-server, the router's
+    children, Ollama's runners, LM Studio's), and each makes its context on every card that it sees.
+    """
+    unmeasured = replace(gpu, free_bytes=None, free_measured=False)
+    return sum(o.n_bytes for o in overheads(unmeasured) if o.name != _WIRED)
+
+
 def _context(gpu: Gpu) -> Overhead:
     name = "process" if gpu.backend == "metal" else f"{gpu.backend.upper()} context"
     if gpu.backend == "cpu":
@@ -308,7 +320,7 @@ def _wired_limit(gpu: Gpu) -> list[Overhead]:
     limit = wired_limit(gpu)
     if limit is None:
         return []
-    return [Overhead("wired limit", max(0, limit.ram - limit.lent), True, wired_sentence(gpu))]
+    return [Overhead(_WIRED, max(0, limit.ram - limit.lent), True, wired_sentence(gpu))]
 
 
 def wired_warnings(gpu: Gpu, needed: int) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from .look import PLAIN, Look
 from .tables import render_table
 
 if TYPE_CHECKING:
+    from .._planner.gives_up import GivesUp
     from .schema import AlternativeJson, AlternativesJson
 
 __all__ = [
@@ -199,12 +200,14 @@ def plan_json(
     alternatives: Alternatives | None = None,
     ignored: Sequence[str] = (),
     host_bandwidth_gbs: float | None = None,
+    given_up: GivesUp | None = None,
 ) -> str:
     """Write the JSON object of `vramfit plan --json` (docs/reference/json.md); for an engine, with what to run there.
 
     `changed` is what `prefer` made of the settings, `ignored` the flags that were typed and size nothing;
-    `host_bandwidth_gbs` is for the bounds of the speed.
+    `host_bandwidth_gbs` is for the bounds of the speed, `given_up` what was asked about a next model.
     """
+    from .left import gives_up_as_schema
     from .plans import plan_as_schema
 
     rows = None if alternatives is None else [alternative_as_schema(row) for row in alternatives.rows]
@@ -214,6 +217,7 @@ def plan_json(
             "changed": None if changed is None else alternative_as_schema(changed),
             "alternatives": rows,
             "ignored": list(ignored),
+            "gives_up": given_up and gives_up_as_schema(given_up),
         }
     )
     if engine is not None and plan.fits:

@@ -31,6 +31,7 @@ from . import (
     verifications,
 )
 from .bars import bars
+from .left import leaves_sentence
 from .look import Mark, mark_of
 from .safety import notes
 from .shared_notes import shared_notes
@@ -90,6 +91,8 @@ def _plan(plan: Plan, host_bandwidth_gbs: float | None = None) -> Iterable[str]:
     yield _note(plans.settings_line(plan))
     yield from _machines(plan)
     yield from map(_note, notes(plan))
+    if left := leaves_sentence(plan):
+        yield _note(left)
     if plan.fits:
         yield from _speed(speed_of(plan, host_bandwidth_gbs))
 

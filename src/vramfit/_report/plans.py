@@ -15,6 +15,7 @@ from .._planner.bounds import speed_of
 from .._planner.older import era_title, older_needs
 from .._planner.plan import Plan
 from .._planner.warnings import overheads, rope_sentence
+from .left import leaves_sentence, left_as_schema
 from .look import PLAIN, Look, Marked
 from .safety import notes
 from .speeds import speed_as_schema, speed_sentence
@@ -68,6 +69,8 @@ def plan_text(plan: Plan, look: Look = PLAIN, host_bandwidth_gbs: float | None =
 
         parts.append(machines_text(plan, look))
     parts += [look.paragraph(note) for note in notes(plan)]
+    if left := leaves_sentence(plan):
+        parts.append(look.paragraph(left))
     if plan.fits:
         parts.append(look.paragraph(speed_sentence(speed_of(plan, host_bandwidth_gbs))))
     parts += [look.paragraph(f"Warning: {w}", "warn") for w in plan.warnings]
@@ -277,6 +280,7 @@ def plan_as_schema(plan: Plan, host_bandwidth_gbs: float | None = None) -> PlanJ
         ],
         machines=machines_as_schema(plan),
         link_seconds=link.seconds if link else None,
+        leaves=left_as_schema(plan),
     )
 
 

@@ -215,6 +215,26 @@ class MachineJson(_Frozen):
     batch: Optional[CrossingJson]  # noqa: UP045
 
 
+class LeftJson(_Frozen):
+    """What a card, or the host, has for another model, with what the driver takes for its `process` counted. Bytes."""
+
+    name: Text
+    n_bytes: int
+    process: int
+
+
+class GivesUpJson(_Frozen):
+    """The context that leaves `size` bytes for another model on `card`, or on all cards for the one named `beside`."""
+
+    size: int
+    n_ctx: int
+    card: Text
+    tensor_split: list[int]
+    beside: Text = ""
+    beside_ctx: int = 0
+    proved: bool = True
+
+
 class PlanJson(_Frozen):
     """What `vramfit plan --json` prints."""
 
@@ -252,6 +272,8 @@ class PlanJson(_Frozen):
     ignored: list[str] = []
     machines: list[MachineJson] = []
     link_seconds: Optional[float] = None  # noqa: UP045
+    leaves: list[LeftJson] = []
+    gives_up: Optional[GivesUpJson] = None  # noqa: UP045
 
 
 class AlternativesJson(_Frozen):

@@ -3,7 +3,6 @@
 | module | what is there |
 |---|---|
 | `nouns` | `Tenant`, a model that shares the cards; `SharedPlan`, the answer for all of them |
-| `processes` | what each further process takes of a card before it loads anything |
 | `solve` | `Tenant`s → `SharedPlan` |
 """
 

@@ -20,10 +20,10 @@ from ..plan import DEFAULT_MARGIN, MAX_CTX, REQUEST, TRAINED, Plan, plan
 from ..question import chosen, contexts
 from ..search import Split
 from ..segments import Learned
+from ..warnings import process_bytes
 from .goals import furthest, goals
 from .nouns import MAX_TENANTS, OBJECTIVES, SharedPlan, Tenant, tenant_of
 from .packing import Contexts, Packing, Placement
-from .processes import process_bytes
 from .spots import ALL_SETS, Spot, spots
 
 __all__ = ["WISH", "plan_shared"]

@@ -147,7 +147,7 @@ def test_a_plan_imports_what_it_uses() -> None:
     done = subprocess.check_output([sys.executable, "-c", PLANNED], text=True, cwd=SRC.parents[1])
     loaded = set(done.split())
     assert sorted(loaded & {*UNASKED, *HEAVY}) == []
-    assert len([m for m in loaded if m.startswith("vramfit")]) < 135  # of some 270
+    assert len([m for m in loaded if m.startswith("vramfit")]) < 137  # of some 270
 
 
 def test_public_names() -> None:

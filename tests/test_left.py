@@ -371,7 +371,9 @@ def test_what_several_models_leave() -> None:
 
 def test_a_model_that_is_not_loaded_gives_nothing() -> None:
     """What does not fit beside the others has nothing to give."""
-    shared = both([2500], Tenant(MODEL, replace(ON, n_ctx=1024)), Tenant(MODEL, replace(ON, n_ctx=1 << 18)))
+    shared = both(
+        [2500], Tenant(MODEL, replace(ON, n_ctx=1024)), Tenant(MODEL, replace(ON, n_ctx=1 << 18), name="long")
+    )
     assert not shared.fits
     found = gives_up(shared, 16 * MIB)
     assert [x is None for x in found] == [i not in shared.loaded for i in range(2)]

@@ -20,6 +20,7 @@ from vramfit._engines.residents import Residents, residents
 from vramfit._engines.settings import engine_settings
 from vramfit._engines.shared import shared_for
 from vramfit._planner.plan import plan
+from vramfit._planner.warnings import process_bytes
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -72,14 +73,18 @@ def test_ollama_keeps_its_rules(order: list[int], gpus: list[Gpu], most: int, ke
             continue
         going = sorted(there, key=lambda t: (kept[t], f"{t}.gguf"))
         assert list(step.evicted) == going[: len(step.evicted)]
-        if step.evicted:  # with the last of them it had no room
-            left = set(there) - set(step.evicted[:-1])
-            free = sum(g.free - sum(there[t].taken[i] for t in left) for i, g in enumerate(gpus))
-            tight = (
-                ollama_sched.needed(asked[tenant].model, 4096, 512)
-                > min(free, sum(g.free for g in gpus)) * 0.8 - 2 * GIB
+        if len(gpus) > 1:
+            continue
+        for gone in range(
+            len(step.evicted) + 1
+        ):  # it had no room beside those that went, and has beside those that stay
+            left = set(there) - set(step.evicted[:gone])
+            free = gpus[0].free - sum(there[t].taken[0] for t in left) - len(left) * process_bytes(gpus[0])
+            full = (
+                len(left) >= limit
+                or ollama_sched.needed(asked[tenant].model, 4096, 512) > max(1, free) * 80 // 100
             )
-            assert len(left) >= limit or tight
+            assert (full and bool(left)) == (gone < len(step.evicted))
 
 
 @examples(20)

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
+from test_company import drafting
 from test_engines import any_settings
 
 import vramfit
 from vramfit import Gpu, Plan, Settings, SettingsError, SharedPlan, Tenant
 from vramfit._engines import several_ollama
 from vramfit._engines.presets import section
-from vramfit._engines.server import Among, arguments, device_names, parse_command, rpc_flags
+from vramfit._engines.server import Among, arguments, company_flags, device_names, parse_command, rpc_flags
 from vramfit._engines.settings import as_run, engine_settings
 from vramfit._engines.several import short_names
 from vramfit._engines.table import find
@@ -184,6 +185,21 @@ def test_cards_are_counted_over_the_machine() -> None:
     far = plan(SMALL, [gpus[0], gpus[3]], told(), margin_bytes=MIB)
     assert rpc_flags(far, Among(gpus, (0, 3))) == ["--rpc", "mini:50052"]
     assert device_names(far, (0, 1), Among(gpus, (0, 3))) == "RPC0,CUDA1"
+
+
+def test_what_is_loaded_beside_a_model_goes_where_it_goes() -> None:
+    """A draft's cards are counted over the machine, as the model's; without cards a projector stays on the host, too."""
+    made = plan(
+        drafting(devices=(1,)), THREE[1:], told(spec_type="draft-simple", n_ctx=512), margin_bytes=MIB
+    )
+    flags = company_flags(made, Among(THREE, (1, 2)))
+    assert flags[flags.index("-devd") + 1] == "CUDA2"
+    assert company_flags(made)[flags.index("-devd") + 1] == "CUDA1"
+    seeing = vramfit.read("examples/gemma-3-12b-q4_k_m.gguf")
+    seeing = vramfit.accompany(seeing, mmproj="examples/beside/mmproj-gemma-3-12b-f16.gguf")
+    on_host = plan(seeing, (), told(n_ctx=512))
+    assert "--no-mmproj-offload" in company_flags(on_host, Among(THREE, ()))
+    assert "--no-mmproj-offload" not in company_flags(on_host)
 
 
 def test_one_ollama_server_for_all() -> None:

@@ -13,7 +13,15 @@ from .._base.version import __version__
 from .cards import cards, cards_option, host_memory, host_option
 from .engines import engine_options, show_commands
 from .installed import build_here
-from .models import Choice, Choices, chosen, model_options, several_model_options
+from .models import (
+    Choice,
+    Choices,
+    chosen,
+    for_one_alone,
+    model_options,
+    several_model_options,
+    several_options,
+)
 from .options import (
     EXIT_DOES_NOT_FIT,
     Command,
@@ -27,7 +35,6 @@ from .options import (
 )
 from .pictures import picture_options, write_pictures
 from .screen import look, show_error
-from .several import for_one_alone, plan_several, several_options
 from .trades import Asked, trade_options
 
 if TYPE_CHECKING:
@@ -124,6 +131,8 @@ def plan(models: Choices, listed: str | None, wish: int | None, maximise: str | 
     Every flag of llama-server is understood; those that size nothing are listed.
     """
     if listed is not None or len(models.references) > 1:
+        from .several import plan_several
+
         return plan_several(models, listed, wish, maximise, **asked)
     for_one_alone(wish, maximise)
     return _plan_one(chosen(models), **asked)

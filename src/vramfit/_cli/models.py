@@ -8,17 +8,27 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Timer
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
-from .options import line
+from .._base.errors import SettingsError
+from .options import line, tokens
 
 if TYPE_CHECKING:
     from .._llama.model import Model
     from .._sources import Resolved
 
-__all__ = ["Choice", "Choices", "chosen", "model_options", "several_model_options"]
+__all__ = [
+    "MAXIMISE",
+    "Choice",
+    "Choices",
+    "chosen",
+    "for_one_alone",
+    "model_options",
+    "several_model_options",
+    "several_options",
+]
 
 # Flags as in llama.cpp's common/arg.cpp, then gguf-parser's, so that a command line people have can be pasted.
 _OPTIONS: Final = (
@@ -35,7 +45,10 @@ _OPTIONS: Final = (
     click.option("--no-cache", is_flag=True, help="Bypass the header cache: neither read it nor write to it."),
     click.option("--assume", metavar="ARCH", help="Read an unknown architecture as this one."),
 )  # fmt: skip
+MAXIMISE: Final = ("share", "order")  # as in `_planner.shared`, which is imported when it is asked
 _LONG_SECONDS: Final = 1.0  # a wait that deserves a word
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +120,48 @@ def several_model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(models=_choices(given), **given)
 
     return _with_options(with_models, -1)
+
+
+def several_options(command: F) -> F:
+    """Add `--models`, `--wish` and `--maximise`."""
+    command = click.option(
+        "--maximise",
+        type=click.Choice(MAXIMISE),
+        default=None,
+        help="Of several models: the smallest share of what each wishes, or the context of the first, then of the next. Default: share.",
+    )(command)
+    command = click.option(
+        "--wish",
+        type=_wish,
+        default=None,
+        metavar="N|train",
+        help="Context that each of several models should get, if that can be. Default: the trained one.",
+    )(command)
+    return click.option(
+        "--models",
+        "listed",
+        default=None,
+        metavar="FILE",
+        help="Several models, each with its settings: a script of llama-server commands, a YAML of models, the router's presets,"
+        " llama-swap's config; - reads a pipe. MODELs choose among them by name.",
+    )(command)
+
+
+def _wish(text: str) -> int:
+    """Read a number of tokens; 0 stands for the trained context."""
+    return 0 if text.lower() == "train" else tokens(text)
+
+
+def for_one_alone(wish: int | None, maximise: str | None) -> None:
+    """Refuse what only several models have. Raises `SettingsError`."""
+    if wish is not None:
+        raise SettingsError(
+            "--wish is of several models; for one, --ctx asks about a context and --max-ctx limits it"
+        )
+    if maximise is not None:
+        raise SettingsError(
+            f"--maximise {maximise} is of several models; name more than one, or a list with --models"
+        )
 
 
 def chosen(found: Choices) -> Choice:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -14,8 +14,8 @@ from .._base.foreign import printable
 from .._llama.flags import Line
 from .cards import cards, host_memory
 from .installed import build_here
-from .models import Choices
-from .options import EXIT_DOES_NOT_FIT, SERVER, line, size, tokens, warned, with_outputs
+from .models import MAXIMISE, Choices
+from .options import EXIT_DOES_NOT_FIT, SERVER, line, size, warned, with_outputs
 from .pictures import write_pictures
 from .screen import look
 
@@ -25,11 +25,8 @@ if TYPE_CHECKING:
     from .._planner.shared import SharedPlan, Tenant
     from .._report.look import Look
 
-__all__ = ["for_one_alone", "plan_several", "several_options"]
+__all__ = ["plan_several"]
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-MAXIMISE: Final = ("share", "order")  # as in `_planner.shared`, which is imported when it is asked
 # What is for one model, and what to do instead.
 _FOR_ONE: Final = {
     "prefer": "changes the settings of one model; plan it alone on what the others leave",
@@ -39,48 +36,6 @@ _FOR_ONE: Final = {
     "next_ctx": "is of one model; name the next one beside the others",
     "client": "writes what a client is told of one model; plan it alone, with --ctx as found here",
 }
-
-
-def several_options(command: F) -> F:
-    """Add `--models`, `--wish` and `--maximise`."""
-    command = click.option(
-        "--maximise",
-        type=click.Choice(MAXIMISE),
-        default=None,
-        help="Of several models: the smallest share of what each wishes, or the context of the first, then of the next. Default: share.",
-    )(command)
-    command = click.option(
-        "--wish",
-        type=_wish,
-        default=None,
-        metavar="N|train",
-        help="Context that each of several models should get, if that can be. Default: the trained one.",
-    )(command)
-    return click.option(
-        "--models",
-        "listed",
-        default=None,
-        metavar="FILE",
-        help="Several models, each with its settings: a script of llama-server commands, a YAML of models, the router's presets,"
-        " llama-swap's config; - reads a pipe. MODELs choose among them by name.",
-    )(command)
-
-
-def _wish(text: str) -> int:
-    """Read a number of tokens; 0 stands for the trained context."""
-    return 0 if text.lower() == "train" else tokens(text)
-
-
-def for_one_alone(wish: int | None, maximise: str | None) -> None:
-    """Refuse what only several models have. Raises `SettingsError`."""
-    if wish is not None:
-        raise SettingsError(
-            "--wish is of several models; for one, --ctx asks about a context and --max-ctx limits it"
-        )
-    if maximise is not None:
-        raise SettingsError(
-            f"--maximise {maximise} is of several models; name more than one, or a list with --models"
-        )
 
 
 _FLAGS: Final = {

@@ -1,7 +1,8 @@
 """Write a model's command line as a section of the router's presets (`--models-preset`), an INI of the engine's own kind.
 
 In: a name and the words behind llama-server. Out: lines of text. Source: common/preset.cpp:184-330 (grammar, keys), :41-80
-(a section becomes a child's arguments), common/arg.h:65 (in the order of the flags' first spellings, so that --rpc is read before -dev).
+(a section becomes a child's arguments), common/arg.h:65 (in the order of the flags' first spellings: --rpc before -dev, and what stays on the host in
+another order, which changes nothing).
 A value runs to the end of its line or to ; or #, which no quoting keeps; a key stands once.
 """
 

@@ -100,7 +100,10 @@ def company_flags(plan: Plan, among: Among | None = None) -> list[str]:
         e = company.encoder
         remote = e.projector.source.startswith(("http://", "https://"))
         flags += ["--mmproj-url" if remote else "--mmproj", e.projector.source]
-        flags += [] if e.offload else ["--no-mmproj-offload"]
+        nowhere = (
+            among is not None and not among.cards
+        )  # "-dev none" keeps a model off the cards, and no projector
+        flags += [] if e.offload and not nowhere else ["--no-mmproj-offload"]
         flags += ["--mmproj-device", device_names(plan, (e.device,), among)] if e.device is not None else []
         flags += ["--image-max-tokens", str(e.max_tokens)] if e.max_tokens else []
     for name, files in (("--lora", company.adapters), ("--control-vector", company.control_vectors)):

@@ -151,6 +151,6 @@ def widened(shared: SharedPlan, index: int) -> Plan:
     settings = plan.settings
     if len(used) == 1:
         settings = replace(settings, split_mode="none", main_gpu=used[0], tensor_split=())
-    else:
+    elif used:
         settings = replace(settings, tensor_split=tuple(map(float, layers)))
     return replace(plan, gpus=tuple(gpus), tensor_split=tuple(layers), settings=settings)

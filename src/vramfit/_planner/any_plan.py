@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias, overload
 
 from .._coerce import AUTO, AnyGpus, AnyHost, AnyModel, AnySettings
+from .._llama.model import Model
 from .plan import DEFAULT_MARGIN, Plan
 from .plan import plan as plan_one
 from .segments import Learned
@@ -12,7 +13,9 @@ from .shared import SharedPlan, Tenant, plan_shared
 
 __all__ = ["plan"]
 
-Several: TypeAlias = "list[AnyModel | Tenant] | tuple[AnyModel | Tenant, ...] | list[Tenant] | list[str]"
+Several: TypeAlias = (
+    "list[Model] | list[str] | list[Tenant] | list[AnyModel | Tenant] | tuple[AnyModel | Tenant, ...]"
+)
 
 
 @overload

@@ -51,7 +51,7 @@ def plan_shared(
     Raises as `plan` does, `SettingsError` for a model that is given twice, `GpuError` for cards of other machines.
     """
     tenants = _tenants(models, settings)
-    if objective not in OBJECTIVES:
+    if not isinstance(objective, str) or objective not in OBJECTIVES:
         raise SettingsError(f"objective={shown(objective)}: give one of {', '.join(OBJECTIVES)}")
     if objective == "order" and any(t.weight != 1 for t in tenants):
         raise SettingsError("objective='order' asks for no shares; leave the weights out, or take 'share'")

@@ -250,6 +250,28 @@ def test_a_card_that_the_engine_refuses_gives_nothing(monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "solve", refuse)
     assert gives_up(own, 500 * MIB) is None
 
+    def refuse_there(model: Model, gpus: Any, *args: Any, **how: Any) -> Plan:
+        return refuse() if gpus[0].free < 1000 * MIB else plan(model, gpus, *args, **how)
+
+    monkeypatch.setattr(module, "solve", refuse_there)
+    found = gives_up(
+        plan(MODEL, cards([1500, 1500]), replace(ON, n_ctx=0), margin_bytes=MARGIN, max_ctx=1 << 18),
+        800 * MIB,
+    )
+    assert found is not None
+    assert (found.card, found.proved) == ("card 1", False)
+
+
+def test_beside_a_draft_nothing_is_proved() -> None:
+    """Its layers are divided as the model's are, for which no better split was found."""
+    model = vramfit.accompany(REAL, draft=REAL)
+    for gpus, proved in ((cards([4000, 4000]), False), (cards([5500]), True)):
+        own = plan(model, gpus, ON, margin_bytes=MARGIN)
+        found = gives_up(own, 1500 * MIB)
+        assert found is not None
+        assert found.n_ctx < own.n_ctx
+        assert found.proved == proved
+
 
 @pytest.mark.parametrize("needs", [-1, "4 apples", True, None, "4096"])
 def test_what_is_no_size_is_refused(needs: Any) -> None:

@@ -15,6 +15,7 @@ from .._base.units import GIB
 from .._coerce import margin, shown
 from .._devices import told_apart
 from .._llama.params import Settings
+from .._llama.speculation import predicts
 from .left import Left, leaves
 from .plan import Plan
 from .plan import plan as solve
@@ -31,7 +32,8 @@ class GivesUp:
 
     `tensor_split` is its layers on each of the cards of the plan that was asked about.
     `size` is what the other takes, in bytes: on `card`, and on no other; or, where it is a model that was named (`beside`, at
-    `beside_ctx` tokens), on all cards together. `proved` says that no longer context does.
+    `beside_ctx` tokens), on all cards together. `proved` says that no longer context does; of a draft whose layers are divided
+    as the model's are, and where the engine refuses a split, that is not known.
     """
 
     n_ctx: int
@@ -110,42 +112,48 @@ def _kept(plan: Plan, size: int, places: Sequence[Left]) -> GivesUp | None:
 
 def _longest(plan: Plan, size: int, learned: Learned) -> GivesUp | None:
     """Find the card on which `size` bytes less leave most context."""
-    found = [
-        GivesUp(again.n_ctx, size, name, again.tensor_split, again)
-        for name, again in _made_again(plan, size, learned)
-    ]
-    return max(found, key=lambda given: given.n_ctx, default=None)
+    found: list[GivesUp] = []
+    proved = len(plan.gpus) < 2 or (plan.model.company is None and not predicts(plan.asked))  # as `plan` says
+    for name, fewer in _with_less(plan, size):
+        again, refused = _again(fewer, learned)
+        proved = proved and not refused
+        if again is not None:
+            found.append(GivesUp(again.n_ctx, size, name, again.tensor_split, again))
+    best = max(found, key=lambda given: given.n_ctx, default=None)
+    return best and replace(best, proved=proved or best.n_ctx == plan.n_ctx)
 
 
-def _made_again(plan: Plan, size: int, learned: Learned) -> Iterator[tuple[str, Plan]]:
-    """Make the plan again for each card with so much less memory, where it fits then; without a card for the host."""
+def _with_less(plan: Plan, size: int) -> Iterator[tuple[str, Plan]]:
+    """List the cards that may have so much less memory, and the plan with that to be made again; without a card the host."""
     for i, (name, gpu) in enumerate(zip(told_apart(plan.gpus), plan.gpus, strict=True)):
         free = gpu.free - size - process_bytes(gpu)
         if free < 0:
             continue
-        fewer = (*plan.gpus[:i], replace(gpu, free_bytes=free), *plan.gpus[i + 1 :])
-        less = replace(plan, gpus=fewer)
-        if any(g.free for g in fewer) and (again := _again(less, learned)) is not None:
-            yield name, again
+        gpus = (*plan.gpus[:i], replace(gpu, free_bytes=free), *plan.gpus[i + 1 :])
+        if any(g.free for g in gpus):
+            yield name, replace(plan, gpus=gpus)
     if not plan.gpus and plan.host is not None and plan.host.free >= size:
-        less = replace(plan, host=replace(plan.host, free_bytes=plan.host.free - size))
-        if (again := _again(less, learned)) is not None:
-            yield plan.estimate.host.name, again
+        yield (
+            plan.estimate.host.name,
+            replace(plan, host=replace(plan.host, free_bytes=plan.host.free - size)),
+        )
 
 
-def _again(plan: Plan, learned: Learned) -> Plan | None:
-    """Make a plan again for the memory that it has now; no longer context than it had."""
+def _again(plan: Plan, learned: Learned) -> tuple[Plan | None, bool]:
+    """Make a plan again for the memory that it has now, no longer than it was; and whether the engine refused a split that was found."""
+    refused = False
     for settings, most in _questions(plan):
         try:
             found = solve(
                 plan.model, plan.gpus, settings, margin_bytes=plan.margin_bytes, max_ctx=most, host=plan.host,
                 learned=learned,
             )  # fmt: skip
-        except EngineRefusal:  # of a buffer above a card's limit, under the split found
+        except EngineRefusal:  # of a buffer above a card's limit
+            refused = True
             continue
         if found.fits and found.n_ctx <= plan.n_ctx:
-            return found
-    return None
+            return found, refused
+    return None, refused
 
 
 def _questions(plan: Plan) -> Iterator[tuple[Settings, int | None]]:

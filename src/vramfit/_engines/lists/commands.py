@@ -36,7 +36,8 @@ _BEFORE: Final = (
 # They start no model, and what they do changes no size.
 _BESIDE: Final = (
     "set", "cd", "echo", "printf", "sleep", "wait", "trap", "ulimit", "mkdir", "source", ".", "tee", "cat", "grep", "sed", "awk",
-    "tail", "head", "kill", "pkill", "curl", "wget", "nvidia-smi", "rm", "mv", "cp", "ln", "touch", "exit", "true", "shopt", "umask", "logger", "disown", "pushd", "popd", "clear", "date", "unset",
+    "tail", "head", "kill", "pkill", "curl", "wget", "nvidia-smi", "rm", "mv", "cp", "ln", "touch",
+    "exit", "true", "shopt", "umask", "logger", "disown", "pushd", "popd", "clear", "date", "unset",
 )  # fmt: skip
 _VISIBLE: Final = (
     "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES", "ZE_AFFINITY_MASK",

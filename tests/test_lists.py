@@ -83,12 +83,14 @@ def test_of_two_values_of_a_variable_the_last_counts() -> None:
 @pytest.mark.parametrize(
     "before", ["exec", "nohup", "sudo -u llama-user", "nice -n 5 env A=b", "nohup /usr/bin/time", "A=b exec"]
 )
-@pytest.mark.parametrize("program", ["llama-server", "./bin/llama-server", "./my-server"])
+@pytest.mark.parametrize("program", ["llama-server", "./bin/llama-server-b8470", "./my-server"])
 def test_what_starts_a_program_is_no_part_of_its_line(before: str, program: str) -> None:
     """However many there are; a program of another name is told by its flags."""
     if program == "./my-server" and " -" in before:
         return  # whose option its word is, nobody knows
-    assert one(f"{before} {program} -m a.gguf -c 4k").line.given == {"n_ctx": 4096}
+    command = f"{before} {program} -m a.gguf -c 4k"
+    assert one(command).line.given == {"n_ctx": 4096}
+    assert one(f"models: {{x: {{cmd: {command}}}}}").line.given == {"n_ctx": 4096}
 
 
 def test_a_context_of_0_is_as_much_as_can_be() -> None:

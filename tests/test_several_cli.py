@@ -116,7 +116,7 @@ def test_objectives_are_those_of_the_solver(two: tuple[str, str]) -> None:
         (["--wish", "8k", "-c", "4k"], "--ctx fixes the context of every model, and --wish asks for another"),
         (["--wish", "8k", "--max-ctx", "4k"], "a.gguf: wish 8192 is above --max-ctx 4096"),
         (["-c", "8k", "--max-ctx", "4k"], "a.gguf: ctx 8192 is above --max-ctx 4096"),
-        (["a.gguf"], "a.gguf is named twice (a.gguf, a.gguf); give each a name of its own"),
+        (["a.gguf"], "a.gguf is named twice; give each a name of its own in a list for --models"),
         (["-m", "c.gguf"], "two models given: a.gguf and c.gguf"),
         (["no.gguf"], "no.gguf: no such file"),
         (["--lora", "no.gguf"], "a.gguf: no.gguf: no such file"),

@@ -16,7 +16,7 @@ from .shell import MAX_COMMAND, commands_of, logical_lines
 __all__ = ["KINDS", "of_commands"]
 
 KINDS: Final = "commands of llama-server, one a line; YAML with gpus and models; a preset of llama-server's router; llama-swap's config.yaml"
-_SERVER: Final = ("llama-server", "llama-cli", "llama-server.exe", "llama-cli.exe")
+_SERVER: Final = ("llama-server", "llama-cli")  # how the names of its programs begin
 _ASSIGNED: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 # They start what is named behind them, and options of their own.
 _BEFORE: Final = (
@@ -36,7 +36,8 @@ _BEFORE: Final = (
 # They start no model, and what they do changes no size.
 _BESIDE: Final = (
     "set", "cd", "echo", "printf", "sleep", "wait", "trap", "ulimit", "mkdir", "source", ".", "tee", "cat", "grep", "sed", "awk",
-    "tail", "head", "kill", "exit", "true", "shopt", "umask", "logger", "disown", "pushd", "popd", "clear", "date", "unset",
+    "tail", "head", "kill", "pkill", "curl", "wget", "nvidia-smi", "rm", "mv", "cp", "ln", "touch",
+    "exit", "true", "shopt", "umask", "logger", "disown", "pushd", "popd", "clear", "date", "unset",
 )  # fmt: skip
 _VISIBLE: Final = (
     "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES", "ZE_AFFINITY_MASK",
@@ -92,7 +93,7 @@ class _Script:
         if program in _BESIDE:
             self.notes.append(f"Passed over: line {number}: {program}")
             return
-        if program not in _SERVER and not is_command(words):
+        if not _is_server(program) and not is_command(words):
             first = (
                 f"{self.source}: none of the kinds that are read. " if not (self.found or self.notes) else ""
             )
@@ -107,10 +108,15 @@ class _Script:
 
 def raw_of(where: str, words: list[str], name: str = "") -> Raw:
     """Make a model of the words of its command, variables first; says that which cards it sees is not counted."""
+    words = _started(words)
     before = [*takewhile(_ASSIGNED.fullmatch, words)]
     last = {word.partition("=")[0]: word for word in before}
     seen = tuple(last[name] for name in _VISIBLE if name in last)
     return Raw(where, tuple(words), name, uncounted=((_WHY, seen),) if seen else ())
+
+
+def _is_server(word: str) -> bool:
+    return PurePath(word).name.startswith(_SERVER)
 
 
 def _started(words: list[str]) -> list[str]:
@@ -118,7 +124,7 @@ def _started(words: list[str]) -> list[str]:
     at = len([*takewhile(_ASSIGNED.fullmatch, words)])
     if at == len(words) or PurePath(words[at]).name not in _BEFORE:
         return words
-    behind = next((i for i in range(at + 1, len(words)) if PurePath(words[i]).name in _SERVER), None)
+    behind = next((i for i in range(at + 1, len(words)) if _is_server(words[i])), None)
     if behind is None:  # a program of another name: behind the word and its variables
         behind = next(
             (i for i in range(at + 1, len(words)) if not words[i].startswith("-") and "=" not in words[i]),

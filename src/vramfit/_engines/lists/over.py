@@ -94,7 +94,7 @@ def named_apart(models: Sequence[Listed]) -> tuple[Listed, ...]:
         twin = by_reference.setdefault(_plain(one.reference), one)
         if twin is not one and not (one.name and twin.name):
             raise SettingsError(
-                f"{redacted(one.reference)} is named twice{_places(twin, one)}; give each a name of its own: name in a YAML list, --alias"
+                f"{redacted(one.reference)} is named twice{_places(twin, one)}; give each a name of its own in a list for --models: name in YAML, --alias"
                 " in a command"
             )
         other = by_name.setdefault(one.name, one) if one.name else one
@@ -110,7 +110,7 @@ def named_apart(models: Sequence[Listed]) -> tuple[Listed, ...]:
 
 
 def _places(a: Listed, b: Listed) -> str:
-    return f" ({a.where}, {b.where})" if a.where and b.where else ""
+    return f" ({a.where}, {b.where})" if a.where != b.where else ""
 
 
 def _plain(reference: str) -> str:

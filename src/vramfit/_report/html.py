@@ -31,7 +31,7 @@ from . import (
     verifications,
 )
 from .bars import bars
-from .left import leaves_sentence
+from .left import TITLE, leaves_sentence, left_head, left_rows
 from .look import Mark, mark_of
 from .safety import notes
 from .shared_notes import shared_notes
@@ -97,6 +97,13 @@ def _plan(plan: Plan, host_bandwidth_gbs: float | None = None) -> Iterable[str]:
         yield from _speed(speed_of(plan, host_bandwidth_gbs))
 
 
+def _left(plan: SharedPlan) -> Iterable[str]:
+    yield _note(leaves_sentence(plan))
+    if rows := left_rows(plan):
+        yield _note(TITLE)
+        yield _table(left_head(plan), rows, words=True)
+
+
 def _shared(plan: SharedPlan, host_bandwidth_gbs: float | None = None) -> Iterable[str]:
     said = shared_notes(plan, host_bandwidth_gbs)
     yield f"<style>{SHARED_STYLE}</style>"
@@ -109,6 +116,8 @@ def _shared(plan: SharedPlan, host_bandwidth_gbs: float | None = None) -> Iterab
     yield _table(head, rows, words=True)
     head, *rows = shared_facts.device_rows(plan)
     yield _table(head, rows, unit=head[0])
+    if plan.loaded:
+        yield from _left(plan)
     yield from (_note(text) for text in said.common if not mark_of(text))
     for title, notes_of_it in said.models:
         yield f"<h2>{html_text(title)}</h2>"

@@ -18,16 +18,20 @@ if TYPE_CHECKING:
     from .schema import GivesUpJson, LeftJson
 
 __all__ = [
+    "TITLE",
+    "given_up",
     "gives_up_as_schema",
     "gives_up_sentence",
     "leaves_sentence",
     "left_as_schema",
+    "left_head",
     "left_rows",
     "left_text",
 ]
 
 SHOWN: Final = 3  # cards that are named
 NAME: Final = 60  # characters of a model's name
+TITLE: Final = "The context that each model would come down to, the others keeping theirs:"
 HEAD: Final = "next model, on one card"
 NONE: Final = "—"
 HOST: Final = "host"  # by the name that an estimate gives it
@@ -96,20 +100,31 @@ def left_text(plan: SharedPlan, look: Look = PLAIN) -> str:
     rows = left_rows(plan)
     if not rows:
         return said
-    head = (HEAD, *(printable(t.name, NAME) for t in plan.tenants))
-    title = look.paragraph("The context that each model would come down to, the others keeping theirs:")
-    return "\n\n".join((said, title, render_table(head, rows, look=look)))
+    return "\n\n".join((said, look.paragraph(TITLE), render_table(left_head(plan), rows, look=look)))
+
+
+def left_head(plan: SharedPlan) -> list[str]:
+    """Name the columns of `left_rows`."""
+    return [HEAD, *(printable(t.name, NAME) for t in plan.tenants)]
 
 
 def left_rows(plan: SharedPlan) -> list[list[str]]:
-    """List sizes of a next model, each twice the one before, with the context of every model; until none can give as much."""
+    """List sizes of a next model with the context of every model (see `given_up`), as words."""
+    return [
+        [f"{size // GIB:,} GiB", *(NONE if n is None else f"{n:,}" for n in contexts)]
+        for size, contexts in given_up(plan)
+    ]
+
+
+def given_up(plan: SharedPlan) -> list[tuple[int, list[int | None]]]:
+    """List sizes of a next model in bytes, each twice the one before, with the context that each model would keep; until none can give as much."""
     from .._planner.gives_up import gives_up, next_size
 
-    rows, size = [], next_size(plan)
-    while any(found := gives_up(plan, size)):
-        rows.append([f"{size // GIB:,} GiB", *(f"{x.n_ctx:,}" if x else NONE for x in found)])
+    found, size = list[tuple[int, "list[int | None]"]](), next_size(plan)
+    while plan.loaded and any(given := gives_up(plan, size)):
+        found.append((size, [x.n_ctx if x else None for x in given]))
         size *= 2
-    return rows
+    return found
 
 
 def left_as_schema(plan: Plan | SharedPlan) -> list[LeftJson]:

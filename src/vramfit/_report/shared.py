@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._planner.shared import SharedPlan
+from .left import given_up, left_as_schema, left_text
 from .look import PLAIN, Look, mark_of
 from .plans import plan_as_schema
 from .shared_facts import device_rows, missing, model_rows, verdict
@@ -26,6 +27,7 @@ def shared_text(plan: SharedPlan, look: Look = PLAIN, host_bandwidth_gbs: float 
         *(look.paragraph(text, "bad") for text in missing(plan)),
         render_table(head, rows, last_left=True, look=look),
         _devices(plan, look),
+        *((left_text(plan, look),) if plan.loaded else ()),
         *(look.paragraph(text) for text in said.common),
     ]
     for title, notes in said.models:
@@ -45,7 +47,7 @@ def _devices(plan: SharedPlan, look: Look) -> str:
 
 def shared_as_schema(plan: SharedPlan, host_bandwidth_gbs: float | None = None) -> SharedPlanJson:
     """Make the pydantic object behind `vramfit plan --json` for several models."""
-    from .shared_schema import SharedDeviceJson, SharedPlanJson
+    from .shared_schema import GivenUpJson, SharedDeviceJson, SharedPlanJson
 
     return SharedPlanJson(
         fits=plan.fits,
@@ -66,6 +68,8 @@ def shared_as_schema(plan: SharedPlan, host_bandwidth_gbs: float | None = None) 
             )
             for d in plan.devices
         ],
+        leaves=left_as_schema(plan) if plan.loaded else [],
+        gives_up=[GivenUpJson(size=size, n_ctx=contexts) for size, contexts in given_up(plan)],
         warnings=list(plan.warnings),
     )
 

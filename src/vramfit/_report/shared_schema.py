@@ -6,9 +6,9 @@ from typing import Optional
 
 from pydantic import Field
 
-from .schema import SCHEMA_VERSION, PlanJson, Text, _Frozen
+from .schema import SCHEMA_VERSION, LeftJson, PlanJson, Text, _Frozen
 
-__all__ = ["SharedDeviceJson", "SharedPlanJson", "TenantJson"]
+__all__ = ["GivenUpJson", "SharedDeviceJson", "SharedPlanJson", "TenantJson"]
 
 
 class SharedDeviceJson(_Frozen):
@@ -35,6 +35,13 @@ class TenantJson(_Frozen):
     plan: PlanJson
 
 
+class GivenUpJson(_Frozen):
+    """The context that each model by itself would come down to for another of `size` bytes on one card; null where none does."""
+
+    size: int
+    n_ctx: list[Optional[int]]  # noqa: UP045
+
+
 class SharedPlanJson(_Frozen):
     """What `vramfit plan --json` prints for several models."""
 
@@ -47,5 +54,7 @@ class SharedPlanJson(_Frozen):
     margin: int
     models: list[TenantJson]
     devices: list[SharedDeviceJson]
+    leaves: list[LeftJson]
+    gives_up: list[GivenUpJson]
     warnings: list[Text]
     ignored: list[str] = Field(default_factory=list)

@@ -116,6 +116,7 @@ def draft_settings(draft: Draft, settings: Settings, n_ctx: int) -> Settings:
         cpu_tensors=draft.cpu_tensors,
         n_outputs_max=settings.n_seq_max * rows,
         embeddings=False,
+        pooling="",
         spec_type="none",
         split_mode="layer" if alone else settings.split_mode,
     )

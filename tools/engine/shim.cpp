@@ -860,6 +860,10 @@ struct vf_settings {
     int32_t n_rs_seq, next_tokens;
 };
 
+// The context that the next ones are made beside (ctx_other), null for none.
+static llama_context * other = nullptr;
+EXPORT void vf_beside(llama_context * ctx) { other = ctx; }
+
 EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, graph_callback graphs,
                                   allocation_callback allocations) {
     complaint.clear();
@@ -886,6 +890,7 @@ EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, gr
     p.n_rs_seq = s->n_rs_seq;
     p.ctx_type = s->next_tokens ? LLAMA_CONTEXT_TYPE_MTP : p.ctx_type;
     p.n_threads = p.n_threads_batch = 1;
+    p.ctx_other = other;
     return llama_init_from_model(model, p);
 }
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from .._company import Draft, Encoder, company_of
 from .._company.drafts import draft_cards, draft_settings, kept_for_draft
 from .._company.encoders import encoder_card
+from .._company.lent import lend, reads_target
 from .._devices import Gpu, Host
 from .._ggml.galloc import most_alive
 from .._graphs import Unbuildable
@@ -113,7 +114,7 @@ def companions(
     """
     company, found = company_of(model), list[Companion]()
     if company.draft is not None:
-        drafting = _draft(company.draft, gpus, settings, n_ctx, taken, estimator, host)
+        drafting = _draft(model, company.draft, gpus, settings, n_ctx, taken, estimator, host)
         found.append(_keeping(drafting, gpus, settings, kept_for_draft(model, settings)))
     elif predicts(settings):
         found.append(_next_tokens(model, gpus, settings, n_ctx, estimator, host))
@@ -211,7 +212,7 @@ def _alive(
     at, own = draft_cards(draft, gpus), draft_settings(draft, settings, n_ctx)
     if company_of(model).draft is None:
         own = _own_settings(model, settings, n_ctx)
-    drafting = _drafting(draft.model, settings)
+    drafting = _beside(model, draft, gpus, settings, own)
     offered = [gpus[i] for i in at]
     used = devices(offered, own)
     context = resolve(drafting, own)
@@ -227,6 +228,7 @@ def _alive(
 
 
 def _draft(
+    model: Model,
     draft: Draft,
     gpus: Sequence[Gpu],
     settings: Settings,
@@ -240,7 +242,7 @@ def _draft(
     if len(devices(offered, own)) > 1 and not split_is_given(own):
         offered = [replace(g, free_bytes=max(0, g.free - taken[i])) for i, g in zip(at, offered, strict=True)]
         note = "its layers are divided by the memory that the model leaves free"
-    found = estimator(_drafting(draft.model, settings), offered, own, host=host)
+    found = estimator(_beside(model, draft, gpus, settings, own), offered, own, host=host)
     terms = dict(zip(at, map(_terms, found.gpus), strict=True))
     shared = _shared(gpus, settings)
     if shared is not None and shared_card([offered[i] for i in devices(offered, own)]) is None:
@@ -275,6 +277,17 @@ def _keeping(found: Companion, gpus: Sequence[Gpu], settings: Settings, n_bytes:
 def _drafting(draft: Model, settings: Settings) -> Model:
     """A draft as its context sees it: whole, or as its next-token-prediction blocks where these are to draft."""
     return next_tokens(loaded(draft, settings)) if predicts(settings) else draft
+
+
+def _beside(model: Model, draft: Draft, gpus: Sequence[Gpu], settings: Settings, own: Settings) -> Model:
+    """A draft as its context sees it, with what it reads of the model where that lies."""
+    if not reads_target(draft.model):
+        return _drafting(draft.model, settings)
+    at = draft_cards(draft, gpus)
+    cards = [at[i] for i in devices([gpus[i] for i in at], own)]
+    used = devices(gpus, settings)
+    numbers = {number: cards.index(card) for number, card in enumerate(used) if card in cards}
+    return lend(draft.model, model, place(model, gpus, settings), numbers, (settings.type_k, settings.type_v))
 
 
 def _own(model: Model) -> Draft:

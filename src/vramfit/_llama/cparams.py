@@ -90,6 +90,8 @@ def resolve_counts(
     n_ubatch = physical_batch(settings) if n_ubatch is None else n_ubatch
     type_k, type_v = tensor_type(settings.type_k), tensor_type(settings.type_v)
     flash_attn = _flash_attn(model, settings, type_k, type_v)
+    if model.lent_types:
+        type_k, type_v = map(tensor_type, model.lent_types)
     wanted, n_ctx = n_ctx, pad(n_ctx, CONTEXT_STEP)
     era, unified = era_of(settings.engine_build), shares_cache(settings)
     n_stream = streams(settings, n_seq_max)

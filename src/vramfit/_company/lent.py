@@ -20,10 +20,7 @@ __all__ = ["lend", "reads_caches", "reads_target"]
 
 _TABLES: Final = frozenset({"eagle3", "dflash"})  # whose embeddings or output matrix may be the target's
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
-_BEHIND: Final = {
-    True: 2,
-    False: 1,
-}  # the layer from the target's end whose cache is read, with windows and without
+_BEHIND: Final = {True: 2, False: 1}  # from the target's end: whose cache is read, with windows and without
 
 
 def reads_caches(draft: Model) -> bool:

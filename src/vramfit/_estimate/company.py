@@ -37,6 +37,7 @@ __all__ = [
     "companions",
     "company_at_least",
     "company_bytes",
+    "drafting_beside",
     "encoder_reserve",
 ]
 
@@ -212,7 +213,7 @@ def _alive(
     at, own = draft_cards(draft, gpus), draft_settings(draft, settings, n_ctx)
     if company_of(model).draft is None:
         own = _own_settings(model, settings, n_ctx)
-    drafting = _beside(model, draft, gpus, settings, own)
+    drafting = drafting_beside(model, draft, gpus, settings, own)
     offered = [gpus[i] for i in at]
     used = devices(offered, own)
     context = resolve(drafting, own)
@@ -242,7 +243,7 @@ def _draft(
     if len(devices(offered, own)) > 1 and not split_is_given(own):
         offered = [replace(g, free_bytes=max(0, g.free - taken[i])) for i, g in zip(at, offered, strict=True)]
         note = "its layers are divided by the memory that the model leaves free"
-    found = estimator(_beside(model, draft, gpus, settings, own), offered, own, host=host)
+    found = estimator(drafting_beside(model, draft, gpus, settings, own), offered, own, host=host)
     terms = dict(zip(at, map(_terms, found.gpus), strict=True))
     shared = _shared(gpus, settings)
     if shared is not None and shared_card([offered[i] for i in devices(offered, own)]) is None:
@@ -279,7 +280,9 @@ def _drafting(draft: Model, settings: Settings) -> Model:
     return next_tokens(loaded(draft, settings)) if predicts(settings) else draft
 
 
-def _beside(model: Model, draft: Draft, gpus: Sequence[Gpu], settings: Settings, own: Settings) -> Model:
+def drafting_beside(
+    model: Model, draft: Draft, gpus: Sequence[Gpu], settings: Settings, own: Settings
+) -> Model:
     """A draft as its context sees it, with what it reads of the model where that lies."""
     if not reads_target(draft.model):
         return _drafting(draft.model, settings)

@@ -126,8 +126,8 @@ def test_what_a_draft_locks_counts_against_the_host() -> None:
     """Pages that are locked beside its tensors are the draft's, too."""
     model = beside(n_gpu_layers=1)
     settings = Settings(spec_type="draft-simple", n_outputs_max=2, flash_attn="on", load_mode="mmap+mlock")
-    found = sweep(model, [gpu(8192)], settings, n_ctx=512, replays=None, host="64GiB")
-    check(found, model, [gpu(8192)], settings, "64GiB")
+    found = sweep(model, [gpu(8192)], settings, n_ctx=512, replays=None, host="1GiB")
+    check(found, model, [gpu(8192)], settings, "1GiB")
 
 
 def test_without_company_there_is_no_such_column() -> None:

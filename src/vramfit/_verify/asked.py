@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from .._base.errors import GpuError, SettingsError, VramfitError
 from .._base.units import GIB
+from .._company import company_of
 from .._devices import Gpu, versions
 from .._engines.settings import engine_settings
 from .._ggml.backends import HOST_BACKEND
@@ -46,6 +47,7 @@ _COMPANY: Final = {
     "lora": "adapters of the model",
     "control_vector": "control vectors of the model",
 }  # what flags load that no figure of the model has
+_COUNTED: Final = tuple(f"({_COMPANY[k]})" for k in ("draft", "mmproj"))
 _SERVERS: Final = ("llama-server", "lm-studio", "")
 _SLOTS: Final = 4  # of a server that is told none, since build 7050
 
@@ -114,6 +116,8 @@ def asked(load: Load, model: Model, build: str, over: Mapping[str, Any]) -> Aske
     gpus, taken = cards_of(load)
     said = list(taken)
     fields = _of_command(load, said)
+    if company_of(model).takes_room:  # it is told what else is loaded, and counts it
+        said = [text for text in said if not text.endswith(_COUNTED)]
     fields |= _printed(load, model, said)
     fields |= over
     fields.setdefault("engine_build", build)

@@ -16,7 +16,7 @@ from conftest import ROOT
 import vramfit
 from vramfit._base.errors import EngineRefusal, ModelError
 from vramfit._company import Company, Draft
-from vramfit._company.drafts import kept_for_draft
+from vramfit._company.drafts import speculation_warnings, taps_of
 from vramfit._company.lent import lend, reads_target
 from vramfit._estimate.company import company_at_least, company_bytes
 from vramfit._estimate.estimate import estimate
@@ -28,7 +28,7 @@ from vramfit._llama.placement import HOST, place
 
 sys.path.insert(0, str(ROOT))  # the tools are no part of the distribution
 
-from tools.engine.lent import CARD_MIB, CASES, N_MAX, SPEC_TYPES
+from tools.engine.lent import CARD_MIB, CASES, N_MAX, SPEC_TYPES, TAPS
 
 FOLDER = Path(__file__).parent / "data/company"
 RECORDED: dict[str, dict[str, Any]] = json.loads((FOLDER / "lent.json").read_text())
@@ -71,11 +71,27 @@ def test_a_draft_takes_what_the_engine_allocated_beside_its_target(name: str, ca
             estimate(model, gpus, settings)
         return
     (found,) = estimate(model, gpus, settings).company
-    kept = kept_for_draft(model, settings)  # with the model's own buffers
-    used = CASES[case][1]
-    got = [[t.model, t.context, t.compute - kept] for t in (*found.gpus[:used], found.host)]
-    assert got == recorded
-    assert found.note in ("", KEPT)
+    (*drafted, drafted_host), ((*grown, grown_host),) = recorded
+    drafted += [[0, 0, 0]] * (len(gpus) - len(drafted))
+    wanted = [[m, c, compute + max(0, more)] for (m, c, compute), more in zip(drafted, grown, strict=True)]
+    read = len(TAPS[name]) * model.n_embd * settings.n_batch * 4  # of a whole batch, on the host
+    host = [*drafted_host[:2], drafted_host[2] + max(0, grown_host) + read]
+    assert [[t.model, t.context, t.compute] for t in (*found.gpus, found.host)] == [*wanted, host]
+    assert found.exact
+
+
+def test_what_an_unmeasured_model_keeps_is_bounded() -> None:
+    """Of another architecture no more is known than a bound, which is no less; ids of no inner layer are as little."""
+    model, gpus, settings = asked("dflash", "one card")
+    (exact,) = estimate(model, gpus, settings).company
+    (bound,) = estimate(replace(model, architecture="qwen2"), gpus, settings).company
+    assert bound.note.endswith(KEPT)
+    assert bound.gpus[0].compute > exact.gpus[0].compute
+    assert bound.host.compute > exact.host.compute
+    draft, target = model_of("draft-dflash"), model_of("target-dflash")
+    assert taps_of(target, draft) == TAPS["dflash"]
+    for odd in ((0, 2), (2, 36), ("a",), None):
+        assert taps_of(target, replace(draft, hparams={"target_layers": odd})) == ()
 
 
 @pytest.mark.parametrize("name", SPEC_TYPES)
@@ -171,3 +187,17 @@ def test_a_plan_fits_beside_the_assistant() -> None:
     assert found.fits
     assert found.estimate.company[0].exact
     assert found.estimate.gpus[0].left >= found.margin_bytes
+
+
+def test_a_target_that_hands_nothing_to_a_draft_is_warned_of() -> None:
+    """The engine stops there with the first token: nobody sees it at the start."""
+    settings = Settings(spec_type="draft-eagle3")
+    for architecture, n in (("qwen2", 1), ("deepseek4", 0), ("llama", 0)):
+        model = replace(paired("eagle3"), architecture=architecture)
+        assert len(speculation_warnings(model, settings)) == n
+    assert (
+        speculation_warnings(
+            replace(paired("eagle3"), architecture="qwen2"), Settings(spec_type="draft-simple")
+        )
+        == ()
+    )

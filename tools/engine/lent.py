@@ -3,7 +3,8 @@
     python -m tools.engine.lent tests/data/company
 
 For each `draft-NAME.gguf.gz` of the folder beside `target-NAME.gguf.gz` and each case: bytes of weights, context and compute of the
-draft, its devices first, the host last; or "refused" where the engine stops.
+draft, its devices first, the host last, and bytes by which the target's buffers grow where it keeps the inputs of layers for the draft;
+or "refused" where the engine stops.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ CASES: Final[dict[str, tuple[int, int, dict[str, Any], dict[str, Any]]]] = {
 }  # fmt: skip
 
 
-def measure(folder: pathlib.Path, name: str, case: str) -> list[list[int]] | str:
-    """The draft's devices, or "refused"."""
+# Layers of the target whose inputs a draft reads (`target_layers` of its header).
+TAPS: Final = {"eagle3": (2, 16, 29), "dflash": (2, 10, 18, 26, 34), "assistant": ()}
+
+
+def measure(folder: pathlib.Path, name: str, case: str) -> list[list[list[int]]] | str:
+    """The draft's devices, and how much each of the target's grows; or "refused"."""
     from .load import Refused, load
 
     n, n_draft, both, own = CASES[case]
@@ -46,12 +51,17 @@ def measure(folder: pathlib.Path, name: str, case: str) -> list[list[int]] | str
         cards = [CARD_MIB] * n
         try:
             with load(pathlib.Path(place, "target"), cards, tensor_split=[1] * n, **told) as target:
+                before = [d["compute"] for d in target.breakdown()]
+                if TAPS[name]:
+                    target.tap(TAPS[name])
+                after = [d["compute"] for d in target.breakdown()]
+                grown = [b - a for a, b in zip(before, after, strict=True)]
                 drafting = {**told, "next_tokens": name == "assistant", "n_outputs_max": rows, **own}
                 with load(
                     pathlib.Path(place, "draft"), cards[:n_draft], beside=target,
                     tensor_split=[1] * n_draft, **drafting,
                 ) as draft:  # fmt: skip
-                    return [[d["model"], d["context"], d["compute"]] for d in draft.breakdown()]
+                    return [[[d["model"], d["context"], d["compute"]] for d in draft.breakdown()], [grown]]
         except Refused:
             return "refused"
 

@@ -104,6 +104,11 @@ class Context:
             raise Refused(complaint())
         return (*cells[: self.n_gpus], cells[MAX_DEVICES])
 
+    def tap(self, layers: Sequence[int]) -> None:
+        """Keep the inputs of these layers for a draft, and reserve again. Raises Refused."""
+        if not engine().vf_tap(self.handle, (ctypes.c_uint32 * len(layers))(*layers), len(layers)):
+            raise Refused(complaint())
+
     def close(self) -> None:
         """Free both."""
         engine().llama_free(self.handle)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .._company import Draft, Encoder, company_of
-from .._company.drafts import draft_cards, draft_settings, kept_for_draft
+from .._company.drafts import draft_cards, draft_settings, is_tapped, kept_for_draft, kept_on_host, taps_of
 from .._company.encoders import encoder_card
 from .._company.lent import lend, reads_target
 from .._devices import Gpu, Host
@@ -24,6 +24,7 @@ from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
 from .._llama.speculation import loaded, next_tokens, predicts
 from .._mtmd import Reserve, reserve
+from .compute import compute_bytes
 from .reserve import prepare_case, reservations
 
 if TYPE_CHECKING:
@@ -116,7 +117,10 @@ def companions(
     company, found = company_of(model), list[Companion]()
     if company.draft is not None:
         drafting = _draft(model, company.draft, gpus, settings, n_ctx, taken, estimator, host)
-        found.append(_keeping(drafting, gpus, settings, kept_for_draft(model, settings)))
+        tapped = is_tapped(settings)
+        found.append(
+            _keeping(drafting, model, company.draft.model, gpus, settings, n_ctx) if tapped else drafting
+        )
     elif predicts(settings):
         found.append(_next_tokens(model, gpus, settings, n_ctx, estimator, host))
     if company.encoder is not None:
@@ -257,22 +261,48 @@ def _draft(
     )
 
 
-def _keeping(found: Companion, gpus: Sequence[Gpu], settings: Settings, n_bytes: int) -> Companion:
+class _Kept(NamedTuple):
+    """Bytes that a model keeps of its layers for a draft: on each card in use, and on the host."""
+
+    gpus: tuple[int, ...]
+    host: int
+    note: str = ""
+
+
+def _keeping(
+    found: Companion, model: Model, draft: Model, gpus: Sequence[Gpu], settings: Settings, n_ctx: int
+) -> Companion:
     """The same with what the model keeps for its draft, on each card that it uses and the host."""
-    if not n_bytes:
-        return found
-    used = devices(gpus, settings)
+    kept = _kept(model, draft, gpus, replace(settings, n_ctx=n_ctx))
+    more = dict(zip(devices(gpus, settings), kept.gpus, strict=True))
     shared = _shared(gpus, settings)
     terms = tuple(
         t._replace(
-            compute=t.compute + (n_bytes if i in used else 0),
-            beside=t.beside + (n_bytes if i == shared else 0),
+            compute=t.compute + more.get(i, 0),
+            beside=t.beside + (kept.host if i == shared else 0),
         )
         for i, t in enumerate(found.gpus)
     )
+    host = found.host._replace(compute=found.host.compute + kept.host)
+    return replace(found, gpus=terms, host=host, note="; ".join(n for n in (found.note, kept.note) if n))
+
+
+def _kept(model: Model, draft: Model, gpus: Sequence[Gpu], settings: Settings) -> _Kept:
+    """What the model's buffers grow by where inputs of layers are outputs: reserved again, which a draft asks for."""
+    taps, context = taps_of(model, draft), resolve(model, settings)
+    used = devices(gpus, settings)
+    rules = [rules_of(gpus[i], era_of(settings.engine_build)) for i in used]
+    placement = place(model, gpus, settings)
+    if taps:
+        plain = compute_bytes(model, placement, context, rules)
+        tapped = compute_bytes(model, placement, context._replace(taps=taps), rules)
+        if plain.exact and tapped.exact:
+            grown = (max(0, a - b) for a, b in zip(tapped.gpus, plain.gpus, strict=True))
+            host = max(0, tapped.host - plain.host) + kept_on_host(model, context.n_batch, len(taps))
+            return _Kept(tuple(grown), host)
+    most = kept_for_draft(model, settings)
     note = "what the model keeps of its layers for the draft is an upper bound"
-    host = found.host._replace(compute=found.host.compute + n_bytes)
-    return replace(found, gpus=terms, host=host, note="; ".join(n for n in (found.note, note) if n))
+    return _Kept((most,) * len(used), most + kept_on_host(model, settings.n_batch), note)
 
 
 def _drafting(draft: Model, settings: Settings) -> Model:

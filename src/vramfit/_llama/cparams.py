@@ -66,6 +66,7 @@ class Context(NamedTuple):
     embeddings: bool
     era: Era  # of the engine's build
     n_rs_seq: int = 0  # recurrent states that each sequence keeps beside its own, to go back to
+    taps: tuple[int, ...] = ()  # layers whose inputs are kept for a draft (embeddings_layer_inp)
     pooling: int | None = None  # of embeddings, by its number in the engine; None: as the header says
 
     @property

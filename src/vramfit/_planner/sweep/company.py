@@ -14,7 +14,7 @@ import numpy as np
 from ..._base.errors import SettingsError
 from ..._base.memo import Memo
 from ..._company import Draft, company_of
-from ..._company.drafts import draft_cards, draft_settings, kept_for_draft
+from ..._company.drafts import draft_cards, draft_settings, kept_for_draft, kept_on_host
 from ..._company.encoders import encoder_card
 from ..._devices import Gpu, Host
 from ..._estimate.company import drafting_beside, encoder_reserve
@@ -139,10 +139,10 @@ def _add_draft(
     if kept:
         for i in devices(gpus, settings):
             found.gpus[i][at] += kept
-        found.host[at] += kept
+        found.host[at] += kept + kept_on_host(model, settings.n_batch)
         found.exact[at] = False
         if shared is not None:
-            found.beside[shared][at] += kept
+            found.beside[shared][at] += kept + kept_on_host(model, settings.n_batch)
 
 
 def _add_encoder(

@@ -860,6 +860,25 @@ struct vf_settings {
     int32_t n_rs_seq, next_tokens;
 };
 
+// The inputs of these layers are kept for a draft, as llama-server asks of a target; what is reserved then.
+EXPORT bool vf_tap(llama_context * ctx, const uint32_t * layers, int n) {
+    complaint.clear();
+    try {
+        for (int i = 0; i < n; i++) {
+            llama_set_embeddings_layer_inp(ctx, layers[i], true);
+        }
+        _ZN13llama_context13sched_reserveEv(ctx);
+    } catch (const std::exception & e) {
+        complaint = e.what();
+        return false;
+    }
+    return true;
+}
+
+// The context that the next ones are made beside (ctx_other), null for none.
+static llama_context * other = nullptr;
+EXPORT void vf_beside(llama_context * ctx) { other = ctx; }
+
 EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, graph_callback graphs,
                                   allocation_callback allocations) {
     complaint.clear();
@@ -886,6 +905,7 @@ EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, gr
     p.n_rs_seq = s->n_rs_seq;
     p.ctx_type = s->next_tokens ? LLAMA_CONTEXT_TYPE_MTP : p.ctx_type;
     p.n_threads = p.n_threads_batch = 1;
+    p.ctx_other = other;
     return llama_init_from_model(model, p);
 }
 

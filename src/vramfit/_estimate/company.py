@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .._company import Draft, Encoder, company_of
-from .._company.drafts import draft_cards, draft_settings, kept_for_draft
+from .._company.drafts import draft_cards, draft_settings, is_tapped, kept_for_draft, kept_on_host, taps_of
 from .._company.encoders import encoder_card
+from .._company.lent import lend, reads_target
 from .._devices import Gpu, Host
 from .._ggml.galloc import most_alive
 from .._graphs import Unbuildable
@@ -23,6 +24,7 @@ from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
 from .._llama.speculation import loaded, next_tokens, predicts
 from .._mtmd import Reserve, reserve
+from .compute import compute_bytes
 from .reserve import prepare_case, reservations
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ __all__ = [
     "companions",
     "company_at_least",
     "company_bytes",
+    "drafting_beside",
     "encoder_reserve",
 ]
 
@@ -113,8 +116,11 @@ def companions(
     """
     company, found = company_of(model), list[Companion]()
     if company.draft is not None:
-        drafting = _draft(company.draft, gpus, settings, n_ctx, taken, estimator, host)
-        found.append(_keeping(drafting, gpus, settings, kept_for_draft(model, settings)))
+        drafting = _draft(model, company.draft, gpus, settings, n_ctx, taken, estimator, host)
+        tapped = is_tapped(settings)
+        found.append(
+            _keeping(drafting, model, company.draft.model, gpus, settings, n_ctx) if tapped else drafting
+        )
     elif predicts(settings):
         found.append(_next_tokens(model, gpus, settings, n_ctx, estimator, host))
     if company.encoder is not None:
@@ -211,7 +217,7 @@ def _alive(
     at, own = draft_cards(draft, gpus), draft_settings(draft, settings, n_ctx)
     if company_of(model).draft is None:
         own = _own_settings(model, settings, n_ctx)
-    drafting = _drafting(draft.model, settings)
+    drafting = drafting_beside(model, draft, gpus, settings, own)
     offered = [gpus[i] for i in at]
     used = devices(offered, own)
     context = resolve(drafting, own)
@@ -227,6 +233,7 @@ def _alive(
 
 
 def _draft(
+    model: Model,
     draft: Draft,
     gpus: Sequence[Gpu],
     settings: Settings,
@@ -240,7 +247,7 @@ def _draft(
     if len(devices(offered, own)) > 1 and not split_is_given(own):
         offered = [replace(g, free_bytes=max(0, g.free - taken[i])) for i, g in zip(at, offered, strict=True)]
         note = "its layers are divided by the memory that the model leaves free"
-    found = estimator(_drafting(draft.model, settings), offered, own, host=host)
+    found = estimator(drafting_beside(model, draft, gpus, settings, own), offered, own, host=host)
     terms = dict(zip(at, map(_terms, found.gpus), strict=True))
     shared = _shared(gpus, settings)
     if shared is not None and shared_card([offered[i] for i in devices(offered, own)]) is None:
@@ -254,27 +261,66 @@ def _draft(
     )
 
 
-def _keeping(found: Companion, gpus: Sequence[Gpu], settings: Settings, n_bytes: int) -> Companion:
+class _Kept(NamedTuple):
+    """Bytes that a model keeps of its layers for a draft: on each card in use, and on the host."""
+
+    gpus: tuple[int, ...]
+    host: int
+    note: str = ""
+
+
+def _keeping(
+    found: Companion, model: Model, draft: Model, gpus: Sequence[Gpu], settings: Settings, n_ctx: int
+) -> Companion:
     """The same with what the model keeps for its draft, on each card that it uses and the host."""
-    if not n_bytes:
-        return found
-    used = devices(gpus, settings)
+    kept = _kept(model, draft, gpus, replace(settings, n_ctx=n_ctx))
+    more = dict(zip(devices(gpus, settings), kept.gpus, strict=True))
     shared = _shared(gpus, settings)
     terms = tuple(
         t._replace(
-            compute=t.compute + (n_bytes if i in used else 0),
-            beside=t.beside + (n_bytes if i == shared else 0),
+            compute=t.compute + more.get(i, 0),
+            beside=t.beside + (kept.host if i == shared else 0),
         )
         for i, t in enumerate(found.gpus)
     )
+    host = found.host._replace(compute=found.host.compute + kept.host)
+    return replace(found, gpus=terms, host=host, note="; ".join(n for n in (found.note, kept.note) if n))
+
+
+def _kept(model: Model, draft: Model, gpus: Sequence[Gpu], settings: Settings) -> _Kept:
+    """What the model's buffers grow by where inputs of layers are outputs: reserved again, which a draft asks for."""
+    taps, context = taps_of(model, draft), resolve(model, settings)
+    used = devices(gpus, settings)
+    rules = [rules_of(gpus[i], era_of(settings.engine_build)) for i in used]
+    placement = place(model, gpus, settings)
+    if taps:
+        plain = compute_bytes(model, placement, context, rules)
+        tapped = compute_bytes(model, placement, context._replace(taps=taps), rules)
+        if plain.exact and tapped.exact:
+            grown = (max(0, a - b) for a, b in zip(tapped.gpus, plain.gpus, strict=True))
+            host = max(0, tapped.host - plain.host) + kept_on_host(model, context.n_batch, len(taps))
+            return _Kept(tuple(grown), host)
+    most = kept_for_draft(model, settings)
     note = "what the model keeps of its layers for the draft is an upper bound"
-    host = found.host._replace(compute=found.host.compute + n_bytes)
-    return replace(found, gpus=terms, host=host, note="; ".join(n for n in (found.note, note) if n))
+    return _Kept((most,) * len(used), most + kept_on_host(model, settings.n_batch), note)
 
 
 def _drafting(draft: Model, settings: Settings) -> Model:
     """A draft as its context sees it: whole, or as its next-token-prediction blocks where these are to draft."""
     return next_tokens(loaded(draft, settings)) if predicts(settings) else draft
+
+
+def drafting_beside(
+    model: Model, draft: Draft, gpus: Sequence[Gpu], settings: Settings, own: Settings
+) -> Model:
+    """A draft as its context sees it, with what it reads of the model where that lies."""
+    if not reads_target(draft.model):
+        return _drafting(draft.model, settings)
+    at = draft_cards(draft, gpus)
+    cards = [at[i] for i in devices([gpus[i] for i in at], own)]
+    used = devices(gpus, settings)
+    numbers = {number: cards.index(card) for number, card in enumerate(used) if card in cards}
+    return lend(draft.model, model, place(model, gpus, settings), numbers, (settings.type_k, settings.type_v))
 
 
 def _own(model: Model) -> Draft:

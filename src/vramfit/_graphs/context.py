@@ -266,6 +266,8 @@ class GraphContext(Ops):
             t = self.add(t, self._weight(direction))
         self._ends.append(t.index)
         t.name = "l_out"
+        if self.layers[len(self._ends) - 1] + 1 in self.context.taps:
+            t.flags |= OUTPUT  # the input of the next layer
         return t
 
     def instance(self) -> Instance:

@@ -116,8 +116,11 @@ def _placed(model: Model, used: Sequence[Gpu], settings: Settings, layers: tuple
         wanted = [
             at if w.beside is None else wanted[w.beside] for at, w in zip(wanted, model.weights, strict=True)
         ]
-    weights = tuple(wanted)
     caches = layers[:-1] if settings.offload_kqv else (HOST,) * model.n_layer
+    if model.borrows:
+        wanted = [at if w.lent is None else w.lent for at, w in zip(wanted, model.weights, strict=True)]
+        caches = tuple(at if x.lent is None else x.lent for at, x in zip(caches, model.layers, strict=True))
+    weights = tuple(wanted)
     return Placement(len(used), layers, weights, caches, settings.offload_kqv, bool(settings.cpu_tensors))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..._base.errors import EngineRefusal
 from ..._ggml.graph import Tensor
 from ..._ggml.ops import F32, I32
 from ..._llama.model import Model
@@ -21,7 +22,9 @@ def traits(model: Model, il: int) -> tuple[bool, bool]:
 
 
 def build(g: GraphContext) -> None:
-    """Append the graph of the decoder: the one that a context reserves for."""
+    """Append the graph of the decoder: the one that a context reserves for. Raises `EngineRefusal` for caches of several slots."""
+    if g.run.context.n_stream > 1:  # ggml_can_repeat aborts: the bias of positions has no streams
+        raise EngineRefusal("t5 has no caches apart for several slots; set kv_unified, or one slot")
     check_heads(g, rotated=False)
     x = embeddings(g)
     n_encoded = g.model.n_ctx_train

@@ -19,7 +19,7 @@ def truths(case: Case) -> Iterator[Truth]:
     """The graphs of a context's start, as the engine makes them. Raises `Refused`, `Unable`."""
     runs = reservations(case)
     try:
-        dumps = trace(case.path, case.gpus_mib, fuses=case.fuses, **case.arguments)
+        dumps = trace(case.path, case.gpus_mib, fuses=case.fuses, **case.asked)
     except EngineRefused as e:
         raise Refused(str(e)) from None
     except EngineError as e:

@@ -46,8 +46,6 @@ __all__ = [
 ]
 
 
-# The graphs that hold states to go back to; those of others are bounded.
-_GOES_BACK: Final = frozenset({"nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe"})
 # They multiply by some weights without what adapters add, or run weights again: not measured with all adapters.
 _UNMEASURED: Final = frozenset(
     [
@@ -104,8 +102,6 @@ def build(known: Known, run: Run, placement: Placement, layers: Sequence[int] | 
     architecture = known.model.architecture
     kept = known.trunk if layers is None else tuple(known.trunk[i] for i in layers)
     g = GraphContext(known, run, placement, kept)
-    if run.context.n_rs_seq and architecture not in _GOES_BACK and not known.stand_in:
-        raise Unbuildable(f"the graph of {architecture} with states to go back to is not built")
     try:
         (make_stand_in if known.stand_in else _builder(known.model).build)(g)
         pool(g)

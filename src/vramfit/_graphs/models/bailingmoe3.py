@@ -30,7 +30,7 @@ def build(g: GraphContext) -> None:
         h = norm(g, x, "attn_norm", il)
         if g.is_recurrent(il):
             decay = by_sigmoid(g, product(g, h, "ssm_f_a", il=il), il, turned=False)
-            h = kda(g, rs, h, il, decay=decay, gate=product(g, h, "ssm_g_a", il=il))
+            h = kda(g, rs, h, il, decay=decay, gate=product(g, h, "ssm_g_a", il=il), whole=False)
         else:
             h = latent(g, kv, h, pos, il, s)
         x = g.add(h, x)

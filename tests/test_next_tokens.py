@@ -34,6 +34,7 @@ from tools.graphs.ours import graph_of
 
 FOLDER = Path(__file__).parent / "data/company"
 RECORDED: dict[str, dict[str, Any]] = json.loads((FOLDER / "next_tokens.json").read_text())
+BLOCKS: dict[str, list[list[list[int]]]] = json.loads((FOLDER / "blocks.json").read_text())
 GRAPHS = digests(FOLDER)
 EVERY_DAY = ("one card", "four streams, no flash attention", "q8_0 caches", "half of the layers, small batch")
 
@@ -150,6 +151,13 @@ def test_they_are_left_out_where_nobody_asks() -> None:
         vramfit.sweep(model, cards(1), settings(1), n_ctx=[8192])
 
 
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", GRAPHS)
+def test_they_are_so_under_all_settings(name: str) -> None:
+    """The same under every setting of a proof that the engine takes."""
+    assert unlike(name, tuple(x for x, found in GRAPHS[name].items() if found)) == []
+
+
 def doubled(name: str) -> Model:
     """A model whose last two layers are next-token layers."""
     model = model_of(name)
@@ -184,29 +192,33 @@ def test_a_bounded_context_has_a_floor() -> None:
     assert floor.gpus[0] == layers.gpus[0].context > 0
 
 
-@pytest.mark.parametrize("name", ["mtp-step35", "mtp-mimo2"])
+@pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_on_several_cards_are_counted_as_when_all_have_run(name: str) -> None:
-    """The engine reserves for the first; on the card of a later one there is as much as its own reservation takes."""
+    """The engine reserves for the first; each card is taken to hold the most that the reservation for any block does."""
     model = model_of(name)
-    last = model.n_layer - 1
     told = replace(
-        settings(2), tensor_split=(last, 1 + 1)
-    )  # the last block, and what is behind it, lie on the second card
+        settings(2), tensor_split=(model.n_layer - 1, 2)
+    )  # the last layer and the output lie on the second card
     (layers,) = estimate(model, cards(2), told).company
     assert "grow when a later one runs" in layers.note
-    (alone,) = estimate(model, cards(1), settings(1)).company
-    assert alone.exact
-    assert sum(t.context for t in layers.gpus) == alone.gpus[0].context
-    with_first, with_last = (
-        estimate(
-            next_tokens(loaded(model, told), block),
-            cards(2),
-            replace(told, spec_type="none", n_outputs_max=SLOTS),
-        )
-        for block in (0, 2)
-    )
-    assert with_first.gpus[0].compute > with_last.gpus[0].compute
-    assert with_first.gpus[1].compute < with_last.gpus[1].compute
-    assert layers.gpus[0].compute == with_first.gpus[0].compute
-    assert layers.gpus[1].compute == with_last.gpus[1].compute
-    assert layers.host.compute == max(with_first.host.compute, with_last.host.compute)
+    of_each = list(zip(*BLOCKS[name], strict=True))
+    assert [t.context for t in (*layers.gpus, layers.host)] == [blocks[0][0] for blocks in of_each]
+    assert [t.compute for t in (*layers.gpus, layers.host)] == [
+        max(b[1] for b in blocks) for blocks in of_each
+    ]
+    first, last = BLOCKS[name]
+    assert first[0][1] > last[0][1]
+    assert first[1][1] < last[1][1]
+
+
+def test_a_draft_of_several_blocks_grows_likewise(tmp_path: Path) -> None:
+    """A file of its own that drafts by such blocks is counted as the model's are."""
+    path = tmp_path / "draft.gguf"
+    path.write_bytes(gzip.decompress((FOLDER / "mtp-mimo2.gguf.gz").read_bytes()))
+    model = model_of("mtp-mimo2")
+    told = replace(settings(2), tensor_split=(model.n_layer - 1, 2))
+    (draft,) = estimate(vramfit.accompany(model, draft=path), cards(2), told).company
+    assert draft.kind == "draft"
+    assert "grow when a later one runs" in draft.note
+    of_each = list(zip(*BLOCKS["mtp-mimo2"], strict=True))
+    assert [t.compute for t in (*draft.gpus, draft.host)] == [max(b[1] for b in blocks) for blocks in of_each]

@@ -104,6 +104,11 @@ class Context:
             raise Refused(complaint())
         return (*cells[: self.n_gpus], cells[MAX_DEVICES])
 
+    def run_block(self, block: int) -> None:
+        """Reserve again as for the next-token block of this number, where only the first was reserved for. Raises Refused."""
+        if not engine().vf_next_block(self.handle, block):
+            raise Refused(complaint())
+
     def close(self) -> None:
         """Free both."""
         engine().llama_free(self.handle)

@@ -244,7 +244,7 @@ def _draft(
     found = estimator(_drafting(draft.model, settings), offered, own, host=host)
     more = (0,) * (len(at) + 1)
     if predicts(settings):
-        more = later_blocks(loaded(draft.model, settings), offered, own, found, estimator)
+        more = _growth(loaded(draft.model, settings), offered, own, found, estimator)
     terms = {i: _terms(d, n, more[-1]) for i, d, n in zip(at, found.gpus, more[:-1], strict=True)}
     on_host = _terms(found.host, more[-1])
     shared = _shared(gpus, settings)
@@ -313,7 +313,7 @@ def _next_tokens(
     note = "" if found.exact else found.compute_note
     if not found.exact:  # of the two bounds this one is far lower
         found = estimator(drafting, gpus, own, bound=True, host=host)
-    more = later_blocks(loaded(model, settings), gpus, own, found, estimator)
+    more = _growth(loaded(model, settings), gpus, own, found, estimator)
     note = "; ".join(n for n in (note, GROWS if any(more) else "") if n)
     devices_of = zip((*found.gpus, found.host), more, strict=True)
     terms = [Terms(0, d.context, d.compute + n) for d, n in devices_of]
@@ -323,6 +323,19 @@ def _next_tokens(
     return Companion(
         "next-token layers", model.name or model.architecture, tuple(terms[:-1]), terms[-1], note
     )
+
+
+def _growth(
+    model: Model, gpus: Sequence[Gpu], own: Settings, first: Estimate, estimator: Estimator
+) -> tuple[int, ...]:
+    """Bytes more on each card, and last on the host, when all next-token blocks of a model have run."""
+    if sum(x.is_nextn for x in model.layers) < 2:
+        return (0,) * (len(gpus) + 1)
+
+    def of_block(block: int) -> Estimate:
+        return estimator(next_tokens(model, block), gpus, own, bound=not first.exact)
+
+    return later_blocks(model, place(next_tokens(model), gpus, own).layers, first, of_block)
 
 
 def _terms(device: DeviceEstimate, more: int, on_host: int = 0) -> Terms:

@@ -11,11 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from .._devices import Gpu
 from .._llama.model import Model
-from .._llama.params import Settings
-from .._llama.placement import place
-from .._llama.speculation import next_tokens
 
 if TYPE_CHECKING:
     from .estimate import Estimate
@@ -29,27 +25,22 @@ GROWS: Final = (
 
 
 def later_blocks(
-    model: Model,
-    gpus: Sequence[Gpu],
-    settings: Settings,
-    first: Estimate,
-    estimator: Callable[..., Estimate],
+    model: Model, at: Sequence[int], first: Estimate, of_block: Callable[[int], Estimate]
 ) -> tuple[int, ...]:
-    """Bytes by which each card's buffers, and last the host's, exceed those of `first` when all blocks have run."""
-    more = [0] * (len(gpus) + 1)
-    for block in _unlike_the_first(model, gpus, settings):
-        later = estimator(next_tokens(model, block), gpus, settings, bound=not first.exact)
+    """Bytes by which each card's buffers, and last the host's, exceed those of `first` when all blocks have run.
+
+    `at` is the device of each layer; `of_block` estimates the context as if the block of a number ran.
+    """
+    more = [0] * (len(first.gpus) + 1)
+    for later in map(of_block, _unlike_the_first(model, at)):
         pairs = zip((*later.gpus, later.host), (*first.gpus, first.host), strict=True)
         more = [max(a, b.compute - c.compute) for a, (b, c) in zip(more, pairs, strict=True)]
     return tuple(more)
 
 
-def _unlike_the_first(model: Model, gpus: Sequence[Gpu], settings: Settings) -> list[int]:
+def _unlike_the_first(model: Model, at: Sequence[int]) -> list[int]:
     """Blocks of each kind that the first is not of: another device, geometry, or other weights."""
     layers = [x.index for x in model.layers if x.is_nextn]
-    if len(layers) < 2:
-        return []
-    at = place(next_tokens(model), gpus, settings).layers
     weights: dict[object, list[str]] = {il: [] for il in layers}
     for w in model.weights:
         if w.home in weights:

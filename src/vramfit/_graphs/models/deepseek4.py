@@ -38,7 +38,7 @@ def build(g: GraphContext) -> None:
         for t in (x, *gates):
             g.expand(t)
         h = _experts(g, norm(g, h, "ffn_norm", il), il)
-        x = g.end_layer(g.pin(write(g, h, x, gates, il), il))
+        x = g.end_layer(g.pin(g.steered(write(g, h, x, gates, il)), il), steers=False)
     x = head(g, chosen_rows(g, x, rows))
     x = g.output(norm(g, x, "output_norm"), "result_norm")
     g.expand(g.output(g.mul_mat(output_matrix(g), x), "result_output"))

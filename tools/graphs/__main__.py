@@ -5,7 +5,7 @@
 `--settings` takes one set of settings, such as {"n_ctx": 4096, "gpus_mib": [24564, 12288]}, instead of those that
 `cases.SETTINGS` lists; `--only WORDS` those of the list whose name has these words. `--oracle module:function`
 names what is asked instead of the engine. `--next-tokens` proves the context of the next-token layers instead of the model's,
-`--go-back N` the model with N recurrent states to go back to. Exit status 1 when something differs.
+`--go-back N` the model with N recurrent states to go back to, `--adapters KIND` ("lora", "control vector") with such. Exit status 1 when something differs.
 
     python -m tools.graphs campaign --arch qwen3moe --seed 1 --runs 50 [--headers HEADER_OR_FOLDER...] [--keep FOLDER]
 
@@ -34,6 +34,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tools.engine.adapters import KINDS
 from tools.engine.binding import source_dir
 from vramfit._base.errors import VramfitError
 
@@ -54,6 +55,8 @@ def main() -> int:
     oracle, settings = _oracle(args.oracle), _settings(args.settings, args.only)
     if args.next_tokens:
         settings = beside(settings, next_tokens=True)
+    if args.adapters:
+        settings = beside(settings, adapters=args.adapters)
     if args.go_back:
         settings = beside(settings, spec_type="draft-eagle3", spec_draft_n_max=args.go_back)
     if args.command == "prove":
@@ -135,6 +138,9 @@ def _add_common(proof: argparse.ArgumentParser) -> None:
     proof.add_argument("--only", default="", help="settings of the list whose name has these words")
     proof.add_argument("--oracle", default="tools.graphs.live:truths")
     proof.add_argument("--next-tokens", action="store_true", help="the context of the next-token layers")
+    proof.add_argument(
+        "--adapters", choices=KINDS, default="", help="with an adapter for every matrix, or a vector"
+    )
     proof.add_argument("--go-back", type=int, default=0, help="recurrent states to go back to")
     proof.add_argument("--show", type=int, default=1, help="differences of an architecture to print in full")
 

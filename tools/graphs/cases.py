@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
+from tools.engine.adapters import adapter_bytes, changed, vector_bytes
+from vramfit import accompany
 from vramfit._devices import Gpu
 from vramfit._gguf import parse
 from vramfit._graphs import FUSED, Run
@@ -67,6 +69,7 @@ class Case:
     lines: bool = False
     fuses: bool = True
     next_tokens: bool = False
+    adapters: str = ""  # "lora" or "control vector": with an adapter for every matrix, or with a vector
     build: str = ""  # of the engine, where it is not the one that the library follows
 
     @cached_property
@@ -110,8 +113,19 @@ def cases(
         fuses, nextn = bool(arguments.pop("fuses", True)), bool(arguments.pop("next_tokens", False))
         if arguments.get("n_gpu_layers") == "half":
             arguments["n_gpu_layers"] = max(1, model.n_layer // 2)
-        seen = next_tokens(loaded(model, Settings(spec_type="draft-mtp"))) if nextn else model
-        yield Case(path, seen, name, gpus, arguments, fuses=fuses, next_tokens=nextn)
+        adapters = str(arguments.pop("adapters", ""))
+        seen = (
+            next_tokens(loaded(model, Settings(spec_type="draft-mtp")))
+            if nextn
+            else _adapted(model, adapters)
+        )
+        yield Case(path, seen, name, gpus, arguments, fuses=fuses, next_tokens=nextn, adapters=adapters)
+
+
+def _adapted(model: Model, kind: str) -> Model:
+    if kind == "lora":
+        return accompany(model, lora=adapter_bytes(model.architecture, changed(model)))
+    return accompany(model, control_vector=vector_bytes(model.n_embd)) if kind else model
 
 
 def beside(settings: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, dict[str, Any]]:

@@ -25,6 +25,7 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
     "deepseek2-ocr": ("output",),
     "deepseek32": (_LATENT, _INDEXER, "output"),
     "deepseek4": (_STREAMS, "attn_output_a", "output"),
+    "dflash": (_STREAMS, "attn_output_a"),
     "dots3note": (_LATENT, _INDEXER, "output"),
     "gemma3n": (r"altup_(?:router|proj|unembd_proj)",),
     "glm-dsa": (_LATENT, _INDEXER, "output"),

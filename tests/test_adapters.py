@@ -27,10 +27,15 @@ from vramfit._llama.placement import HOST
 sys.path.insert(0, str(ROOT))  # the tools are no part of the distribution
 
 from tools.engine.adapters import GPUS_MIB, SETTINGS, adapter_bytes, changed
+from tools.graphs.cases import cases, reservations
+from tools.graphs.digest import FOLDER, digest, digests
+from tools.graphs.ours import graph_of
+from tools.graphs.record import ADAPTED, ADAPTERS
 
 RECORDED: dict[str, dict[str, list[list[int]]]] = json.loads(
     (Path(__file__).parent / "data/company/adapters.json").read_text()
 )
+GRAPHS = digests(file=ADAPTERS)
 EVERY_DAY = [
     "llama",
     "qwen3moe",
@@ -94,6 +99,30 @@ def test_adapters_take_what_the_engine_allocated(name: str) -> None:
 def test_adapters_of_every_architecture(name: str) -> None:
     """The same for all architectures."""
     assert list(differences(name)) == []
+
+
+def unlike(name: str) -> list[str]:
+    """Kinds of adapters and reservations whose graph is not the engine's."""
+    found = []
+    for case in cases(FOLDER / name, model_of(name), ADAPTED):
+        for number, (run, want) in enumerate(zip(reservations(case), GRAPHS[name][case.name], strict=False)):
+            built = run._replace(fused=frozenset(want.fused or run.fused))
+            if digest(graph_of(case.model, built, case.placement).graph, True) != want.digest:
+                found.append(f"{case.name}, reservation {number}")
+    return found
+
+
+@pytest.mark.parametrize("name", [*EVERY_DAY, "nemotron_h", "kimi-linear", "glm4moe", "qwen3vl", "deepseek4"])
+def test_graphs_with_adapters_are_the_engines(name: str) -> None:
+    """Node for node, with half of the weights on the host."""
+    assert unlike(name) == []
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graphs_with_adapters_of_every_header(name: str) -> None:
+    """The same for every header that the other graphs are recorded for."""
+    assert unlike(name) == []
 
 
 LLAMA = model_of("llama")

@@ -17,7 +17,7 @@ it takes, is kept in the folder that `--keep` names.
 
 Makes a small header of every architecture, or of those named, and digests of the engine's graphs for it: `tests/data/builders`.
 `--next-tokens` records digests of the headers in `tests/data/company` instead, as contexts of their next-token layers;
-`--states` those of graphs with recurrent states to go back to.
+`--states` those of graphs with recurrent states to go back to, `--adapters` those of graphs with adapters.
 
     python -m tools.graphs keys HEADER_OR_FOLDER...
 
@@ -69,13 +69,15 @@ def main() -> int:
 
 
 def _record(args: argparse.Namespace) -> int:
-    from .record import record, record_next_tokens, record_states
+    from .record import record, record_adapters, record_next_tokens, record_states
 
+    if args.adapters:
+        record_adapters()
     if args.next_tokens:
         record_next_tokens()
     if args.states:
         record_states()
-    if not args.next_tokens and not args.states:
+    if not (args.next_tokens or args.states or args.adapters):
         record(chosen=frozenset(args.header))
     return 0
 
@@ -126,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     recording.add_argument("header", nargs="*", help="an architecture, or the name of a recorded header")
     recording.add_argument("--next-tokens", action="store_true", help="contexts of next-token layers")
     recording.add_argument("--states", action="store_true", help="graphs with states to go back to")
+    recording.add_argument("--adapters", action="store_true", help="graphs with adapters")
     keys = commands.add_parser("keys", help="header keys that builders read and the engine does not")
     keys.add_argument("header", type=pathlib.Path, nargs="+", help="a GGUF header, or a folder of them")
     for command in (proof, campaign):

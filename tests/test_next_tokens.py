@@ -23,7 +23,7 @@ from vramfit._gguf import parse
 from vramfit._graphs.next_tokens import FAMILIES
 from vramfit._llama.arch import describe
 from vramfit._llama.model import Model
-from vramfit._llama.speculation import loaded, next_tokens
+from vramfit._llama.speculation import blocks_of, loaded, next_tokens
 
 sys.path.insert(0, str(ROOT))  # the tools are no part of the distribution
 
@@ -222,3 +222,12 @@ def test_a_draft_of_several_blocks_grows_likewise(tmp_path: Path) -> None:
     assert "grow when a later one runs" in draft.note
     of_each = list(zip(*BLOCKS["mtp-mimo2"], strict=True))
     assert [t.compute for t in (*draft.gpus, draft.host)] == [max(b[1] for b in blocks) for blocks in of_each]
+
+
+def test_all_layers_run_of_a_model_that_is_nothing_else() -> None:
+    """An assistant that drafts for another model has no layers but these."""
+    header = gzip.decompress((ROOT / "tests/data/builders/gemma4-assistant.gguf.gz").read_bytes())
+    model = describe(parse(header, name="assistant"), source="assistant")
+    assert all(x.is_nextn for x in model.layers)
+    assert not any(x.is_nextn for x in next_tokens(model).layers)
+    assert blocks_of(model) == ()

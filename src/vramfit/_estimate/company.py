@@ -21,7 +21,7 @@ from .._llama.host_memory import shared_card
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
-from .._llama.speculation import loaded, next_tokens, predicts
+from .._llama.speculation import blocks_of, loaded, next_tokens, predicts
 from .._mtmd import Reserve, reserve
 from .later_blocks import GROWS, later_blocks
 from .reserve import prepare_case, reservations
@@ -329,7 +329,7 @@ def _growth(
     model: Model, gpus: Sequence[Gpu], own: Settings, first: Estimate, estimator: Estimator
 ) -> tuple[int, ...]:
     """Bytes more on each card, and last on the host, when all next-token blocks of a model have run."""
-    if sum(x.is_nextn for x in model.layers) < 2:
+    if len(blocks_of(model)) < 2:
         return (0,) * (len(gpus) + 1)
 
     def of_block(block: int) -> Estimate:

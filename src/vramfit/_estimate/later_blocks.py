@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from .._llama.model import Model
+from .._llama.speculation import blocks_of
 
 if TYPE_CHECKING:
     from .estimate import Estimate
@@ -40,7 +41,7 @@ def later_blocks(
 
 def _unlike_the_first(model: Model, at: Sequence[int]) -> list[int]:
     """Blocks of each kind that the first is not of: another device, geometry, or other weights."""
-    layers = [x.index for x in model.layers if x.is_nextn]
+    layers = blocks_of(model)
     weights: dict[object, list[str]] = {il: [] for il in layers}
     for w in model.weights:
         if w.home in weights:

@@ -31,7 +31,7 @@ def next_tokens_builder(architecture: str) -> Builder:
     """The builder of an architecture's blocks. Raises `Unbuildable` where there is none."""
     build = _BUILDERS.get(architecture)
     if build is None:
-        raise Unbuildable(f"there is no graph of the next-token layers of {architecture} yet")
+        raise Unbuildable(f"the engine has no graph of the next-token layers of {architecture}")
     return Builder(build)
 
 

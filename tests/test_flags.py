@@ -107,10 +107,10 @@ def test_the_commands_own_options_come_first() -> None:
     """`--path` names a model and `-h` asks for help, as before; behind `--` both are llama-server's."""
     plan = main.commands["plan"]
     with plan.make_context("plan", ["--path", "x.gguf", "--tags=a"]) as context:
-        assert context.params["model_option"] == "x.gguf"
+        assert context.params["model"] == "x.gguf"
         assert line().ignored == ("--tags",)
     with plan.make_context("plan", ["--", "llama-server", "-h", "--path", "/www", "-m", "x.gguf"]) as context:
-        assert context.params["model_option"] == "x.gguf"
+        assert context.params["model"] == "x.gguf"
         assert line().ignored == ("-h", "--path")
     assert "Usage" in CliRunner().invoke(main, ["plan", "-h"]).output
     with plan.make_context("plan", ["--", "-odd.gguf"]) as context:

@@ -177,6 +177,7 @@ _SIGNATURES = (
         _i,
         ctypes.POINTER(ctypes.c_int64),
     ),
+    ("vf_next_block", ctypes.c_bool, _p, _i),
     (
         "vf_projector",
         ctypes.c_bool,

@@ -109,6 +109,11 @@ class Context:
         if not engine().vf_tap(self.handle, (ctypes.c_uint32 * len(layers))(*layers), len(layers)):
             raise Refused(complaint())
 
+    def run_block(self, block: int) -> None:
+        """Reserve again as for the next-token block of this number, where only the first was reserved for. Raises Refused."""
+        if not engine().vf_next_block(self.handle, block):
+            raise Refused(complaint())
+
     def close(self) -> None:
         """Free both."""
         engine().llama_free(self.handle)

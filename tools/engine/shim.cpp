@@ -965,6 +965,20 @@ EXPORT bool vf_adapt(llama_model * model, llama_context * ctx, const char * cons
     return true;
 }
 
+// Reserves a context of next-token blocks again, as if the block of this number ran and not the first.
+EXPORT bool vf_next_block(llama_context * ctx, int block) {
+    complaint.clear();
+    try {
+        llama_set_nextn_layer_offset(ctx, block);
+        llama_set_embeddings_layer_inp(ctx, 0, false);  // for no other reason than that it asks for a reservation
+        _ZN13llama_context13sched_reserveEv(ctx);
+    } catch (const std::exception & e) {
+        complaint = e.what();
+        return false;
+    }
+    return true;
+}
+
 // What the engine's own forecast says of a projector: bytes of its weights, unpadded, and of its reserve. `measure` and
 // `defaults` are functions of libmtmd. out: bytes on the device, on the host, and of the device's weights as allocated.
 EXPORT bool vf_projector(void * measure, void * defaults, const char * path, bool use_gpu, int flash_attn, int min_tokens,

@@ -22,9 +22,10 @@ from .._llama.host_memory import shared_card
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
-from .._llama.speculation import loaded, next_tokens, predicts
+from .._llama.speculation import blocks_of, loaded, next_tokens, predicts
 from .._mtmd import Reserve, reserve
 from .compute import compute_bytes
+from .later_blocks import GROWS, later_blocks
 from .reserve import prepare_case, reservations
 
 if TYPE_CHECKING:
@@ -248,16 +249,22 @@ def _draft(
         offered = [replace(g, free_bytes=max(0, g.free - taken[i])) for i, g in zip(at, offered, strict=True)]
         note = "its layers are divided by the memory that the model leaves free"
     found = estimator(drafting_beside(model, draft, gpus, settings, own), offered, own, host=host)
-    terms = dict(zip(at, map(_terms, found.gpus), strict=True))
+    more = (0,) * (len(at) + 1)
+    if predicts(settings):
+        more = _growth(loaded(draft.model, settings), offered, own, found, estimator)
+    terms = {i: _terms(d, n, more[-1]) for i, d, n in zip(at, found.gpus, more[:-1], strict=True)}
+    on_host = _terms(found.host, more[-1])
     shared = _shared(gpus, settings)
     if shared is not None and shared_card([offered[i] for i in devices(offered, own)]) is None:
-        terms[shared] = terms.get(shared, Terms())._replace(beside=_terms(found.host).taken)
+        terms[shared] = terms.get(shared, Terms())._replace(beside=on_host.taken)
     return Companion(
         "draft",
         draft.model.name or draft.model.architecture,
         tuple(terms.get(i, Terms()) for i in range(len(gpus))),
-        _terms(found.host),
-        "; ".join(n for n in (note, "" if found.exact else found.compute_note) if n),
+        on_host,
+        "; ".join(
+            n for n in (note, "" if found.exact else found.compute_note, GROWS if any(more) else "") if n
+        ),
     )
 
 
@@ -347,12 +354,15 @@ def _next_tokens(
 
     It keeps the model's layers and cards, and takes its cache types from the draft's flags.
     """
-    own = _own_settings(model, settings, n_ctx)
-    found = estimator(_drafting(model, settings), gpus, own, host=host)
+    own, drafting = _own_settings(model, settings, n_ctx), _drafting(model, settings)
+    found = estimator(drafting, gpus, own, host=host)
     note = "" if found.exact else found.compute_note
     if not found.exact:  # of the two bounds this one is far lower
-        found = estimator(_drafting(model, settings), gpus, own, bound=True, host=host)
-    terms = [Terms(0, d.context, d.compute) for d in (*found.gpus, found.host)]
+        found = estimator(drafting, gpus, own, bound=True, host=host)
+    more = _growth(loaded(model, settings), gpus, own, found, estimator)
+    note = "; ".join(n for n in (note, GROWS if any(more) else "") if n)
+    devices_of = zip((*found.gpus, found.host), more, strict=True)
+    terms = [Terms(0, d.context, d.compute + n) for d, n in devices_of]
     shared = _shared(gpus, settings)
     if shared is not None:
         terms[shared] = terms[shared]._replace(beside=terms[-1].total)
@@ -361,5 +371,20 @@ def _next_tokens(
     )
 
 
-def _terms(device: DeviceEstimate) -> Terms:
-    return Terms(device.model, device.context, device.compute, device.beside)
+def _growth(
+    model: Model, gpus: Sequence[Gpu], own: Settings, first: Estimate, estimator: Estimator
+) -> tuple[int, ...]:
+    """Bytes more on each card, and last on the host, when all next-token blocks of a model have run."""
+    if len(blocks_of(model)) < 2:
+        return (0,) * (len(gpus) + 1)
+
+    def of_block(block: int) -> Estimate:
+        return estimator(next_tokens(model, block), gpus, own, bound=not first.exact)
+
+    return later_blocks(model, place(next_tokens(model), gpus, own).layers, first, of_block)
+
+
+def _terms(device: DeviceEstimate, more: int, on_host: int = 0) -> Terms:
+    """What is on a device whose buffers are larger by `more`, and the host's by `on_host`."""
+    beside = device.beside + (on_host if device.beside else 0)
+    return Terms(device.model, device.context, device.compute + more, beside)

@@ -17,7 +17,7 @@ from .._ggml.backends import Backend
 from .._ggml.galloc import allocate, held, largest
 from .._ggml.graph import NONE, WEIGHT
 from .._ggml.sched import Schedule, node_of, schedule
-from .._graphs import Instance, Known, Run, build, know, one_sequence, unmeasured_adapters
+from .._graphs import Instance, Known, Run, build, know, one_sequence
 from .._llama.cparams import Context, prompt_tokens
 from .._llama.model import Home, Model
 from .._llama.placement import HOST, Placement, pipeline_copies
@@ -54,7 +54,6 @@ class Reservation(NamedTuple):
     flash_attn: bool
     sure: bool = True
     by_address: bool = False  # whether the order of nodes hangs on where weights or caches lie
-    unmeasured: str = ""  # what of the graph was not measured
 
 
 class Case:
@@ -134,7 +133,7 @@ def _reserved(case: Case, context: Context, needs: Callable[[Case, Run], Needs])
     found = held([made[run] for run in runs])
     graphs = [case.graph(run)[1] for run in made]
     sure, by_address = all(map(is_sure, graphs)), any(map(is_by_address, graphs))
-    return Reservation(found, prompt.flash_attn, sure, by_address, unmeasured_adapters(case.known))
+    return Reservation(found, prompt.flash_attn, sure, by_address)
 
 
 def plans(

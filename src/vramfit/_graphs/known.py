@@ -13,6 +13,7 @@ from typing import Final
 from .._ggml.graph import Extents, contiguous
 from .._ggml.ops import Unbuildable
 from .._llama.model import Home, Layer, Model
+from .unadapted import ignores_adapters, ignores_vectors
 
 __all__ = ["Known", "know"]
 
@@ -68,9 +69,13 @@ def _adapters(model: Model) -> tuple[Mapping[str, tuple[tuple[int, int], ...]], 
     for i, weight in enumerate(model.weights if model.company is not None else ()):
         name, part = weight.tensor.name, _ADAPTER.search(weight.tensor.name)
         if part and part[1] == "direction" and isinstance(weight.home, int):
-            steered[weight.home] = i
+            if not ignores_vectors(model.architecture):
+                steered[weight.home] = i
         elif part and weight.beside is not None:
             base = model.weights[weight.beside].tensor.name
+            keeps = isinstance(weight.home, int) and model.layers[weight.home].is_recurrent
+            if ignores_adapters(model.architecture, base, recurrent=keeps):
+                continue
             if part[1] == "lora_a":
                 low[name] = i
             else:

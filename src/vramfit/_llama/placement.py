@@ -164,12 +164,15 @@ def _f32(x: float) -> float:
 
 
 def _kept_back(model: Model, patterns: tuple[str, ...]) -> frozenset[int]:
-    """List the positions of weights that a pattern keeps on the host; cached, since a plan places many times."""
+    """List the positions of weights that a pattern keeps on the host: of the model's file, not of what lies beside it; cached."""
 
     def search() -> frozenset[int]:
         searches = [re.compile(p).search for p in patterns]
+        own = {t.name for t in model.tensors}
         names = (w.tensor.name for w in model.weights)
-        return frozenset(i for i, name in enumerate(names) if any(found(name) for found in searches))
+        return frozenset(
+            i for i, name in enumerate(names) if any(found(name) for found in searches) and name in own
+        )
 
     return _KEPT_BACK.get(model, patterns, search) if patterns else frozenset()
 

@@ -59,9 +59,7 @@ def _attend_self(g: GraphContext, kv: Kv, x: Tensor, buckets: Tensor, il: int) -
 
 def _scaled(g: GraphContext, x: Tensor, name: str, scale: str, il: int) -> Tensor:
     """A projection whose scale is named as in models that have but one side (llama-model.cpp, the pass over scales)."""
-    x = linear(g, x, name, il, scale=False)
-    factor = g.w(f"{scale}.scale", il)
-    return x if factor is None else g.mul(x, factor)
+    return g.mul_mat(g.need(f"{name}.weight", il), x, scale=g.w(f"{scale}.scale", il))
 
 
 def _attend_cross(g: GraphContext, cross: Bare, x: Tensor, encoded: Tensor, il: int) -> Tensor:

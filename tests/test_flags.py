@@ -114,7 +114,7 @@ def test_the_commands_own_options_come_first() -> None:
         assert line().ignored == ("-h", "--path")
     assert "Usage" in CliRunner().invoke(main, ["plan", "-h"]).output
     with plan.make_context("plan", ["--", "-odd.gguf"]) as context:
-        assert context.params["model_argument"] == "-odd.gguf"
+        assert context.params["argument"] == ("-odd.gguf",)
 
 
 def entries(source: str) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], int, str, bool]]:

@@ -13,7 +13,6 @@ from typing import Final
 from .._ggml.graph import Extents, contiguous
 from .._ggml.ops import Unbuildable
 from .._llama.model import Home, Layer, Model
-from .unadapted import ignores_adapters, ignores_vectors
 
 __all__ = ["Known", "know"]
 
@@ -63,10 +62,14 @@ def know(model: Model, traits: Callable[[Model, int], Hashable] | None = None) -
 
 def _adapters(model: Model) -> tuple[Mapping[str, tuple[tuple[int, int], ...]], Mapping[int, int]]:
     """Adapters that are applied, by the weight that each changes; and directions of a control vector, by layer."""
+    if model.company is None:
+        return {}, {}
+    from .unadapted import ignores_adapters, ignores_vectors  # few models have adapters
+
     low: dict[str, int] = {}
     found: dict[str, list[tuple[int, int]]] = {}
     steered: dict[int, int] = {}
-    for i, weight in enumerate(model.weights if model.company is not None else ()):
+    for i, weight in enumerate(model.weights):
         name, part = weight.tensor.name, _ADAPTER.search(weight.tensor.name)
         if part and part[1] == "direction" and isinstance(weight.home, int):
             if not ignores_vectors(model.architecture):

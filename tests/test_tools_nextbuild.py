@@ -287,6 +287,7 @@ def test_everything_that_the_library_cites_is_recorded() -> None:
     """Else `record` has to run again: of the build that the library follows, and with rules of every kind."""
     record = load(DATA)
     found = citations(record)
+    assert record.title
     assert PINNED.title.startswith(record.title)
     assert not found.lost
     names = {name for _, name in found.places}

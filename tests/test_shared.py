@@ -356,3 +356,16 @@ def test_nobody_gets_more_than_the_limit() -> None:
     found = plan_shared(own, cards([400], 2), margin_bytes=MARGIN, max_ctx=1024)
     assert [(p.n_ctx, p.limited_by) for p in found.plans] == [(512, "its wish"), (1024, "max_ctx")]
     assert found.share == 1.0
+
+
+def test_two_divided_models_share_a_card() -> None:
+    """Where each needs two of three cards, one card has layers of both: as trying every place finds."""
+    own = [replace(t, wish=512) for t in published()[:2]]
+    gpus = cards([950, 1620, 1300], 2)
+    found = plan_shared(own, gpus, margin_bytes=MARGIN)
+    check(found)
+    assert found.proved
+    assert found.fits
+    assert len({*found.cards[0]} & {*found.cards[1]}) >= 1
+    loaded, contexts = Tried(own, gpus).best("share")
+    assert (found.loaded, tuple(p.n_ctx for p in found.plans)) == (loaded, contexts)

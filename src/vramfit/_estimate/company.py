@@ -34,11 +34,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Companion",
     "CompanyBytes",
+    "Divided",
     "Estimator",
     "Terms",
     "companions",
+    "company_apart",
     "company_at_least",
     "company_bytes",
+    "divided",
     "drafting_beside",
     "encoder_reserve",
 ]
@@ -209,6 +212,35 @@ def company_at_least(
     if shared is not None:
         beside[shared] -= found.host.compute
     return CompanyBytes(tuple(lowest), tuple(beside), taken.host - found.host.compute)
+
+
+class Divided(NamedTuple):
+    """A model whose layers are divided over all cards by the shares of another, and the settings that it runs with."""
+
+    model: Model
+    settings: Settings
+    is_own: bool  # whether it is the context of the other model's own next-token layers, whose weights count there
+
+
+def divided(model: Model, gpus: Sequence[Gpu], settings: Settings) -> Divided | None:
+    """Find what is loaded beside a model and divided over all `gpus` as it is; None where nothing is."""
+    draft = company_of(model).draft
+    if draft is not None and draft_cards(draft, gpus) == tuple(range(len(gpus))):
+        return Divided(_drafting(draft.model, settings), draft_settings(draft, settings, 0), is_own=False)
+    if draft is None and predicts(settings):
+        return Divided(_drafting(model, settings), _own_settings(model, settings, 0), is_own=True)
+    return None
+
+
+def company_apart(model: Model, gpus: Sequence[Gpu], settings: Settings) -> CompanyBytes:
+    """Count what a model's company takes of the cards beside what is `divided`: the same under every split, at every context."""
+    company, used = company_of(model), devices(gpus, settings)
+    kept = kept_for_draft(model, settings) if company.draft is not None else 0
+    sizes = [kept if i in used else 0 for i in range(len(gpus))]
+    if company.encoder is not None:
+        terms = _encoder(company.encoder, gpus, settings).gpus
+        sizes = [size + t.total for size, t in zip(sizes, terms, strict=True)]
+    return CompanyBytes(tuple(sizes), (0,) * len(gpus), 0)
 
 
 def _alive(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
@@ -26,7 +26,16 @@ from .loader import can_use
 from .model import Home, Model
 from .params import MAX_DEVICES, Settings
 
-__all__ = ["HOST", "Placement", "devices", "pipeline_copies", "place", "place_split", "split_is_given"]
+__all__ = [
+    "HOST",
+    "Placement",
+    "devices",
+    "ends_like",
+    "pipeline_copies",
+    "place",
+    "place_split",
+    "split_is_given",
+]
 
 
 class Placement(NamedTuple):
@@ -99,6 +108,16 @@ def pipeline_copies(placement: Placement, backends: Sequence[Backend]) -> int:
 def split_is_given(settings: Settings) -> bool:
     """Tell whether `tensor_split` decides the split: shares that are all 0 leave it to the engine."""
     return any(settings.tensor_split)
+
+
+def ends_like(n_shares: int, n_layers: int) -> tuple[int, ...]:
+    """For 0 … `n_shares` layers of one model before a point of its split, count those of another's `n_layers` there.
+
+    The other is divided by shares that are the first one's numbers of layers. A point is the shares before it over their
+    sum, whatever lies between, so nothing else of the split counts; whole numbers are added without rounding.
+    """
+    places = [_f32(i / n_layers) for i in range(n_layers)]
+    return (*(bisect_left(places, _f32(n / n_shares)) for n in range(n_shares)), n_layers)
 
 
 def _placed(model: Model, used: Sequence[Gpu], settings: Settings, layers: tuple[int, ...]) -> Placement:

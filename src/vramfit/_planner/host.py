@@ -45,6 +45,10 @@ class Beside:
     only: Split | None = None
     company: Company | None = None  # what is loaded beside the model takes, `gpus` of the cards in use
     known: dict[int, HostNeeds] = field(default_factory=dict)
+    over: Callable[[Sequence[int]], Chains] | None = (
+        None  # all splits over so much room, where more is divided
+    )
+    assume: Callable[[Split], None] | None = None  # takes the split that a draft is divided like, then
 
     @property
     def counts(self) -> bool:
@@ -65,6 +69,8 @@ class Beside:
         needs, room = self.needs(n_ctx), list(self.room)
         if needs.card is not None:
             room[needs.card] -= needs.pooled + compute
+        if self.over is not None:
+            return self.over(room)._replace(only=self.only)
         return Chains(self.segments(), room, self.only, self.company)
 
     def has_room(self, n_ctx: int, compute: int | None = None) -> bool:
@@ -105,6 +111,8 @@ class Beside:
             split = self._on_cards(n_ctx, compute, hint)
             if split is None:
                 return None
+            if self.assume is not None:
+                self.assume(split)
             needed = self.compute(split, n_ctx)
             fits = not self.used or self.chains(n_ctx, needed).fits(split, n_ctx)
             if fits and self.has_room(n_ctx, needed):

@@ -195,12 +195,12 @@ def may_carry(
         return False
     if not q.used:
         return True
-    segments = q.segments()
+    chains = q.chains(settings.n_ctx)
 
     def hoped(device: int, start: int, end: int, n_ctx: int) -> int:
-        return int(segments.probably(device, start, end, n_ctx) * (1 - less))
+        return int(chains.segments.probably(device, start, end, n_ctx) * (1 - less))
 
-    return q.chains(settings.n_ctx).find(hoped, settings.n_ctx) is not None
+    return chains.find(hoped, settings.n_ctx) is not None
 
 
 def _answer(q: Question, candidates: range) -> tuple[int, Split | None] | None:
@@ -210,12 +210,14 @@ def _answer(q: Question, candidates: range) -> tuple[int, Split | None] | None:
     found = _largest(q, candidates)
     if not q.split_is_free:
         return found
-    if _divides_a_draft(q):
+    if _in_rounds(q):
         found = _settled(q, candidates, found[1] if found else _least_short(q, candidates[0]))
     remote = [q.gpus[i].remote for i in q.used]
-    if found is None or not any(remote) or q.beside().counts:
-        return found
-    return found[0], _nearer(q, remote, *found)
+    if found is not None and any(remote) and not q.beside().counts:
+        found = found[0], _nearer(q, remote, *found)
+    if found is not None:
+        q.assumed = found[1]
+    return found
 
 
 def _largest(q: Question, candidates: range, only: Split | None = None) -> tuple[int, Split] | None:
@@ -227,17 +229,30 @@ def _largest(q: Question, candidates: range, only: Split | None = None) -> tuple
     return largest(chains if only is None else chains._replace(only=only), candidates)
 
 
-def _divides_a_draft(q: Question) -> bool:
-    """Tell whether the layers of something beside the model are divided over the cards as the model's are."""
-    if q.is_alone:
+def _in_rounds(q: Question) -> bool:
+    """Tell whether what a card takes beside the model depends on the whole split: no search knows that run by run."""
+    if q.is_alone or not q.split_is_free or q.paired() is not None:
         return False
     from .._company import company_of
 
-    return company_of(q.model).draft is not None or predicts(q.settings)
+    draft = company_of(q.model).draft
+    if draft is None:
+        return predicts(q.settings)
+    return draft.devices is None or len(draft.devices) > 1
+
+
+def _rounds_warning(q: Question, limit: str) -> tuple[str, ...]:
+    """Say that the split may not be the best, where it was sought in rounds and a card limits the context."""
+    if limit in (REQUEST, TRAINED, MAX_CTX) or not _in_rounds(q) or q.segments().first == q.segments().last:
+        return ()
+    return (
+        "what is beside the model on a card depends on the whole split here, so that the split was sought in rounds: another"
+        " may hold a larger context, which --tensor-split tries",
+    )
 
 
 def _settled(q: Question, candidates: range, split: Split) -> tuple[int, Split] | None:
-    """Find the answer when a draft's layers are divided as the model's are: no better split was found for that division."""
+    """Find an answer in rounds: no better split was found for what a draft is divided like. There may be better ones."""
     for _ in range(_ROUNDS):
         q.assumed = split
         better = _largest(q, candidates)
@@ -253,7 +268,7 @@ def _nearer(q: Question, remote: Sequence[bool], n_ctx: int, split: Split) -> Sp
     from .nearer import nearer
 
     found = nearer(q.chains(n_ctx), remote, n_ctx, split)
-    if found == split or not _divides_a_draft(q):
+    if found == split or not _in_rounds(q):
         return found
     q.assumed = found
     if _largest(q, range(n_ctx, n_ctx + 1), found) is None:
@@ -266,10 +281,10 @@ def _least_short(q: Question, n_ctx: int) -> Split:
 
 
 def _shown(q: Question, n_ctx: int) -> Split | None:
-    """Choose the split to show where none fits: the one that lacks least, or the last that a draft was divided like."""
+    """Choose the split to show where none fits: the one that lacks least, or the last of those tried in rounds."""
     if not q.split_is_free:
         return None
-    return q.assumed or _least_short(q, n_ctx)
+    return (q.assumed if _in_rounds(q) else None) or _least_short(q, n_ctx)
 
 
 def _shortest(result: Estimate) -> DeviceEstimate | None:
@@ -347,6 +362,7 @@ def _warnings(q: Question, result: Estimate, limit: str) -> tuple[str, ...]:
         found += speculation_warnings(model, q.settings)
         found += _encoder_warnings(q)
     found += assumed(gpus)
+    found += _rounds_warning(q, limit)
     found += context_warnings(model, result.n_ctx_seq)
     found += pool_warning(model, resolve(model, result.settings), [g.backend for g in gpus])
     found += host_warnings(result, q.margin)

@@ -14,6 +14,7 @@ from .._base.errors import SettingsError
 from .._devices import Gpu, Host
 from .._estimate.estimate import Estimate, assemble, estimate
 from .._llama.cparams import context_step, resolve, trained_ctx
+from .._llama.host_memory import shared_card
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
@@ -24,6 +25,7 @@ from .segments import Learned, Segments
 
 if TYPE_CHECKING:
     from .._estimate.company import CompanyBytes
+    from .paired import Paired
 
 __all__ = ["Question", "chosen", "contexts", "estimated"]
 
@@ -51,8 +53,13 @@ class Question:
     host: Host | None = None
     known: Segments | None = None  # once they were asked for
     host_known: Beside | None = None
-    assumed: Split | None = None  # the layers that a draft's are divided like
+    assumed: Split | None = (
+        None  # the layers that a draft's are divided like, of the cards' bytes where `paired` is None
+    )
+    pair: Paired | None = None  # once it was asked for
+    apart: CompanyBytes | None = None
     found: dict[Hashable, CompanyBytes] = field(default_factory=dict)
+    padded: dict[int, int] = field(default_factory=dict)
 
     @property
     def used(self) -> tuple[int, ...]:
@@ -89,14 +96,56 @@ class Question:
                 self.segments, self.given_split() if self.used else None,
                 None if self.is_alone else self.company,
             )  # fmt: skip
+            if self.paired() is not None:
+                self.host_known.over, self.host_known.assume = self._over, self._assume
         return self.host_known
+
+    def paired(self) -> Paired | None:
+        """The model's layers with those of a draft that follow them; None where none do, or not by these alone.
+
+        A draft that is told its cards takes the first of the shares, whatever card of the model they are. What is on the host
+        counts on a card with the system's memory, and its buffer there depends on the whole split.
+        """
+        if self.pair is None and self.divides:
+            from .._estimate.company import divided
+            from .paired import paired
+
+            found, segments = divided(self.model, self.gpus, self.settings), self.segments()
+            if found is not None and segments.first < segments.last:
+                told = found._replace(settings=replace(found.settings, main_gpu=0))
+                self.pair = paired(segments, told, self.gpus, self._padded, self.learned)
+        return self.pair
+
+    @property
+    def divides(self) -> bool:
+        """Whether something beside the model may be divided over the cards as its layers are, which the solver chooses."""
+        return not self.is_alone and self.split_is_free and shared_card(self.gpus) is None
+
+    def _padded(self, n_ctx: int) -> int:
+        if n_ctx not in self.padded:
+            self.padded[n_ctx] = resolve(self.model, replace(self.settings, n_ctx=n_ctx)).n_ctx
+        return self.padded[n_ctx]
+
+    def _assume(self, split: Split) -> None:
+        self.assumed = split
+
+    def _over(self, room: Sequence[int]) -> Chains:
+        """All splits over so much room; what of the company follows the layers is counted with them, the rest apart."""
+        pair = self.paired()
+        if pair is None:
+            return Chains(self.segments(), room, self.given_split(), None if self.is_alone else self.company)
+        if self.apart is None:
+            from .._estimate.company import company_apart
+
+            self.apart = company_apart(self.model, self.gpus, self.settings)
+        apart = self.apart
+        return Chains(pair, room, None, lambda n_ctx, most: apart)
 
     def chains(self, n_ctx: int) -> Chains:
         """All splits over the cards in use, for a context; beside no host, for any."""
         if self.beside().counts:
             return self.beside().chains(n_ctx)
-        company = None if self.is_alone else self.company
-        return Chains(self.segments(), self.room(), self.given_split(), company)
+        return self._over(self.room())
 
     def company(self, n_ctx: int, most: bool) -> CompanyBytes:
         """What is loaded beside the model takes of each card in use, and of the host (see `search.Company`)."""

@@ -16,6 +16,7 @@ from .segments import Segments
 
 if TYPE_CHECKING:
     from .._estimate.company import CompanyBytes
+    from .paired import Paired
 
 __all__ = ["Chains", "Company", "Split", "largest", "last_where", "least_short"]
 
@@ -35,10 +36,12 @@ _STEP: Final = 1 << 20  # bytes to which the least shortfall is found
 class Chains(NamedTuple):
     """All splits of the layers over the cards, or the one that the caller fixed; `room` is the bytes that each card may take."""
 
-    segments: Segments
+    segments: Segments | Paired
     room: Sequence[int]
     only: Split | None = None
-    company: Company | None = None  # what is loaded beside the model takes of that room
+    company: Company | None = (
+        None  # what is loaded beside the model, and not of `segments`, takes of that room
+    )
 
     def rooms(self, n_ctx: int, *, most: bool = False) -> Sequence[int]:
         """Return the room on each card beside a context; with `most` no less than beside any larger one."""

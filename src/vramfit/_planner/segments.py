@@ -246,6 +246,15 @@ class Segments:
                 size += n
         return size
 
+    def context(self, device: int, start: int, end: int, n_ctx: int) -> int:
+        """Count the bytes of context alone of layers [start, end) on card `device`."""
+        caches = self._cache_table(n_ctx, self._rules[device])
+        return caches[end] - caches[start]
+
+    def size(self, device: int, start: int, end: int, n_ctx: int) -> int | None:
+        """Return the segment's compute buffer in bytes where it is known at this very context."""
+        return self._known(device, start, end).size(n_ctx)
+
     def at_least(self, device: int, start: int, end: int, n_ctx: int) -> int:
         """Return a lower bound of the segment's compute buffer in bytes: its size if that is known, else its best floor."""
         size = self._known(device, start, end).size(n_ctx)
@@ -453,14 +462,18 @@ class Segments:
             self._case = (placement, context), case
             last = reservations(case, context)[-1]
             floors: Sequence[int] = most_alive(case.graph(last)[1])
-        except Unbuildable:  # the size is a formula that never falls
-            floors = compute_bytes(self._model, placement, context, self._rules).gpus
+        except Unbuildable:
+            floors = self._formula(placement, context)
         start = self.first
         for device, count in enumerate(counts):
             place, kinds, known = self._where(device, start, start + count)
             self._learned_at.setdefault(place, {})[kinds] = known
             _remember(known.floors, n_ctx, floors[device])
             start += count
+
+    def _formula(self, placement: Placement, context: Context) -> Sequence[int]:
+        """Floors where no graph is known: the size is a formula that never falls."""
+        return compute_bytes(self._model, placement, context, self._rules).gpus
 
     def _split(self, counts: Sequence[int], n_ctx: int) -> tuple[Placement, Context]:
         return place_split(self._model, self._gpus, self._settings, counts), self._context(n_ctx)

@@ -10,13 +10,18 @@ from conftest import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu
+from test_company import SPECULATING, drafting
 
-from vramfit._base.errors import EngineRefusal
+from vramfit._base.errors import EngineRefusal, SettingsError
 from vramfit._devices import Gpu
+from vramfit._engines.shared import shared_for
 from vramfit._estimate.estimate import estimate
 from vramfit._llama.params import Settings
+from vramfit._planner.gives_up import gives_up
+from vramfit._planner.plan import plan as one_plan
 from vramfit._planner.shared import SharedPlan, Tenant, plan_shared
 from vramfit._planner.warnings import process_bytes
+from vramfit._report.shared_facts import missing, model_rows, verdict
 
 MARGIN = 8 << 20
 SETTINGS = Settings(flash_attn="on", n_outputs_max=1)
@@ -37,8 +42,9 @@ def tenants(layers: Sequence[int] = (-1, -1, -1), n_ctx: int = 0) -> list[Tenant
     ]
 
 
-def cards(mib: Sequence[int]) -> list[Gpu]:
-    extra = 2 * process_bytes(gpu(16384)) >> 20
+def cards(mib: Sequence[int], n_models: int = 3) -> list[Gpu]:
+    """Cards with so much memory beside what the models' processes take."""
+    extra = (n_models - 1) * process_bytes(gpu(16384)) >> 20
     return [gpu(n + extra, name=f"card {i}") for i, n in enumerate(mib)]
 
 
@@ -137,9 +143,78 @@ def test_who_gets_all_that_can_be_is_proved(n_ctx: int) -> None:
     assert (found.proved, found.note) == (True, "")
 
 
+def test_models_with_drafts_on_many_cards() -> None:
+    """Of more than four cards those that are alike are tried once, whatever is loaded beside a model."""
+    told = replace(SPECULATING, n_ctx=0, flash_attn="on")
+    own = [Tenant(drafting(), told, wish=512, name="drafted"), tenants()[1]]
+    found = plan(own, cards([200] * 5, 2))
+    assert found.fits
+    assert found.plans[0].estimate.company
+
+
+def test_who_has_its_wish_has_not_the_smallest_share() -> None:
+    """Of those who get less than they wish one has the smallest share, and text and value tell the same one's."""
+    chat, code, _ = tenants()
+    found = plan([replace(chat, wish=16384), replace(code, wish=1024, weight=9)], cards([200], 2))
+    assert found.plans[1].n_ctx == 1024  # for a weight of 9 a smaller share than that of chat
+    assert found.share == found.plans[0].n_ctx / 16384 > 1 / 9
+    assert ", of chat;" in verdict(found)
+
+
+def test_a_process_that_another_card_has_no_room_for() -> None:
+    """A model that fits where there is room, while its process does not beside what lies on another card, says so."""
+    alone = plan(tenants(n_ctx=512)[:1], [gpu(16384)])
+    need = alone.devices[0].taken[0] + MARGIN
+    full = replace(gpu(16384, name="full"), free_bytes=need)
+    found = plan(tenants(n_ctx=512)[:2], [full, *cards([need // (1 << 20) - 2], 2)])
+    assert found.loaded == (0,)
+    assert not found.plans[1].fits
+    assert (found.plans[1].limited_by, found.plans[1].shortfall) == ("full", process_bytes(full))
+    assert "code does not fit beside the others: at 512 tokens full is short of" in missing(found)[0]
+
+
+def test_a_limit_for_all_is_no_other_model() -> None:
+    """Contexts that `max_ctx` keeps from growing say so."""
+    found = plan_shared(tenants(), cards([400]), margin_bytes=MARGIN, max_ctx=512)
+    head, *rows = model_rows(found)
+    assert [row[head.index("limited by")] for row in rows] == ["max_ctx"] * 3
+
+
+def test_a_name_of_a_file_is_made_printable() -> None:
+    """What no terminal may show is spelt out in a model's own name; a name that was given is refused."""
+    hostile = replace(MODELS[0], source="/models/a\x1b[31m\n.gguf")
+    found = plan([Tenant(hostile, SETTINGS), *tenants()[1:]], cards([90]))
+    assert found.tenants[0].name == r"a\x1b[31m\n"
+    with pytest.raises(SettingsError, match="printable name"):
+        Tenant(hostile, SETTINGS, name="a\x1b")
+
+
 def test_what_is_refused_names_its_model() -> None:
     """What the engine refuses of one of several models says of which."""
     *others, last = tenants()
     told = replace(last.settings, spec_type="draft-mtp")
     with pytest.raises(EngineRefusal, match=r"^embed: .*MTP"):
         plan([*others, replace(last, settings=told)], cards([90]))
+
+
+def test_a_split_that_an_engine_makes_stays() -> None:
+    """What LM Studio divides evenly it divides evenly at every context, whatever split would leave more room."""
+    gpus = [gpu(8192, name="a"), gpu(8192, name="b")]
+    even = shared_for([Tenant(MODELS[0], wish=1024)], gpus, "lm-studio", margin_bytes=MARGIN)
+    room = even.devices[0].left - MARGIN - process_bytes(gpus[0])
+    (found,) = gives_up(even, room + (10 << 20))
+    assert found
+    assert found.n_ctx < 1024
+    assert found.tensor_split == even.plans[0].tensor_split == (2, 2)
+
+
+def test_a_model_beside_itself() -> None:
+    """The next model may be the same one: each is in a process of its own."""
+    chat = tenants(n_ctx=512)[0]
+    alone = one_plan(chat.model, [gpu(2048)], SETTINGS, margin_bytes=MARGIN)
+    found = gives_up(alone, chat)
+    assert found
+    assert (found.beside, found.n_ctx) == ("chat", alone.n_ctx)
+    unnamed = gives_up(alone, Tenant(chat.model, chat.settings))
+    assert unnamed
+    assert unnamed.n_ctx == alone.n_ctx

@@ -293,4 +293,20 @@ class _Asked:
         gpus, host = self._left(loaded, least, i)
         tenant = self.tenants[i]
         told = replace(tenant.settings, n_ctx=self.candidates[i][0])
-        return plan(tenant.model, gpus, told, margin_bytes=self.margin, host=host)
+        found = plan(tenant.model, gpus, told, margin_bytes=self.margin, host=host)
+        shortfall, card = self._pushed_out(loaded, least, i)
+        return (
+            replace(found, fits=False, limited_by=card, shortfall=shortfall) if found.fits and card else found
+        )
+
+    def _pushed_out(self, loaded: Sequence[int], least: _Placed | None, i: int) -> tuple[int, str]:
+        """The card on which others lack most when the process of one more model is there, by bytes; "": on none."""
+        free, _ = self._free(loaded, least, i)
+        before = [g.free - n for g, n in zip(self.gpus, self._extra(len(loaded) + 1), strict=True)]
+        names = told_apart(self.gpus)
+        short = [
+            (self.margin - n, name)
+            for n, had, name in zip(free, before, names, strict=True)
+            if n < had and n < self.margin
+        ]
+        return max(short, default=(0, ""))

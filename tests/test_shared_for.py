@@ -41,6 +41,13 @@ def brute_force(found: SharedPlan, engine: str) -> list[tuple[int, ...]]:
     return [c for c in product(*steps) if loads.load(found.loaded, c) is not None]
 
 
+def growing(found: SharedPlan, contexts: tuple[int, ...]) -> float:
+    """The smallest share of those that get less than they wish."""
+    here = [found.tenants[t] for t in found.loaded]
+    shares = (n / t.wished / t.weight for n, t in zip(contexts, here, strict=True) if n < t.wished)
+    return min(shares, default=1.0)
+
+
 def smallest(found: SharedPlan, contexts: tuple[int, ...]) -> float:
     here = [found.tenants[t] for t in found.loaded]
     return min(n / t.wished / t.weight for n, t in zip(contexts, here, strict=True))
@@ -68,9 +75,9 @@ def test_no_other_contexts_are_better(
         assert contexts[0] == max(all_of_them)[0]
         return
     best = max(smallest(found, c) for c in all_of_them)
-    assert found.share == pytest.approx(smallest(found, contexts))
+    assert found.share == pytest.approx(growing(found, contexts))
     if not two or engine == "lm-studio":  # where Ollama may change cards, less can be more than it can hold
-        assert found.share == pytest.approx(best)
+        assert smallest(found, contexts) == pytest.approx(best)
 
 
 @examples(10)

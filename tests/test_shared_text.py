@@ -125,9 +125,9 @@ def test_what_limits_a_context() -> None:
     assert tight.plans[0].limited_by == "GeForce tight"
     assert row(tight, "Hand Made")["limited by"] == "tight"
     (found,) = tight.plans
-    for said in ("the context asked for", "max_ctx"):
+    for said, shown in (("the context asked for", "what the others take"), ("max_ctx", "max_ctx")):
         told = replace(tight, plans=(replace(found, limited_by=said),))
-        assert row(told, "Hand Made")["limited by"] == "what the others take"
+        assert row(told, "Hand Made")["limited by"] == shown
     trained = together([Tenant(SMALL, ON)], [(0,)], CARDS)
     assert row(trained, "Hand Made")["limited by"] == "the trained context"
     slots = together([Tenant(SMALL, replace(AT, n_seq_max=4, n_outputs_max=4))], [(0,)], CARDS)

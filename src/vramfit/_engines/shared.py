@@ -220,16 +220,15 @@ def _answer(loads: _Loads, loaded: tuple[int, ...], contexts: tuple[int, ...], o
     by_tenant = {t: _limited(loads, t, p) for t, p in zip(found.tenants, found.plans, strict=True)}
     plans = [by_tenant.get(t) or loads.beside(found, t, loads.least(t)) for t in range(len(loads.tenants))]
     seen = [sees(p, loads.engine) for p in found.plans]
+    free = {t: p for t, p in by_tenant.items() if not loads.tenants[t].settings.n_ctx}
     shares = [
-        min(1.0, p.n_ctx / loads.wish(t)) / loads.tenants[t].weight
-        for t, p in by_tenant.items()
-        if not loads.tenants[t].settings.n_ctx
+        p.n_ctx / loads.wish(t) / loads.tenants[t].weight for t, p in free.items() if p.n_ctx < loads.wish(t)
     ]
     all_wishes = len(loaded) == len(plans) and all(p.n_ctx >= loads.wish(t) for t, p in by_tenant.items())
     extra = process_counts(loads.gpus, seen)
     return SharedPlan(
         loads.tenants, tuple(plans), (tuple(range(len(loads.gpus))),) * len(plans), loaded, objective,
-        min(shares, default=None), all_wishes, loads.gpus, loads.host, loads.margin,
+        min(shares, default=1.0 if free else None), all_wishes, loads.gpus, loads.host, loads.margin,
         tuple(n * process_bytes(g) if n else 0 for n, g in zip(extra, loads.gpus, strict=True)),
         "" if all_wishes else f"{loads.engine.title} places each model by itself, in this order; contexts were found by halving, and another order may hold more",
         tuple(_said(loads, by_tenant, plans)),

@@ -175,7 +175,10 @@ def _tenant_gives(
     own, asked = shared.plans[at], shared.tenants[at].settings
     if (kept := _kept(own, size, places)) is not None:
         return replace(kept, tensor_split=_spread(shared, at, own))
-    split = own.asked.tensor_split if asked.tensor_split else ()  # what the solver chose may move
+    chosen = not asked.tensor_split and own.asked.tensor_split == own.tensor_split
+    split = (
+        () if chosen else own.asked.tensor_split
+    )  # numbers of layers that the solver chose may move, an engine's shares not
     alone = replace(
         own,
         asked=replace(own.asked, n_ctx=asked.n_ctx, tensor_split=split),
@@ -209,6 +212,8 @@ def _beside(plan: Plan, other: Tenant) -> GivesUp | None:
         raise SettingsError(f"{other.name}: give settings with n_ctx, the context that it is to have")
     for settings, most in _questions(plan):
         mine = Tenant(plan.model, settings, most or 0)
+        if mine.name == other.name:  # one model twice
+            mine = replace(mine, name=f"{mine.name} #1")
         shared = plan_shared(
             [other, mine], plan.gpus, margin_bytes=plan.margin_bytes, host=plan.host, objective="order"
         )

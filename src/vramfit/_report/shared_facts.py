@@ -65,7 +65,8 @@ def _least(plan: SharedPlan) -> str:
     free = [t for t in plan.loaded if not plan.tenants[t].settings.n_ctx and plan.tenants[t].wished]
     if not free:
         return "each context is as asked for"
-    least = min(free, key=lambda t: plan.plans[t].n_ctx / plan.tenants[t].wished / plan.tenants[t].weight)
+    growing = [t for t in free if not _has_all(plan, t)] or free  # as of `share`
+    least = min(growing, key=lambda t: plan.plans[t].n_ctx / plan.tenants[t].wished / plan.tenants[t].weight)
     weight = plan.tenants[least].weight
     said = f" (weight {weight:g})" if weight != 1 else ""
     return f"the smallest share is {_part(plan, least)} of its wish, of {names(plan)[least]}{said}"
@@ -120,7 +121,13 @@ def _limit(plan: SharedPlan, tenant: int) -> str:
     p, wished = plan.plans[tenant], plan.tenants[tenant].wished
     if wished and p.n_ctx + context_step(p.settings) > wished:
         return "its wish" if plan.tenants[tenant].wish else "the trained context"
-    return OTHERS if p.limited_by in (REQUEST, MAX_CTX) else _limiting(plan, tenant)
+    return OTHERS if p.limited_by == REQUEST else _limiting(plan, tenant)
+
+
+def _has_all(plan: SharedPlan, tenant: int) -> bool:
+    """Whether a model gets its wish, or all that any model may have."""
+    p, wished = plan.plans[tenant], plan.tenants[tenant].wished
+    return p.n_ctx + context_step(p.settings) > wished or p.limited_by == MAX_CTX
 
 
 def _limiting(plan: SharedPlan, tenant: int) -> str:

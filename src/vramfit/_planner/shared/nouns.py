@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from ..._base.errors import SettingsError, shown
+from ..._base.foreign import printable
 from ..._base.given import call
 from ..._base.shown import Drawn
 from ..._coerce import AnyModel, AnySettings, count, model_of, settings_of
@@ -88,11 +89,9 @@ def _name(value: object) -> str:
 
 
 def _own_name(model: Model) -> str:
-    return (
-        PurePath(model.source).stem
-        if model.source and not model.source.startswith("<")
-        else model.name or "model"
-    )
+    """Name a model as its file is named, else as its header has it; others wrote both."""
+    named = model.source and not model.source.startswith("<")
+    return printable(PurePath(model.source).stem if named else model.name).strip() or "model"
 
 
 def tenant_of(value: object, settings: AnySettings = None) -> Tenant:

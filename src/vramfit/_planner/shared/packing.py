@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from ..._company import company_of
 from ..search import Split
 from .spots import Bound, Divided, Spot, fits
 
@@ -139,8 +140,9 @@ class Packing:
         """What makes two sets of cards alike: kinds of cards with as much room, and who else has layers there."""
         taken = [tuple(i for i, s in enumerate(chosen) if c in s.cards) for c in spot.cards]
         kinds = [replace(g, name="card", free_bytes=0) for g in spot.question.gpus]
-        company = spot.question.model.company
-        return (*zip(kinds, (rooms[c] for c in spot.cards), taken, strict=True), company)
+        company = company_of(spot.question.model)
+        told = company.draft and company.draft.devices, company.encoder and company.encoder.device
+        return (*zip(kinds, (rooms[c] for c in spot.cards), taken, strict=True), told)
 
     def _less(self, spot: Spot, n_ctx: int, bound: Bound, rooms: list[int]) -> list[int] | None:
         """The room that a model on one card leaves on each; of a divided one only that there is room in all. None: there is none."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Final, NamedTuple
 
-from ..._base.errors import GpuError, SettingsError, shown
+from ..._base.errors import EngineRefusal, GpuError, ModelError, SettingsError, shown
 from ..._coerce import AUTO, AnyGpus, AnyHost, AnyModel, AnySettings, cards, host_of, margin
 from ..._coerce import max_ctx as limit
 from ..._devices import Gpu, Host, told_apart
@@ -140,7 +140,7 @@ class _Asked:
             else:
                 plans.append(self._beside(loaded, least, i))
                 at.append(tuple(range(len(self.gpus))))
-        note = self._note()
+        note = "" if self._has_all(loaded, best) else self._note()
         return SharedPlan(
             self.tenants, tuple(plans), tuple(at), loaded, self.objective, self._share(loaded, plans), not note,
             self.gpus, self.host, self.margin, self._extra(len(loaded)), note,
@@ -167,13 +167,22 @@ class _Asked:
 
     def _together(self) -> tuple[tuple[int, ...], _Placed | None]:
         """Find the most models that fit together at the least of their contexts, the first ones first."""
-        each = [i for i in range(len(self.tenants)) if self._least((i,))]
+        each = [i for i in range(len(self.tenants)) if self._alone(i)]
         for n in range(len(each), 0, -1):
             for some in combinations(each, n):
                 found = self._least(some)
                 if found is not None:
                     return some, found
         return (), None
+
+    def _alone(self, i: int) -> bool:
+        """Whether a model fits by itself. Raises what the engine refuses of it, with its name where there are others."""
+        try:
+            return self._least((i,)) is not None
+        except (EngineRefusal, SettingsError, ModelError) as e:
+            if len(self.tenants) > 1:
+                e.args = (f"{self.tenants[i].name}: {e.args[0]}", *e.args[1:])
+            raise
 
     def _least(self, loaded: tuple[int, ...]) -> _Placed | None:
         packing = self._packing(loaded)
@@ -208,6 +217,11 @@ class _Asked:
             if plans[i].settings.n_ctx < self.candidates[i][-1]
         )
         return min(parts, default=1.0)
+
+    def _has_all(self, loaded: Sequence[int], best: _Placed | None) -> bool:
+        """Whether all models get the longest context that they may have: nothing can be better."""
+        most = tuple(own[-1] for own in self.candidates)
+        return best is not None and len(loaded) == len(most) and best.contexts == most
 
     def _note(self) -> str:
         """Say why it is not proved that no other place does better; "" where it is."""
@@ -279,4 +293,20 @@ class _Asked:
         gpus, host = self._left(loaded, least, i)
         tenant = self.tenants[i]
         told = replace(tenant.settings, n_ctx=self.candidates[i][0])
-        return plan(tenant.model, gpus, told, margin_bytes=self.margin, host=host)
+        found = plan(tenant.model, gpus, told, margin_bytes=self.margin, host=host)
+        shortfall, card = self._pushed_out(loaded, least, i)
+        return (
+            replace(found, fits=False, limited_by=card, shortfall=shortfall) if found.fits and card else found
+        )
+
+    def _pushed_out(self, loaded: Sequence[int], least: _Placed | None, i: int) -> tuple[int, str]:
+        """The card on which others lack most when the process of one more model is there, by bytes; "": on none."""
+        free, _ = self._free(loaded, least, i)
+        before = [g.free - n for g, n in zip(self.gpus, self._extra(len(loaded) + 1), strict=True)]
+        names = told_apart(self.gpus)
+        short = [
+            (self.margin - n, name)
+            for n, had, name in zip(free, before, names, strict=True)
+            if n < had and n < self.margin
+        ]
+        return max(short, default=(0, ""))

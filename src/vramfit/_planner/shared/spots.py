@@ -91,6 +91,12 @@ class Spot:
         """Whether what is loaded beside the model is divided as the model is."""
         return len(self.cards) > 1 and predicts(self.question.settings)
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether some split puts something on each of its cards."""
+        alone = len(self.cards) < 2 or company_of(self.question.model).takes_room
+        return alone or self._last - self._first >= len(self.cards) or split_is_given(self.question.settings)
+
     def only(self) -> Split:
         """Return the layers on each card where there is one split only."""
         if not self.cards:
@@ -257,13 +263,24 @@ def spots(
         own = [gpus[i] for i in cards]
         told = replace(settings, main_gpu=0) if settings.split_mode == "none" and cards else settings
         for variant in _variants(model, len(cards), len(gpus)):
-            found.append(Spot(cards, Question(variant, own, told, 0, learned, host)))
+            spot = Spot(cards, Question(variant, own, told, 0, learned, host))
+            if not found or spot.is_filled:
+                found.append(spot)
     return tuple(found)
 
 
 def _sets(model: Model, settings: Settings, gpus: Sequence[Gpu]) -> Sequence[tuple[int, ...]]:
     """List sets of cards, by their indexes: all of them, but where the settings or what is beside the model name cards."""
     every = tuple(range(len(gpus)))
+    found = _named_sets(every, model, settings, gpus)
+    return [
+        cards for cards in found if any(gpus[i].free for i in cards)
+    ] or found  # a full card holds nothing
+
+
+def _named_sets(
+    every: tuple[int, ...], model: Model, settings: Settings, gpus: Sequence[Gpu]
+) -> Sequence[tuple[int, ...]]:
     if settings.split_mode == "none" and gpus:
         return [devices(gpus, settings)]
     if len(gpus) < 2 or split_is_given(settings) or _names_cards(company_of(model)):

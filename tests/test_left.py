@@ -262,15 +262,19 @@ def test_a_card_that_the_engine_refuses_gives_nothing(monkeypatch: pytest.Monkey
     assert (found.card, found.proved) == ("card 1", False)
 
 
-def test_beside_a_draft_nothing_is_proved() -> None:
-    """Its layers are divided as the model's are, for which no better split was found."""
+@pytest.mark.parametrize("mib", [[4000, 4000], [5500]])
+def test_beside_a_draft_it_is_as_proved_as_the_plan(mib: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its layers are divided as the model's are; where a plan has to seek its split in rounds, nothing is proved."""
     model = vramfit.accompany(REAL, draft=REAL)
-    for gpus, proved in ((cards([4000, 4000]), False), (cards([5500]), True)):
-        own = plan(model, gpus, ON, margin_bytes=MARGIN)
-        found = gives_up(own, 1500 * MIB)
-        assert found is not None
-        assert found.n_ctx < own.n_ctx
-        assert found.proved == proved
+    own = plan(model, cards(mib), ON, margin_bytes=MARGIN)
+    found = gives_up(own, 1900 * MIB)
+    assert found is not None
+    assert found.n_ctx < own.n_ctx
+    assert found.proved
+    monkeypatch.setattr(module, "in_rounds", lambda q: True)
+    again = gives_up(own, 1900 * MIB)
+    assert again is not None
+    assert not again.proved
 
 
 @pytest.mark.parametrize("needs", [-1, "4 apples", True, None, "4096"])

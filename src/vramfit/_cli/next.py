@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -59,6 +60,8 @@ def _size(name: str) -> int | None:
     """Read a size; None for what names a model."""
     if os.path.exists(name):
         return None
+    if re.fullmatch(r"-\d.*", name):
+        raise SettingsError(f"--next {name}: give a size above 0, or a model")
     try:
         found = parse_size(name)
     except SettingsError:

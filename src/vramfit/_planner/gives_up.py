@@ -15,10 +15,10 @@ from .._base.units import GIB
 from .._coerce import margin, shown
 from .._devices import told_apart
 from .._llama.params import Settings
-from .._llama.speculation import predicts
 from .left import Left, leaves
-from .plan import Plan
+from .plan import Plan, in_rounds
 from .plan import plan as solve
+from .question import Question
 from .segments import Learned
 from .shared import SharedPlan, Tenant, plan_shared
 from .warnings import process_bytes
@@ -116,7 +116,7 @@ def _kept(plan: Plan, size: int, places: Sequence[Left]) -> GivesUp | None:
 def _longest(plan: Plan, size: int, learned: Learned) -> GivesUp | None:
     """Find the card on which `size` bytes less leave most context."""
     found: list[GivesUp] = []
-    proved = len(plan.gpus) < 2 or (plan.model.company is None and not predicts(plan.asked))  # as `plan` says
+    proved = not in_rounds(Question(plan.model, plan.gpus, plan.asked, plan.margin_bytes, {}, plan.host))
     for name, fewer in _with_less(plan, size):
         again, refused = _again(fewer, learned)
         proved = proved and not refused

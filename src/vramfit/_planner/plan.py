@@ -43,7 +43,7 @@ from .warnings import context_warnings, margin_warning, pool_warning, settings_w
 if TYPE_CHECKING:
     from .link import Link
 
-__all__ = ["DEFAULT_MARGIN", "Plan", "carries", "host_holds", "may_carry", "plan"]
+__all__ = ["DEFAULT_MARGIN", "Plan", "carries", "host_holds", "in_rounds", "may_carry", "plan"]
 
 DEFAULT_MARGIN: Final = 1 << 30  # what llama.cpp's --fit-target leaves on each device
 REQUEST: Final = "the context asked for"  # what `limited_by` may say beside the name of a card
@@ -210,7 +210,7 @@ def _answer(q: Question, candidates: range) -> tuple[int, Split | None] | None:
     found = _largest(q, candidates)
     if not q.split_is_free:
         return found
-    if _in_rounds(q):
+    if in_rounds(q):
         found = _settled(q, candidates, found[1] if found else _least_short(q, candidates[0]))
     remote = [q.gpus[i].remote for i in q.used]
     if found is not None and any(remote) and not q.beside().counts:
@@ -229,7 +229,7 @@ def _largest(q: Question, candidates: range, only: Split | None = None) -> tuple
     return largest(chains if only is None else chains._replace(only=only), candidates)
 
 
-def _in_rounds(q: Question) -> bool:
+def in_rounds(q: Question) -> bool:
     """Tell whether what a card takes beside the model depends on the whole split: no search knows that run by run."""
     if q.is_alone or not q.split_is_free or q.paired() is not None:
         return False
@@ -243,7 +243,7 @@ def _in_rounds(q: Question) -> bool:
 
 def _rounds_warning(q: Question, limit: str) -> tuple[str, ...]:
     """Say that the split may not be the best, where it was sought in rounds and a card limits the context."""
-    if limit in (REQUEST, TRAINED, MAX_CTX) or not _in_rounds(q) or q.segments().first == q.segments().last:
+    if limit in (REQUEST, TRAINED, MAX_CTX) or not in_rounds(q) or q.segments().first == q.segments().last:
         return ()
     return (
         "what is beside the model on a card depends on the whole split here, so that the split was sought in rounds: another"
@@ -268,7 +268,7 @@ def _nearer(q: Question, remote: Sequence[bool], n_ctx: int, split: Split) -> Sp
     from .nearer import nearer
 
     found = nearer(q.chains(n_ctx), remote, n_ctx, split)
-    if found == split or not _in_rounds(q):
+    if found == split or not in_rounds(q):
         return found
     q.assumed = found
     if _largest(q, range(n_ctx, n_ctx + 1), found) is None:
@@ -284,7 +284,7 @@ def _shown(q: Question, n_ctx: int) -> Split | None:
     """Choose the split to show where none fits: the one that lacks least, or the last of those tried in rounds."""
     if not q.split_is_free:
         return None
-    return (q.assumed if _in_rounds(q) else None) or _least_short(q, n_ctx)
+    return (q.assumed if in_rounds(q) else None) or _least_short(q, n_ctx)
 
 
 def _shortest(result: Estimate) -> DeviceEstimate | None:

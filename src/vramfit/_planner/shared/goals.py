@@ -81,14 +81,17 @@ def _above(
 ) -> tuple[int, Placement | None]:
     """Prove which goal above `low` is the last that fits: each round rules some out, or learns what was not known.
 
-    Floors of the next goal are learned first: where they leave it no room, they leave none above.
+    Floors of the next goal are learned first: where they leave it no room, they leave none above. As long as the next one
+    fits, others are tried further and further off.
     """
+    stride = 1
     while low + 1 < goals.length and (found := packing.find(goals.at(low + 1), Bound.AT_LEAST)) is not None:
         bar.advance()
         if not packing.has_floors(found, goals.at(low + 1)):
             packing.learn_floors(found, goals.at(low + 1))
         elif packing.fits(found, goals.at(low + 1)):
-            low, placed = low + 1, found
+            ahead = _ahead(packing, goals, low + 1 + stride)
+            low, placed, stride = (low + 1 + stride, ahead, 2 * stride) if ahead else (low + 1, found, 1)
         elif packing.is_stuck(found, goals.at(low + 1)):
             break
     at = last_where(lambda i: _may(packing, goals.at(i), Bound.FLOOR), low, goals.length - 1)
@@ -105,3 +108,9 @@ def _above(
         elif packing.is_stuck(found, goals.at(at)):
             at -= 1
     return low, placed
+
+
+def _ahead(packing: Packing, goals: Goals, at: int) -> Placement | None:
+    """Find a placement for a goal, if there is such a goal, what is known leaves it room, and it fits."""
+    found = packing.find(goals.at(at), Bound.AT_LEAST) if at < goals.length else None
+    return found if found is not None and packing.fits(found, goals.at(at)) else None

@@ -13,7 +13,8 @@ from functools import cache
 from itertools import combinations, pairwise
 from typing import Final, NamedTuple
 
-from ..._company import Company, company_of
+from ..._company import Company, Draft, company_of
+from ..._company.lent import reads_target
 from ..._devices import Gpu, Host
 from ..._estimate.company import CompanyBytes
 from ..._llama.model import Model
@@ -89,7 +90,9 @@ class Spot:
     @property
     def follows(self) -> bool:
         """Whether what is loaded beside the model is divided as the model is."""
-        return len(self.cards) > 1 and predicts(self.question.settings)
+        draft = company_of(self.question.model).draft
+        divided = draft is not None and len(draft.devices or ()) > 1
+        return len(self.cards) > 1 and (divided or predicts(self.question.settings))
 
     @property
     def is_filled(self) -> bool:
@@ -305,7 +308,16 @@ def _variants(model: Model, n_cards: int, n_all: int) -> Iterator[Model]:
     draft, encoder = company.draft, company.encoder
     if encoder is not None and encoder.offload:
         encoder = replace(encoder, device=0)
-    at: Sequence[int | None] = [None] if draft is None or draft.devices == () else range(n_cards)
-    for i in at:
-        told = draft if draft is None or i is None else replace(draft, devices=(i,))
+    for at in _for_draft(draft, n_cards):
+        told = draft if draft is None or at is None else replace(draft, devices=at)
         yield replace(model, company=replace(company, draft=told, encoder=encoder))
+
+
+def _for_draft(draft: Draft | None, n_cards: int) -> Iterator[tuple[int, ...] | None]:
+    """List the cards that a draft may be told: each of its model's, or all of them where it reads what lies there; None: none need be."""
+    if draft is None or draft.devices == ():
+        yield None
+    elif reads_target(draft.model):
+        yield tuple(range(n_cards))
+    else:
+        yield from ((i,) for i in range(n_cards))

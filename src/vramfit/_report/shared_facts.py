@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from .._base.foreign import printable
@@ -46,8 +46,7 @@ def verdict(plan: SharedPlan) -> str:
     called = names(plan)
     who = "" if plan.fits else f", {' and '.join(called[t] for t in plan.loaded)},"
     left = left_words(plan, any(d.total for d in plan.devices[:-1]))
-    best = f"maximised is {OBJECTIVES[plan.objective]}, {_proof(plan)}"
-    return f"{k} of {_models(n)}{who} {fit}{left}; {_least(plan)}; {best}."
+    return f"{k} of {_models(n)}{who} {fit}{left}; {_shares(plan)}."
 
 
 def _proof(plan: SharedPlan) -> str:
@@ -60,12 +59,21 @@ def _models(n: int) -> str:
     return "1 model" if n == 1 else f"{n} models"
 
 
-def _least(plan: SharedPlan) -> str:
-    """Say who gets the smallest part of its wish for a weight of 1."""
+def _shares(plan: SharedPlan) -> str:
+    """Say who gets the smallest part of its wish for a weight of 1, and whether there is more to be had."""
     free = [t for t in plan.loaded if not plan.tenants[t].settings.n_ctx and plan.tenants[t].wished]
-    if not free:
+    best = f"maximised is {OBJECTIVES[plan.objective]}, {_proof(plan)}"
+    if not free and plan.fits:
         return "each context is as asked for"
-    growing = [t for t in free if not _has_all(plan, t)] or free  # as of `share`
+    if not free:
+        return f"each context is as asked for; {best}"
+    growing = [t for t in free if not _has_all(plan, t)]  # as of `share`
+    if not growing and plan.fits:
+        return "each gets all the context that it wishes"
+    return f"{_least(plan, growing or free)}; {best}"
+
+
+def _least(plan: SharedPlan, growing: Sequence[int]) -> str:
     least = min(growing, key=lambda t: plan.plans[t].n_ctx / plan.tenants[t].wished / plan.tenants[t].weight)
     weight = plan.tenants[least].weight
     said = f" (weight {weight:g})" if weight != 1 else ""

@@ -26,6 +26,7 @@ from vramfit._estimate.estimate import estimate
 from vramfit._llama.model import Model, Weight
 from vramfit._llama.params import Settings
 from vramfit._llama.placement import ends_like, place
+from vramfit._llama.speculation import loaded
 from vramfit._planner.plan import plan
 from vramfit._planner.question import Question
 
@@ -251,3 +252,24 @@ def test_beside_a_host_no_split_carries_more() -> None:
             carried(model, gpus, told, host) for told in all_splits(model, gpus, at)
         )
         assert not found.fits or carried(model, gpus, found.settings, host)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "vulkan"])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_runs_count_next_token_layers_as_the_estimate(blocks: int, backend: str) -> None:
+    """To the byte where they are exact, and where they are bounds; what is known without a replay is no more than that."""
+    split, n_ctx = (3, 1), 2048
+    model = loaded(last_layers("mtp-glm4moe", 3), PREDICTING)
+    layers = tuple(replace(x, is_nextn=x.index >= 3 - blocks) for x in model.layers)
+    model = replace(model, layers=layers)  # of several blocks there is no graph
+    gpus = [replace(gpu(1 << 20), backend=backend) for _ in split]
+    pair, floors = (Question(model, gpus, PREDICTING, MARGIN, {}).paired() for _ in range(2))
+    assert pair is not None
+    assert floors is not None
+    told = replace(PREDICTING, n_ctx=n_ctx, tensor_split=(3.0, 1.0))
+    found = estimate(model, gpus, told)
+    assert list(pair.learn(split, n_ctx)) == [g.total for g in found.gpus]
+    assert found.company[0].exact is (blocks == 1 and backend == "cuda")
+    floors.learn_floors(split, n_ctx)
+    for device, run in enumerate([(0, 3), (3, 4)]):
+        assert floors.at_least(device, *run, n_ctx) <= pair.at_least(device, *run, n_ctx)

@@ -6,8 +6,8 @@ Prints the milliseconds of one `vramfit.plan` from nothing known (median of seve
 stretched to 16 … 128 layers on two cards, over 1 … 16 cards for 80 layers, and for each header named. Cards are
 uneven, and share out one and a half times the memory of the weights, so that there is a split to be found and a
 context to be limited. `loops` is how often a bare loop of the interpreter fits into the time, which does not depend
-on the machine's speed. Last come all alternatives of a header, and the whole catalogue (`vramfit.trades`,
-`vramfit.which`).
+on the machine's speed. Then come all alternatives of a header, and the whole catalogue (`vramfit.trades`,
+`vramfit.which`); last the shipped models together on cards that they share.
 """
 
 from __future__ import annotations
@@ -77,6 +77,27 @@ def measure(name: str, model: Model, n: int, times: int, unit: float) -> None:
           f" {found.n_ctx:>9,}  {found.estimate.exact}")  # fmt: skip
 
 
+TOGETHER = (
+    ("two models", 2, "3090ti,3060-12gb"),
+    ("three models", 3, "3090ti"),
+    ("three models", 3, "3090ti,3060-12gb"),
+    ("three models", 3, "2x4090"),
+    ("three models", 3, "3090ti,2x3060-12gb"),
+)
+SHARING = (*EXAMPLES[::-1], ROOT / "examples/beside/qwen2.5-0.5b-instruct-q4_k_m.gguf")
+
+
+def measure_together(unit: float) -> None:
+    """The shipped models on cards that they share, at the contexts that they were trained for."""
+    models = [vramfit.read(path) for path in SHARING]
+    for name, n, gpus in TOGETHER:
+        start = time.perf_counter()
+        found = vramfit.plan(models[:n], gpus, SETTINGS)
+        ms = 1000 * (time.perf_counter() - start)
+        said = f"{len(found.loaded)} loaded, {'proved' if found.proved else 'not proved'}"
+        print(f"{f'{name} on {gpus}':<46} {ms:>9.1f} {ms / unit:>7.1f}  {said}")
+
+
 def measure_whole(name: str, model: Model, unit: float) -> None:
     """Every alternative on two cards, and every card and pair for the context that the plan finds."""
     gpus = cards(model, 2)
@@ -111,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measure(path.stem, stretched(model, 80), n, options.times, unit)
         measure(path.stem, model, 2, options.times, unit)
         measure_whole(path.stem, model, unit)
+    measure_together(unit)
 
 
 if __name__ == "__main__":

@@ -246,7 +246,10 @@ def odd_numbers(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 @given(odd_numbers())
 @settings(max_examples=60, deadline=None)
 def test_a_builder_raises_unbuildable_alone(odd: tuple[str, dict[str, Any]]) -> None:
-    """Whatever a builder is told by a key that it reads, past the reader's checks: a graph or `Unbuildable`, and soon."""
+    """Whatever a builder is told by a key that it reads, past the reader's checks: a graph or `Unbuildable`, and soon.
+
+    (An `EngineRefusal` is for what is asked of a model, not for its keys.)
+    """
     name, values = odd
     model = model_of(name)
     told = {k: v for k, v in {**model.hparams, **values}.items() if v is not None}

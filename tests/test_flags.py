@@ -31,7 +31,7 @@ VALUES = {
     "context": "32k", "count": "512", "slots": "2", "name": "q8_0", "switch": "on", "layers": "12", "mode": "none",
     "shares": "3,1", "number": "1", "overrides": "exps=CPU", "first_experts": "3", "first_dense": "3", "load": "mlock",
     "methods": "draft-simple", "path": "beside.gguf", "hub": "a/b", "devices": "CUDA1", "files": "a.gguf,b.gguf",
-    "scaled": "a.gguf:0.5",
+    "scaled": "a.gguf:0.5", "rerank": "on", "pooling": "mean",
 }  # fmt: skip
 
 
@@ -107,14 +107,14 @@ def test_the_commands_own_options_come_first() -> None:
     """`--path` names a model and `-h` asks for help, as before; behind `--` both are llama-server's."""
     plan = main.commands["plan"]
     with plan.make_context("plan", ["--path", "x.gguf", "--tags=a"]) as context:
-        assert context.params["model_option"] == "x.gguf"
+        assert context.params["model"] == "x.gguf"
         assert line().ignored == ("--tags",)
     with plan.make_context("plan", ["--", "llama-server", "-h", "--path", "/www", "-m", "x.gguf"]) as context:
-        assert context.params["model_option"] == "x.gguf"
+        assert context.params["model"] == "x.gguf"
         assert line().ignored == ("-h", "--path")
     assert "Usage" in CliRunner().invoke(main, ["plan", "-h"]).output
     with plan.make_context("plan", ["--", "-odd.gguf"]) as context:
-        assert context.params["model_argument"] == "-odd.gguf"
+        assert context.params["argument"] == ("-odd.gguf",)
 
 
 def entries(source: str) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], int, str, bool]]:
@@ -203,7 +203,7 @@ def test_what_is_printed_can_be_pasted(settings: Settings) -> None:
         ("-dio", {"load_mode": "dio"}),
         ("-dio --mlock", {"load_mode": "mlock"}),
         ("-lm dio --no-mmap", {"load_mode": "dio"}),
-        ("--rerank", {"embeddings": True}),
+        ("--rerank", {"embeddings": True, "pooling": "rank"}),
         ("LLAMA_ARG_CTX_SIZE=512 LLAMA_ARG_NO_KV_OFFLOAD=1 HOME=/x ./server -b 64",
          {"n_ctx": 512, "offload_kqv": False, "n_batch": 64}),
         ("LLAMA_ARG_N_PARALLEL=2 llama-server -np 3", {"n_seq_max": 3}),
@@ -218,12 +218,10 @@ def test_spellings(text: str, given_: dict[str, Any]) -> None:
 def test_what_is_passed_over_is_said_without_its_value() -> None:
     """Lists hold flags alone: a value may be a key; one sentence for each reason."""
     found = read(
-        split_text(
-            "llama-server --api-key SECRET -t 8 -cram 0 --numa isolate --ppl -bs --spec-default --pooling none"
-        )
+        split_text("llama-server --api-key SECRET -t 8 -cram 0 --numa isolate --ppl -bs --spec-default")
     )
     assert found.notes == (
-        "Ignored, sizes nothing: --api-key -t --pooling.",
+        "Ignored, sizes nothing: --api-key -t.",
         "Ignored, memory of the host that is not counted: -cram --numa.",
         "Ignored, not a flag of llama-server: --ppl.",
     )

@@ -561,9 +561,9 @@ def test_models_are_read_from_a_path_or_a_text(monkeypatch: pytest.MonkeyPatch, 
     """Every shipped list reads, from its path, its text or its bytes; with settings, names and companions."""
     monkeypatch.chdir(ROOT)
     folder = Path("examples/several")
-    for path in folder.iterdir():
+    for path in (p for p in folder.iterdir() if p.suffix != ".gguf"):
         found = vramfit.read_models(path)
-        assert [t.name for t in found][:2] == ["coder", "eyes"]
+        assert [t.name for t in found][:2] == ["coder", "embedder" if path.name == "desk.sh" else "eyes"]
         assert vramfit.read_models(path.read_text()) == vramfit.read_models(path.read_bytes()) == found
     coder, eyes = vramfit.read_models(str(folder / "servers.sh"))
     assert isinstance(coder, Tenant)

@@ -20,17 +20,23 @@ from vramfit._cli import main
 from vramfit._estimate.company import company_at_least
 from vramfit._estimate.estimate import estimate
 from vramfit._gguf import parse
+from vramfit._graphs.next_tokens import FAMILIES
 from vramfit._llama.arch import describe
 from vramfit._llama.model import Model
-from vramfit._llama.speculation import loaded, next_tokens
+from vramfit._llama.speculation import blocks_of, loaded, next_tokens
 
 sys.path.insert(0, str(ROOT))  # the tools are no part of the distribution
 
 from tools.engine.next_tokens import CASES, N_MAX, SLOTS
+from tools.graphs.cases import SETTINGS, beside, cases, reservations
+from tools.graphs.digest import digest, digests
+from tools.graphs.ours import graph_of
 
 FOLDER = Path(__file__).parent / "data/company"
 RECORDED: dict[str, dict[str, Any]] = json.loads((FOLDER / "next_tokens.json").read_text())
-BOUNDED = {"mtp-step35"}
+BLOCKS: dict[str, list[list[list[int]]]] = json.loads((FOLDER / "blocks.json").read_text())
+GRAPHS = digests(FOLDER)
+EVERY_DAY = ("one card", "four streams, no flash attention", "q8_0 caches", "half of the layers, small batch")
 
 
 @cache
@@ -54,7 +60,7 @@ def cards(n: int) -> list[vramfit.Gpu]:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", RECORDED)
 def test_next_token_layers_take_what_the_engine_allocated(name: str, case: str) -> None:
-    """Model and layers, to the byte; of a family without a graph the layers' buffers are bounded, and say so."""
+    """Model and layers, to the byte."""
     told = CASES[case]
     n = len(told["gpus_mib"])
     found = estimate(model_of(name), cards(n), settings(n, told.get("flash_attn", "on")))
@@ -62,17 +68,30 @@ def test_next_token_layers_take_what_the_engine_allocated(name: str, case: str) 
     assert [[d.model, d.context, d.compute] for d in (*found.gpus, found.host)] == model
     (layers,) = found.company
     assert layers.kind == "next-token layers"
-    got = [[t.context, t.compute] for t in (*layers.gpus, layers.host)]
     assert all(t.model == 0 for t in layers.gpus)
-    if name in BOUNDED:
-        assert "no graph of the next-token layers" in layers.note
-        assert [a for a, _ in got] == [a for a, _ in own]  # caches are exact all the same
-        assert all(
-            a >= b for mine, theirs in zip(got, own, strict=True) for a, b in zip(mine, theirs, strict=True)
-        )
-    else:
-        assert layers.exact
-        assert got == own
+    assert layers.exact
+    assert [[t.context, t.compute] for t in (*layers.gpus, layers.host)] == own
+
+
+def unlike(name: str, chosen: tuple[str, ...]) -> list[str]:
+    """Settings and reservations whose graph is not the engine's."""
+    found = []
+    told = beside({x: SETTINGS[x] for x in chosen}, next_tokens=True)
+    for case in cases(FOLDER / name, model_of(name), told):
+        wanted = GRAPHS[name][case.name]
+        for number, (run, want) in enumerate(zip(reservations(case) if wanted else (), wanted, strict=False)):
+            built = run._replace(fused=frozenset(want.fused or run.fused))
+            if digest(graph_of(case.model, built, case.placement).graph, True) != want.digest:
+                found.append(f"{case.name}, reservation {number}")
+    return found
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graphs_of_next_token_layers_are_the_engines(name: str) -> None:
+    """Node for node; and every family that the engine runs was compared."""
+    assert unlike(name, EVERY_DAY) == []
+    families = {model_of(x).architecture for x in GRAPHS}
+    assert set(FAMILIES) == families == {x.removeprefix("mtp-") for x in RECORDED}
 
 
 def test_a_plan_leaves_room_for_them() -> None:
@@ -132,12 +151,34 @@ def test_they_are_left_out_where_nobody_asks() -> None:
         vramfit.sweep(model, cards(1), settings(1), n_ctx=[8192])
 
 
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", GRAPHS)
+def test_they_are_so_under_all_settings(name: str) -> None:
+    """The same under every setting of a proof that the engine takes."""
+    assert unlike(name, tuple(x for x, found in GRAPHS[name].items() if found)) == []
+
+
+def doubled(name: str) -> Model:
+    """A model whose last two layers are next-token layers."""
+    model = model_of(name)
+    layers = tuple(replace(x, is_nextn=x.index >= model.n_layer - 2) for x in model.layers)
+    return replace(model, layers=layers)
+
+
 def test_layers_that_no_graph_fits_are_bounded() -> None:
-    """Where the blocks are several, or attention is another, the note says so."""
-    two = model_of("mtp-glm4moe")
-    doubled = replace(two, layers=tuple(replace(x, is_nextn=x.index >= two.n_layer - 2) for x in two.layers))
-    plain = replace(model_of("mtp-deepseek2"), is_mla=False)
-    for model, why in ((doubled, "2 next-token blocks"), (plain, "without latent attention")):
+    """Where the blocks are several, attention is another or a file is not as the engine wants it, the note says so."""
+    three, plain = model_of("mtp-mimo2"), replace(model_of("mtp-deepseek2"), is_mla=False)
+    apart = replace(three, mtp=tuple(w for w in three.mtp if "attn_qkv" not in w.tensor.name))
+    compressed = model_of("mtp-deepseek4")
+    ratios = {**compressed.hparams, "attention.compress_ratios": (4,) * compressed.n_layer}
+    unlike_it = replace(compressed, hparams=ratios)
+    for model, why in (
+        (doubled("mtp-glm4moe"), "2 next-token blocks"),
+        (plain, "without latent attention"),
+        (apart, "a matrix each"),
+        (unlike_it, "compresses keys"),
+        (replace(three, architecture="llama"), "no graph of the next-token layers"),
+    ):
         (layers,) = estimate(model, cards(1), settings(1)).company
         assert why in layers.note
         assert layers.gpus[0].compute
@@ -145,6 +186,48 @@ def test_layers_that_no_graph_fits_are_bounded() -> None:
 
 def test_a_bounded_context_has_a_floor() -> None:
     """Of buffers that are only bounded, what is sure are the caches."""
-    model, gpus = model_of("mtp-step35"), cards(1)
+    model, gpus = doubled("mtp-glm4moe"), cards(1)
+    (layers,) = estimate(model, gpus, settings(1)).company
     floor = company_at_least(loaded(model, settings(1)), gpus, settings(1), 8192, estimate)
-    assert floor.gpus[0] == RECORDED["mtp-step35"]["one card"][1][0][0] > 0
+    assert floor.gpus[0] == layers.gpus[0].context > 0
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_on_several_cards_are_counted_as_when_all_have_run(name: str) -> None:
+    """The engine reserves for the first; each card is taken to hold the most that the reservation for any block does."""
+    model = model_of(name)
+    told = replace(
+        settings(2), tensor_split=(model.n_layer - 1, 2)
+    )  # the last layer and the output lie on the second card
+    (layers,) = estimate(model, cards(2), told).company
+    assert "grow when a later one runs" in layers.note
+    of_each = list(zip(*BLOCKS[name], strict=True))
+    assert [t.context for t in (*layers.gpus, layers.host)] == [blocks[0][0] for blocks in of_each]
+    assert [t.compute for t in (*layers.gpus, layers.host)] == [
+        max(b[1] for b in blocks) for blocks in of_each
+    ]
+    first, last = BLOCKS[name]
+    assert first[0][1] > last[0][1]
+    assert first[1][1] < last[1][1]
+
+
+def test_a_draft_of_several_blocks_grows_likewise(tmp_path: Path) -> None:
+    """A file of its own that drafts by such blocks is counted as the model's are."""
+    path = tmp_path / "draft.gguf"
+    path.write_bytes(gzip.decompress((FOLDER / "mtp-mimo2.gguf.gz").read_bytes()))
+    model = model_of("mtp-mimo2")
+    told = replace(settings(2), tensor_split=(model.n_layer - 1, 2))
+    (draft,) = estimate(vramfit.accompany(model, draft=path), cards(2), told).company
+    assert draft.kind == "draft"
+    assert "grow when a later one runs" in draft.note
+    of_each = list(zip(*BLOCKS["mtp-mimo2"], strict=True))
+    assert [t.compute for t in (*draft.gpus, draft.host)] == [max(b[1] for b in blocks) for blocks in of_each]
+
+
+def test_all_layers_run_of_a_model_that_is_nothing_else() -> None:
+    """An assistant that drafts for another model has no layers but these."""
+    header = gzip.decompress((ROOT / "tests/data/builders/gemma4-assistant.gguf.gz").read_bytes())
+    model = describe(parse(header, name="assistant"), source="assistant")
+    assert all(x.is_nextn for x in model.layers)
+    assert not any(x.is_nextn for x in next_tokens(model).layers)
+    assert blocks_of(model) == ()

@@ -23,9 +23,12 @@ from vramfit._gguf import parse
 from vramfit._llama.arch import describe
 from vramfit._llama.model import Model
 
-__all__ = ["GPUS_MIB", "RANK", "SETTINGS", "adapter_bytes", "changed", "measure"]
+__all__ = [
+    "GPUS_MIB", "KINDS", "RANK", "SETTINGS", "adapter_bytes", "changed", "given", "measure", "vector_bytes",
+]  # fmt: skip
 
 GPUS_MIB = (1000, 1000)
+KINDS = ("lora", "control vector")
 RANK = 8
 SETTINGS: dict[str, Any] = {"n_ctx": 1024, "flash_attn": "on", "n_outputs_max": 1, "tensor_split": (1.0, 1.0)}
 # What the engine looks rows up in, convolves or adds: no matrix that a product is made of.
@@ -65,6 +68,24 @@ def adapter_bytes(
     return out + bytes(-len(out) % 32)
 
 
+def vector_bytes(n_embd: int) -> bytes:
+    """The header of a control vector of so many elements."""
+    name = b"direction.1"
+    info = struct.pack("<Q", len(name)) + name + struct.pack("<IQIQ", 1, n_embd, 0, 0)
+    out = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + info
+    return out + bytes(-len(out) % 32)
+
+
+def given(kind: str, model: Model, folder: pathlib.Path) -> tuple[Any, ...]:
+    """What `Context.adapt` takes for a kind of adapter, "lora" or "control vector"; files are written to a folder."""
+    if kind == "control vector":
+        return [], model.n_embd, sum(not x.is_nextn for x in model.layers)
+    lora = folder / "lora.gguf"
+    lora.write_bytes(adapter_bytes(model.architecture, changed(model)))
+    os.truncate(lora, 1 << 32)
+    return ([(str(lora), 1.0)],)
+
+
 def _text(text: str) -> bytes:
     return struct.pack("<Q", len(text)) + text.encode()
 
@@ -76,14 +97,11 @@ def measure(header: bytes) -> dict[str, list[list[int]]]:
     model = describe(parse(header, name="header"), source="header")
     found = {}
     with tempfile.TemporaryDirectory() as name:
-        path, lora = pathlib.Path(name, "model.gguf"), pathlib.Path(name, "lora.gguf")
+        path = pathlib.Path(name, "model.gguf")
         path.write_bytes(header)
-        lora.write_bytes(adapter_bytes(model.architecture, changed(model)))
-        os.truncate(lora, 1 << 32)
-        layers = sum(not x.is_nextn for x in model.layers)
-        for kind, told in (("lora", ([(str(lora), 1.0)],)), ("control vector", ([], model.n_embd, layers))):
+        for kind in KINDS:
             with load(path, GPUS_MIB, **SETTINGS) as context:
-                more = context.adapt(*told)
+                more = context.adapt(*given(kind, model, path.parent))
                 rows = zip(context.breakdown(), more, strict=True)
                 found[kind] = [[row["model"] + n, row["compute"]] for row, n in rows]
     return found

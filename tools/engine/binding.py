@@ -157,6 +157,8 @@ _SIGNATURES = (
     ("vf_serve", ctypes.c_bool, _s, _i),
     ("vf_really", None, ctypes.c_bool),
     ("vf_load_mtp", None, ctypes.c_bool),
+    ("vf_beside", None, _p),
+    ("vf_tap", ctypes.c_bool, _p, ctypes.POINTER(_u), _i),
     ("vf_model", _p, _s, _p, _i, _i, _i, ctypes.POINTER(ctypes.c_float), ctypes.POINTER(ctypes.c_char_p)),
     ("vf_context", _p, _p, ctypes.POINTER(ContextSettings), GraphCallback, AllocationCallback),
     ("vf_graph", ctypes.c_bool, _p, _u, _u, _u),
@@ -175,6 +177,7 @@ _SIGNATURES = (
         _i,
         ctypes.POINTER(ctypes.c_int64),
     ),
+    ("vf_next_block", ctypes.c_bool, _p, _i),
     (
         "vf_projector",
         ctypes.c_bool,

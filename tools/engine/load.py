@@ -104,6 +104,16 @@ class Context:
             raise Refused(complaint())
         return (*cells[: self.n_gpus], cells[MAX_DEVICES])
 
+    def tap(self, layers: Sequence[int]) -> None:
+        """Keep the inputs of these layers for a draft, and reserve again. Raises Refused."""
+        if not engine().vf_tap(self.handle, (ctypes.c_uint32 * len(layers))(*layers), len(layers)):
+            raise Refused(complaint())
+
+    def run_block(self, block: int) -> None:
+        """Reserve again as for the next-token block of this number, where only the first was reserved for. Raises Refused."""
+        if not engine().vf_next_block(self.handle, block):
+            raise Refused(complaint())
+
     def close(self) -> None:
         """Free both."""
         engine().llama_free(self.handle)
@@ -123,13 +133,14 @@ def load(
     gpus_mib: Sequence[int] = (),
     on_graph: Callable[[int], None] | None = None,
     on_allocation: Callable[[int, Any], None] | None = None,
+    beside: Context | None = None,
     **settings: Any,
 ) -> Context:
     """Load a GGUF header and make a context.
 
     With `on_graph` alone, nothing is reserved: it is called with the address of every graph that would be.
     `on_allocation` is called with the address of what the scheduler made of one, and three numbers for each
-    leaf and node: backend, offset, bytes.
+    leaf and node: backend, offset, bytes. `beside` is the context of the model that this one drafts for.
     Raises Refused, or EngineError on an unknown setting.
     """
     chosen = {k: settings.pop(k) for k in _MODEL_SETTINGS & settings.keys()}
@@ -141,6 +152,7 @@ def load(
         GraphCallback(on_graph) if on_graph else GraphCallback(),
         AllocationCallback(on_allocation) if on_allocation else AllocationCallback(),
     )
+    engine().vf_beside(beside.handle if beside else None)
     handle = engine().vf_context(model, ctypes.byref(_context_settings(settings)), *callbacks)
     if not handle:
         reason = complaint()

@@ -860,6 +860,25 @@ struct vf_settings {
     int32_t n_rs_seq, next_tokens;
 };
 
+// The inputs of these layers are kept for a draft, as llama-server asks of a target; what is reserved then.
+EXPORT bool vf_tap(llama_context * ctx, const uint32_t * layers, int n) {
+    complaint.clear();
+    try {
+        for (int i = 0; i < n; i++) {
+            llama_set_embeddings_layer_inp(ctx, layers[i], true);
+        }
+        _ZN13llama_context13sched_reserveEv(ctx);
+    } catch (const std::exception & e) {
+        complaint = e.what();
+        return false;
+    }
+    return true;
+}
+
+// The context that the next ones are made beside (ctx_other), null for none.
+static llama_context * other = nullptr;
+EXPORT void vf_beside(llama_context * ctx) { other = ctx; }
+
 EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, graph_callback graphs,
                                   allocation_callback allocations) {
     complaint.clear();
@@ -886,6 +905,7 @@ EXPORT llama_context * vf_context(llama_model * model, const vf_settings * s, gr
     p.n_rs_seq = s->n_rs_seq;
     p.ctx_type = s->next_tokens ? LLAMA_CONTEXT_TYPE_MTP : p.ctx_type;
     p.n_threads = p.n_threads_batch = 1;
+    p.ctx_other = other;
     return llama_init_from_model(model, p);
 }
 
@@ -937,6 +957,20 @@ EXPORT bool vf_adapt(llama_model * model, llama_context * ctx, const char * cons
             const int i = home(buft);
             out[i < 0 ? MAX_DEVICES : i] += size;
         }
+        _ZN13llama_context13sched_reserveEv(ctx);
+    } catch (const std::exception & e) {
+        complaint = e.what();
+        return false;
+    }
+    return true;
+}
+
+// Reserves a context of next-token blocks again, as if the block of this number ran and not the first.
+EXPORT bool vf_next_block(llama_context * ctx, int block) {
+    complaint.clear();
+    try {
+        llama_set_nextn_layer_offset(ctx, block);
+        llama_set_embeddings_layer_inp(ctx, 0, false);  // for no other reason than that it asks for a reservation
         _ZN13llama_context13sched_reserveEv(ctx);
     } catch (const std::exception & e) {
         complaint = e.what();

@@ -89,6 +89,12 @@ class Tracer:
             raise Refused(complaint())
         return self._seen[-1]
 
+    def adapted(self, *given: Any) -> tuple[Dump, ...]:
+        """The reservations of the same context with adapters (`Context.adapt`)."""
+        self._seen.clear()
+        self._context.adapt(*given)
+        return tuple(self._seen)
+
     def close(self) -> None:
         """Free model and context."""
         self._context.close()

@@ -4,7 +4,8 @@
 
 `--settings` takes one set of settings, such as {"n_ctx": 4096, "gpus_mib": [24564, 12288]}, instead of those that
 `cases.SETTINGS` lists; `--only WORDS` those of the list whose name has these words. `--oracle module:function`
-names what is asked instead of the engine. Exit status 1 when something differs.
+names what is asked instead of the engine. `--next-tokens` proves the context of the next-token layers instead of the model's,
+`--go-back N` the model with N recurrent states to go back to, `--adapters KIND` ("lora", "control vector") with such. Exit status 1 when something differs.
 
     python -m tools.graphs campaign --arch qwen3moe --seed 1 --runs 50 [--headers HEADER_OR_FOLDER...] [--keep FOLDER]
 
@@ -15,6 +16,8 @@ it takes, is kept in the folder that `--keep` names.
     python -m tools.graphs record [HEADER...]
 
 Makes a small header of every architecture, or of those named, and digests of the engine's graphs for it: `tests/data/builders`.
+`--next-tokens` records digests of the headers in `tests/data/company` instead, as contexts of their next-token layers;
+`--states` those of graphs with recurrent states to go back to, `--adapters` those of graphs with adapters.
 
     python -m tools.graphs keys HEADER_OR_FOLDER...
 
@@ -31,11 +34,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tools.engine.adapters import KINDS
 from tools.engine.binding import source_dir
 from vramfit._base.errors import VramfitError
 
 from .campaign import Campaign, run
-from .cases import SETTINGS, read
+from .cases import SETTINGS, beside, read
 from .keys import false_switches
 from .prove import Oracle, Report, prove
 
@@ -44,14 +48,17 @@ def main() -> int:
     """Run one command; 1 where something differs."""
     args = _parser().parse_args()
     if args.command == "record":
-        from .record import record
-
-        record(chosen=frozenset(args.header))
-        return 0
+        return _record(args)
     if args.command == "keys":
         return _keys(args.header)
     report = Report(sys.stdout, args.show)
     oracle, settings = _oracle(args.oracle), _settings(args.settings, args.only)
+    if args.next_tokens:
+        settings = beside(settings, next_tokens=True)
+    if args.adapters:
+        settings = beside(settings, adapters=args.adapters)
+    if args.go_back:
+        settings = beside(settings, spec_type="draft-eagle3", spec_draft_n_max=args.go_back)
     if args.command == "prove":
         prove(_headers(args.header), oracle, report, settings, args.arch)
     else:
@@ -59,6 +66,20 @@ def main() -> int:
         campaign = Campaign(args.arch, args.seed, oracle, headers, args.make, args.keep, settings)
         run(campaign, report, range(args.first, args.first + args.runs))
     return 0 if report.summarize() else 1
+
+
+def _record(args: argparse.Namespace) -> int:
+    from .record import record, record_adapters, record_next_tokens, record_states
+
+    if args.adapters:
+        record_adapters()
+    if args.next_tokens:
+        record_next_tokens()
+    if args.states:
+        record_states()
+    if not (args.next_tokens or args.states or args.adapters):
+        record(chosen=frozenset(args.header))
+    return 0
 
 
 def _keys(headers: list[pathlib.Path]) -> int:
@@ -105,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     campaign.add_argument("--keep", type=pathlib.Path, help="a folder for the headers that differ")
     recording = commands.add_parser("record", help="digests of the engine's graphs, for the tests")
     recording.add_argument("header", nargs="*", help="an architecture, or the name of a recorded header")
+    recording.add_argument("--next-tokens", action="store_true", help="contexts of next-token layers")
+    recording.add_argument("--states", action="store_true", help="graphs with states to go back to")
+    recording.add_argument("--adapters", action="store_true", help="graphs with adapters")
     keys = commands.add_parser("keys", help="header keys that builders read and the engine does not")
     keys.add_argument("header", type=pathlib.Path, nargs="+", help="a GGUF header, or a folder of them")
     for command in (proof, campaign):
@@ -116,6 +140,11 @@ def _add_common(proof: argparse.ArgumentParser) -> None:
     proof.add_argument("--settings", type=json.loads, help="these instead of the list; JSON")
     proof.add_argument("--only", default="", help="settings of the list whose name has these words")
     proof.add_argument("--oracle", default="tools.graphs.live:truths")
+    proof.add_argument("--next-tokens", action="store_true", help="the context of the next-token layers")
+    proof.add_argument(
+        "--adapters", choices=KINDS, default="", help="with an adapter for every matrix, or a vector"
+    )
+    proof.add_argument("--go-back", type=int, default=0, help="recurrent states to go back to")
     proof.add_argument("--show", type=int, default=1, help="differences of an architecture to print in full")
 
 

@@ -103,11 +103,11 @@ def _base(campaign: Campaign, rng: random.Random, path: pathlib.Path) -> tuple[D
 def _proofs(path: pathlib.Path, draft: Draft, chosen: Mapping[str, Any], oracle: Oracle) -> list[Proof]:
     try:
         draft.write(path)
-        model = read(path)
+        drawn = list(cases(path, read(path), chosen))
     except (VramfitError, AssertionError, ValueError) as e:
         return [Proof(draft.architecture, path.name, "", "refused", f"not read: {e}")]
     found: list[Proof] = []
-    for number, case in enumerate(cases(path, model, chosen)):
+    for number, case in enumerate(drawn):
         found += prove_case(case, oracle)
         if number and all(p.outcome == "refused" for p in found):  # not for its settings
             return found[:1]

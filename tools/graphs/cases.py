@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
+from tools.engine.adapters import adapter_bytes, changed, vector_bytes
+from vramfit import accompany
 from vramfit._devices import Gpu
 from vramfit._gguf import parse
 from vramfit._graphs import FUSED, Run
@@ -19,8 +21,9 @@ from vramfit._llama.cparams import Context, resolve
 from vramfit._llama.model import Model
 from vramfit._llama.params import Settings
 from vramfit._llama.placement import Placement, place
+from vramfit._llama.speculation import loaded, next_tokens, predicts, snapshots
 
-__all__ = ["SETTINGS", "Case", "cases", "read", "reservations"]
+__all__ = ["SETTINGS", "Case", "beside", "cases", "read", "reservations"]
 
 _MIB: Final = 1 << 20
 _ONE, _TWO = (1 << 20,), (1 << 19, 1 << 19)  # MiB of cards that hold everything
@@ -54,7 +57,8 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
 class Case:
     """A model under settings on cards, which lack the operations that the engine fuses unless `fuses`.
 
-    `lines` asks an oracle to say where each tensor was made, if it can.
+    `lines` asks an oracle to say where each tensor was made, if it can. `next_tokens`: the context is that of the model's
+    next-token layers, and the model is seen so.
     """
 
     path: pathlib.Path
@@ -64,11 +68,23 @@ class Case:
     arguments: Mapping[str, Any]
     lines: bool = False
     fuses: bool = True
+    next_tokens: bool = False
+    adapters: str = ""  # "lora" or "control vector": with an adapter for every matrix, or with a vector
     build: str = ""  # of the engine, where it is not the one that the library follows
 
     @cached_property
     def settings(self) -> Settings:
         return Settings(**self.arguments, engine_build=self.build)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The settings by the names that `tools.engine.load` has for them."""
+        own = {k: v for k, v in self.arguments.items() if k not in ("spec_type", "spec_draft_n_max")}
+        own["n_rs_seq"] = snapshots(self.settings)
+        return own | {
+            "next_tokens": self.next_tokens,
+            "load_mtp": self.next_tokens or predicts(self.settings),
+        }
 
     @cached_property
     def context(self) -> Context:
@@ -94,10 +110,27 @@ def cases(
     for name, own in chosen.items():
         arguments: dict[str, Any] = {**_DEFAULTS, **own}
         gpus: tuple[int, ...] = tuple(arguments.pop("gpus_mib", _ONE))
-        fuses = bool(arguments.pop("fuses", True))
+        fuses, nextn = bool(arguments.pop("fuses", True)), bool(arguments.pop("next_tokens", False))
         if arguments.get("n_gpu_layers") == "half":
             arguments["n_gpu_layers"] = max(1, model.n_layer // 2)
-        yield Case(path, model, name, gpus, arguments, fuses=fuses)
+        adapters = str(arguments.pop("adapters", ""))
+        seen = (
+            next_tokens(loaded(model, Settings(spec_type="draft-mtp")))
+            if nextn
+            else _adapted(model, adapters)
+        )
+        yield Case(path, seen, name, gpus, arguments, fuses=fuses, next_tokens=nextn, adapters=adapters)
+
+
+def _adapted(model: Model, kind: str) -> Model:
+    if kind == "lora":
+        return accompany(model, lora=adapter_bytes(model.architecture, changed(model)))
+    return accompany(model, control_vector=vector_bytes(model.n_embd)) if kind else model
+
+
+def beside(settings: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, dict[str, Any]]:
+    """The same settings, each with others: `next_tokens=True`, or a `spec_type` with states to go back to."""
+    return {name: {**own, **more} for name, own in settings.items()}
 
 
 def reservations(case: Case) -> list[Run]:

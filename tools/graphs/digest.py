@@ -86,9 +86,9 @@ def header_of(name: str, folder: pathlib.Path = FOLDER) -> bytes:
     return gzip.decompress((folder / f"{name}.gguf.gz").read_bytes())
 
 
-def digests(folder: pathlib.Path = FOLDER) -> Mapping[str, Mapping[str, list[Recorded]]]:
+def digests(folder: pathlib.Path = FOLDER, file: str = _FILE) -> Mapping[str, Mapping[str, list[Recorded]]]:
     """By header and settings, the graphs of the reservations; none where the engine refuses the settings."""
-    first, *rest = (folder / _FILE).read_text().splitlines()
+    first, *rest = (folder / file).read_text().splitlines()
     settings = first.split("\t")[1:]
     found: dict[str, Mapping[str, list[Recorded]]] = {}
     for line in rest:
@@ -99,13 +99,15 @@ def digests(folder: pathlib.Path = FOLDER) -> Mapping[str, Mapping[str, list[Rec
     return found
 
 
-def write(found: Mapping[str, Mapping[str, list[Recorded]]], folder: pathlib.Path = FOLDER) -> None:
+def write(
+    found: Mapping[str, Mapping[str, list[Recorded]]], folder: pathlib.Path = FOLDER, file: str = _FILE
+) -> None:
     """Write digests as `digests` reads them."""
     settings = list(next(iter(found.values())))
     rows = [["header", *settings]]
     for name, cells in sorted(found.items()):
         rows.append([name, *(" ".join(map(_text, cells[s])) for s in settings)])
-    (folder / _FILE).write_text("".join("\t".join(row) + "\n" for row in rows))
+    (folder / file).write_text("".join("\t".join(row) + "\n" for row in rows))
 
 
 def _text(one: Recorded) -> str:

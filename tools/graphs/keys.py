@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from vramfit._base.errors import VramfitError
+from vramfit._base.errors import EngineRefusal, VramfitError
 from vramfit._llama.model import Model
 
 from .cases import SETTINGS, Case, cases, reservations
@@ -65,7 +65,7 @@ def keys_read(model: Model, path: Path) -> frozenset[str]:
         for run in _runs(case):
             try:
                 graph_of(seen, run, case.placement)
-            except Unbuildable:
+            except (Unbuildable, EngineRefusal):  # the engine stops there, too
                 continue
     return frozenset(watched.asked)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
+import tempfile
 from collections.abc import Iterator
 
+from tools.engine.adapters import given
 from tools.engine.errors import EngineError
 from tools.engine.load import Refused as EngineRefused
-from tools.engine.trace import Dump, to_graph, trace
+from tools.engine.trace import Dump, Tracer, to_graph
 from vramfit._graphs import FUSED, Run
 
 from .cases import Case, reservations
@@ -19,7 +22,7 @@ def truths(case: Case) -> Iterator[Truth]:
     """The graphs of a context's start, as the engine makes them. Raises `Refused`, `Unable`."""
     runs = reservations(case)
     try:
-        dumps = trace(case.path, case.gpus_mib, fuses=case.fuses, **case.arguments)
+        dumps = _dumps(case)
     except EngineRefused as e:
         raise Refused(str(e)) from None
     except EngineError as e:
@@ -30,6 +33,14 @@ def truths(case: Case) -> Iterator[Truth]:
         )
     for run, dump in zip(runs, dumps, strict=False):
         yield Truth(_as_built(run, dump), to_graph(dump))
+
+
+def _dumps(case: Case) -> tuple[Dump, ...]:
+    with Tracer(case.path, case.gpus_mib, fuses=case.fuses, **case.asked) as tracer:
+        if not case.adapters:
+            return tracer.passes
+        with tempfile.TemporaryDirectory(prefix="adapters-") as folder:
+            return tracer.adapted(*given(case.adapters, case.model, pathlib.Path(folder)))
 
 
 def _repeats(dumps: tuple[Dump, ...]) -> bool:

@@ -14,24 +14,30 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Final, NamedTuple
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
+from tools.engine.adapters import KINDS
 from tools.engine.binding import engine
 from tools.engine.metadata import Dims
 from tools.engine.models import DENSE_OR_MIXTURE, MIXTURES, make_model
 from tools.published.facts import facts
-from vramfit._base.errors import VramfitError
+from vramfit._base.errors import ModelError, VramfitError
+from vramfit._gguf import parse
 from vramfit._graphs import FUSED
+from vramfit._llama.arch import describe
 from vramfit._llama.arch.table import TABLE
 
 from . import dflash
-from .cases import SETTINGS, Case, cases, read
-from .digest import FOLDER, Recorded, digest, digests, write
+from .cases import SETTINGS, Case, beside, cases, read
+from .digest import FOLDER, Recorded, digest, digests, header_of, names, write
 from .draft import Draft
 from .live import truths
 from .prove import Refused, Truth, Unable
 
-__all__ = ["record"]
+__all__ = [
+    "ADAPTED", "ADAPTERS", "COMPANY", "GOES_BACK", "STATES", "record", "record_adapters", "record_next_tokens", "record_states",
+]  # fmt: skip
 
 _LAYERS: Final = 8
 # Architectures of which the engine makes no model that it can run: made of a published one.
@@ -68,6 +74,14 @@ _ALSO: Final = (
 )
 _Found = dict[str, list[Recorded]]
 
+COMPANY: Final = FOLDER.parent / "company"  # headers with next-token layers, as mtp-NAME.gguf.gz
+STATES: Final = "states.tsv"  # digests of graphs with states to go back to
+ADAPTERS: Final = "adapters.tsv"  # digests of graphs with adapters
+ADAPTED: Final = {
+    f"{kind}, {x}": {**SETTINGS[x], "adapters": kind} for kind in KINDS for x in ("half of the layers",)
+}
+GOES_BACK: Final = {"spec_type": "draft-eagle3", "spec_draft_n_max": 3}
+
 
 class _Header(NamedTuple):
     """What a header is recorded of: a model that the engine makes, a `published` one, or a kind of DFlash `draft`."""
@@ -98,6 +112,39 @@ def record(folder: pathlib.Path = FOLDER, chosen: frozenset[str] = frozenset()) 
             found[header.name] = of_it
             write(found, folder)
     return said
+
+
+def record_next_tokens() -> None:
+    """Write digests of the contexts of next-token layers, for the headers that are there."""
+    found = {}
+    for name in names(COMPANY):
+        found[name] = _of_recorded(name, COMPANY, beside(SETTINGS, next_tokens=True))
+    write(found, COMPANY)
+
+
+def record_states() -> None:
+    """Write digests of graphs with recurrent states to go back to, for the headers whose models keep such."""
+    found = {}
+    for name in names():
+        if describe(parse(header_of(name), name=name), source=name).rollback:
+            found[name] = _of_recorded(name, FOLDER, beside(SETTINGS, **GOES_BACK))
+    write(found, file=STATES)
+
+
+def record_adapters() -> None:
+    """Write digests of graphs with an adapter for every matrix, and with a control vector, for all that can have them."""
+    found = {}
+    for name in names():
+        with suppress(ModelError):
+            found[name] = _of_recorded(name, FOLDER, ADAPTED)
+    write(found, file=ADAPTERS)
+
+
+def _of_recorded(name: str, folder: pathlib.Path, settings: Mapping[str, Mapping[str, Any]]) -> _Found:
+    with tempfile.TemporaryDirectory(prefix="record-") as temporary:
+        path = pathlib.Path(temporary, f"{name}.gguf")
+        path.write_bytes(header_of(name, folder))
+        return {case.name: _graphs(case) for case in cases(path, read(path), settings)}
 
 
 def _headers() -> Iterator[_Header]:

@@ -15,7 +15,7 @@ import click
 from .._base.errors import SettingsError, VramfitError
 from .._base.units import parse_count, parse_size
 from .._llama.flags import Line, is_command, read, split_text, take
-from .._llama.params import CACHE_TYPES, FLASH_ATTN, SPLIT_MODES, Settings
+from .._llama.params import CACHE_TYPES, FLASH_ATTN, POOLINGS, SPLIT_MODES, Settings
 
 if TYPE_CHECKING:
     from .._llama.model import Model
@@ -96,6 +96,8 @@ _HELP: Final = (
     ("--no-op-offload", "", "Leave operations on host weights to the host."),
     ("--swa-full", "", "Full-size cache for sliding-window layers."),
     ("--embeddings --embedding", "", "Embedding mode."),
+    ("--pooling", "|".join(POOLINGS), "How embeddings are pooled. Default: as the header says."),
+    ("--rerank --reranking", "", "Reranking: embedding mode, pooled by rank."),
     ("-md --model-draft --spec-draft-model", "MODEL", "A draft model beside it."),
     ("-ngld --gpu-layers-draft", "N", "Layers of the draft on the cards. Default: all."),
     ("-devd --device-draft", "CUDA0,...|none", "Cards of the draft. Default: those of the model."),

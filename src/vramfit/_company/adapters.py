@@ -140,7 +140,9 @@ def steer(model: Model, vectors: Sequence[ControlVector]) -> Model:
                 f"{vector.source}: directions of {vector.n_embd} elements, but the model has {model.n_embd};"
                 " give one that was made for it"
             )
-    layers = [x.index for x in model.layers[1:] if not x.is_nextn] if vectors else []
+    homes = {w.home for w in model.weights}  # a router has none, and is no layer to the engine
+    runs = [x for x in model.layers[1:] if not x.is_nextn and (x.block is not None or x.index in homes)]
+    layers = [x.index for x in runs] if vectors else []
     # the engine makes one for every layer that it runs but the first, whatever the files have
     more = [Weight(Tensor(f"blk.{il}.direction", (model.n_embd,), _F32), il, op="ADD") for il in layers]
     return replace(model, weights=(*model.weights, *more))

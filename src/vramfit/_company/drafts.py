@@ -22,13 +22,43 @@ __all__ = [
     "draft_cards",
     "draft_settings",
     "inferred",
+    "is_tapped",
     "kept_for_draft",
+    "kept_on_host",
     "speculation_warnings",
+    "taps_of",
 ]
 
 _LARGEST_DIFFERENCE: Final = 128  # SPEC_VOCAB_MAX_SIZE_DIFFERENCE
 _TAPPED: Final = frozenset({"draft-eagle3", "draft-dflash", "draft-dspark"})
 _TAPS: Final = 8  # layers at most whose inputs such a draft reads
+# Architectures whose buffers with such outputs were the engine's (`t_layer_inp` in src/models, but for deepseek4)
+_MEASURED: Final = frozenset(
+    [
+        "bailingmoe3",
+        "gemma4",
+        "gpt-oss",
+        "hunyuan-dense",
+        "hunyuan_vl",
+        "lfm2",
+        "lfm2moe",
+        "llama",
+        "llama-embed",
+        "mimo2",
+        "minimax-01",
+        "minimax-m2",
+        "muse-glimmer",
+        "nanbeige",
+        "nemotron_h",
+        "nemotron_h_moe",
+        "qwen3",
+        "qwen35",
+        "qwen35moe",
+        "qwen3moe",
+        "qwen3next",
+        "qwen4exp",
+    ]
+)
 _BLOCKS: Final = frozenset({"draft-dflash", "draft-dspark"})
 
 
@@ -78,6 +108,11 @@ def speculation_warnings(model: Model, settings: Settings) -> tuple[str, ...]:
         found.append(
             f"--spec-type {alone[0]} needs a draft: name one with --model-draft, else the engine stops"
         )
+    if is_tapped(settings) and model.architecture not in (*_MEASURED, "deepseek4"):
+        found.append(
+            f"{model.architecture} hands no inputs of its layers to a draft (llama-graph.cpp:1384): with such a draft this engine"
+            " stops at the first token"
+        )
     return tuple(found)
 
 
@@ -86,7 +121,27 @@ def kept_for_draft(model: Model, settings: Settings) -> int:
 
     Source: `llama_set_embeddings_layer_inp` (speculative.cpp:543, 1058): these are outputs, which nothing takes over.
     """
-    return _TAPS * model.n_embd * physical_batch(settings) * 4 if _TAPPED & set(spec_types(settings)) else 0
+    return _TAPS * model.n_embd * physical_batch(settings) * 4 if is_tapped(settings) else 0
+
+
+def is_tapped(settings: Settings) -> bool:
+    """Whether the draft reads the inputs of some of the model's layers."""
+    return bool(_TAPPED & set(spec_types(settings)))
+
+
+def kept_on_host(model: Model, n_batch: int, n_taps: int = _TAPS) -> int:
+    """Bytes of these inputs of a whole batch, where the host reads them (`output_reserve`, llama-context.cpp:2151)."""
+    return n_taps * model.n_embd * n_batch * 4
+
+
+def taps_of(model: Model, draft: Model) -> tuple[int, ...]:
+    """Layers whose inputs the engine keeps for a draft; none where that was not measured of the model's architecture."""
+    found = draft.hparams.get("target_layers")
+    n_layer = sum(not x.is_nextn for x in model.layers)
+    if model.architecture not in _MEASURED or not isinstance(found, (list, tuple)):
+        return ()
+    inner = all(isinstance(il, int) and 0 < il < n_layer for il in found)
+    return tuple(sorted(set(found))) if inner else ()
 
 
 def draft_cards(draft: Draft, gpus: Sequence[Gpu]) -> tuple[int, ...]:
@@ -116,6 +171,7 @@ def draft_settings(draft: Draft, settings: Settings, n_ctx: int) -> Settings:
         cpu_tensors=draft.cpu_tensors,
         n_outputs_max=settings.n_seq_max * rows,
         embeddings=False,
+        pooling="",
         spec_type="none",
         split_mode="layer" if alone else settings.split_mode,
     )

@@ -6,7 +6,7 @@ from typing import Final
 
 from .._ggml.types import tensor_type
 from .._llama.cparams import physical_batch
-from .._llama.params import Settings
+from .._llama.params import POOLINGS, Settings
 from .._planner.plan import Plan
 from .settings import as_run
 
@@ -46,4 +46,6 @@ def keywords(plan: Plan) -> dict[str, object]:
         found |= {"use_mmap": "mmap" in s.load_mode, "use_mlock": "mlock" in s.load_mode}
     if s.embeddings:
         found["embedding"] = True
+    if s.pooling:
+        found["pooling_type"] = POOLINGS.index(s.pooling)  # enum llama_pooling_type
     return found

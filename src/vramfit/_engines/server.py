@@ -28,6 +28,7 @@ __all__ = [
     "host_flags",
     "model_flags",
     "parse_command",
+    "pooling_flags",
     "rpc_flags",
     "shares",
     "words",
@@ -135,13 +136,21 @@ def arguments(settings: Settings) -> list[str]:
     if s.main_gpu or s.split_mode == "none":
         flags += ["-mg", str(s.main_gpu)]
     for on, flag in ((not s.offload_kqv, "-nkvo"), (s.swa_full, "--swa-full"),
-                     (not s.op_offload, "--no-op-offload"), (s.embeddings, "--embeddings")):  # fmt: skip
+                     (not s.op_offload, "--no-op-offload")):  # fmt: skip
         flags += [flag] if on else []
+    flags += pooling_flags(s)
     if s.load_mode != "auto":
         flags += ["-lm", s.load_mode]
     if s.spec_type != "none":
         flags += ["--spec-type", s.spec_type, "--spec-draft-n-max", str(s.spec_draft_n_max)]
     return flags + host_flags(s.cpu_tensors)
+
+
+def pooling_flags(s: Settings) -> list[str]:
+    """List the flags of embedding mode: --rerank stands for two (arg.cpp:3484)."""
+    if s.embeddings and s.pooling == "rank":
+        return ["--rerank"]
+    return (["--embeddings"] if s.embeddings else []) + (["--pooling", s.pooling] if s.pooling else [])
 
 
 def shares(split: tuple[float, ...]) -> str:

@@ -104,7 +104,8 @@ def as_run(settings: Settings, engine: str | Engine) -> Settings:
     if chosen.one_batch or (settings.embeddings and not chosen.all_outputs):  # server.cpp:150
         size = physical_batch(settings)
         settings = replace(settings, n_batch=size, n_ubatch=size)
-    outputs = 0 if chosen.all_outputs or settings.embeddings else kept_rows(settings)
+    pooled = settings.embeddings or settings.pooling not in ("", "none")  # server-context.cpp:41
+    outputs = 0 if chosen.all_outputs or pooled else kept_rows(settings)
     return replace(settings, n_outputs_max=outputs, n_gpu_layers=max(settings.n_gpu_layers, -1))
 
 

@@ -76,7 +76,7 @@ ENGINES: Final[Mapping[str, Engine]] = {
             name="ollama",
             title="Ollama 0.30 or newer",
             defaults=_defaults(n_batch=512, n_ubatch=512, n_seq_max=1, flash_attn="auto"),
-            told=_ALL - {"op_offload", "load_mode", *_SPECULATION},
+            told=_ALL - {"op_offload", "load_mode", "pooling", *_SPECULATION},
             split="free",
             one_batch=True,
             backends=_SHIPPED,

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .._company import Draft, Encoder, company_of
-from .._company.drafts import draft_cards, draft_settings, kept_for_draft
+from .._company.drafts import draft_cards, draft_settings, is_tapped, kept_for_draft, kept_on_host, taps_of
 from .._company.encoders import encoder_card
+from .._company.lent import lend, reads_target
 from .._devices import Gpu, Host
 from .._ggml.galloc import most_alive
 from .._graphs import Unbuildable
@@ -21,8 +22,10 @@ from .._llama.host_memory import shared_card
 from .._llama.model import Model
 from .._llama.params import Settings
 from .._llama.placement import devices, place, split_is_given
-from .._llama.speculation import loaded, next_tokens, predicts
+from .._llama.speculation import blocks_of, loaded, next_tokens, predicts
 from .._mtmd import Reserve, reserve
+from .compute import compute_bytes
+from .later_blocks import GROWS, later_blocks
 from .reserve import prepare_case, reservations
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ __all__ = [
     "company_at_least",
     "company_bytes",
     "divided",
+    "drafting_beside",
     "encoder_reserve",
 ]
 
@@ -116,8 +120,11 @@ def companions(
     """
     company, found = company_of(model), list[Companion]()
     if company.draft is not None:
-        drafting = _draft(company.draft, gpus, settings, n_ctx, taken, estimator, host)
-        found.append(_keeping(drafting, gpus, settings, kept_for_draft(model, settings)))
+        drafting = _draft(model, company.draft, gpus, settings, n_ctx, taken, estimator, host)
+        tapped = is_tapped(settings)
+        found.append(
+            _keeping(drafting, model, company.draft.model, gpus, settings, n_ctx) if tapped else drafting
+        )
     elif predicts(settings):
         found.append(_next_tokens(model, gpus, settings, n_ctx, estimator, host))
     if company.encoder is not None:
@@ -216,9 +223,18 @@ class Divided(NamedTuple):
 
 
 def divided(model: Model, gpus: Sequence[Gpu], settings: Settings) -> Divided | None:
-    """Find what is loaded beside a model and divided over all `gpus` as it is; None where nothing is."""
+    """Find what is loaded beside a model and divided over all `gpus` as it is; None where nothing is.
+
+    Nor where its bytes on a card hang on more of a split than that card's layers: on where what it reads of the model lies,
+    where layers are that it is handed the inputs of, or where further next-token blocks run.
+    """
     draft = company_of(model).draft
+    if predicts(settings) and len(blocks_of(loaded(model if draft is None else draft.model, settings))) > 1:
+        return None
     if draft is not None and draft_cards(draft, gpus) == tuple(range(len(gpus))):
+        tapped = is_tapped(settings) and taps_of(model, draft.model)
+        if tapped or reads_target(draft.model):
+            return None
         return Divided(_drafting(draft.model, settings), draft_settings(draft, settings, 0), is_own=False)
     if draft is None and predicts(settings):
         return Divided(_drafting(model, settings), _own_settings(model, settings, 0), is_own=True)
@@ -243,7 +259,7 @@ def _alive(
     at, own = draft_cards(draft, gpus), draft_settings(draft, settings, n_ctx)
     if company_of(model).draft is None:
         own = _own_settings(model, settings, n_ctx)
-    drafting = _drafting(draft.model, settings)
+    drafting = drafting_beside(model, draft, gpus, settings, own)
     offered = [gpus[i] for i in at]
     used = devices(offered, own)
     context = resolve(drafting, own)
@@ -259,6 +275,7 @@ def _alive(
 
 
 def _draft(
+    model: Model,
     draft: Draft,
     gpus: Sequence[Gpu],
     settings: Settings,
@@ -272,41 +289,86 @@ def _draft(
     if len(devices(offered, own)) > 1 and not split_is_given(own):
         offered = [replace(g, free_bytes=max(0, g.free - taken[i])) for i, g in zip(at, offered, strict=True)]
         note = "its layers are divided by the memory that the model leaves free"
-    found = estimator(_drafting(draft.model, settings), offered, own, host=host)
-    terms = dict(zip(at, map(_terms, found.gpus), strict=True))
+    found = estimator(drafting_beside(model, draft, gpus, settings, own), offered, own, host=host)
+    more = (0,) * (len(at) + 1)
+    if predicts(settings):
+        more = _growth(loaded(draft.model, settings), offered, own, found, estimator)
+    terms = {i: _terms(d, n, more[-1]) for i, d, n in zip(at, found.gpus, more[:-1], strict=True)}
+    on_host = _terms(found.host, more[-1])
     shared = _shared(gpus, settings)
     if shared is not None and shared_card([offered[i] for i in devices(offered, own)]) is None:
-        terms[shared] = terms.get(shared, Terms())._replace(beside=_terms(found.host).taken)
+        terms[shared] = terms.get(shared, Terms())._replace(beside=on_host.taken)
     return Companion(
         "draft",
         draft.model.name or draft.model.architecture,
         tuple(terms.get(i, Terms()) for i in range(len(gpus))),
-        _terms(found.host),
-        "; ".join(n for n in (note, "" if found.exact else found.compute_note) if n),
+        on_host,
+        "; ".join(
+            n for n in (note, "" if found.exact else found.compute_note, GROWS if any(more) else "") if n
+        ),
     )
 
 
-def _keeping(found: Companion, gpus: Sequence[Gpu], settings: Settings, n_bytes: int) -> Companion:
+class _Kept(NamedTuple):
+    """Bytes that a model keeps of its layers for a draft: on each card in use, and on the host."""
+
+    gpus: tuple[int, ...]
+    host: int
+    note: str = ""
+
+
+def _keeping(
+    found: Companion, model: Model, draft: Model, gpus: Sequence[Gpu], settings: Settings, n_ctx: int
+) -> Companion:
     """The same with what the model keeps for its draft, on each card that it uses and the host."""
-    if not n_bytes:
-        return found
-    used = devices(gpus, settings)
+    kept = _kept(model, draft, gpus, replace(settings, n_ctx=n_ctx))
+    more = dict(zip(devices(gpus, settings), kept.gpus, strict=True))
     shared = _shared(gpus, settings)
     terms = tuple(
         t._replace(
-            compute=t.compute + (n_bytes if i in used else 0),
-            beside=t.beside + (n_bytes if i == shared else 0),
+            compute=t.compute + more.get(i, 0),
+            beside=t.beside + (kept.host if i == shared else 0),
         )
         for i, t in enumerate(found.gpus)
     )
+    host = found.host._replace(compute=found.host.compute + kept.host)
+    return replace(found, gpus=terms, host=host, note="; ".join(n for n in (found.note, kept.note) if n))
+
+
+def _kept(model: Model, draft: Model, gpus: Sequence[Gpu], settings: Settings) -> _Kept:
+    """What the model's buffers grow by where inputs of layers are outputs: reserved again, which a draft asks for."""
+    taps, context = taps_of(model, draft), resolve(model, settings)
+    used = devices(gpus, settings)
+    rules = [rules_of(gpus[i], era_of(settings.engine_build)) for i in used]
+    placement = place(model, gpus, settings)
+    if taps:
+        plain = compute_bytes(model, placement, context, rules)
+        tapped = compute_bytes(model, placement, context._replace(taps=taps), rules)
+        if plain.exact and tapped.exact:
+            grown = (max(0, a - b) for a, b in zip(tapped.gpus, plain.gpus, strict=True))
+            host = max(0, tapped.host - plain.host) + kept_on_host(model, context.n_batch, len(taps))
+            return _Kept(tuple(grown), host)
+    most = kept_for_draft(model, settings)
     note = "what the model keeps of its layers for the draft is an upper bound"
-    host = found.host._replace(compute=found.host.compute + n_bytes)
-    return replace(found, gpus=terms, host=host, note="; ".join(n for n in (found.note, note) if n))
+    return _Kept((most,) * len(used), most + kept_on_host(model, settings.n_batch), note)
 
 
 def _drafting(draft: Model, settings: Settings) -> Model:
     """A draft as its context sees it: whole, or as its next-token-prediction blocks where these are to draft."""
     return next_tokens(loaded(draft, settings)) if predicts(settings) else draft
+
+
+def drafting_beside(
+    model: Model, draft: Draft, gpus: Sequence[Gpu], settings: Settings, own: Settings
+) -> Model:
+    """A draft as its context sees it, with what it reads of the model where that lies."""
+    if not reads_target(draft.model):
+        return _drafting(draft.model, settings)
+    at = draft_cards(draft, gpus)
+    cards = [at[i] for i in devices([gpus[i] for i in at], own)]
+    used = devices(gpus, settings)
+    numbers = {number: cards.index(card) for number, card in enumerate(used) if card in cards}
+    return lend(draft.model, model, place(model, gpus, settings), numbers, (settings.type_k, settings.type_v))
 
 
 def _own(model: Model) -> Draft:
@@ -333,12 +395,15 @@ def _next_tokens(
 
     It keeps the model's layers and cards, and takes its cache types from the draft's flags.
     """
-    own = _own_settings(model, settings, n_ctx)
-    found = estimator(_drafting(model, settings), gpus, own, host=host)
+    own, drafting = _own_settings(model, settings, n_ctx), _drafting(model, settings)
+    found = estimator(drafting, gpus, own, host=host)
     note = "" if found.exact else found.compute_note
     if not found.exact:  # of the two bounds this one is far lower
-        found = estimator(_drafting(model, settings), gpus, own, bound=True, host=host)
-    terms = [Terms(0, d.context, d.compute) for d in (*found.gpus, found.host)]
+        found = estimator(drafting, gpus, own, bound=True, host=host)
+    more = _growth(loaded(model, settings), gpus, own, found, estimator)
+    note = "; ".join(n for n in (note, GROWS if any(more) else "") if n)
+    devices_of = zip((*found.gpus, found.host), more, strict=True)
+    terms = [Terms(0, d.context, d.compute + n) for d, n in devices_of]
     shared = _shared(gpus, settings)
     if shared is not None:
         terms[shared] = terms[shared]._replace(beside=terms[-1].total)
@@ -347,5 +412,20 @@ def _next_tokens(
     )
 
 
-def _terms(device: DeviceEstimate) -> Terms:
-    return Terms(device.model, device.context, device.compute, device.beside)
+def _growth(
+    model: Model, gpus: Sequence[Gpu], own: Settings, first: Estimate, estimator: Estimator
+) -> tuple[int, ...]:
+    """Bytes more on each card, and last on the host, when all next-token blocks of a model have run."""
+    if len(blocks_of(model)) < 2:
+        return (0,) * (len(gpus) + 1)
+
+    def of_block(block: int) -> Estimate:
+        return estimator(next_tokens(model, block), gpus, own, bound=not first.exact)
+
+    return later_blocks(model, place(next_tokens(model), gpus, own).layers, first, of_block)
+
+
+def _terms(device: DeviceEstimate, more: int, on_host: int = 0) -> Terms:
+    """What is on a device whose buffers are larger by `more`, and the host's by `on_host`."""
+    beside = device.beside + (on_host if device.beside else 0)
+    return Terms(device.model, device.context, device.compute + more, beside)

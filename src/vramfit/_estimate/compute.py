@@ -134,6 +134,4 @@ def _unproved(backends: Sequence[Backend], found: Reservation, context: Context)
                 "a tensor is larger than the driver of a card reaches for certain; it was counted on the card"
             )
         return "the compute capability of a card is not known; the largest figure of all was taken"
-    if found.unmeasured:
-        return found.unmeasured
     return context.era.why

@@ -17,7 +17,7 @@ from .._ggml.backends import Backend
 from .._ggml.galloc import allocate, held, largest
 from .._ggml.graph import NONE, WEIGHT
 from .._ggml.sched import Schedule, node_of, schedule
-from .._graphs import Instance, Known, Run, build, know, one_sequence, unmeasured_adapters
+from .._graphs import Instance, Known, Run, build, know, one_sequence
 from .._llama.cparams import Context, prompt_tokens
 from .._llama.model import Home, Model
 from .._llama.placement import HOST, Placement, pipeline_copies
@@ -54,7 +54,6 @@ class Reservation(NamedTuple):
     flash_attn: bool
     sure: bool = True
     by_address: bool = False  # whether the order of nodes hangs on where weights or caches lie
-    unmeasured: str = ""  # what of the graph was not measured
 
 
 class Case:
@@ -73,12 +72,13 @@ class Case:
         *,
         op_offload: bool,
         stand_in: bool = False,
+        taps: tuple[int, ...] = (),
     ) -> None:
         self.known = _matched(model, stand_in)
         self.placement = placement
         self.backends = tuple(backends)
         self.n_copies = pipeline_copies(placement, backends)
-        self.ladder = _ladder(model, placement, _kinds(self.known, placement))
+        self.ladder = _ladder(model, placement, _kinds(self.known, placement, taps))
         self._op_offload = op_offload
         self._made: dict[tuple[Run, int], tuple[Instance, Schedule]] = {}
 
@@ -116,7 +116,9 @@ def reserve_at_most(
     From the model's own graph, with whatever is more: results that take over the memory of their sources, or
     that never do. With `stand_in` from a graph that holds more than the model's own, whatever that is.
     """
-    case = Case(model, placement, backends, op_offload=context.op_offload, stand_in=stand_in)
+    case = Case(
+        model, placement, backends, op_offload=context.op_offload, stand_in=stand_in, taps=context.taps
+    )
     if stand_in:
         return _reserved(case, context, _needs_with_gap)
     exact, loose = (_reserved(case, context, needs) for needs in (_needs, _needs_apart))
@@ -131,7 +133,7 @@ def _reserved(case: Case, context: Context, needs: Callable[[Case, Run], Needs])
     found = held([made[run] for run in runs])
     graphs = [case.graph(run)[1] for run in made]
     sure, by_address = all(map(is_sure, graphs)), any(map(is_by_address, graphs))
-    return Reservation(found, prompt.flash_attn, sure, by_address, unmeasured_adapters(case.known))
+    return Reservation(found, prompt.flash_attn, sure, by_address)
 
 
 def plans(
@@ -144,7 +146,7 @@ def plans(
 
 def prepare_case(model: Model, placement: Placement, context: Context, backends: Sequence[Backend]) -> Case:
     """Prepare a placed model, for contexts of all lengths. Raises `Unbuildable`."""
-    return Case(model, placement, backends, op_offload=context.op_offload)
+    return Case(model, placement, backends, op_offload=context.op_offload, taps=context.taps)
 
 
 def _ladder(model: Model, placement: Placement, kinds: Sequence[Hashable]) -> tuple[Collapsed, ...]:
@@ -162,13 +164,13 @@ def _copies_from_host(model: Model, placement: Placement) -> bool:
     return not placement.offload_kqv or any(at == HOST and w.home is not Home.INPUT for w, at in weights)
 
 
-def _kinds(known: Known, placement: Placement) -> list[tuple[object, ...]]:
+def _kinds(known: Known, placement: Placement, taps: tuple[int, ...] = ()) -> list[tuple[object, ...]]:
     """List what each layer of the main graph must share with another one to be its repeat."""
     model = known.model
     alike = layer_kinds(model, [at == HOST for at in placement.weights])
     at, last = placement.layers, len(known.alike) - 1
     return [  # the first layer of a device brings the inputs there
-        (kind, alike[i], at[i], placement.caches[i], i == 0 or at[i] != at[i - 1], i == last)
+        (kind, alike[i], at[i], placement.caches[i], i == 0 or at[i] != at[i - 1], i == last, i + 1 in taps)
         for i, kind in enumerate(known.alike)
     ]
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
 
 from .._ggml.ops import Unbuildable
 from .._llama.model import Model
@@ -42,45 +41,7 @@ __all__ = [
     "build",
     "know",
     "one_sequence",
-    "unmeasured_adapters",
 ]
-
-
-# The graphs that hold states to go back to; those of others are bounded.
-_GOES_BACK: Final = frozenset({"nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe"})
-# They multiply by some weights without what adapters add, or run weights again: not measured with all adapters.
-_UNMEASURED: Final = frozenset(
-    [
-        "arwkv7",
-        "bailingmoe3",
-        "deepseek2",
-        "deepseek2-ocr",
-        "deepseek32",
-        "deepseek4",
-        "dots3note",
-        "gemma3n",
-        "glm-dsa",
-        "glm5-next",
-        "hy_v4",
-        "kimi-k3",
-        "kimi-linear",
-        "minicpm3",
-        "mistral4",
-        "nemotron_h",
-        "nemotron_h_moe",
-        "plm",
-        "rwkv6",
-        "rwkv6qwen2",
-        "rwkv7",
-    ]
-)
-
-
-def unmeasured_adapters(known: Known) -> str:
-    """Why the graph with adapters is not known to be the engine's; "" where it is, or where there are none."""
-    if known.adapters and known.model.architecture in _UNMEASURED:
-        return f"adapters of {known.model.architecture} are not measured"
-    return ""
 
 
 def know(model: Model, *, stand_in: bool = False) -> Known:
@@ -104,8 +65,6 @@ def build(known: Known, run: Run, placement: Placement, layers: Sequence[int] | 
     architecture = known.model.architecture
     kept = known.trunk if layers is None else tuple(known.trunk[i] for i in layers)
     g = GraphContext(known, run, placement, kept)
-    if run.context.n_rs_seq and architecture not in _GOES_BACK and not known.stand_in:
-        raise Unbuildable(f"the graph of {architecture} with states to go back to is not built")
     try:
         (make_stand_in if known.stand_in else _builder(known.model).build)(g)
         pool(g)

@@ -39,6 +39,7 @@ __all__ = [
     "windowed_input",
 ]
 
+_SCALED_LAST: Final = frozenset(("glm4", "glm4moe", "jais2"))
 ROTATED: Final = 64  # head sizes that a rotation of quantized caches divides (llama-kv-cache.cpp:325)
 
 
@@ -265,7 +266,19 @@ def attend(
         kv = inputs.of(g, il)
         how = Scoring(il, kv.mask, kq_b, sinks, v_mla, kv.soft_cap, kv.alibi)
         x = _attend_k(g, kv, q, k, v, how) if kv.v_idxs is None else _attend_kv(g, inputs, q, k, v, how)
-    return x if out is None else linear(g, x, out, il, scale=scale, bias=bias)
+    if out is None:
+        return x
+    if scale and g.is_adapted(f"{out}.weight", il) and g.model.architecture in _SCALED_LAST:
+        return _scaled_last(g, x, out, il, bias)
+    return linear(g, x, out, il, scale=scale, bias=bias)
+
+
+def _scaled_last(g: GraphContext, x: Tensor, out: str, il: int, bias: bool) -> Tensor:
+    """Project by a matrix whose scale applies to what adapters add, too (llama-graph.cpp:2933)."""
+    x = linear(g, x, out, il, scale=False, bias=False)
+    factor, more = g.w(f"{out}.scale", il), g.w(f"{out}.bias", il)
+    x = x if factor is None else g.mul(x, factor)
+    return x if more is None or not bias else g.add(x, more)
 
 
 def _attend_bare(g: GraphContext, q: Tensor, k: Tensor | None, v: Tensor | None, how: Scoring) -> Tensor:

@@ -40,6 +40,10 @@ class Compressor:
     pos: Tensor  # of each token, within what will be compressed
     kept_from: Tensor  # which tokens wait, and where
     kept_to: Tensor
+    back: (
+        tuple[Tensor, Tensor] | None
+    )  # which earlier states are gone back to, and where; None where none are kept
+    aside: tuple[Tensor, Tensor] | None  # which rows are put aside to go back to, and where
     read: Tensor  # which rows make the new keys
     write: Tensor  # where the new keys go, and their positions
     write_pos: Tensor
@@ -91,7 +95,8 @@ def _mask(g: GraphContext, n_cells: int, type_: TensorType) -> Tensor:
 def _compressor(g: GraphContext, kind: str, ratio: int) -> Compressor:
     """Append the inputs of one kind: as many blocks as a batch can fill, however it is split into sequences."""
     blocks, overlap = g.n_tokens // ratio + max(1, g.n_seqs), 2 if ratio == CSA else 1
-    kept = min(g.n_tokens, overlap * ratio * g.context.n_seq_max)
+    waiting = overlap * ratio * g.context.n_seq_max
+    kept, n_back = min(g.n_tokens, waiting), g.context.n_rs_seq
     indexes = kind == "indexer"
     type_ = F16 if indexes else mask_type(g)
     return Compressor(
@@ -100,12 +105,18 @@ def _compressor(g: GraphContext, kind: str, ratio: int) -> Compressor:
         g.input(f"dsv4_{kind}_state_pos", I32, g.n_tokens),
         g.input(f"dsv4_{kind}_state_persist_src_idxs", I32, kept),
         g.input(f"dsv4_{kind}_state_persist_dst_idxs", I32, kept),
+        _moves(g, f"dsv4_{kind}_state_restore", waiting) if n_back else None,
+        _moves(g, f"dsv4_{kind}_state_snapshot", n_back * waiting) if n_back else None,
         g.input(f"dsv4_{kind}_state_read_idxs", I32, overlap * ratio * blocks),
         g.input(f"dsv4_{kind}_state_write_idxs", I64, blocks),
         g.input(f"dsv4_{kind}_state_write_pos", I32, blocks),
         _mask(g, n_kv(g, list(g.model.layers), kind), type_),
         indexer_rotation(g) if indexes else _rotation(g),
     )
+
+
+def _moves(g: GraphContext, name: str, n: int) -> tuple[Tensor, Tensor]:
+    return g.input(f"{name}_src_idxs", I32, n), g.input(f"{name}_dst_idxs", I32, n)
 
 
 def compress(
@@ -118,11 +129,16 @@ def compress(
     width = head * c.overlap
     kv = product(g, x, f"{name}_kv", il=il)
     score = g.add(product(g, x, f"{name}_gate", il=il), g.get_rows(g.need(f"{name}_ape.weight", il), c.pos))
-    both = [_with_waiting(g, t, il, i, width) for t, i in zip((kv, score), states, strict=True)]
+    before = [_before(g, c, il, i, width) for i in states]
+    both = [_joined(g, c, x, t) for x, t in zip(before, (kv, score), strict=True)]
     made = (_blocks if c.overlap == 1 else _overlapping)(g, c, both[0], both[1], head)
     key = g.rope(norm(g, made, f"{name}_norm", il), c.write_pos)
     key = key if c.rot is None else g.hadamard(key, c.rot)
     g.expand(store_k(g, key, c.write, il, c.kind))
+    if c.aside is not None:
+        for whole, t, i in zip(before, (kv, score), states, strict=True):
+            rows = g.get_rows(g.concat(whole, t, 1), c.aside[0])
+            g.expand(g.set_rows(_waiting(g, il, i, width), rows, c.aside[1]))
     for t, i in zip((kv, score), states, strict=True):
         rows = g.get_rows(t, c.kept_from)
         g.expand(g.set_rows(_waiting(g, il, i, width), rows, c.kept_to))
@@ -133,10 +149,18 @@ def _waiting(g: GraphContext, il: int, which: int, width: int) -> Tensor:
     return g.view(state, (width, state.ne[1] * state.ne[2]), state.nb[1:2])
 
 
-def _with_waiting(g: GraphContext, t: Tensor, il: int, which: int, width: int) -> Tensor:
-    """Join what waits and the batch."""
+def _before(g: GraphContext, c: Compressor, il: int, which: int, width: int) -> Tensor:
+    """View what waits, and behind it what can be gone back to, which a sequence may first do (dsv4_build_state_restore)."""
     waiting = _waiting(g, il, which, width)
-    return g.concat(g.view(waiting, waiting.ne[:2], waiting.nb[1:2]), t, 1)
+    if c.back is None:
+        return waiting
+    return g.set_rows(_waiting(g, il, which, width), g.get_rows(waiting, c.back[0]), c.back[1])
+
+
+def _joined(g: GraphContext, c: Compressor, before: Tensor, t: Tensor) -> Tensor:
+    """Join what waits and the batch."""
+    rows = c.overlap * c.ratio * g.context.n_seq_max
+    return g.concat(g.view(before, (before.ne[0], rows), before.nb[1:2]), t, 1)
 
 
 def _blocks(g: GraphContext, c: Compressor, kv: Tensor, score: Tensor, head: int) -> Tensor:

@@ -149,22 +149,33 @@ class GraphContext(Ops):
         found = self._weights.get((tensor.name, device))
         if found is None:
             ne, nb = self.known.shapes[index]
-            found = Tensor(tensor.name, "NONE", tensor.type, ne, nb, usage=WEIGHT, home=device)
+            # buffers of adapters and control vectors are not marked as weights (llama-adapter.cpp)
+            given = self.model.weights[index].beside is not None or tensor.name.endswith(".direction")
+            usage = CACHE if given else WEIGHT
+            found = Tensor(tensor.name, "NONE", tensor.type, ne, nb, usage=usage, home=device)
             self._weights[tensor.name, device] = self.leaf(found)
         return found
 
     # --- adapters
 
-    def mul_mat(self, a: Tensor, b: Tensor, params: tuple[int, ...] = ()) -> Tensor:
-        """`b` times a matrix; where that is a weight with adapters, with what they add (build_lora_mm, 1520)."""
+    def mul_mat(
+        self, a: Tensor, b: Tensor, params: tuple[int, ...] = (), scale: Tensor | None = None
+    ) -> Tensor:
+        """`b` times a matrix, times its `scale`; where that is a weight with adapters, with what they add (build_lora_mm, 1520)."""
         x = super().mul_mat(a, b, params)
+        x = x if scale is None else self.mul(x, scale)
         for low, high in self._adapters(a):
             x = self.add(x, self.scale(super().mul_mat(high, super().mul_mat(low, b))))
         return x
 
-    def mul_mat_id(self, a: Tensor, b: Tensor, ids: Tensor, params: tuple[int, ...] = ()) -> Tensor:
-        """`b` times matrices of experts, with what adapters add (build_lora_mm_id, 1555)."""
+    def mul_mat_id(
+        self, a: Tensor, b: Tensor, ids: Tensor, params: tuple[int, ...] = (), scale: Tensor | None = None
+    ) -> Tensor:
+        """`b` times matrices of experts, times the `scale` of each, with what adapters add (build_lora_mm_id, 1555)."""
         x = super().mul_mat_id(a, b, ids, params)
+        if scale is not None:
+            n = scale.ne[0]
+            x = self.mul(x, self.get_rows(self.repeat(self.reshape(scale, 1, n, 1), 1, n, b.ne[2]), ids))
         for low, high in self._adapters(a):
             x = self.add(x, self.scale(super().mul_mat_id(high, super().mul_mat_id(low, b, ids), ids)))
         return x
@@ -175,6 +186,10 @@ class GraphContext(Ops):
         for low, high in self._adapters(matrix):
             x = self.add(x, self.scale(super().mul_mat(high, self.get_rows(low, tokens))))
         return x
+
+    def is_adapted(self, name: str, il: int) -> bool:
+        """Tell whether adapters change a layer's weight."""
+        return bool(self.known.adapters) and f"blk.{il}.{name}" in self.known.adapters
 
     def _adapters(self, a: Tensor) -> list[tuple[Tensor, Tensor]]:
         pairs = self.known.adapters.get(a.name, ()) if self.known.adapters and a.usage == WEIGHT else ()
@@ -259,13 +274,18 @@ class GraphContext(Ops):
             self.embd = t
         return t
 
-    def end_layer(self, t: Tensor) -> Tensor:
-        """Say that a layer ends with `t` ("l_out"): where the next one begins. A control vector is added there."""
+    def steered(self, t: Tensor) -> Tensor:
+        """`t` with what a control vector adds to the layer that is being built (build_cvec)."""
         direction = self.known.steered.get(self.layers[len(self._ends)]) if self.known.steered else None
-        if direction is not None:
-            t = self.add(t, self._weight(direction))
+        return t if direction is None else self.add(t, self._weight(direction))
+
+    def end_layer(self, t: Tensor, *, steers: bool = True) -> Tensor:
+        """Say that a layer ends with `t` ("l_out"): where the next one begins. A control vector is added there if it `steers`."""
+        t = self.steered(t) if steers else t
         self._ends.append(t.index)
         t.name = "l_out"
+        if self.layers[len(self._ends) - 1] + 1 in self.context.taps:
+            t.flags |= OUTPUT  # the input of the next layer
         return t
 
     def instance(self) -> Instance:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from .._ggml.graph import Tensor
 from .._ggml.ops import Unbuildable
 from .context import GraphContext
-from .recurrent import Rs, read_state
+from .recurrent import Rs, read_state, slots
 
 __all__ = ["conv_window", "delta_net", "delta_rule", "l2_normed"]
 
@@ -27,19 +27,17 @@ def conv_window(
 ) -> Tensor:
     """Join what a short convolution slides over, [kept + tokens, channels, sequences]; its last `kept` columns are kept.
 
-    `x` is [channels, tokens, sequences]. `copies`: they are copied once more on the way (build_conv_state, and
-    build_conv_state_at of models/qwen4exp.cpp).
+    `x` is [channels, tokens, sequences]. The oldest of the states to go back to comes first (build_conv_state), or with `copies`,
+    where they are copied once more on the way, last (build_conv_state_at of models/qwen4exp.cpp).
     """
     channels, seqs = x.ne[0], g.n_seqs
     before = g.reshape(read_state(g, rs, states), kept, channels, seqs)
     window = g.concat(before, g.transpose(x), 0)
-    slots = 1 + g.context.n_rs_seq
-    for slot in reversed(range(slots)):  # the oldest of the states to go back to comes first
-        at = max(0, window.ne[0] - kept - slot) * window.nb[0]
-        last = g.view(window, (kept, channels, seqs), window.nb[1:3], at)
-        home = g.view(
-            states, (kept * channels, seqs), (states.nb[1],), slot * g.context.n_seq_max * states.nb[1]
-        )
+    found = slots(g, states, x.ne[1], whole=True)
+    for slot, at in found if copies else reversed(found):
+        first = max(0, window.ne[0] - kept - slot) * window.nb[0]
+        last = g.view(window, (kept, channels, seqs), window.nb[1:3], first)
+        home = g.view(states, (kept * channels, seqs), (states.nb[1],), at)
         g.expand(g.cpy(g.cont(last) if copies else last, home))
     return window
 
@@ -63,11 +61,11 @@ def _with_snapshots(
     g: GraphContext, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor, il: int
 ) -> Tensor:
     """The same where the states behind the last tokens are kept, too: always in one operation."""
-    slots, states = 1 + g.context.n_rs_seq, g.state(il, 1)
-    both = _operation(g, (q, k, v, decay, beta, state), il, slots)
-    (size, heads, n, seqs), row = v.ne, v.ne[0] * both.nb[0]
+    states, (size, heads, n, seqs) = g.state(il, 1), v.ne
+    both = _operation(g, (q, k, v, decay, beta, state), il, 1 + g.context.n_rs_seq)
+    row = size * both.nb[0]
     y = g.view(both, (size, heads, n, seqs), (row, row * heads, row * heads * n))
-    width, written = size * size * heads, min(n, slots)
+    width, written = size * size * heads, len(slots(g, states, n))
     each = width * both.nb[0]
     new = g.view(both, (width, seqs, written), (each, each * seqs), row * heads * n * seqs)
     home = g.view(states, (width, seqs, written), (states.nb[1], g.context.n_seq_max * states.nb[1]))
@@ -75,10 +73,10 @@ def _with_snapshots(
     return y
 
 
-def _operation(g: GraphContext, src: tuple[Tensor, ...], il: int, slots: int) -> Tensor:
+def _operation(g: GraphContext, src: tuple[Tensor, ...], il: int, n_kept: int) -> Tensor:
     size, heads, n, seqs = src[2].ne
-    ne = (size * heads, n * seqs + slots * size * seqs)
-    return g.fused(g.of("GATED_DELTA_NET", ne, *src, params=(slots,)), il, _OP)
+    ne = (size * heads, n * seqs + n_kept * size * seqs)
+    return g.fused(g.of("GATED_DELTA_NET", ne, *src, params=(n_kept,)), il, _OP)
 
 
 def delta_rule(

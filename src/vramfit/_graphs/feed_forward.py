@@ -205,21 +205,20 @@ def by_expert(
     precise: bool = False,
 ) -> Tensor:
     """Multiply by each chosen expert's matrix, with its scale and its bias (build_lora_mm_id, 1555)."""
-    x_tokens = x.ne[2]
-    y = g.mul_mat_id(g.need(f"{name}.weight", il), x, chosen, (0, 0, 0, 10) if precise else ())
-    return _adjusted(g, y, chosen, il, (name, name), x_tokens, (biases, scales))
+    precise = precise and not g.is_adapted(f"{name}.weight", il)  # else it is the sum that is asked to be
+    return _by_matrix(g, x, name, chosen, il, name, (biases, scales), (0, 0, 0, 10) if precise else ())
 
 
-def _adjusted(
-    g: GraphContext, y: Tensor, chosen: Tensor, il: int, names: tuple[str, str], n_tokens: int, passes: tuple[bool, bool]
+def _by_matrix(
+    g: GraphContext, x: Tensor, name: str, chosen: Tensor, il: int, scaled_by: str,
+    passes: tuple[bool, bool], params: tuple[int, ...] = (),
 ) -> Tensor:  # fmt: skip
-    """Scale and bias a product of chosen experts: `names` of scale and bias, `passes` whether bias and scale are applied."""
-    scale, bias = g.w(f"{names[0]}.scale", il), g.w(f"{names[1]}.bias", il)
+    """The same with the scale of another weight, `scaled_by`; `passes`: whether bias and scale are applied."""
     biases, scales = passes
-    if scales and scale is not None:
-        n = scale.ne[0]
-        y = g.mul(y, g.get_rows(g.repeat(g.reshape(scale, 1, n, 1), 1, n, n_tokens), chosen))
-    return g.add_id(y, bias, chosen) if biases and bias is not None else y
+    scale = g.w(f"{scaled_by}.scale", il) if scales else None
+    y = g.mul_mat_id(g.need(f"{name}.weight", il), x, chosen, params, scale)
+    bias = g.w(f"{name}.bias", il) if biases else None
+    return y if bias is None else g.add_id(y, bias, chosen)
 
 
 def _experts(
@@ -244,9 +243,7 @@ def _both(
     g: GraphContext, x: Tensor, name: str, up: str, chosen: Tensor, il: int, biases: bool, scales: bool
 ) -> Tensor:
     """Multiply by gate and up in one matrix; the scale is the one of up (llama-graph.cpp:2178)."""
-    n_tokens = x.ne[2]
-    y = g.mul_mat_id(g.need(f"{name}.weight", il), x, chosen)
-    return _adjusted(g, y, chosen, il, (up, name), n_tokens, (biases, scales))
+    return _by_matrix(g, x, name, chosen, il, up, (biases, scales))
 
 
 def sum_experts(g: GraphContext, x: Tensor, used: int) -> Tensor:

@@ -62,15 +62,23 @@ def know(model: Model, traits: Callable[[Model, int], Hashable] | None = None) -
 
 def _adapters(model: Model) -> tuple[Mapping[str, tuple[tuple[int, int], ...]], Mapping[int, int]]:
     """Adapters that are applied, by the weight that each changes; and directions of a control vector, by layer."""
+    if model.company is None:
+        return {}, {}
+    from .unadapted import ignores_adapters, ignores_vectors  # few models have adapters
+
     low: dict[str, int] = {}
     found: dict[str, list[tuple[int, int]]] = {}
     steered: dict[int, int] = {}
-    for i, weight in enumerate(model.weights if model.company is not None else ()):
+    for i, weight in enumerate(model.weights):
         name, part = weight.tensor.name, _ADAPTER.search(weight.tensor.name)
         if part and part[1] == "direction" and isinstance(weight.home, int):
-            steered[weight.home] = i
+            if not ignores_vectors(model.architecture):
+                steered[weight.home] = i
         elif part and weight.beside is not None:
             base = model.weights[weight.beside].tensor.name
+            keeps = isinstance(weight.home, int) and model.layers[weight.home].is_recurrent
+            if ignores_adapters(model.architecture, base, recurrent=keeps):
+                continue
             if part[1] == "lora_a":
                 low[name] = i
             else:

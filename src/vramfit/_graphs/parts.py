@@ -143,10 +143,8 @@ def linear(
     g: GraphContext, x: Tensor, name: str, il: int | None = None, *, scale: bool = True, bias: bool = True
 ) -> Tensor:
     """Append a projection, with its scale and its bias where the model has them (build_lora_mm, 1520)."""
-    x = g.named(g.mul_mat(g.need(f"{name}.weight", il), x), name)
-    if scale:
-        factor = g.w(f"{name}.scale", il)
-        x = x if factor is None else g.named(g.mul(x, factor), name)
+    factor = g.w(f"{name}.scale", il) if scale else None
+    x = g.named(g.mul_mat(g.need(f"{name}.weight", il), x, scale=factor), name)
     if bias:
         more = g.w(f"{name}.bias", il)
         x = x if more is None else g.named(g.add(x, more), name)
@@ -275,8 +273,6 @@ def output_matrix(g: GraphContext) -> Tensor:
 
 def logits(g: GraphContext, x: Tensor, *, bias: bool = True, scale: bool = True) -> Tensor:
     """Append the logits: the output matrix, its scale and its bias where the model has them; not marked as output yet."""
-    x = g.mul_mat(output_matrix(g), x)
-    factor, more = g.w("output.scale"), g.w("output.bias")
-    if scale and factor is not None:
-        x = g.mul(x, factor)
+    factor, more = g.w("output.scale") if scale else None, g.w("output.bias")
+    x = g.mul_mat(output_matrix(g), x, scale=factor)
     return x if more is None or not bias else g.add(x, more)

@@ -1,7 +1,7 @@
 """Pool the embeddings, and put them through dense layers, when a context is for embeddings.
 
 In: a finished graph whose builder has marked the embeddings as an output. It runs for every architecture, after its builder.
-Nobody says how to pool, so a context has the model's own way (`pooling_type`, llama-context.cpp:216).
+A context pools as it is told, or else in the model's own way (`pooling_type`, llama-context.cpp:216).
 Source: `build_graph` (llama-model.cpp:2884-2898), `build_pooling` and `build_dense_out` (llama-graph.cpp:3686-3809).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from .._base.errors import EngineRefusal
 from .._ggml.graph import Tensor
 from .._ggml.ops import F32, I32, Unbuildable
 from .context import GraphContext
@@ -37,7 +38,8 @@ def pool(g: GraphContext) -> None:
 
 def _pooled(g: GraphContext, x: Tensor) -> Tensor:
     """Pool to one row for each sequence, or leave the rows as they are (build_pooling)."""
-    kind = g.n("pooling_type", NONE)
+    told = g.run.context.pooling
+    kind = g.n("pooling_type", NONE) if told is None else told
     if kind == NONE or kind in UNSPECIFIED:
         return x
     if kind == MEAN:
@@ -45,12 +47,23 @@ def _pooled(g: GraphContext, x: Tensor) -> Tensor:
     if kind in (CLS, LAST):
         return _one_row(g, x)
     if kind == RANK:
-        default = MEAN if g.model.architecture == "modern-bert" else UNSPECIFIED[0]
-        return _rank(g, _mean(g, x) if g.n("classifier.pooling_type", default) == MEAN else _one_row(g, x))
+        return _rank(g, _mean(g, x) if _classifier(g) == MEAN else _one_row(g, x))
     raise Unbuildable(f"the engine knows no pooling_type {kind}")
 
 
+def _classifier(g: GraphContext) -> int:
+    """How rows become one before the head of a classifier (models/modern-bert.cpp:24)."""
+    kind = g.n("classifier.pooling_type", UNSPECIFIED[0])
+    return MEAN if kind in UNSPECIFIED and g.model.architecture == "modern-bert" else kind
+
+
 def _mean(g: GraphContext, x: Tensor) -> Tensor:
+    """Pool to the mean of each sequence. Raises `EngineRefusal` where rows and tokens differ (ggml_can_mul_mat aborts)."""
+    if x.ne[1] != g.n_tokens:
+        raise EngineRefusal(
+            f"mean pooling of {g.n_tokens} tokens, of which {x.ne[1]} are outputs: the engine stops at its start; set"
+            f" n_ubatch to a multiple of the {g.n_seqs} slots, and n_outputs_max to 0"
+        )
     mean = g.input("mean", F32, g.n_tokens, g.n_seqs)
     return g.mul_mat(g.cont(g.transpose(x)), mean)
 

@@ -34,6 +34,6 @@ def decoder(g: GraphContext, network: Callable[[Tensor, int], Tensor]) -> Tensor
         q, k = normed_rope(g, q, k, pos, il)
         h, x = select(g, rows, il, attend(g, kv, q, k, v, il), x)
         x = g.add(h, x)
-        x = g.add(network(norm(g, x, "ffn_norm", il), il), x)
-        x = g.end_layer(deeper(g, x, first, il + 1) if il < deep else x)
+        x = g.steered(g.add(network(norm(g, x, "ffn_norm", il), il), x))
+        x = g.end_layer(deeper(g, x, first, il + 1) if il < deep else x, steers=False)
     return x

@@ -23,6 +23,7 @@ __all__ = [
     "mamba2",
     "read_state",
     "rs_input",
+    "slots",
     "write_state",
 ]
 
@@ -74,18 +75,28 @@ def read_state(
     return found
 
 
+def slots(g: GraphContext, states: Tensor, n_tokens: int, *, whole: bool = False) -> list[tuple[int, int]]:
+    """List the states that a batch of `n_tokens` of each sequence writes: how many tokens ago each ends, and at which byte it lies.
+
+    The last one, and those to go back to behind it; a batch writes no more than it has tokens, unless they are written `whole`.
+    """
+    n = 1 + g.context.n_rs_seq
+    each = g.context.n_seq_max * states.nb[1]
+    return [(slot, slot * each) for slot in range(n if whole else min(n, n_tokens))]
+
+
 def write_state(g: GraphContext, value: Tensor, state: Tensor) -> None:
     """Copy `value`, which has as many elements, over the states of the batch's sequences."""
     n = value.ne[0] * value.ne[1] * value.ne[2] * value.ne[3]
     g.expand(g.cpy(value, g.view(state, (n,))))
 
 
-def ssm_scan(g: GraphContext, states: Tensor, x: Tensor, *more: Tensor, slots: int = 1) -> Tensor:
-    """Append a state-space scan: the outputs, and behind them the states of `slots` tokens, in one row (ggml_ssm_scan)."""
+def ssm_scan(g: GraphContext, states: Tensor, x: Tensor, *more: Tensor, n_kept: int = 1) -> Tensor:
+    """Append a state-space scan: the outputs, and behind them the states of `n_kept` tokens, in one row (ggml_ssm_scan)."""
     ids = more[-1]
     size = states.ne[0] * states.ne[1] * states.ne[2] * ids.ne[0]
-    n = x.ne[0] * x.ne[1] * x.ne[2] * x.ne[3] + slots * size
-    return g.of("SSM_SCAN", (n,), states, x, *more, params=(slots,))
+    n = x.ne[0] * x.ne[1] * x.ne[2] * x.ne[3] + n_kept * size
+    return g.of("SSM_SCAN", (n,), states, x, *more, params=(n_kept,))
 
 
 def mamba(g: GraphContext, rs: Rs, x: Tensor, il: int, *, dt_b_c_norm: bool = False) -> Tensor:
@@ -160,8 +171,8 @@ def mamba2(g: GraphContext, rs: Rs, x: Tensor, il: int) -> Tensor:
     a = g.need("ssm_a", il)
 
     def scan(states: Tensor, ids: Tensor) -> Tensor:
-        rows, slots = g.reshape(states, size, head, n_head, ssm_states.ne[1]), 1 + g.context.n_rs_seq
-        return ssm_scan(g, rows, heads, dt, a, b, c, ids, slots=slots)
+        rows = g.reshape(states, size, head, n_head, ssm_states.ne[1])
+        return ssm_scan(g, rows, heads, dt, a, b, c, ids, n_kept=1 + g.context.n_rs_seq)
 
     y = read_state(g, rs, ssm_states, scan)
     _write_mamba2(g, y, heads, ssm_states, size * inner)
@@ -178,10 +189,9 @@ def _convolved(g: GraphContext, conv: Tensor, x: Tensor, states: Tensor, kernel:
     """Append a short convolution over the channels, whose last columns are kept for the next batch."""
     width, seqs = x.ne[0], g.n_seqs
     window = g.concat(conv, g.transpose(x), 0)
-    for slot in range(min(g.n_seq_tokens, 1 + g.context.n_rs_seq)):
+    for slot, home in slots(g, states, g.n_seq_tokens):
         at = (g.n_seq_tokens - slot) * window.nb[0]
         last = g.view(window, (kernel - 1, width, seqs), window.nb[1:3], at)
-        home = slot * g.context.n_seq_max * states.nb[1]
         g.expand(g.cpy(last, g.view(states, ((kernel - 1) * width, seqs), (states.nb[1],), home)))
     return g.silu(g.add(g.ssm_conv(window, g.need("ssm_conv1d.weight", il)), g.need("ssm_conv1d.bias", il)))
 
@@ -189,8 +199,8 @@ def _convolved(g: GraphContext, conv: Tensor, x: Tensor, states: Tensor, kernel:
 def _write_mamba2(g: GraphContext, y: Tensor, heads: Tensor, states: Tensor, size: int) -> None:
     """Copy the states that a scan ends with, and those behind the tokens before that can be gone back to."""
     seqs, row = g.n_seqs, size * y.nb[0]
-    written = min(g.n_seq_tokens, 1 + g.context.n_rs_seq)
+    written = len(slots(g, states, g.n_seq_tokens))
     at = heads.ne[0] * heads.ne[1] * heads.ne[2] * heads.ne[3] * heads.nb[0]
     done = g.view(y, (size, seqs, written), (row, row * seqs), at)
-    slots = g.view(states, (size, seqs, written), (states.nb[1], g.context.n_seq_max * size * states.nb[0]))
-    g.expand(g.cpy(done, slots))
+    homes = g.view(states, (size, seqs, written), (states.nb[1], g.context.n_seq_max * size * states.nb[0]))
+    g.expand(g.cpy(done, homes))

@@ -19,7 +19,7 @@ from typing import Final
 from .._base.errors import SourceError
 from .._ggml.types import tensor_type
 from .._llama.cparams import physical_batch
-from .._llama.params import Settings
+from .._llama.params import POOLINGS, Settings
 
 __all__ = ["PROGRAMS", "SECONDS", "printed_by"]
 
@@ -90,7 +90,9 @@ def printed_by(
 
 def _of_fit(flags: Sequence[str]) -> list[str]:
     """Flags without those that llama-fit-params does not know."""
-    return [word for word in flags if word not in ("-kvu", "-no-kvu", "--embeddings")]
+    after = ["", *flags]
+    known = [word for word, before in zip(flags, after, strict=False) if "--pooling" not in (word, before)]
+    return [word for word in known if word not in ("-kvu", "-no-kvu", "--embeddings", "--rerank")]
 
 
 def _of_binding(path: str, s: Settings) -> dict[str, object]:
@@ -108,6 +110,7 @@ def _of_binding(path: str, s: Settings) -> dict[str, object]:
         "n_ctx": s.n_ctx, "n_batch": s.n_batch, "n_ubatch": physical_batch(s), "n_seq_max": s.n_seq_max, "flash_attn_type": flash,
         "type_k": tensor_type(s.type_k).id, "type_v": tensor_type(s.type_v).id, "offload_kqv": s.offload_kqv,
         "swa_full": s.swa_full, "op_offload": s.op_offload, "kv_unified": s.kv_unified, "embeddings": s.embeddings,
+        "pooling_type": POOLINGS.index(s.pooling) if s.pooling else -1,
     }  # fmt: skip
     return {"path": path, "model": model, "context": context}
 

@@ -16,7 +16,7 @@ from .._ggml.backends import pad
 from .._ggml.types import TensorType, tensor_type
 from .eras import Era, era_of
 from .model import Cache, Cells, Model
-from .params import FlashAttn, Settings
+from .params import POOLINGS, FlashAttn, Settings
 from .speculation import snapshots
 
 __all__ = [
@@ -66,6 +66,8 @@ class Context(NamedTuple):
     embeddings: bool
     era: Era  # of the engine's build
     n_rs_seq: int = 0  # recurrent states that each sequence keeps beside its own, to go back to
+    taps: tuple[int, ...] = ()  # layers whose inputs are kept for a draft (embeddings_layer_inp)
+    pooling: int | None = None  # of embeddings, by its number in the engine; None: as the header says
 
     @property
     def v_trans(self) -> bool:
@@ -89,15 +91,15 @@ def resolve_counts(
     n_ubatch = physical_batch(settings) if n_ubatch is None else n_ubatch
     type_k, type_v = tensor_type(settings.type_k), tensor_type(settings.type_v)
     flash_attn = _flash_attn(model, settings, type_k, type_v)
+    if model.lent_types:
+        type_k, type_v = map(tensor_type, model.lent_types)
     wanted, n_ctx = n_ctx, pad(n_ctx, CONTEXT_STEP)
     era, unified = era_of(settings.engine_build), shares_cache(settings)
     n_stream = streams(settings, n_seq_max)
     n_ctx_seq = n_ctx if unified else pad(n_ctx // n_stream, CONTEXT_STEP)
     n_batch = least(wanted, settings.n_batch) if model.is_causal else settings.n_batch
     n_ubatch = least(n_batch, n_ubatch)
-    all_outputs = (
-        settings.n_outputs_max == 0 or model.is_encoder or settings.embeddings or era.all_logits
-    )  # llama-context.cpp:249
+    all_outputs = settings.n_outputs_max == 0 or model.is_encoder or era.all_logits  # llama-context.cpp:249
     return Context(
         n_ctx=n_ctx if unified else n_ctx_seq * n_stream,
         n_ctx_seq=n_ctx_seq,
@@ -116,6 +118,7 @@ def resolve_counts(
         embeddings=settings.embeddings,
         era=era,
         n_rs_seq=snapshots(settings) if model.rollback else 0,
+        pooling=POOLINGS.index(settings.pooling) if settings.pooling else None,
     )
 
 

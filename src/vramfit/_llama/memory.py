@@ -80,7 +80,7 @@ def weight_bytes(
 
 def is_repacked(weight: Weight, backends: Sequence[Backend], host: Backend) -> bool:
     """Whether the host keeps a weight in a buffer of another order: where no device pins memory (llama-model.cpp:1093-1125)."""
-    if weight.home is Home.INPUT or any(b.host_buffer for b in backends):
+    if weight.home is Home.INPUT or weight.lent is not None or any(b.host_buffer for b in backends):
         return False
     shape = weight.tensor.shape
     n_dims = max((i + 1 for i, n in enumerate(shape) if n > 1), default=1)  # ggml_n_dims
@@ -93,7 +93,8 @@ def context_bytes(
 ) -> DeviceBytes:
     """Count the bytes of KV caches and recurrent states on each device."""
     sums = [0] * (placement.n_devices + 1)
-    alike = Counter((x.caches, x.states, at) for x, at in zip(model.layers, placement.caches, strict=True))
+    own = ((x, at) for x, at in zip(model.layers, placement.caches, strict=True) if x.lent is None)
+    alike = Counter((x.caches, x.states, at) for x, at in own)
     for (caches, states, device), count in alike.items():
         sizes = _sizes(_tensors(model, caches, states, context), _rules(device, backends, host))
         sums[device] = sums[device] + count * sum(sizes)  # not in place: arrays grow by broadcasting
@@ -158,5 +159,7 @@ _SIZES: Final[Memo[tuple[int, ...]]] = Memo(16)
 
 
 def weight_size(weight: Weight, rules: Backend) -> int:
-    """Count the bytes that one weight takes in a buffer, padding included."""
+    """Count the bytes that one weight takes in a buffer, padding included; none if it is another model's."""
+    if weight.lent is not None:
+        return 0
     return pad(rules.alloc_bytes(weight.tensor.type, weight.tensor.shape), rules.alignment)

@@ -61,6 +61,7 @@ class Weight(NamedTuple):
     op: str = "MUL_MAT"  # the operation that a device must run to hold it (llama-arch.cpp, LLM_TENSOR_INFOS)
     scan: tuple[int, ...] = ()  # of an SSM_SCAN: elements of a state, of a head, heads, groups
     beside: int | None = None  # of an adapter: position of the weight that it changes, and lies beside
+    lent: int | None = None  # of another model, whose memory it is: the device that it lies on
 
 
 class Cells(Enum):
@@ -107,6 +108,9 @@ class Layer:
     is_nextn: bool = False  # a next-token-prediction block: in the file, not in the main context
     shares_kv_with: int | None = None
     block: int | None = None
+    lent: int | None = (
+        None  # its caches are another model's, whose memory they are: the device that they lie on
+    )
 
 
 class Rope(NamedTuple):
@@ -159,6 +163,8 @@ class Model(_Weakly, Shown):
     ] = ()  # what is created of next-token-prediction blocks if these are to be loaded, too
     rollback: bool = False  # whether recurrent states are kept to go back to (llm_arch_supports_rs_rollback)
     tokenizer: str = ""  # tokenizer.ggml.model, "" when absent
+    borrows: bool = False  # whether weights or caches of it are another model's (see `Weight.lent`)
+    lent_types: tuple[str, ...] = ()  # of K and V in caches that are another model's
     company: object = None  # what is loaded beside it: a `Company` (see `_company`), None for nothing
 
     def __repr__(self) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "LOAD_MODES",
     "MAX_SEQUENCES",
     "MAX_TOKENS",
+    "POOLINGS",
     "SPEC_TYPES",
     "SPLIT_MODES",
     "UNPLANNED_MODES",
@@ -45,6 +46,7 @@ CACHE_TYPES: Final = (
 FlashAttn = Literal["on", "off", "auto"]  # what is asked; what it became is a bool, in `cparams.Context`
 FLASH_ATTN: Final[tuple[FlashAttn, ...]] = get_args(FlashAttn)
 SPLIT_MODES: Final = ("layer", "none")
+POOLINGS: Final = ("none", "mean", "cls", "last", "rank")  # enum llama_pooling_type, in its order
 LOAD_MODES: Final = ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio")  # common/arg.cpp:2691
 # What the engine takes beside these, and why no plan is made for it.
 UNPLANNED_MODES: Final = {
@@ -102,6 +104,7 @@ class Settings:
     tensor_split: tuple[float, ...] = ()  # empty: in proportion to free memory
     cpu_tensors: tuple[str, ...] = ()  # regular expressions: matching tensors stay on the host
     embeddings: bool = False
+    pooling: str = ""  # of embeddings, one of `POOLINGS`; "": as the header says, none where it says nothing
     spec_type: str = "none"  # of speculative decoding: one of `SPEC_TYPES`, or several with commas between
     spec_draft_n_max: int = 3  # tokens that a draft proposes at once, at most
     engine_build: str = ""  # whose rules: "b8470", "ollama@0.24", a commit (see `eras`); "": the pinned build
@@ -116,11 +119,16 @@ class Settings:
             object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
         for name in _RANGES:
             object.__setattr__(self, name, _as_whole(getattr(self, name)))
-        for name in ("type_k", "type_v", "flash_attn", "split_mode", "spec_type", "load_mode"):
+        for name in ("type_k", "type_v", "flash_attn", "split_mode", "spec_type", "load_mode", "pooling"):
             value = getattr(self, name)
             if isinstance(value, str):
                 object.__setattr__(self, name, value.lower())
         _check(self)
+
+    def __repr__(self) -> str:
+        """Show the fields that are not as the library has them: the call that makes these settings."""
+        told = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in told)})"
 
 
 def _as_tuple(name: str, value: object) -> tuple[object, ...]:
@@ -157,6 +165,7 @@ _CHOICES: Final = {
     "type_v": CACHE_TYPES,
     "split_mode": SPLIT_MODES,
     "load_mode": LOAD_MODES,
+    "pooling": ("", *POOLINGS),
 }
 
 

@@ -135,8 +135,11 @@ def _placed(model: Model, used: Sequence[Gpu], settings: Settings, layers: tuple
         wanted = [
             at if w.beside is None else wanted[w.beside] for at, w in zip(wanted, model.weights, strict=True)
         ]
-    weights = tuple(wanted)
     caches = layers[:-1] if settings.offload_kqv else (HOST,) * model.n_layer
+    if model.borrows:
+        wanted = [at if w.lent is None else w.lent for at, w in zip(wanted, model.weights, strict=True)]
+        caches = tuple(at if x.lent is None else x.lent for at, x in zip(caches, model.layers, strict=True))
+    weights = tuple(wanted)
     return Placement(len(used), layers, weights, caches, settings.offload_kqv, bool(settings.cpu_tensors))
 
 
@@ -180,12 +183,15 @@ def _f32(x: float) -> float:
 
 
 def _kept_back(model: Model, patterns: tuple[str, ...]) -> frozenset[int]:
-    """List the positions of weights that a pattern keeps on the host; cached, since a plan places many times."""
+    """List the positions of weights that a pattern keeps on the host: of the model's file, not of what lies beside it; cached."""
 
     def search() -> frozenset[int]:
         searches = [re.compile(p).search for p in patterns]
+        own = {t.name for t in model.tensors}
         names = (w.tensor.name for w in model.weights)
-        return frozenset(i for i, name in enumerate(names) if any(found(name) for found in searches))
+        return frozenset(
+            i for i, name in enumerate(names) if any(found(name) for found in searches) and name in own
+        )
 
     return _KEPT_BACK.get(model, patterns, search) if patterns else frozenset()
 

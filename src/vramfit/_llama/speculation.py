@@ -16,6 +16,7 @@ from .model import Cache, Cells, Layer, Model
 from .params import SPEC_TYPES, Settings
 
 __all__ = [
+    "blocks_of",
     "drafted",
     "kept_rows",
     "loaded",
@@ -52,31 +53,42 @@ def loaded(model: Model, settings: Settings) -> Model:
 _LOADED: Final[Memo[Model]] = Memo(8)
 
 
-def next_tokens(model: Model) -> Model:
-    """The model as the context of its next-token-prediction blocks sees it: only these have caches, and run.
+def next_tokens(model: Model, block: int = 0) -> Model:
+    """The model as the context of its next-token-prediction blocks sees it: only these have caches, and one of them runs.
 
-    Raises `EngineRefusal` for a model without such blocks (llama-context.cpp:3880).
+    It is the first whenever buffers are reserved; the others (`block`) run after it. Of a model of nothing else all run. Raises `EngineRefusal` for a model without
+    such blocks (llama-context.cpp:3880).
     """
     if not any(x.is_nextn for x in model.layers):
         raise EngineRefusal("model doesn't contain MTP layers; leave out draft-mtp")
     latent = next((c for x in model.layers for c in x.caches if model.is_mla and c.kind == "kv"), None)
     window = max((c.window for x in model.layers for c in x.caches), default=0)
+    blocks = blocks_of(model)
+    runs = blocks[block] if blocks else None
     turned = lambda: replace(  # noqa: E731
-        model, layers=tuple(_turned(x, latent, window) for x in model.layers), company=None
+        model, layers=tuple(_turned(x, latent, window, runs) for x in model.layers), company=None
     )
-    return _NEXT.get(model, None, turned)
+    return _NEXT.get(model, block, turned)
+
+
+def blocks_of(model: Model) -> tuple[int, ...]:
+    """List the layers that are next-token-prediction blocks behind others; none where the model is nothing else."""
+    found = tuple(x.index for x in model.layers if x.is_nextn)
+    return found if len(found) < len(model.layers) else ()
 
 
 _NEXT: Final[Memo[Model]] = Memo(8)
 
 
-def _turned(layer: Layer, latent: Cache | None, window: int) -> Layer:
+def _turned(layer: Layer, latent: Cache | None, window: int, runs: int | None) -> Layer:
     if not layer.is_nextn:
         return replace(layer, caches=(), states=(), is_nextn=True, shares_kv_with=None)
     kv = latent or Cache("kv", layer.head_k * layer.n_head_kv, layer.head_v * layer.n_head_kv)
     if layer.is_swa and window:
         kv = kv._replace(cells=Cells.WINDOW, window=window)
-    return replace(layer, caches=(kv,), states=(), is_nextn=False, is_recurrent=False)
+    return replace(
+        layer, caches=(kv,), states=(), is_nextn=runs not in (None, layer.index), is_recurrent=False
+    )
 
 
 def spec_types(settings: Settings) -> tuple[str, ...]:

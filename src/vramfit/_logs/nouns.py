@@ -85,6 +85,12 @@ class Beside:
     what: str
     place: str
     size: Size
+    kind: str = ""  # as a `Buffer`'s, "" for what is none of these
+
+    @property
+    def device(self) -> str:
+        """The device it lies on: "CUDA0", or `HOST`."""
+        return HOST if is_host(self.place) else _SUFFIX.sub("", self.place)
 
 
 @dataclass(frozen=True, slots=True)

@@ -392,7 +392,7 @@ class _Reader:
         load = self._load(at)
         if _PROJECTOR.search(by) or (said == "LoRA"):
             what = "an adapter" if said == "LoRA" else "a projector"
-            load.beside.append(Beside(what, place, size))
+            load.beside.append(Beside(what, place, size, _KINDS.get(said, "")))
             return
         kind = _KINDS.get(said, CONTEXT)
         if said is None and "load_tensors" not in by:
@@ -402,14 +402,14 @@ class _Reader:
         if kind == MODEL and load.has(COMPUTE):
             load = self._begin(at)
         elif load.contexts:
-            load.beside.append(Beside("another context", place, size))
+            load.beside.append(Beside("another context", place, size, kind))
             return
         elif kind == COMPUTE and (load.reserved or known):
             load.notes["buffers were reserved more than once; the first reservation counts"] = None
             load.reserved = True
             return
         elif kind == CONTEXT and load.has(COMPUTE) and by != "init":
-            load.beside.append(Beside("another context", place, size))
+            load.beside.append(Beside("another context", place, size, kind))
             return
         load.marks |= {by} & _MARKED
         if len(load.buffers) < _MOST_BUFFERS:

@@ -65,7 +65,7 @@ def gives_up(
     allows the longest context. How a model that is spread over cards would take them depends on the model: give it as a `Tenant`
     whose settings fix its context, and its layers are placed as `plan` places those of several models.
     Of a `SharedPlan` the answer has a place for each model: what it would come down to by itself, on the cards that it has,
-    while all others keep theirs. `learned` is as in `plan`, for plans of one model.
+    while all others keep theirs. `learned` is as in `plan`, an empty dict that questions about one plan share.
 
     A context that was fixed is kept where that leaves enough, else the largest is found. A plan that does not fit has no answer.
     Raises `SettingsError` for a size or a plan that makes no sense, and what `plan` raises.
@@ -74,7 +74,10 @@ def gives_up(
         if isinstance(needs, Tenant):
             raise SettingsError(f"needs={needs.name}: give plan() all models at once, or a size here")
         size, places = margin(needs, "needs"), _places(plan)
-        return tuple(_tenant_gives(plan, i, size, places) for i in range(len(plan.tenants)))
+        known: Learned = {} if learned is None else learned
+        return tuple(
+            _tenant_gives(plan, i, size, places, known.setdefault(i, {})) for i in range(len(plan.tenants))
+        )
     if not isinstance(plan, Plan):
         raise SettingsError(
             f"plan={shown(plan)}: give a Plan or a SharedPlan, as `vramfit.plan` returns them"
@@ -163,7 +166,9 @@ def _questions(plan: Plan) -> Iterator[tuple[Settings, int | None]]:
     yield replace(plan.asked, n_ctx=0), plan.settings.n_ctx
 
 
-def _tenant_gives(shared: SharedPlan, at: int, size: int, places: Sequence[Left]) -> GivesUp | None:
+def _tenant_gives(
+    shared: SharedPlan, at: int, size: int, places: Sequence[Left], learned: Learned
+) -> GivesUp | None:
     """Find what one of several models would come down to, in the memory that the others leave."""
     if at not in shared.loaded:
         return None
@@ -179,7 +184,7 @@ def _tenant_gives(shared: SharedPlan, at: int, size: int, places: Sequence[Left]
         ),
         host=shared.host and replace(shared.host, free_bytes=_beside_others(shared, at, -1)),
     )
-    found = _longest(alone, size, {})
+    found = _longest(alone, size, learned)
     if found is None or not alone.gpus:
         return found
     card = told_apart(shared.gpus)[shared.cards[at][told_apart(alone.gpus).index(found.card)]]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from .._base.foreign import printable
 from .._base.units import GIB, MIB, format_bytes
@@ -120,8 +120,8 @@ def given_up(plan: SharedPlan) -> list[tuple[int, list[int | None]]]:
     """List sizes of a next model in bytes, each twice the one before, with the context that each model would keep; until none can give as much."""
     from .._planner.gives_up import gives_up, next_size
 
-    found, size = list[tuple[int, "list[int | None]"]](), next_size(plan)
-    while plan.loaded and any(given := gives_up(plan, size)):
+    found, size, learned = list[tuple[int, "list[int | None]"]](), next_size(plan), dict[Hashable, Any]()
+    while plan.loaded and any(given := gives_up(plan, size, learned=learned)):
         found.append((size, [x.n_ctx if x else None for x in given]))
         size *= 2
     return found

@@ -8,6 +8,7 @@ from .._base.foreign import json_text, printable
 from .._base.units import MIB
 from .._planner.older import era_title
 from .._verify import Row, Verification
+from .._verify.company import PRINTED
 from .look import PLAIN, Look, Mark, Marked
 from .plans import model_name
 from .tables import render_table
@@ -102,7 +103,11 @@ def notes(found: Verification) -> list[str]:
     elif found.searched and found.verdict in ("higher", "lower", "near"):
         said.append("No single change of a setting or a build makes the figures equal.")
     beside: dict[str, int] = {}
+    shown = {row.kind.rpartition(" ")[0] for row in found.rows}
+    told = {what for kind, what in PRINTED.items() if kind in shown}
     for one in found.load.beside:
+        if one.what in told:
+            continue
         beside[one.what] = beside.get(one.what, 0) + one.size.middle
     said += [
         f"Beside the model: {what}, {n / MIB:,.2f} MiB, which is not in the table."

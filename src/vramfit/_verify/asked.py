@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from .._base.errors import GpuError, SettingsError, VramfitError
 from .._base.units import GIB
+from .._company import company_of
 from .._devices import Gpu, versions
 from .._engines.settings import engine_settings
 from .._ggml.backends import HOST_BACKEND
@@ -46,6 +47,7 @@ _COMPANY: Final = {
     "lora": "adapters of the model",
     "control_vector": "control vectors of the model",
 }  # what flags load that no figure of the model has
+_COUNTED: Final = tuple(f"({_COMPANY[k]})" for k in ("draft", "mmproj"))
 _SERVERS: Final = ("llama-server", "lm-studio", "")
 _SLOTS: Final = 4  # of a server that is told none, since build 7050
 
@@ -114,6 +116,8 @@ def asked(load: Load, model: Model, build: str, over: Mapping[str, Any]) -> Aske
     gpus, taken = cards_of(load)
     said = list(taken)
     fields = _of_command(load, said)
+    if company_of(model).takes_room:  # it is told what else is loaded, and counts it
+        said = [text for text in said if not text.endswith(_COUNTED)]
     fields |= _printed(load, model, said)
     fields |= over
     fields.setdefault("engine_build", build)
@@ -240,9 +244,9 @@ def _settings(load: Load, fields: dict[str, Any], over: Mapping[str, Any], said:
         fields["flash_attn"] = "auto" if found or not era.one_cache else "off"
         said.append(f"flash attention is not printed: {fields['flash_attn']} was taken")
     if "n_outputs_max" not in fields:
-        fields["n_outputs_max"] = (
-            fields["n_seq_max"] if load.program in _SERVERS or load.program == "ollama" else 0
-        )
+        pooled = fields.get("embeddings") or fields.get("pooling", "none") != "none"
+        rows = load.program in _SERVERS or load.program == "ollama"
+        fields["n_outputs_max"] = fields["n_seq_max"] if rows and not pooled else 0
     fields.pop("defaults", None)
     fields.pop("tensor_split", None) if "tensor_split" not in over else None
     return replace(Settings(**fields), defaults=load.program or "the log")
@@ -251,6 +255,6 @@ def _settings(load: Load, fields: dict[str, Any], over: Mapping[str, Any], said:
 def server_like(settings: Settings) -> Settings:
     """The settings of a llama-server that does the same, as far as it can be told."""
     given = {k: getattr(settings, k) for k in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "kv_unified", "flash_attn", "type_k",
-             "type_v", "offload_kqv", "swa_full", "op_offload", "n_gpu_layers", "tensor_split", "cpu_tensors", "embeddings",
+             "type_v", "offload_kqv", "swa_full", "op_offload", "n_gpu_layers", "tensor_split", "cpu_tensors", "embeddings", "pooling",
              "engine_build")}  # fmt: skip
     return engine_settings("llama-server", given)

@@ -23,6 +23,7 @@ from .alone import alone
 from .asked import asked, server_like
 from .builds import candidates, named_build
 from .causes import find_causes
+from .company import company_rows, is_of_draft
 from .compare import differences, rows_of, verdict_of
 from .moved import experts_on_host
 from .nouns import Cause, Row, Verification
@@ -48,16 +49,18 @@ def verify(
 
     `log` is the text of a log, lines, or a path (`os.PathLike`, or a string that names a file). Settings, build and cards are
     the log's; `settings` are fields of `Settings` that count instead, `gpus` cards in the log's order. Of several loads in a
-    log the last that is complete is taken, or number `load`, from 1. Without a model (None) the log's own dimensions are
+    log the last that is complete and of this model is taken, or number `load`, from 1. What is loaded beside the model has rows
+    where it was printed: a projector, next-token layers, a draft that the log loads, too. Without a model (None) the log's own dimensions are
     checked. `causes=False` leaves out the search for what explains a difference.
 
     Raises `SourceError` where the log cannot be read or holds no load, and what `estimate` raises.
     """
     over = _checked(settings)
     causes = flag("causes", causes)
-    chosen, at, n = _chosen(loads_of(log), count("load", load))
     described = None if model is None else model_of(model)
-    found = verify_load(described, chosen, over, None if gpus is None else cards(gpus), causes=causes)
+    chosen, at, n, drafted = _chosen(loads_of(log), count("load", load), described)
+    on = None if gpus is None else cards(gpus)
+    found = verify_load(described, chosen, over, on, causes=causes, drafted=drafted)
     return replace(found, loads=n, at=at)
 
 
@@ -115,14 +118,21 @@ def _of_file(path: Path) -> Iterator[Load]:
         raise SourceError(f"{shown(str(path))}: cannot be read: {e}") from None
 
 
-def _chosen(loads: Iterator[Load], wanted: int) -> tuple[Load, int, int]:
-    """The load that is asked for, its number, and how many there are; the last complete one where none is asked for."""
-    best: tuple[tuple[bool, int], Load, int] | None = None
+def _chosen(loads: Iterator[Load], wanted: int, model: Model | None) -> tuple[Load, int, int, Load | None]:
+    """The load that is asked for, its number, how many there are, and the last one of the model's draft.
+
+    Where none is asked for, the last complete one, if there is one of this model.
+    """
+    best: tuple[tuple[bool, bool, int], Load, int] | None = None
+    drafted: Load | None = None
     n = 0
     for n, load in enumerate(loads, 1):
-        rank = (n == wanted, 0) if wanted else (load.is_complete and not load.projected, n)
+        own = model is None or not differences(load, model)
+        rank = (n == wanted, own, 0) if wanted else (load.is_complete and not load.projected, own, n)
         if best is None or rank >= best[0]:
             best = (rank, load, n)
+        if model is not None and is_of_draft(load, model):
+            drafted = load
     if best is None:
         raise SourceError(
             "the log says nothing of memory: no line such as 'CUDA0 model buffer size = 4095.05 MiB' is in it; start the engine"
@@ -130,7 +140,7 @@ def _chosen(loads: Iterator[Load], wanted: int) -> tuple[Load, int, int]:
         )
     if wanted and best[2] != wanted:
         raise SettingsError(f"load={wanted}: the log holds {n} load{'s' if n > 1 else ''}")
-    return best[1], best[2], n
+    return best[1], best[2], n, drafted
 
 
 def verify_load(
@@ -140,8 +150,9 @@ def verify_load(
     gpus: Sequence[Gpu] | None = None,
     *,
     causes: bool = True,
+    drafted: Load | None = None,
 ) -> Verification:
-    """Compare one load; as `verify`."""
+    """Compare one load; as `verify`. `drafted` is the load of the draft beside the model."""
     if model is None:
         return alone(load, over, partial(verify_load, gpus=gpus, causes=causes))
     reasons = differences(load, model)
@@ -150,7 +161,8 @@ def verify_load(
     if why := _unplanned(load):
         return Verification(load, (), "unchecked", model, reasons=(why,))
     known = str(over.get("engine_build", "")) or named_build(load)
-    tried = [_Tried(model, load, build, over, gpus) for build in ([known] if known else candidates(load))]
+    builds = [known] if known else candidates(load)
+    tried = [_Tried(model, load, build, over, gpus, drafted) for build in builds]
     return _best(tried, build_known=bool(known), causes=causes)
 
 
@@ -179,9 +191,10 @@ class _Tried:
     """One build's estimate of a load."""
 
     def __init__(
-        self, model: Model, load: Load, build: str, over: Mapping[str, Any], gpus: Sequence[Gpu] | None
-    ) -> None:
-        self.model, self.load, self.build = model, load, build
+        self, model: Model, load: Load, build: str, over: Mapping[str, Any], gpus: Sequence[Gpu] | None,
+        drafted: Load | None = None,
+    ) -> None:  # fmt: skip
+        self.model, self.load, self.build, self.drafted = model, load, build, drafted
         self.error: VramfitError | None = None
         self.rows: tuple[Row, ...] = ()
         try:
@@ -211,7 +224,11 @@ class _Tried:
                 )
                 self.taken.append(f"layers on each card, from what lies there: {', '.join(map(str, split))}")
         self.found = self._with(self.settings)
-        self.rows = rows_of(self.load, self.found, self.model)
+        self.rows = self._rows(self.found)
+
+    def _rows(self, found: Estimate) -> tuple[Row, ...]:
+        own = rows_of(self.load, found, self.model)
+        return (*own, *company_rows(self.load, found, self.drafted))
 
     def _with(self, settings: Settings) -> Estimate:
         return estimate(self.model, self.gpus, settings)
@@ -270,7 +287,7 @@ class _Tried:
         self.gpus = given
 
     def _again(self, settings: Settings) -> tuple[Row, ...]:
-        return rows_of(self.load, self._with(settings), self.model)
+        return self._rows(self._with(settings))
 
 
 def _command(model: Model, settings: Settings) -> str:

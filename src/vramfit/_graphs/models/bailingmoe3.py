@@ -6,6 +6,7 @@ from ..._ggml.graph import Tensor
 from ..._llama.model import Model
 from ..attention import Kv, attend, k_input
 from ..context import GraphContext
+from ..decoder import has_sections
 from ..experts import gating, routed, shared
 from ..feed_forward import NO_LIMIT, ffn
 from ..kda import by_sigmoid, kda
@@ -24,28 +25,28 @@ def build(g: GraphContext) -> None:
     x = embeddings(g, scale=False)
     s = sizes(g)
     kv, rs = k_input(g), rs_input(g)
-    pos, rows = positions(g, 4 if _has_sections(g) else 1), output_rows(g)
+    pos, rows = token_positions(g), output_rows(g)
     for il in g.layers:
         h = norm(g, x, "attn_norm", il)
         if g.is_recurrent(il):
             decay = by_sigmoid(g, product(g, h, "ssm_f_a", il=il), il, turned=False)
-            h = kda(g, rs, h, il, decay=decay, gate=product(g, h, "ssm_g_a", il=il))
+            h = kda(g, rs, h, il, decay=decay, gate=product(g, h, "ssm_g_a", il=il), whole=False)
         else:
-            h = _latent(g, kv, h, pos, il, s)
+            h = latent(g, kv, h, pos, il, s)
         x = g.add(h, x)
-        x = g.end_layer(g.add(_feed_forward(g, norm(g, x, "ffn_norm", il), il), x))
+        x = g.end_layer(g.add(feed_forward(g, norm(g, x, "ffn_norm", il), il), x))
     x = g.get_rows(g.output(norm(g, x, "output_norm"), "h_nextn"), rows)
     x = g.output(x, "result_norm")
     g.expand(g.output(logits(g, x, bias=False, scale=False), "result_output"))
 
 
-def _has_sections(g: GraphContext) -> bool:
-    """Whether positions have several parts (use_mrope)."""
-    sections = "rope.dimension_sections"
-    return g.hp(sections, il=0) > 0 and g.hp(sections, il=1) > 0
+def token_positions(g: GraphContext) -> Tensor:
+    """The positions of tokens, which have several parts where the header says so (use_mrope)."""
+    return positions(g, 4 if has_sections(g) else 1)
 
 
-def _latent(g: GraphContext, kv: Kv, h: Tensor, pos: Tensor, il: int, s: Sizes) -> Tensor:
+def latent(g: GraphContext, kv: Kv, h: Tensor, pos: Tensor, il: int, s: Sizes) -> Tensor:
+    """Latent attention, weighed by head."""
     n_head, n = g.n_head(), g.n_tokens
     nope, pe = split(g, queries(g, h, il), s, n_head)
     latent, k_pe = compressed(g, h, il, s)
@@ -56,7 +57,8 @@ def _latent(g: GraphContext, kv: Kv, h: Tensor, pos: Tensor, il: int, s: Sizes) 
     return product(g, g.cont(x, s.head_v * n_head, n), "attn_output", il=il)
 
 
-def _feed_forward(g: GraphContext, h: Tensor, il: int) -> Tensor:
+def feed_forward(g: GraphContext, h: Tensor, il: int) -> Tensor:
+    """A dense network, or experts beside a shared one; each kind has a limit of its own in some layers."""
     limits = (
         "steps" if g.hp(f"swiglu_clamp_{which}", il=il) > NO_LIMIT else "" for which in ("exp", "shexp")
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..._ggml.graph import Tensor
 from ..._llama.model import Model
-from ..attention import attend, windowed_input
+from ..attention import Windowed, attend, windowed_input
 from ..context import GraphContext
 from ..experts import gating, routed, shared
 from ..feed_forward import ffn
@@ -20,21 +20,31 @@ def traits(model: Model, il: int) -> bool:
 def build(g: GraphContext) -> None:
     """Append the graph."""
     check_heads(g)
-    kind = "rms_norm" if g.hp("attention.layer_norm_rms_epsilon") else "norm"
+    kind = norm_kind(g)
     x = embeddings(g)
     pos, kv, rows = positions(g), windowed_input(g), output_rows(g)
     for il in g.layers:
-        n = norm(g, x, "attn_norm", il, kind)
-        q, k, v = qkv(g, n, il)
-        if g.is_swa(il) or traits(g.model, il):
-            factors = rope_factors(g, il)
-            q, k = g.rope(q, pos, factors), g.rope(k, pos, factors)
-        h = attend(g, kv, q, k, v, il)
-        x = g.end_layer(g.add(g.add(_feed_forward(g, n, il), x), h))
+        x = g.end_layer(layer(g, kv, x, pos, il, rotates=g.is_swa(il) or traits(g.model, il)))
     x = g.output(norm(g, x, "output_norm", kind=kind), "h_nextn")
     x = g.output(g.get_rows(x, rows), "result_norm")
     x = logits(g, x, bias=False, scale=False)
     g.expand(g.output(g.scale(x) if g.hp("logit_scale") else x, "result_output"))
+
+
+def norm_kind(g: GraphContext) -> str:
+    """Whether norms centre: they do not where the header has an epsilon for such."""
+    return "rms_norm" if g.hp("attention.layer_norm_rms_epsilon") else "norm"
+
+
+def layer(g: GraphContext, kv: Windowed, x: Tensor, pos: Tensor, il: int, *, rotates: bool) -> Tensor:
+    """One layer, up to where it ends: attention and network side by side."""
+    n = norm(g, x, "attn_norm", il, norm_kind(g))
+    q, k, v = qkv(g, n, il)
+    if rotates:
+        factors = rope_factors(g, il)
+        q, k = g.rope(q, pos, factors), g.rope(k, pos, factors)
+    h = attend(g, kv, q, k, v, il)
+    return g.add(g.add(_feed_forward(g, n, il), x), h)
 
 
 def _feed_forward(g: GraphContext, x: Tensor, il: int) -> Tensor:

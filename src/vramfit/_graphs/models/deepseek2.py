@@ -51,10 +51,19 @@ def _plain(g: GraphContext, kv: Kv, h: Tensor, pos: Tensor, il: int) -> Tensor:
 
 
 def latent(
-    g: GraphContext, kv: Kv, h: Tensor, pos: Tensor, factor: Tensor | None, il: int, s: Sizes
+    g: GraphContext,
+    kv: Kv,
+    h: Tensor,
+    pos: Tensor,
+    factor: Tensor | None,
+    il: int,
+    s: Sizes,
+    *,
+    reshapes: bool = True,
 ) -> Tensor:
-    """Latent attention of a layer with the key matrix folded in."""
-    nope, pe = split(g, wide(g, queries(g, h, il), s.head, g.n_head()), s, g.n_head())
+    """Latent attention of a layer with the key matrix folded in. `reshapes`: the engine looks at queries through a reshape."""
+    q = queries(g, h, il)
+    nope, pe = split(g, wide(g, q, s.head, g.n_head()) if reshapes else q, s, g.n_head())
     latent, k_pe = compressed(g, h, il, s)
     q, k, v = absorbed(g, nope, g.rope(pe, pos), latent, g.rope(k_pe, pos), il)
     q = q if factor is None else g.mul(q, factor)

@@ -38,7 +38,7 @@ def build(g: GraphContext) -> None:
         for t in (x, *gates):
             g.expand(t)
         h = _experts(g, norm(g, h, "ffn_norm", il), il)
-        x = g.end_layer(g.pin(write(g, h, x, gates, il), il))
+        x = g.end_layer(g.pin(g.steered(write(g, h, x, gates, il)), il), steers=False)
     x = head(g, chosen_rows(g, x, rows))
     x = g.output(norm(g, x, "output_norm"), "result_norm")
     g.expand(g.output(g.mul_mat(output_matrix(g), x), "result_output"))
@@ -50,12 +50,17 @@ def draft(g: GraphContext) -> tuple[Tensor, Tensor]:
     tokens, x = draft_tokens(g)
     x = spread(g, x)
     for il in g.layers:
-        h, gates = read(g, x, "hc_attn", il)
-        h = _attention(g, norm(g, h, "attn_norm", il), pos, il, partial(_over_window, g, window, il))
-        x = write(g, h, x, gates, il)
-        h, gates = read(g, x, "hc_ffn", il)
-        x = g.end_layer(write(g, _experts(g, norm(g, h, "ffn_norm", il), il), x, gates, il))
+        x = g.end_layer(windowed_layer(g, window, x, pos, il))
     return tokens, head(g, x)
+
+
+def windowed_layer(g: GraphContext, window: Kv, x: Tensor, pos: Tensor, il: int) -> Tensor:
+    """A layer that attends to a window alone, up to where it ends."""
+    h, gates = read(g, x, "hc_attn", il)
+    h = _attention(g, norm(g, h, "attn_norm", il), pos, il, partial(_over_window, g, window, il))
+    x = write(g, h, x, gates, il)
+    h, gates = read(g, x, "hc_ffn", il)
+    return write(g, _experts(g, norm(g, h, "ffn_norm", il), il), x, gates, il)
 
 
 def _attention(

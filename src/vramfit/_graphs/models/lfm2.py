@@ -11,7 +11,7 @@ from ..attention import Kv, Windowed, attend, kv_input, windowed_input
 from ..context import GraphContext
 from ..feed_forward import ffn, moe
 from ..parts import embeddings, linear, logits, norm, output_rows, positions, qkv, select
-from ..recurrent import Rs, before_recurrent, read_state, rs_input
+from ..recurrent import Rs, before_recurrent, read_state, rs_input, slots
 
 _GATING: Final = {1: "softmax", 2: "sigmoid", 3: "softmax_weight", 4: "sqrt_softplus"}
 _PARTS: Final = 3  # of the convolution's projection: two gates, and what is convolved
@@ -69,8 +69,10 @@ def _convolution(g: GraphContext, rs: Rs, x: Tensor, il: int) -> Tensor:
         window = g.pad(g.concat(g.cont(left), x, 0), side)
     if window.ne[0] <= kept:
         raise Unbuildable(f"a window of {window.ne[0]} tokens, of which {kept} are kept")
-    end = g.view(window, (kept, *window.ne[1:3]), window.nb[1:3], (window.ne[0] - kept) * window.nb[0])
-    g.expand(g.cpy(end, g.view(states, (kept * g.n_embd, seqs), (states.nb[1],))))
+    for slot, home in slots(g, states, g.n_seq_tokens if g.model.is_causal else 1):
+        at = (window.ne[0] - kept - slot) * window.nb[0]
+        end = g.view(window, (kept, *window.ne[1:3]), window.nb[1:3], at)
+        g.expand(g.cpy(end, g.view(states, (kept * g.n_embd, seqs), (states.nb[1],), home)))
     y = g.mul(after, g.ssm_conv(window, g.need("shortconv.conv.weight", il)))
     y = linear(g, y, "shortconv.out_proj", il, scale=False, bias=False)
     return g.reshape(y, y.ne[0], g.n_tokens)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from ..._ggml.graph import Tensor
-from ..attention import attend, windowed_input
+from ..attention import Windowed, attend, windowed_input
 from ..context import GraphContext
 from ..decoder import finish
 from ..feed_forward import ffn, moe
-from ..parts import embeddings, norm, output_rows, positions, select, wide
+from ..parts import embeddings, linear, norm, output_rows, positions, select, wide
 
 
 def build(g: GraphContext) -> None:
     """Append the graph."""
-    scale = g.hp("attention.value_scale", 1)
     x = embeddings(g)
     pos, kv, rows = positions(g), windowed_input(g), output_rows(g)
     for il in g.layers:
-        q, k, v = _heads(g, norm(g, x, "attn_norm", il), il)
-        sinks = g.w("attn_sinks.weight", il)
-        h = attend(g, kv, g.rope(q, pos), g.rope(k, pos), v, il, bias=False, sinks=sinks)
-        h = g.scale(h) if scale not in (0, 1) else h
+        h = attention(g, kv, norm(g, x, "attn_norm", il), pos, il)
         h, x = select(g, rows, il, h, x)
         x = g.add(h, x)
         h = norm(g, x, "ffn_norm", il)
@@ -31,13 +27,23 @@ def build(g: GraphContext) -> None:
     finish(g, x)
 
 
-def _heads(g: GraphContext, x: Tensor, il: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values in heads, by weights alone."""
+def attention(
+    g: GraphContext, kv: Windowed, h: Tensor, pos: Tensor, il: int, *, scales: bool = False
+) -> Tensor:
+    """Attention with sinks, whose result is scaled where the header says so. `scales`: so is what one matrix makes of `h`."""
+    q, k, v = _heads(g, h, il, scales)
+    sinks, scale = g.w("attn_sinks.weight", il), g.hp("attention.value_scale", 1)
+    h = attend(g, kv, g.rope(q, pos), g.rope(k, pos), v, il, bias=False, sinks=sinks)
+    return g.scale(h) if scale not in (0, 1) else h
+
+
+def _heads(g: GraphContext, x: Tensor, il: int, scales: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values in heads, by weights alone; `scales`: one matrix for all has its scale."""
     n, n_kv, head_k, head_v = g.n_head(il), g.n_head_kv(il), g.head_k(), g.head_v()
     if not g.has("attn_qkv.weight", il):
         q, k, v = (g.mul_mat(g.need(f"attn_{c}.weight", il), x) for c in "qkv")
         return wide(g, q, head_k, n), wide(g, k, head_k, n_kv), wide(g, v, head_v, n_kv)
-    x = g.mul_mat(g.need("attn_qkv.weight", il), x)
+    x = linear(g, x, "attn_qkv", il, scale=scales, bias=False)
     row_k, row_v = head_k * x.nb[0], head_v * x.nb[0]
     return (
         g.view(x, (head_k, n, g.n_tokens), (row_k, x.nb[1])),

@@ -31,9 +31,9 @@ def build(g: GraphContext) -> None:
         h = attend(g, kv, g.rope(q, pos, factors), g.rope(k, pos, factors), v, il)
         h, x = select(g, rows, il, h, x)
         x = g.add(h, x)
-        x = g.add(ffn(g, norm(g, x, "ffn_norm", il), il, scales=True), x)
+        x = g.steered(g.add(ffn(g, norm(g, x, "ffn_norm", il), il, scales=True), x))
         if traits(g.model, il):
             x = g.mul(g.pin(g.rms_norm(x), il), g.need("output_norm.weight"))
-        g.end_layer(x)
+        g.end_layer(x, steers=False)
     x = g.output(norm(g, x, "output_norm"), "result_norm")
     g.expand(g.output(logits(g, x, bias=False), "result_output"))

@@ -34,10 +34,10 @@ def build(g: GraphContext) -> None:
             q, k, v = qkv(g, h, il, n_head=g.n_head(il), n_head_kv=g.n_head_kv(il))
             h = attend(g, kv, q, k, v, il)
         elif g.has("ffn_gate_inp.weight", il):
-            h = experts(g, h, il)
+            h = g.steered(experts(g, h, il))
         else:
-            h = ffn(g, h, il, act="relu_sqr", gate=None, scales=True)
-        x = g.end_layer(g.add(h, x))
+            h = g.steered(ffn(g, h, il, act="relu_sqr", gate=None, scales=True))
+        x = g.end_layer(g.add(h, x), steers=False)
     x = g.output(norm(g, x, "output_norm"), "h_nextn")
     x = g.output(g.get_rows(x, rows), "result_norm")
     g.expand(g.output(logits(g, x, bias=False), "result_output"))

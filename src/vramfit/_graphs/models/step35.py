@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..._ggml.graph import Tensor
-from ..attention import attend, windowed_input
+from ..attention import Windowed, attend, windowed_input
 from ..context import GraphContext
 from ..decoder import finish, head_gate, norm_if
 from ..experts import gating, routed, shared
@@ -16,17 +16,21 @@ def build(g: GraphContext) -> None:
     x = embeddings(g)
     pos, kv, rows = positions(g), windowed_input(g), output_rows(g)
     for il in g.layers:
-        h = norm(g, x, "attn_norm", il)
-        q, k, v = _heads(g, h, il)
-        q, k = norm_if(g, q, "attn_q_norm", il), norm_if(g, k, "attn_k_norm", il)
-        factors = None if g.is_swa(il) else rope_factors(g, il)
-        a = attend(g, kv, g.rope(q, pos, factors), g.rope(k, pos, factors), v, il, out=None)
-        if g.has("attn_gate.weight", il):
-            gate = g.sigmoid(g.mul_mat(g.need("attn_gate.weight", il), h))
-            a = head_gate(g, a, gate, g.head_v())
-        x = g.add(linear(g, a, "attn_output", il, bias=False), x)
-        x = g.end_layer(g.add(_feed_forward(g, norm(g, x, "ffn_norm", il), il), x))
+        x = g.add(attention(g, kv, norm(g, x, "attn_norm", il), pos, il), x)
+        x = g.end_layer(g.add(feed_forward(g, norm(g, x, "ffn_norm", il), il), x))
     finish(g, g.get_rows(g.output(x, "h_nextn"), rows))
+
+
+def attention(g: GraphContext, kv: Windowed, h: Tensor, pos: Tensor, il: int) -> Tensor:
+    """Attention whose result is weighed by head where the layer has a gate."""
+    q, k, v = _heads(g, h, il)
+    q, k = norm_if(g, q, "attn_q_norm", il), norm_if(g, k, "attn_k_norm", il)
+    factors = None if g.is_swa(il) else rope_factors(g, il)
+    a = attend(g, kv, g.rope(q, pos, factors), g.rope(k, pos, factors), v, il, out=None)
+    if g.has("attn_gate.weight", il):
+        gate = g.sigmoid(g.mul_mat(g.need("attn_gate.weight", il), h))
+        a = head_gate(g, a, gate, g.head_v())
+    return linear(g, a, "attn_output", il, bias=False)
 
 
 def _heads(g: GraphContext, x: Tensor, il: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -35,7 +39,7 @@ def _heads(g: GraphContext, x: Tensor, il: int) -> tuple[Tensor, Tensor, Tensor]
     return wide(g, q, head_k, n), wide(g, k, head_k, n_kv), wide(g, v, head_v, n_kv)
 
 
-def _feed_forward(g: GraphContext, x: Tensor, il: int) -> Tensor:
+def feed_forward(g: GraphContext, x: Tensor, il: int) -> Tensor:
     """A dense network, or experts beside a shared one; each kind has a limit of its own in some layers."""
     dense = "steps" if g.hp("swiglu_clamp_shexp", 0, il) > NO_LIMIT else ""
     if not g.has("ffn_gate_inp.weight", il):

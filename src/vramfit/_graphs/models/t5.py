@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..._base.errors import EngineRefusal
 from ..._ggml.graph import Tensor
 from ..._ggml.ops import F32, I32
 from ..._llama.model import Model
@@ -21,7 +22,9 @@ def traits(model: Model, il: int) -> tuple[bool, bool]:
 
 
 def build(g: GraphContext) -> None:
-    """Append the graph of the decoder: the one that a context reserves for."""
+    """Append the graph of the decoder: the one that a context reserves for. Raises `EngineRefusal` for caches of several slots."""
+    if g.run.context.n_stream > 1:  # ggml_can_repeat aborts: the bias of positions has no streams
+        raise EngineRefusal("t5 has no caches apart for several slots; set kv_unified, or one slot")
     check_heads(g, rotated=False)
     x = embeddings(g)
     n_encoded = g.model.n_ctx_train
@@ -56,9 +59,7 @@ def _attend_self(g: GraphContext, kv: Kv, x: Tensor, buckets: Tensor, il: int) -
 
 def _scaled(g: GraphContext, x: Tensor, name: str, scale: str, il: int) -> Tensor:
     """A projection whose scale is named as in models that have but one side (llama-model.cpp, the pass over scales)."""
-    x = linear(g, x, name, il, scale=False)
-    factor = g.w(f"{scale}.scale", il)
-    return x if factor is None else g.mul(x, factor)
+    return g.mul_mat(g.need(f"{name}.weight", il), x, scale=g.w(f"{scale}.scale", il))
 
 
 def _attend_cross(g: GraphContext, cross: Bare, x: Tensor, encoded: Tensor, il: int) -> Tensor:

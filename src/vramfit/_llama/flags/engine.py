@@ -35,7 +35,8 @@ SETS: Final = """
     op_offload:on --op-offload ~--no-op-offload ;
     embeddings:on --embedding --embeddings $LLAMA_ARG_EMBEDDINGS ;
     load_mode:load -lm --load-mode =1 $LLAMA_ARG_LOAD_MODE ;
-    embeddings:on --rerank --reranking $LLAMA_ARG_RERANKING ;
+    embeddings:rerank --rerank --reranking $LLAMA_ARG_RERANKING ;
+    pooling:pooling --pooling =1 $LLAMA_ARG_POOLING ;
     spec_type:methods --spec-type =1 $LLAMA_ARG_SPEC_TYPE ;
     spec_draft_n_max:number --spec-draft-n-max =1 $LLAMA_ARG_SPEC_DRAFT_N_MAX ;
 """
@@ -94,9 +95,6 @@ UNCOUNTED: Final = {
     "sampling on the cards: its buffers": """
     -bs --backend-sampling $LLAMA_ARG_BACKEND_SAMPLING;
     --spec-draft-backend-sampling ~--no-spec-draft-backend-sampling $LLAMA_ARG_SPEC_DRAFT_BACKEND_SAMPLING;
-""",
-    "pooled outputs: the rows of the whole batch (--outputs 0 counts them)": """
-    --pooling =1 $LLAMA_ARG_POOLING;
 """,
     "which devices: name with --gpus those that it lists, in that order": """
     -dev --device =1 $LLAMA_ARG_DEVICE;

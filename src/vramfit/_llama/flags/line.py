@@ -22,7 +22,6 @@ __all__ = ["Line", "is_command", "read", "split_text", "take"]
 
 SLOTS: Final = 4  # of a server that is told none (server.cpp:159)
 _ASSIGNED: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
-_HARMLESS: Final = {"--pooling": "none"}
 _LISTS: Final = frozenset({"cpu_tensors", "draft_cpu_tensors", "lora", "control_vector"})
 _SETTING: Final = (Does.SETS, Does.COMPANY)
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -189,6 +188,8 @@ class _Making:
         into = self.given if flag.does is Does.SETS else self.company
         if flag.field in _LISTS:
             value = (*into.get(flag.field, ()), *value)
+        if flag.kind == "rerank" and value:  # arg.cpp:3487
+            into["pooling"] = "rank"
         into[flag.kind if flag.kind in LOAD_SWITCHES else flag.field] = value
 
     def _pass(self, flag: Flag, name: str, values: tuple[str, ...], on: bool) -> None:
@@ -196,7 +197,7 @@ class _Making:
             raise SettingsError(f"{name}: {flag.why}")
         if flag.does is Does.MODEL:
             self.model += [flag.names[0], *values]
-        elif flag.does is Does.UNCOUNTED and on and _HARMLESS.get(flag.names[0]) not in values:
+        elif flag.does is Does.UNCOUNTED and on:
             self.uncounted.setdefault(flag.why, {})[name] = None
         else:
             does = Does.NOTHING if flag.does is Does.UNCOUNTED else flag.does

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ..._base.errors import SettingsError
 from ..._base.units import parse_count
-from ..params import DENSE, EXPERTS, LOAD_MODES, SPEC_TYPES, SPLIT_MODES, UNPLANNED_MODES
+from ..params import DENSE, EXPERTS, LOAD_MODES, POOLINGS, SPEC_TYPES, SPLIT_MODES, UNPLANNED_MODES
 
 __all__ = ["LARGEST", "LOAD_SWITCHES", "first_dense", "first_experts", "is_switch", "value_of"]
 
@@ -130,6 +130,13 @@ def _overrides(flag: str, word: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _pooling(flag: str, word: str) -> str:
+    low = word.lower()
+    if low not in POOLINGS:
+        raise SettingsError(f"{flag} {word!r}: give one of {', '.join(POOLINGS)}")
+    return low
+
+
 def _first(flag: str, word: str) -> int:
     if not (word.isascii() and word.isdecimal() and len(word) <= 4 and int(word) <= MAX_LAYERS):
         raise SettingsError(f"{flag} {word!r}: give a number of layers, at most {MAX_LAYERS}")
@@ -189,6 +196,8 @@ _READERS: Final[Mapping[str, Callable[[str, str], Any]]] = {
     "number": _number,
     "on": _on,
     "overrides": _overrides,
+    "pooling": _pooling,
+    "rerank": _on,
     "path": lambda flag, word: word,
     "scaled": _scaled,
     "shares": _shares,

@@ -56,7 +56,7 @@ class Packing:
     incomplete: bool = False
     hint: tuple[Spot, ...] | None = None  # where all fitted last
     thorough: bool = True  # whether cards that are alike are told apart, and may have parts of several models
-    work: int = field(default=_WORK, repr=False)
+    work: int = field(default_factory=lambda: _WORK, repr=False)
     tried: set[tuple[Placement, Contexts]] = field(default_factory=set, repr=False)
 
     def find(self, contexts: Contexts, bound: Bound) -> Placement | None:

@@ -9,6 +9,7 @@ stretches of contexts and replayed at single ones as far as the work allowed goe
 | `result` | `Sweep`: columns, rows, frames                                         |
 | `grid`   | what a caller gives → the values of every axis, checked                |
 | `runs`   | contexts that are alike, and those along which buffers can be straight |
+| `company`| a draft's curves and a projector's bytes beside those of the model      |
 | `curves` | compute buffers against the context: exact at most, else bounded       |
 | `fill`   | a grid → its columns                                                   |
 """

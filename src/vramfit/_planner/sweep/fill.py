@@ -33,6 +33,7 @@ from ..._llama.params import Settings
 from ..._llama.placement import devices, place
 from ..._quant import requantize
 from ..plan import DEFAULT_MARGIN
+from .company import Beside, Known, company_beside
 from .curves import Curve, Curves
 from .grid import Counts, Grid, make_grid
 from .result import Array, Sweep
@@ -41,7 +42,6 @@ __all__ = ["sweep"]
 
 REPLAYS: Final = 96  # work for a whole sweep, unless asked otherwise, counted in compute buffers replayed
 _At = tuple[int, int, int]  # indexes of cards, file type and cache types
-TERMS: Final = ("model", "context", "compute")
 
 
 def sweep(
@@ -77,7 +77,7 @@ def sweep(
     grid = make_grid(
         model, gpus, settings_of(settings), n_ctx, n_seq_max, n_ubatch, type_k, type_v, file_types, gpu_sets
     )
-    sheet = _Sheet(grid, left, host_of(host))
+    sheet = _Sheet(grid, left, work, host_of(host))
     models = [_made(model, name, imatrix) for name in grid.file_types]
     with Bar("sweep", grid.n_curves) as bar:
         curves = Curves(grid.n_ctx, work, grid.n_curves, bar.advance)
@@ -99,14 +99,16 @@ def _made(model: Model, file_type: str, imatrix: bool) -> Model | EngineRefusal:
 class _Sheet:
     """The columns of one sweep while they are filled."""
 
-    def __init__(self, grid: Grid, margin: int, host: Host | None = None) -> None:
+    def __init__(self, grid: Grid, margin: int, work: float, host: Host | None = None) -> None:
         self.grid = grid
+        self.work = work
         self.host = host
         self.margin = margin
+        self.drafts = Known(64)
         self._cache_words = tuple(dict.fromkeys(word for pair in grid.cache_types for word in pair))
         self._refusals: dict[str, int] = {"": 0}
         names = [*(f"gpu{i}" for i in range(max(map(len, grid.gpu_sets)))), "host"]
-        sizes = [f"{name}_{term}" for name in names for term in TERMS]
+        sizes = [f"{name}_{term}" for name in names for term in grid.terms]
         self._columns: dict[str, Array] = {
             **self._axes(),
             **{name: np.zeros(grid.n_points, np.int64) for name in (*sizes, "left")},
@@ -183,11 +185,23 @@ def _fill(
             needs, weights, caches = host_needs(model, gpus, settings, _context(g, settings), placement, host)
             curve = curves.of(model, placement, rules)
             learned = [[curve(each) for each in row] for row in _rows(g, settings)]
+            beside = _company(sheet, model, gpus, settings, host)
         except EngineRefusal as e:
             sheet.refuse(at, e)
             continue
-        block = _Block(sheet, at, gpus, used, needs, host)
+        block = _Block(sheet, at, gpus, used, needs, host, beside)
         block.write(weights, caches, learned)
+
+
+def _company(
+    sheet: _Sheet, model: Model, gpus: Sequence[Gpu], settings: Settings, host: Host | None
+) -> Beside | None:
+    """Count what is loaded beside the model, at every point of a block; None for nothing."""
+    g = sheet.grid
+    if "company" not in g.terms:
+        return None
+    rows = _rows(g, settings)
+    return company_beside(model, gpus, rows, g.n_ctx, sheet.work / g.n_curves, sheet.drafts, host)
 
 
 def _context(grid: Grid, settings: Settings) -> Context:
@@ -214,6 +228,7 @@ class _Block:
     used: tuple[int, ...]  # indexes of the cards in use
     needs: HostNeeds  # of arrays
     host: Host | None = None
+    company: Beside | None = None
 
     def column(self, name: str) -> Array:
         """The block's part of a column, as slots × batches × contexts."""
@@ -232,6 +247,13 @@ class _Block:
                 sizes, exact[s, u] = curve.at(self.sheet.grid.n_ctx)
                 for device, figures in enumerate(compute):
                     figures[s, u] = sizes[:, device]
+        if self.company is not None:
+            sizes_of = (*self.company.gpus, self.company.host)
+            for name, figures in zip(
+                (*(f"gpu{i}" for i in range(len(self.gpus))), "host"), sizes_of, strict=True
+            ):
+                self.column(f"{name}_company")[:] = figures
+            exact &= self.company.exact
         self._judge()
 
     def _judge(self) -> None:
@@ -239,15 +261,21 @@ class _Block:
         left, fits = self.column("left"), self.column("fits")
         left[:] = min((self.gpus[i].free for i in self.used), default=self.host.free if self.host else 0)
         fits[:] = True
-        for at, i in enumerate(self.used):
-            total = sum(self.column(f"gpu{i}_{term}") for term in TERMS)
+        shared = None if self.needs.card is None else self.used[self.needs.card]
+        for i in range(len(self.gpus)) if self.company else self.used:
+            total = sum(self.column(f"gpu{i}_{term}") for term in self.sheet.grid.terms)
             here = self.gpus[i].free - total
-            if at == self.needs.card:
+            if i == shared:
                 here = here - self.needs.pooled - self.column("host_compute")
-            np.minimum(left, here, out=left)
+            if self.company is not None:
+                here = here - self.company.beside[i]
+            judged = here if i in self.used else np.where(total, here, left)
+            np.minimum(left, judged, out=left)
             fits &= (here >= self.sheet.margin) | (total == 0)
         if self.host is not None:
             here = self.host.free - self.needs.held - self.column("host_compute")
+            if self.company is not None:
+                here = here - self.company.host - self.company.host_beside
             np.minimum(left, here, out=left)
             fits &= here >= self.sheet.margin
 

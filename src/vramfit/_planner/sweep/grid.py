@@ -12,6 +12,7 @@ import numpy as np
 
 from ..._base.errors import SettingsError
 from ..._coerce import cards, shown, words
+from ..._company import company_of
 from ..._devices import Gpu
 from ..._llama.cparams import physical_batch, wanted_ctx
 from ..._llama.model import Model
@@ -46,6 +47,12 @@ class Grid:
         return tuple(map(len, axes))
 
     @property
+    def terms(self) -> tuple[str, ...]:
+        """What a device's bytes are told apart by: the model's own, and those of what is loaded beside it."""
+        own = ("model", "context", "compute")
+        return (*own, "company") if company_of(self.model).takes_room else own
+
+    @property
     def n_points(self) -> int:
         """How many combinations there are."""
         return prod(self.shape)
@@ -61,15 +68,8 @@ def make_grid(
     n_ubatch: Counts | None, type_k: Any, type_v: Any, file_types: Any, gpu_sets: Any,
 ) -> Grid:  # fmt: skip
     """Make the grid of `sweep`'s arguments. Raises `SettingsError` or `GpuError` for what makes no sense."""
-    if predicts(settings):
-        raise SettingsError("a sweep counts one context of a model: leave out draft-mtp")
-    if model.company is not None:
-        from ..._company import company_of
-
-        if company_of(model).takes_room:
-            raise SettingsError(
-                "a sweep counts one model alone: give it without a draft or a projector beside it"
-            )
+    if predicts(settings) and (model.mtp or company_of(model).draft is None):
+        raise SettingsError("a sweep counts no next-token layers of the model itself: leave out draft-mtp")
     further = (gpu_sets,) if isinstance(gpu_sets, str | Gpu) else () if gpu_sets is None else gpu_sets
     if not isinstance(further, Sequence):
         raise SettingsError(f"gpu_sets={shown(gpu_sets)}: give a list of sets of cards")

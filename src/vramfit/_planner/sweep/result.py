@@ -33,6 +33,7 @@ class Sweep(Drawn):
     Sizes are int64 bytes, counts int32 tokens or slots. `gpus`, `file_type`, `type_k`, `type_v` and
     `refused` are int16 codes of the words in `categories`. Card i of a point is
     `gpu<i>_model`, `gpu<i>_context` and `gpu<i>_compute`, then the host; a set with fewer cards has 0 there.
+    Where a draft or a projector is beside the model, `gpu<i>_company` and `host_company` are theirs.
 
     - `fits`: the margin is left on every card; `left`: bytes left on the card that is shortest.
     - `exact`: every compute figure is what the engine reserves; elsewhere it is an upper bound.

@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import dense, gpu, shortened
 from test_company import DRAFT
+from test_lent import RECORDED as LENT
+from test_lent import asked
 from test_next_tokens import model_of
 from test_plan import MARGIN, MODEL, splits
 from test_projectors import fitting
@@ -21,11 +23,12 @@ from test_projectors import fitting
 import vramfit
 from vramfit._company import Company, Draft, company_of
 from vramfit._devices import Gpu, Host
-from vramfit._estimate.company import company_apart
+from vramfit._estimate.company import company_apart, divided
 from vramfit._estimate.estimate import estimate
 from vramfit._llama.model import Model, Weight
 from vramfit._llama.params import Settings
 from vramfit._llama.placement import ends_like, place
+from vramfit._llama.speculation import loaded
 from vramfit._planner.plan import plan
 from vramfit._planner.question import Question
 
@@ -86,6 +89,12 @@ def last_layers(name: str, n: int) -> Model:
     return replace(model, weights=weights, mtp=mtp, layers=layers, tensors=tensors)
 
 
+def predicting(name: str, n: int) -> Model:
+    """A model's last layers; of "mtp-deepseek2, bounded" the next-token layer has no graph."""
+    model = last_layers(name.split(",")[0], n)
+    return replace(model, is_mla=False) if "bounded" in name else model
+
+
 def just_enough(data: st.DataObject, model: Model, settings: Settings) -> list[Gpu]:
     """Cards with about as much room as some split needs at some context: a little less or more decides."""
     n_ctx = data.draw(st.integers(1, MOST // STEP)) * STEP
@@ -118,10 +127,10 @@ def test_beside_a_draft_no_split_carries_more(
 
 
 @examples(4, deadline=20_000)
-@given(st.data(), st.sampled_from(["mtp-glm4moe", "mtp-qwen35", "mtp-step35"]))
+@given(st.data(), st.sampled_from(["mtp-glm4moe", "mtp-qwen35", "mtp-deepseek2, bounded"]))
 def test_beside_next_token_layers_no_split_carries_more(data: st.DataObject, name: str) -> None:
     """Nor beside the context of next-token layers, whose caches are all on one card; bounded ones, too."""
-    model = last_layers(name, 4)
+    model = predicting(name, 4)
     check(model, just_enough(data, model, PREDICTING), PREDICTING)
 
 
@@ -169,12 +178,12 @@ def test_more_memory_never_gives_less() -> None:
     before, learned = 0, dict[Any, Any]()
     for mib in (2800, 3000, 4000, 4500, 5000, 5500, 6000):
         gpus = [gpu(mib, name="a"), gpu(mib, name="b")]
-        asked = vramfit.server_settings(flash_attn="on", spec_type="draft-simple")
-        found = plan(model, gpus, asked, learned=learned)
+        told = vramfit.server_settings(flash_attn="on", spec_type="draft-simple")
+        found = plan(model, gpus, told, learned=learned)
         n_ctx = found.n_ctx if found.fits else 0
         assert n_ctx >= before
         for split in ((1.0, 2.0), (2.0, 1.0)) if mib in (4000, 5000) else ():
-            by_hand = plan(model, gpus, replace(asked, tensor_split=split))
+            by_hand = plan(model, gpus, replace(told, tensor_split=split))
             assert n_ctx >= by_hand.n_ctx * by_hand.fits
         before = n_ctx
     assert before > 100_000
@@ -192,7 +201,7 @@ def test_where_none_fits_the_split_lacks_least() -> None:
 
 
 def test_an_answer_found_in_rounds_says_so() -> None:
-    """A draft on several cards of its own takes the first shares: the split is the best of some rounds, which a warning says."""
+    """Where a card takes more than its own layers say, the split is the best of some rounds, which a warning says."""
     gpus = [gpu(150, name="a"), gpu(180, name="b"), gpu(120, name="c")]
     said = "sought in rounds"
     for devices, in_rounds in (
@@ -208,16 +217,21 @@ def test_an_answer_found_in_rounds_says_so() -> None:
         assert found.limited_by in {"a", "b", "c"}
         assert any(said in w for w in found.warnings) is in_rounds
         assert carried(model, gpus, found.settings)
-    asked = plan(beside(DRAFT, devices=(1, 0)), gpus, replace(SPECULATING, n_ctx=2048), margin_bytes=MARGIN)
-    assert asked.fits
-    assert not any(said in w for w in asked.warnings)
+    blocks = last_layers("mtp-mimo2", 4)
+    whole = estimate(blocks, [gpu(1 << 20)], replace(PREDICTING, n_ctx=2048)).gpus[0].total >> 20
+    found = plan(blocks, [gpu(whole * 6 // 10, name="a"), gpu(whole * 6 // 10, name="b")], PREDICTING)
+    assert found.limited_by in {"a", "b"}
+    assert any(said in w for w in found.warnings)
+    request = plan(beside(DRAFT, devices=(1, 0)), gpus, replace(SPECULATING, n_ctx=2048), margin_bytes=MARGIN)
+    assert request.fits
+    assert not any(said in w for w in request.warnings)
 
 
-@pytest.mark.parametrize("name", ["", "mtp-glm4moe", "mtp-step35"])
+@pytest.mark.parametrize("name", ["", "mtp-glm4moe", "mtp-deepseek2, bounded"])
 def test_among_many_contexts_none_above_is_carried(name: str) -> None:
     """Where contexts are hundreds they are learned along lines, but for bounds: the few above the answer fit under no split."""
     one = replace(PREDICTING if name else SPECULATING, n_seq_max=1, n_outputs_max=1, flash_attn="off")
-    model, most = (last_layers(name, 3), 32 * 256) if name else (beside(LARGER), 256 * 256)
+    model, most = (predicting(name, 3), 32 * 256) if name else (beside(LARGER), 256 * 256)
     told = replace(one, n_ctx=most - 2048, tensor_split=(2.0, 1.0))
     need = [g.total for g in estimate(model, [gpu(1 << 20)] * 2, told).gpus]
     gpus = [Gpu(f"card {i}", n + MARGIN, compute_capability="8.6") for i, n in enumerate(need)]
@@ -227,6 +241,14 @@ def test_among_many_contexts_none_above_is_carried(name: str) -> None:
     assert most - 2048 <= found.n_ctx < most
     for n in range(found.n_ctx + 256, min(most, found.n_ctx + 1024) + 1, 256):
         assert not any(carried(model, gpus, t) for t in all_splits(model, gpus, replace(one, n_ctx=n)))
+
+
+@pytest.mark.parametrize("name", LENT)
+def test_a_draft_that_reads_its_target_is_no_run_of_it(name: str) -> None:
+    """Where what it reads lies hangs on the whole split: there are no pairs of runs, and the split is sought in rounds."""
+    model, gpus, settings = asked(name, "one card")
+    assert divided(model, gpus, settings) is None
+    assert divided(beside(DRAFT), gpus, replace(settings, spec_type="draft-simple")) is not None
 
 
 def test_a_chip_with_the_systems_memory_keeps_the_rounds() -> None:
@@ -251,3 +273,22 @@ def test_beside_a_host_no_split_carries_more() -> None:
             carried(model, gpus, told, host) for told in all_splits(model, gpus, at)
         )
         assert not found.fits or carried(model, gpus, found.settings, host)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "vulkan"])
+@pytest.mark.parametrize("name", ["mtp-glm4moe", "mtp-deepseek2, bounded"])
+def test_runs_count_next_token_layers_as_the_estimate(name: str, backend: str) -> None:
+    """To the byte where they are exact, and where they are bounds; what is known without a replay is no more than that."""
+    split, n_ctx = (3, 1), 2048
+    model = loaded(predicting(name, 3), PREDICTING)
+    gpus = [replace(gpu(1 << 20), backend=backend) for _ in split]
+    pair, floors = (Question(model, gpus, PREDICTING, MARGIN, {}).paired() for _ in range(2))
+    assert pair is not None
+    assert floors is not None
+    told = replace(PREDICTING, n_ctx=n_ctx, tensor_split=(3.0, 1.0))
+    found = estimate(model, gpus, told)
+    assert list(pair.learn(split, n_ctx)) == [g.total for g in found.gpus]
+    assert found.company[0].exact is ("bounded" not in name and backend == "cuda")
+    floors.learn_floors(split, n_ctx)
+    for device, run in enumerate([(0, 3), (3, 4)]):
+        assert floors.at_least(device, *run, n_ctx) <= pair.at_least(device, *run, n_ctx)

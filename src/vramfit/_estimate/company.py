@@ -223,9 +223,18 @@ class Divided(NamedTuple):
 
 
 def divided(model: Model, gpus: Sequence[Gpu], settings: Settings) -> Divided | None:
-    """Find what is loaded beside a model and divided over all `gpus` as it is; None where nothing is."""
+    """Find what is loaded beside a model and divided over all `gpus` as it is; None where nothing is.
+
+    Nor where its bytes on a card hang on more of a split than that card's layers: on where what it reads of the model lies,
+    where layers are that it is handed the inputs of, or where further next-token blocks run.
+    """
     draft = company_of(model).draft
+    if predicts(settings) and len(blocks_of(loaded(model if draft is None else draft.model, settings))) > 1:
+        return None
     if draft is not None and draft_cards(draft, gpus) == tuple(range(len(gpus))):
+        tapped = is_tapped(settings) and taps_of(model, draft.model)
+        if tapped or reads_target(draft.model):
+            return None
         return Divided(_drafting(draft.model, settings), draft_settings(draft, settings, 0), is_own=False)
     if draft is None and predicts(settings):
         return Divided(_drafting(model, settings), _own_settings(model, settings, 0), is_own=True)

@@ -149,9 +149,10 @@ def test_the_verdict_where_all_fit() -> None:
     heavy = replace(plan, tenants=(replace_tenant(PAIR[0], weight=2), PAIR[1]))
     assert "of its wish, of large (weight 2); " in verdict(heavy)
     fixed = together([PAIR[1]], [(0,)], CARDS[:1])
-    assert verdict(fixed).startswith(
-        "1 of 1 model fits with at least 1 MiB left on every card; each context is as asked for;"
-    )
+    told = "1 of 1 model fits with at least 1 MiB left on every card; "
+    assert verdict(fixed) == f"{told}each context is as asked for."
+    wished = replace(fixed, tenants=(Tenant(PAIR[1].model, ON, wish=fixed.plans[0].n_ctx, name="small"),))
+    assert verdict(wished) == f"{told}each gets all the context that it wishes."
     shares = together(
         [Tenant(SMALL, ON, wish=1 << 12, name="a"), Tenant(SMALL, ON, wish=1000, name="b")],
         [(0,), (1,)],

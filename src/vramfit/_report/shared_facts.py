@@ -68,7 +68,7 @@ def _shares(plan: SharedPlan) -> str:
     if not free:
         return f"each context is as asked for; {best}"
     growing = [t for t in free if not _has_all(plan, t)]  # as of `share`
-    if not growing and plan.fits:
+    if plan.fits and all(plan.plans[t].n_ctx >= plan.tenants[t].wished for t in free):
         return "each gets all the context that it wishes"
     return f"{_least(plan, growing or free)}; {best}"
 

@@ -22,7 +22,7 @@ class Placed(NamedTuple):
     placement: Placement
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """The models with the contexts that each may get, and the machine; `learned` is what was learned of each model on the way."""
 

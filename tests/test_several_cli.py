@@ -131,6 +131,7 @@ def test_what_cannot_be_meant_is_refused(two: tuple[str, str], words: list[str],
     assert found.exit_code in (1, 2)
     assert said in found.stderr
     assert found.stdout == ""
+    assert "OLLAMA_KV_CACHE_TYPE (a: q8_0, b: unset)" in found.stderr
 
 
 def test_a_list_has_settings_for_each(two: tuple[str, str]) -> None:
@@ -234,3 +235,12 @@ def test_terms_pictures_and_commands_are_of_each(two: tuple[str, str]) -> None:
     assert found.stdout.index("\na\n\n") < found.stdout.index("\nb\n\n")
     older = told(*two, "--gpus", "8GiB", "-c", "4k", "--engine-build", "b8470")
     assert [p["settings"]["engine_build"] for p in plans(older)] == ["b8470"] * 2
+
+
+def test_what_an_engine_cannot_be_told_is_refused_before_anything_is_said(two: tuple[str, str]) -> None:
+    """One Ollama server has one cache type for all its models."""
+    text = f"models:\n- {{model: {two[0]}, ctx: 4k, flags: -ctk q8_0 -ctv q8_0 -fa on}}\n- {{model: {two[1]}, ctx: 4k, flags: -fa on}}\n"
+    found = run("--models", "-", "--gpus", "8GiB", "--engine", "ollama", text=text)
+    assert found.exit_code == 1
+    assert found.stdout == ""
+    assert "OLLAMA_KV_CACHE_TYPE (a: q8_0, b: unset)" in found.stderr

@@ -218,21 +218,22 @@ def _say(
     from .._report.shared import shared_text
 
     shown = look()
+    run = _commands(result, engine) if engine is not None and result.loaded else ""  # may be refused
     click.echo(shared_text(result, shown, host_bandwidth_gbs))
     if said := [*passed[0].notes, *passed[1]]:
         click.echo("\n" + "\n".join(said))
     if explain:
         _explain(result, shown)
-    if engine is not None and result.loaded:
-        _say_commands(result, engine)
+    if run:
+        click.echo(f"\n{run}")
 
 
-def _say_commands(result: SharedPlan, engine: str) -> None:
-    """Print what to run in the engine, and the Modelfiles that Ollama takes."""
-    click.echo(f"\nRun:\n\n{result.command(engine)}")
+def _commands(result: SharedPlan, engine: str) -> str:
+    """Write what to run in the engine, and the Modelfiles that Ollama takes."""
+    found = [f"Run:\n\n{result.command(engine)}"]
     if engine.startswith("ollama"):
-        for name, text in result.files(engine).items():
-            click.echo(f"\n{printable(name)}:\n\n{text.rstrip()}")
+        found += [f"{printable(name)}:\n\n{text.rstrip()}" for name, text in result.files(engine).items()]
+    return "\n\n".join(found)
 
 
 def _explain(result: SharedPlan, shown: Look) -> None:

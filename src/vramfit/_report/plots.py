@@ -7,7 +7,7 @@ Okabe and Ito's, which colour-blind people tell apart; lines and marks differ in
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from .._base.errors import SettingsError
@@ -15,6 +15,7 @@ from .._base.foreign import printable
 from .._base.units import GIB
 from .._planner.compare import Choice, Comparison
 from .._planner.plan import Plan
+from .palette import DARK, LIGHT, Palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .._planner.shared import SharedPlan
     from .._planner.sweep import Sweep
 
-__all__ = ["FORMATS", "Palette", "draw"]
+__all__ = ["FORMATS", "draw"]
 
 FORMATS: Final = ("svg", "png", "pdf")
 TERMS: Final = ("model", "context", "compute")
@@ -33,31 +34,6 @@ LINE: Final = 1.12  # ratio of two divergences whose names do not overlap
 DASHES: Final = ("-", "--", "-.", ":")
 CURVES: Final = 8  # lines that one picture can hold
 SAMPLES: Final = 33  # contexts of a plan's picture
-
-
-@dataclass(frozen=True, slots=True)
-class Palette:
-    """Colours of one of the two modes."""
-
-    paper: str
-    ink: str
-    rule: str
-    limit: str
-    cycle: tuple[str, ...]
-    is_dark: bool = False
-
-    def color(self, i: int) -> str:
-        """Choose the colour of series `i`; marks and dashes repeat at other lengths, so that no two series agree."""
-        return self.cycle[i % len(self.cycle)]
-
-
-_VIVID: Final = ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442")
-LIGHT: Final = Palette(
-    "#ffffff", "#1a1a1a", "#d0d0d0", "#d55e00", ("#0072b2", *_VIVID[:-1], "#56b4e9", "#6b6b6b")
-)
-DARK: Final = Palette(
-    "#16181c", "#e8e8e8", "#3c4048", "#ff8a4c", ("#56b4e9", *_VIVID, "#9fc9e8", "#a0a0a0"), is_dark=True
-)
 
 
 def draw(result: object, *, dark: bool = False) -> Figure:

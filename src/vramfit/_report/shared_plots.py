@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from .plots import Palette
+    from .palette import Palette
 
 __all__ = ["draw_devices", "drawn_devices"]
 

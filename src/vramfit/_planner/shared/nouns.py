@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from ..._base.errors import SettingsError, shown
 from ..._base.foreign import printable
@@ -17,9 +17,6 @@ from ..._llama.cparams import trained_ctx
 from ..._llama.model import Model
 from ..._llama.params import Settings
 from ..plan import Plan
-
-if TYPE_CHECKING:
-    from ..._engines.residents import Residents
 
 __all__ = ["MAX_TENANTS", "OBJECTIVES", "SharedDevice", "SharedPlan", "Tenant", "tenant_of"]
 
@@ -190,9 +187,9 @@ class SharedPlan(Drawn):
         """Write the files that the engine takes, by name: the router's presets, a Modelfile each. Raises as `command` does."""
         return cast("dict[str, str]", call("several_files", self, engine))
 
-    def residents(self, engine: str = "ollama", **options: Any) -> Residents:
-        """Replay what `engine` keeps loaded when it is asked for these models as planned; `options` and errors as of `vramfit.residents`."""
-        return cast("Residents", call("residents", self, engine, **options))
+    def residents(self, engine: str = "ollama", **options: Any) -> Any:
+        """Return `vramfit.residents` of these models as planned: what `engine` keeps loaded; `options` and errors as there."""
+        return call("residents", self, engine, **options)
 
     def _extra(self) -> Sequence[int]:
         return self.processes or [0] * len(self.gpus)

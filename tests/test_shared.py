@@ -171,7 +171,7 @@ def published() -> tuple[Tenant, ...]:
     )
 
 
-@examples(3)
+@examples(2)
 @given(st.integers(3400, 4400), st.integers(0, 2200), st.sampled_from(["share", "order"]))
 def test_with_graphs_of_their_own(total: int, second: int, objective: str) -> None:
     """The same for models whose compute buffers are replayed, and may shrink as a context grows."""

@@ -58,7 +58,7 @@ class Tables:
         return stuck
 
 
-@examples(300)
+@examples(120)
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 30), st.integers(-9, 9)), min_size=1, max_size=40),
     st.integers(0, 200),
@@ -100,7 +100,7 @@ def test_each_goal_raises_the_model_with_the_smallest_share(lengths: list[int], 
 SIZES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=6)
 
 
-@examples(200)
+@examples(120)
 @given(st.lists(SIZES, min_size=2, max_size=3), st.tuples(*[st.integers(0, 14)] * 3))
 def test_a_choice_of_splits_is_found_where_there_is_one(
     models: list[list[tuple[int, int]]], rooms: tuple[int, int, int]

@@ -188,6 +188,7 @@ def test_the_verdict_where_not_all_fit() -> None:
         "",
     )
     assert "large" not in columns(plan)["host"]
+    assert on_devices(plan, 1) == []
     assert said in shared_text(plan)
     none = together([PAIR[1]], [(0,)], [gpu(9)])
     assert verdict(none) == "None of 1 model fits with 1 MiB to be left on every card."

@@ -140,6 +140,8 @@ def test_terms_are_what_a_device_takes(asked: Any) -> None:
             assert sum(n for _, n in terms(own)) == plan.devices[at].taken[t]
             less = replace(own, beside=-min(own.model // 2, 5 << 20))
             assert sum(n for _, n in terms(less)) == less.total + less.beside
+            never = replace(own, company=9 << 20, beside=-own.model - (4 << 20))  # of a draft's weights, too
+            assert sum(n for _, n in terms(never)) == never.total + never.beside
 
 
 def test_a_page_says_what_the_text_says() -> None:
@@ -163,7 +165,10 @@ def test_a_page_says_what_the_text_says() -> None:
             for term, n in (part for _, own in on_devices(plan, t) for part in terms(own)):
                 assert f'title="{names(plan)[t]}: {term} {format_bytes(n)}"' in text
         assert plan._repr_html_() == fragment(plan)
-    assert "m1 in-" not in stacked_bars(crowded())  # it does not fit
+    bars = stacked_bars(crowded())
+    assert "m1 in-" not in bars  # it does not fit
+    assert ">small</span>" in bars
+    assert ">large</span>" not in bars
     assert (
         stacked_bars(replace(crowded(), loaded=(), gpus=(), plans=(), tenants=(), cards=(), processes=()))
         == ""
@@ -195,5 +200,7 @@ def test_company_has_a_shade_of_its_own() -> None:
     assert text.count('class="in m0 in-company"') == 2
     assert 'class="any in-company"></span>company' in text
     assert "in-company" not in stacked_bars(plan)
+    assert 'class="over" title=' in text  # the second card had 2 MiB left
+    assert 'class="over"' not in stacked_bars(plan)
     assert ">further processes</span>" in text
     assert "further processes" not in stacked_bars(crowded())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from small import dense, gpu
+from small import dense, gpu, shortened
 from together import ON, together
 
+import vramfit
 from vramfit._base.units import format_bytes, format_mib
 from vramfit._company import Company, Draft
 from vramfit._devices import parse_gpus, parse_host
@@ -31,6 +33,7 @@ from vramfit._report.shared_facts import (
 )
 from vramfit._report.shared_notes import shared_notes
 
+EXAMPLE = str(Path(__file__).parents[1] / "examples" / "qwen2.5-14b-instruct-1m-q8_0.gguf")
 LARGE = dense(4, n_vocab=1 << 15, n_ctx_train=1 << 16)
 SMALL = dense(2, n_ctx_train=1 << 13)
 CARDS = [gpu(512, name="GeForce RTX one"), gpu(300, name="GeForce RTX two"), gpu(300, name="GeForce RTX two")]
@@ -159,6 +162,8 @@ def test_the_verdict_where_all_fit() -> None:
         CARDS,
     )
     assert "the smallest share is 76 % of its wish, of b;" in verdict(shares)
+    heavy = replace(shares, tenants=(Tenant(SMALL, ON, wish=1 << 12, weight=2, name="a"), shares.tenants[1]))
+    assert "the smallest share is 100 % of its wish, of a (weight 2);" in verdict(heavy)
 
 
 def replace_tenant(tenant: Tenant, **told: Any) -> Tenant:
@@ -184,6 +189,7 @@ def test_the_verdict_where_not_all_fit() -> None:
         "",
     )
     assert "large" not in columns(plan)["host"]
+    assert on_devices(plan, 1) == []
     assert said in shared_text(plan)
     none = together([PAIR[1]], [(0,)], [gpu(9)])
     assert verdict(none) == "None of 1 model fits with 1 MiB to be left on every card."
@@ -237,6 +243,30 @@ def test_a_model_alone_has_no_others() -> None:
     assert not any("Settings" in said or "process of its own" in said for said in common)
 
 
+def test_what_exact_figures_rest_on_is_said_once() -> None:
+    """Of cards that are not CUDA's, by their own plans; and whose rules count, where each model's build is told."""
+    model = shortened(vramfit.read(EXAMPLE), 2)
+    told = replace(AT, engine_build="0c1e57098")
+    plan = together(
+        [Tenant(model, told, name="a"), Tenant(model, told, name="b")], [(0,), (0,)], parse_gpus("7900xtx")
+    )
+    common, models = shared_notes(plan)
+    assert plan.plans[0].estimate.exact
+    assert sum(said.startswith("Exact. What the rules were checked against: ") for said in common) == 1
+    assert sum(said.startswith("Counted by the rules of llama.cpp") for said in common) == 1
+    assert not any("Exact" in said or "Counted" in said for of in models for said in of.said)
+    assert [row(plan, name)["bytes"] for name in ("a", "b")] == ["exact", "exact"]
+
+
+def test_the_host_may_be_what_limits() -> None:
+    """And is called so where a model does not fit it."""
+    plan = together([PAIR[0]], [(0, 1)], CARDS, host=parse_host("20MiB"))
+    assert plan.plans[0].limited_by == "host"
+    assert row(plan, "large")["limited by"].startswith("host, by ")
+    assert "at 256 tokens host is short of " in missing(plan)[0]
+    assert "with 1 MiB to be left on every card and the host" in verdict(plan)
+
+
 def test_company_stands_under_its_model() -> None:
     """A draft is named where it is loaded, and not for all, even where each has one."""
     drafting = replace(
@@ -272,6 +302,8 @@ def test_cards_of_other_machines() -> None:
     common, models = shared_notes(plan)
     assert sum("rpc-server serves one engine" in said for said in common) == 1
     assert all(any("network" in said.lower() for said in of.said) for of in models)
+    common, _ = shared_notes(together(tenants[:1], [(far,)], cards))
+    assert not any("rpc-server" in said for said in common)
 
 
 CARD = "<i>" + "$x" * 5000

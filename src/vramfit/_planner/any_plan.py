@@ -66,7 +66,7 @@ def plan(
 
     A list or tuple is of models that share the cards, each in a process of its own: references, `Model`s, or `Tenant`s with
     settings and wishes of their own. The answer is a `SharedPlan`, for the `objective`: "share" makes the smallest
-    share of a wish as large as can be, then the contexts of the models in their order; "order" those alone.
+    share of a wish as large as can be, then that of the models which can still grow; "order" the context of each in turn.
 
     Raises what `estimate` raises, and `SettingsError` for a margin or limit below zero.
     """

@@ -110,16 +110,7 @@ def plan(
     host: AnyHost = None,
     learned: Learned | None = None,
 ) -> Plan:
-    """Find the largest context that leaves `margin_bytes` free on every card (by default this machine's) and on a known `host`.
-
-    Takes every setting as given; `n_ctx` other than 0 asks about that one context, a `tensor_split`
-    fixes the split. `max_ctx` (tokens of all slots together) defaults to the trained context. Margins are
-    bytes, or text such as "1GiB".
-    `host` is the machine's own memory, such as "64GiB" or a `Host`; without it only a card that shares it is judged.
-    `learned` is an empty dict that several plans of one model share to save time, whatever the cards, the
-    settings and its tensors' types.
-    Raises what `estimate` raises, and `SettingsError` for a margin or limit below zero.
-    """
+    """Find the largest context of one model that leaves the margin on every card and a known `host`; arguments as of `any_plan.plan`."""
     model, gpus, settings = model_of(model), cards(gpus), settings_of(settings)
     margin_bytes, max_ctx, host = margin(margin_bytes), limit(max_ctx), host_of(host, gpus)
     if learned is not None and not isinstance(learned, dict):

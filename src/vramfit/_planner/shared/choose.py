@@ -80,17 +80,14 @@ class Choosing:
         packing, (wanted, placed) = self._packing(loaded), least
         candidates = [self.asked.candidates[i] for i in loaded]
         worth = [self.asked.tenants[i].wished * self.asked.tenants[i].weight for i in loaded]
-        growing = list(range(len(loaded)))
+        growing, at_once = list(range(len(loaded))), self.asked.objective == "share"
         while growing:
-            row = goals(
-                wanted, candidates, worth, growing if self.asked.objective == "share" else growing[:1]
-            )
+            some = growing if at_once else growing[:1]
+            row = goals(wanted, candidates, worth, some)
             at, better = furthest(packing, row, 0, placed)
             wanted, placed = row.at(at), better or placed
-            done = growing if at + 1 == row.length else [row.raised(at + 1)]
-            growing = [
-                i for i in growing if i not in (done if self.asked.objective == "share" else growing[:1])
-            ]
+            done = some if at + 1 == row.length else [row.raised(at + 1)]
+            growing = [i for i in growing if i not in done]
         self.incomplete |= packing.incomplete
         return Placed(wanted, packing.carry(wanted) or placed)
 

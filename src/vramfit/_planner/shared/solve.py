@@ -35,8 +35,8 @@ def plan_shared(
     """Find which models fit together on the cards, each in a process of its own, and the contexts that serve `objective` best.
 
     `settings` are for the models that are no `Tenant`s; none gets more than `max_ctx` tokens (of all slots together). The
-    objective is one of `OBJECTIVES`: "share" makes the smallest share of a wish as large as can be, then the contexts of the
-    models in their order; "order" those alone. Where not all fit, as many as can be are loaded, the first ones first.
+    objective is one of `OBJECTIVES`: "share" makes the smallest share of a wish as large as can be, then that of the models
+    which can still grow; "order" the context of each in turn. Where not all fit, as many as can be are loaded, the first ones first.
     Raises as `plan` does, `SettingsError` for a model that is given twice, `GpuError` for cards of other machines.
     """
     tenants = _tenants(models, settings)
